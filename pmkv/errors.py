@@ -1,0 +1,47 @@
+"""One tree of errors. Every message is written for the person who reads it: what was wrong, where, what to do."""
+
+from __future__ import annotations
+
+
+class PmkvError(Exception):
+    """The root: everything that pmkv raises on purpose."""
+
+
+class CorruptionError(PmkvError):
+    """Bytes that were acknowledged are damaged; the message names the place."""
+
+
+class FullError(PmkvError):
+    """The pool, or the disk below it, has no room; what was stored stays readable, deletes stay possible."""
+
+
+class ConflictError(PmkvError):
+    """Something else was written meanwhile; nothing was changed."""
+
+
+class ClosedError(PmkvError):
+    """The store was closed, or belongs to the parent of this forked process."""
+
+
+class ReadOnlyError(PmkvError):
+    """The store (or the view) takes no writes."""
+
+
+class LockedError(PmkvError):
+    """Another process has the data directory open."""
+
+
+class FormatError(PmkvError):
+    """The data directory was written by another version of the format, or its files do not belong together."""
+
+
+class UnknownNameError(PmkvError, LookupError):
+    """No table or view has this name."""
+
+
+class ExistsError(PmkvError):
+    """The name is taken."""
+
+
+class InvalidError(PmkvError, ValueError):
+    """An argument has the wrong shape, dtype, size or form."""

@@ -1,0 +1,61 @@
+"""What the engine asks of a medium, and what it may assume of one.
+
+A medium is one range of bytes that persists, seen as `data`, a flat uint8 array:
+
+- What is stored into `data` is seen at once by every reader of `data` in this process.
+- Nothing stored is durable before `flush` of its range returns; but it may become durable at any moment
+  before, in any order, in units of 8 bytes (BYTE, CACHE_LINE) or torn anywhere (PAGE).
+- Bytes outside a flushed range are not touched by `flush`.
+- Between two flushes of a range, the engine only appends: below the end of a flushed range nothing is stored again
+  until `prepare` recycles the range. (A plain file relies on it to drop its private copies of flushed pages.)
+- After a failed flush, what is durable of its ranges is unknown, and a second flush proves nothing, unless the bytes are
+  written again (`rewrite`).
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+Range = tuple[int, int]  # [start, stop) in bytes of the medium
+
+
+class Granularity(enum.IntEnum):
+    """The unit that reaches the medium whole. A smaller one promises more."""
+
+    BYTE = 8  # eADR: a store is persistent once it is visible; 8-byte units
+    CACHE_LINE = 64  # DAX: a flushed cache line
+    PAGE = 4096  # a plain file: anything may be torn until it is synced
+
+    @property
+    def word(self) -> str:
+        return self.name.lower()
+
+
+class Medium(Protocol):
+    """Six methods; the seam between the engine and files, persistent memory and crash tests."""
+
+    granularity: Granularity
+    data: np.ndarray  # uint8[capacity], readable and writable; replaced by `grow`, old arrays stay readable
+    inline: bool  # flush is a matter of microseconds: do it on the caller's thread
+
+    def prepare(self, start: int, stop: int) -> None:
+        """Reserve the range and fill it with zeros, durably. FullError when there is no room; nothing is changed then."""
+
+    def flush(self, ranges: Sequence[Range], sync: bool = True) -> None:
+        """Make the ranges durable (sync=False: only out of this process, so that they survive its death). OSError on failure."""
+
+    def rewrite(self, ranges: Sequence[Range]) -> None:
+        """Write bytes that are visible but perhaps not durable (found at recovery) once more, and make them durable."""
+
+    def revert(self) -> None:
+        """After a failed flush: forget what this process stored but did not flush; `data` shows the medium again."""
+
+    def grow(self, capacity: int) -> None:
+        """Extend to `capacity` bytes; the new range is not reserved yet. FullError when it cannot be."""
+
+    def close(self) -> None:
+        """Give everything back. Flushes nothing."""
