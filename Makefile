@@ -1,0 +1,70 @@
+# Everything a contributor types. Each target makes .venv when it is missing and installs again when a pyproject.toml changed;
+# when nothing changed it starts no process but its own.
+
+PYTHON  ?= python3
+ARGS    ?=
+VENV    := .venv
+BIN     := $(VENV)/bin
+RUNTIME := $(VENV)/.runtime
+DEMO    := $(VENV)/.demo
+DEV     := $(VENV)/.dev
+KERNELS := $(VENV)/.kernels
+PIP     := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+
+# numba does not notice that a function compiled into another one changed, and keeps bounds checks in the same place as
+# none: so a changed kernel drops the whole cache, and each mode has a cache of its own.
+KERNEL_TESTS := $(BIN)/python -m pytest -q tests/unit/kernels
+
+.PHONY: serve test test-long lint bench demo clean kernel-modes
+.DEFAULT_GOAL := serve
+
+serve: $(KERNELS)
+	@exec $(BIN)/pmkv serve $(ARGS)
+
+test: lint kernel-modes
+	$(BIN)/python -m pytest $(ARGS)
+
+test-long: lint
+	$(BIN)/python -m pytest -m long $(ARGS)
+
+lint: $(DEV)
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python -m pytest -q tests/test_tidy.py
+
+kernel-modes: $(DEV) $(KERNELS)
+	NUMBA_DISABLE_JIT=1 $(KERNEL_TESTS)
+	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$(VENV)/boundscheck $(KERNEL_TESTS)
+
+bench: $(DEV) $(KERNELS)
+	$(BIN)/python -m bench $(ARGS)
+
+demo: $(DEMO) $(KERNELS)
+	$(BIN)/python examples/demo.py $(ARGS)
+
+clean:
+	rm -rf $(VENV) build dist client/build client/dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf *.egg-info client/*.egg-info
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "pmkv needs Python 3.11 or later; name one: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+
+$(RUNTIME): pyproject.toml | $(BIN)/python
+	$(PIP) -e .
+	@touch $@
+
+$(DEMO): $(RUNTIME) client/pyproject.toml
+	$(PIP) -e '.[demo]' -e client
+	@touch $@
+
+$(DEV): $(RUNTIME) client/pyproject.toml
+	$(PIP) -e '.[dev]' -e client
+	@touch $@
+
+$(KERNELS): $(RUNTIME) $(wildcard pmkv/kernels/*.py)
+	@echo "Compiling the kernels (once, and again when one changes) ..."
+	@rm -rf pmkv/kernels/__pycache__ $(VENV)/boundscheck
+	$(BIN)/python -m pmkv.kernels
+	@touch $@
