@@ -1,0 +1,21 @@
+"""Looking for frames where the log seems to end."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .compile import BYTES, I64, INT, WORD, kernel
+from .memory import load64
+
+
+@kernel(BYTES, INT, INT, INT, WORD, I64)
+def find_magic(data, start, stop, step, magic, found):
+    """Offsets in [start, stop), in steps, where the second word begins with the 16-bit magic; returns how many (at most found.size)."""
+    count = 0
+    for at in range(start, stop - 63, step):
+        if load64(data, at + 8) & np.uint64(0xFFFF) == magic:
+            found[count] = at
+            count += 1
+            if count == found.size:
+                break
+    return count

@@ -1,0 +1,219 @@
+"""Finding and entering words (ids, or hashes of keys) in the open index, and walking it.
+
+The index is sub-tables in one heap of uint64, a slot being (word, location), location 0 = free. A word's place is `mix(word, seed)`:
+its first `depth` bits name an entry of `directory`, that one the sub-table's row in `subs`: (base in the heap, capacity in slots,
+slots taken, depth of its own); the 32 bits behind, scaled to the capacity, the slot where linear probing begins. So slots stand
+nearly in the order of places, at any capacity. Nothing is ever taken out of a sub-table.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from . import location
+from .compile import BYTES, I64, I64_2D, INT, U64, WORD, kernel
+from .hashing import mix, siphash
+from .memory import load64, prefetch
+
+U = np.uint64
+AHEAD = 8  # slots asked for before they are needed: enough to hide a miss, few enough to stay in flight
+RECORD_HEADER = 16
+
+
+@njit(inline="always")
+def sub_of(place, directory, depth):
+    return directory[np.int64((place >> U(1)) >> U(63 - depth))]
+
+
+@njit(inline="always")
+def slot_of(place, depth, capacity):
+    return np.int64((((place << U(depth)) >> U(32)) * U(capacity)) >> U(32))
+
+
+@njit(inline="always")
+def is_crowded(subs, sub):
+    """Seven eighths taken: the longest probes are still short, and a free slot always ends them."""
+    return subs[sub, 2] * 8 >= subs[sub, 1] * 7
+
+
+@njit(inline="always")
+def first_slot(place, directory, subs, depth):
+    sub = sub_of(place, directory, depth)
+    return subs[sub, 0] + 2 * slot_of(place, subs[sub, 3], subs[sub, 1])
+
+
+@njit(inline="always")
+def next_slot(at, subs, sub):
+    at += 2
+    if at == subs[sub, 0] + 2 * subs[sub, 1]:
+        return subs[sub, 0]
+    return at
+
+
+@kernel(U64, I64, I64_2D, INT, WORD, I64, I64_2D, U64)
+def find_ids(heap, directory, subs, depth, seed, ids, pending, found):
+    """found[i] = location of ids[i] or 0; returns how many of them are pending."""
+    waiting = 0
+    for i in range(ids.size):
+        if i + AHEAD < ids.size:
+            prefetch(heap, first_slot(mix(U(ids[i + AHEAD]), seed), directory, subs, depth))
+        word = U(ids[i])
+        place = mix(word, seed)
+        sub = sub_of(place, directory, depth)
+        at = subs[sub, 0] + 2 * slot_of(place, subs[sub, 3], subs[sub, 1])
+        while heap[at + 1] != U(0) and heap[at] != word:
+            at = next_slot(at, subs, sub)
+        found[i] = heap[at + 1]
+        waiting += location.is_pending(found[i], pending)
+    return waiting
+
+
+@kernel(U64, I64, I64_2D, INT, WORD, I64, U64, U64, INT)
+def insert_ids(heap, directory, subs, depth, seed, ids, locations, before, start):
+    """Enter ids[start:], later ones win; before[i] = what stood there. Returns the first that needs a larger sub-table, or ids.size."""
+    for i in range(start, ids.size):
+        if i + AHEAD < ids.size:
+            prefetch(heap, first_slot(mix(U(ids[i + AHEAD]), seed), directory, subs, depth))
+        word = U(ids[i])
+        place = mix(word, seed)
+        sub = sub_of(place, directory, depth)
+        at = subs[sub, 0] + 2 * slot_of(place, subs[sub, 3], subs[sub, 1])
+        while heap[at + 1] != U(0) and heap[at] != word:
+            at = next_slot(at, subs, sub)
+        before[i] = heap[at + 1]
+        if before[i] == U(0):
+            if is_crowded(subs, sub):
+                return i
+            heap[at] = word
+            subs[sub, 2] += 1
+        heap[at + 1] = locations[i]
+    return ids.size
+
+
+@njit(inline="always")
+def same_key(data, record, keys, start, length):
+    """Is the key of the record at this pool offset keys[start : start + length]?"""
+    if np.int64((load64(data, record) >> U(32)) & U(0xFFFFFF)) != length:
+        return False
+    at = record + RECORD_HEADER
+    i = 0
+    while i + 8 <= length:
+        if load64(data, at + i) != load64(keys, start + i):
+            return False
+        i += 8
+    while i < length:
+        if data[at + i] != keys[start + i]:
+            return False
+        i += 1
+    return True
+
+
+@njit(inline="always")
+def find_key(heap, subs, sub, at, data, word, keys, start, length):
+    """The slot of a key, or the free slot where it would be entered: equal hashes are only candidates."""
+    while heap[at + 1] != U(0):
+        if heap[at] == word and same_key(data, location.offset_of(heap[at + 1]), keys, start, length):
+            break
+        at = next_slot(at, subs, sub)
+    return at
+
+
+@kernel(BYTES, I64, WORD, WORD, U64)
+def hash_keys(keys, bounds, k0, k1, words):
+    """words[i] = SipHash of keys[bounds[i] : bounds[i + 1]]."""
+    for i in range(words.size):
+        words[i] = siphash(keys, bounds[i], bounds[i + 1] - bounds[i], k0, k1)
+
+
+@kernel(U64, I64, I64_2D, INT, WORD, BYTES, U64,
+         BYTES, I64, I64_2D, U64)
+def find_keys(heap, directory, subs, depth, seed, data, words, keys, bounds, pending, found):
+    """found[i] = location of the i-th key or 0; returns how many of them are pending."""
+    waiting = 0
+    for i in range(words.size):
+        if i + AHEAD < words.size:
+            prefetch(heap, first_slot(mix(words[i + AHEAD], seed), directory, subs, depth))
+        place = mix(words[i], seed)
+        sub = sub_of(place, directory, depth)
+        at = subs[sub, 0] + 2 * slot_of(place, subs[sub, 3], subs[sub, 1])
+        at = find_key(heap, subs, sub, at, data, words[i], keys, bounds[i], bounds[i + 1] - bounds[i])
+        found[i] = heap[at + 1]
+        waiting += location.is_pending(found[i], pending)
+    return waiting
+
+
+@kernel(U64, I64, I64_2D, INT, WORD, BYTES, U64,
+         BYTES, I64, U64, U64, INT)
+def insert_keys(heap, directory, subs, depth, seed, data, words, keys, bounds, locations, before, start):
+    """Enter the keys from start on, later ones win; as insert_ids."""
+    for i in range(start, words.size):
+        place = mix(words[i], seed)
+        sub = sub_of(place, directory, depth)
+        at = subs[sub, 0] + 2 * slot_of(place, subs[sub, 3], subs[sub, 1])
+        at = find_key(heap, subs, sub, at, data, words[i], keys, bounds[i], bounds[i + 1] - bounds[i])
+        before[i] = heap[at + 1]
+        if before[i] == U(0):
+            if is_crowded(subs, sub):
+                return i
+            heap[at] = words[i]
+            subs[sub, 2] += 1
+        heap[at + 1] = locations[i]
+    return words.size
+
+
+@kernel(U64, INT, INT, I64, I64_2D, INT, WORD)
+def reinsert(heap, base, capacity, directory, subs, depth, seed):
+    """Enter the slots of an old sub-table into those that `directory` names now. They are distinct: the first free slot is right."""
+    for old in range(base, base + 2 * capacity, 2):
+        if heap[old + 1] != U(0):
+            place = mix(heap[old], seed)
+            sub = sub_of(place, directory, depth)
+            at = subs[sub, 0] + 2 * slot_of(place, subs[sub, 3], subs[sub, 1])
+            while heap[at + 1] != U(0):
+                at = next_slot(at, subs, sub)
+            heap[at] = heap[old]
+            heap[at + 1] = heap[old + 1]
+            subs[sub, 2] += 1
+
+
+@kernel(U64, INT, INT, WORD, WORD, U64, U64, U64)
+def collect(heap, base, capacity, seed, first_place, places, words, locations):
+    """Copy what a sub-table holds at `first_place` or behind, in no order; returns how many."""
+    count = 0
+    for at in range(base, base + 2 * capacity, 2):
+        if heap[at + 1] != U(0):
+            place = mix(heap[at], seed)
+            if place >= first_place:
+                places[count] = place
+                words[count] = heap[at]
+                locations[count] = heap[at + 1]
+                count += 1
+    return count
+
+
+@kernel(U64, I64, I64_2D, U64)
+def find_dense(slots, ids, pending, found):
+    """As find_ids, where the index is an array of locations by id; the ids are within it."""
+    waiting = 0
+    for i in range(ids.size):
+        found[i] = slots[ids[i]]
+        waiting += location.is_pending(found[i], pending)
+    return waiting
+
+
+@kernel(U64, I64, U64, U64)
+def insert_dense(slots, ids, locations, before):
+    """As insert_ids, where the index is an array of locations by id."""
+    for i in range(ids.size):
+        before[i] = slots[ids[i]]
+        slots[ids[i]] = locations[i]
+
+
+@kernel(U64, U64)
+def count_new(before, locations):
+    """How many more are alive after `locations` took the places of `before` (negative: fewer)."""
+    change = 0
+    for i in range(before.size):
+        change += np.int64(location.lives(locations[i])) - np.int64(location.lives(before[i]))
+    return change

@@ -1,0 +1,129 @@
+"""Records of keyspaces and rows of tables: writing them into a frame's body, finding them again, verifying them.
+
+A record: one word (value length: bits 0-31, key length: bits 32-55, flags: bits 56-63), one word expiry (unix ms, 0 = never), the key,
+the value, and zeros up to a multiple of 8. Its location's check covers both words, key and value, owned by its keyspace.
+A row's check covers its bytes, owned by its table and id.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from . import location
+from .compile import BOOL, BYTES, I64, I64_2D, INT, U8, U64, WORD, kernel
+from .hashing import check16
+from .memory import copy, load64, prefetch, store64
+from .probe import AHEAD, RECORD_HEADER
+
+U = np.uint64
+FLAG_DELETE = 16  # of a record: the key is gone
+FLAG_PARTS = 32  # of a record: the value stands in PART frames, listed here
+ABSENT, DAMAGED = -1, -2
+
+
+@njit(inline="always")
+def padded(length):
+    return (length + 7) & ~7
+
+
+@kernel(I64, I64)
+def records_size(key_bounds, value_bounds):
+    """Bytes that the records of these keys and values take."""
+    size = 0
+    for i in range(key_bounds.size - 1):
+        size += RECORD_HEADER + padded(key_bounds[i + 1] - key_bounds[i] + value_bounds[i + 1] - value_bounds[i])
+    return size
+
+
+@kernel(U8, INT, WORD, BYTES, I64, BYTES, I64, I64, I64, U64)
+def write_records(data, at, owner, keys, key_bounds, values, value_bounds, expiries, flags, locations):
+    """Write one record a key at data[at:], one behind the other; locations[i] = where and with what check."""
+    for i in range(locations.size):
+        key, value = key_bounds[i], value_bounds[i]
+        key_length, value_length = key_bounds[i + 1] - key, value_bounds[i + 1] - value
+        length = RECORD_HEADER + key_length + value_length
+        store64(data, at + padded(length) - 8, U(0))
+        store64(data, at, U(value_length) | (U(key_length) << U(32)) | (U(flags[i]) << U(56)))
+        store64(data, at + 8, U(expiries[i]))
+        copy(data, at + RECORD_HEADER, keys, key, key_length)
+        copy(data, at + RECORD_HEADER + key_length, values, value, value_length)
+        locations[i] = location.make(at, check16(data, at, length, owner, U(0)))
+        if flags[i] & FLAG_DELETE:
+            locations[i] |= location.DELETE
+        at += padded(length)
+
+
+@kernel(BYTES, INT, INT, INT, WORD, I64, U64)
+def scan_records(data, at, stop, count, owner, bounds, locations):
+    """The other way round, for replay: bounds[2i], bounds[2i+1] = where the i-th key begins and ends; returns the end, or -1 if it does not fit."""
+    for i in range(count):
+        if at + RECORD_HEADER > stop:
+            return -1
+        word = load64(data, at)
+        key_length = np.int64((word >> U(32)) & U(0xFFFFFF))
+        length = RECORD_HEADER + key_length + np.int64(word & U(0xFFFFFFFF))
+        if at + padded(length) > stop:
+            return -1
+        bounds[2 * i] = at + RECORD_HEADER
+        bounds[2 * i + 1] = at + RECORD_HEADER + key_length
+        locations[i] = location.make(at, check16(data, at, length, owner, U(0)))
+        if (word >> U(56)) & U(FLAG_DELETE):
+            locations[i] |= location.DELETE
+        at += padded(length)
+    return at
+
+
+@kernel(BYTES, U64, WORD, INT, BOOL, I64_2D)
+def read_records(data, locations, owner, now, verify, out):
+    """out[i] = (offset of the value or ABSENT or DAMAGED, its length, expiry, flags); what has expired by `now` is absent."""
+    for i in range(locations.size):
+        if i + AHEAD < locations.size and locations[i + AHEAD] != U(0):
+            prefetch(data, location.offset_of(locations[i + AHEAD]))
+        out[i, 0], out[i, 1], out[i, 2], out[i, 3] = ABSENT, 0, 0, 0
+        if not location.lives(locations[i]):
+            continue
+        at = location.offset_of(locations[i])
+        word, expiry = load64(data, at), np.int64(load64(data, at + 8))
+        key_length, value_length = np.int64((word >> U(32)) & U(0xFFFFFF)), np.int64(word & U(0xFFFFFFFF))
+        length = RECORD_HEADER + key_length + value_length
+        if verify and (at + length > data.size
+                       or check16(data, at, length, owner, U(0)) != location.check_of(locations[i])):
+            out[i, 0] = DAMAGED
+        elif expiry == 0 or expiry > now:
+            out[i, 0] = at + RECORD_HEADER + key_length
+            out[i, 1], out[i, 2], out[i, 3] = value_length, expiry, np.int64(word >> U(56))
+
+
+@kernel(BYTES, U64, I64)
+def read_expiries(data, locations, expiries):
+    """expiries[i] = that of the record there, 0 where none lives."""
+    for i in range(locations.size):
+        expiries[i] = 0
+        if location.lives(locations[i]):
+            expiries[i] = np.int64(load64(data, location.offset_of(locations[i]) + 8))
+
+
+@kernel(BYTES, INT, I64, INT, WORD, U64)
+def locate_rows(data, at, ids, width, owner, locations):
+    """locations[i] of rows of `width` bytes that stand one behind the other at data[at:]."""
+    for i in range(ids.size):
+        locations[i] = location.make(at + i * width, check16(data, at + i * width, width, owner, U(ids[i])))
+
+
+@kernel(BYTES, U64, I64, INT, WORD, BYTES, BOOL, U8, U8)
+def gather_rows(data, locations, ids, width, owner, default, verify, out, found):
+    """out = the rows one behind the other, `default` where there is none; found[i] = 1 or 0. Returns the first damaged i or -1."""
+    for i in range(locations.size):
+        if i + AHEAD < locations.size and locations[i + AHEAD] != U(0):
+            prefetch(data, location.offset_of(locations[i + AHEAD]))
+        found[i] = location.lives(locations[i])
+        if not found[i]:
+            copy(out, i * width, default, 0, width)
+            continue
+        at = location.offset_of(locations[i])
+        if verify and (at + width > data.size
+                       or check16(data, at, width, owner, U(ids[i])) != location.check_of(locations[i])):
+            return i
+        copy(out, i * width, data, at, width)
+    return -1
