@@ -8,8 +8,8 @@ A medium is one range of bytes that persists, seen as `data`, a flat uint8 array
 - Bytes outside a flushed range are not touched by `flush`.
 - Between two flushes of a range, the engine only appends: below the end of a flushed range nothing is stored again
   until `prepare` recycles the range. (A plain file relies on it to drop its private copies of flushed pages.)
-- After a failed flush, what is durable of its ranges is unknown, and a second flush proves nothing, unless the bytes are
-  written again (`rewrite`).
+- After a failed flush, what is durable of its ranges is unknown, and a second flush proves nothing, unless the bytes
+  are written again (`rewrite`).
 """
 
 from __future__ import annotations
@@ -36,17 +36,21 @@ class Granularity(enum.IntEnum):
 
 
 class Medium(Protocol):
-    """Six methods; the seam between the engine and files, persistent memory and crash tests."""
+    """Seven methods; the seam between the engine and files, persistent memory and crash tests."""
 
     granularity: Granularity
     data: np.ndarray  # uint8[capacity], readable and writable; replaced by `grow`, old arrays stay readable
     inline: bool  # flush is a matter of microseconds: do it on the caller's thread
 
     def prepare(self, start: int, stop: int) -> None:
-        """Reserve the range and fill it with zeros, durably. FullError when there is no room; nothing is changed then."""
+        """Reserve the range, fill it with zeros, durably. FullError when there is no room; nothing is changed then."""
 
     def flush(self, ranges: Sequence[Range], sync: bool = True) -> None:
-        """Make the ranges durable (sync=False: only out of this process, so that they survive its death). OSError on failure."""
+        """Make the ranges durable (sync=False: only out of this process, so that they survive its death); OSError
+        on failure."""
+
+    def will_read(self, start: int, stop: int) -> None:
+        """A hint: the range is about to be read from end to end."""
 
     def rewrite(self, ranges: Sequence[Range]) -> None:
         """Write bytes that are visible but perhaps not durable (found at recovery) once more, and make them durable."""
@@ -55,7 +59,8 @@ class Medium(Protocol):
         """After a failed flush: forget what this process stored but did not flush; `data` shows the medium again."""
 
     def grow(self, capacity: int) -> None:
-        """Extend to `capacity` bytes; the new range is not reserved yet. FullError when it cannot be."""
+        """Extend to `capacity` bytes; the new range is not reserved yet. FullError when it cannot be. Nothing stored
+        may be unflushed meanwhile: a new private mapping would not show it."""
 
     def close(self) -> None:
         """Give everything back. Flushes nothing."""

@@ -1,9 +1,9 @@
 """Persistent memory, mapped: a file on a DAX file system (fsdax) or a character device (devdax), flushed by libpmem.
 
 libpmem is loaded when a medium is opened, never at import. What proves persistent memory is that the kernel takes
-`MAP_SHARED_VALIDATE | MAP_SYNC`: with plain `MAP_SHARED` it ignores the unknown flag, and tmpfs looks like persistent memory.
-With `MAP_SYNC` a page fault returns only when the file system's metadata for that block is durable, so that flushing
-cache lines is enough. `force` is for tests: it takes any file, and what is flushed there is not durable.
+`MAP_SHARED_VALIDATE | MAP_SYNC`: with plain `MAP_SHARED` it ignores the unknown flag, and tmpfs looks like persistent
+memory. With `MAP_SYNC` a page fault returns only when the file system's metadata for that block is durable, so that
+flushing cache lines is enough. `force` is for tests: it takes any file, and what is flushed there is not durable.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def libpmem() -> tuple[Any, Any]:
 
 
 def probe(path: str | os.PathLike[str], sysfs: str = "/sys") -> Granularity | None:
-    """What holds for a pool at `path` (a file, a directory to make it in, a device); None if it is no persistent memory."""
+    """What holds for a pool at `path` (a file, a directory to make it in, a device); None: no persistent memory."""
     try:
         if device_size(path, sysfs) is None:
             _try_sync(path)
@@ -83,6 +83,8 @@ class DaxMedium:
         self._ffi, self._pmem = libpmem()
         self._path, self._force = os.fspath(path), force
         self._device = device_size(path, sysfs)
+        if self._device is None and not force:
+            _try_sync(path)  # before the file is made: a refusal leaves nothing behind
         self.granularity = Granularity.CACHE_LINE if force else _line_granularity()
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -105,8 +107,11 @@ class DaxMedium:
             self._pmem.pmem_flush(self._address(start), stop - start)
         self._pmem.pmem_drain()
 
+    def will_read(self, start: int, stop: int) -> None:
+        """Nothing to fetch: loads go to the medium."""
+
     def rewrite(self, ranges: Sequence[Range]) -> None:
-        self.flush(ranges)  # what is visible is on the medium or in a cache line: flushing takes it there in either case
+        self.flush(ranges)  # what is visible is on the medium or in a cache line: flushing is enough for both
 
     def revert(self) -> None:
         """Nothing to drop: stores went to the medium itself."""
@@ -127,7 +132,8 @@ class DaxMedium:
             self._extend(capacity)
         elif capacity > self._device:
             raise FullError(f"{self._path} has {self._device} bytes, {capacity} were asked for: lower the capacity")
-        self.data = np.frombuffer(_map_synced(self._path, self._fd, self._device or capacity, self._force), np.uint8)[:capacity]
+        mapping = _map_synced(self._path, self._fd, self._device or capacity, self._force)
+        self.data = np.frombuffer(mapping, np.uint8)[:capacity]
         self._base = self.data.ctypes.data
 
     def _extend(self, capacity: int) -> None:
@@ -148,7 +154,8 @@ class DaxMedium:
         except OSError as exc:
             if exc.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise
-            raise FullError(f"{self._path} cannot take {size} more bytes: {exc.strerror}; free space on its disk") from exc
+            message = f"{self._path} cannot take {size} more bytes: {exc.strerror}; free space on its disk"
+            raise FullError(message) from exc
 
     def _address(self, offset: int) -> Any:
         return self._ffi.cast("void *", self._base + offset)
@@ -160,7 +167,7 @@ def _line_granularity() -> Granularity:
 
 def _check_force(force: bool) -> None:
     if force and os.environ.get("PMEM_IS_PMEM_FORCE") != "1":
-        raise InvalidError("force=True is for tests, where nothing need be durable: it asks for PMEM_IS_PMEM_FORCE=1 too")
+        raise InvalidError("force=True is for tests, where nothing need be durable: set PMEM_IS_PMEM_FORCE=1 as well")
 
 
 def _map_synced(path: str, fd: int, length: int, force: bool) -> mmap.mmap:

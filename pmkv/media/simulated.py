@@ -1,16 +1,17 @@
 """A medium in DRAM that loses, tears and fails as the real ones do, for crash tests. Its fault model:
 
-Three images. `data` is what the process sees. The *cache* is what the last flushes took over: the kernel's pages, or the
-lines they wrote back. The *durable* image is what a power cut leaves. The unit of all of them is 8 bytes.
+Three images. `data` is what the process sees. The *cache* is what the last flushes took over: the kernel's pages, or
+the lines they wrote back. The *durable* image is what a power cut leaves. The unit of all of them is 8 bytes.
 
-- Power cut (`crash`): any subset of the units that differ from the durable image has reached it, whether it was flushed
-  or not; nothing may rely on a store being volatile. PAGE tears along sectors of 512 and pages of 4,096 bytes and inside
-  them, the others along cache lines and inside them. A unit stored twice between two flushes shows its last value.
+- Power cut (`crash`): any subset of the units that differ from the durable image has reached it, whether it was
+  flushed or not; nothing may rely on a store being volatile. PAGE tears along sectors of 512 and pages of 4,096 bytes
+  and inside them, the others along cache lines and inside them. A unit stored twice between two flushes shows its
+  last value.
 - Death of the process (`kill`): a PAGE medium keeps its cache, the others keep `data`; in either case it may look whole
   to the next process and still be lost by a power cut that follows.
 - A failed flush (`fail_flush`): any part of what it should have written has reached the medium; a short write is a
-  prefix. From then on the medium takes the rest for clean: only a store or `rewrite`, not a second flush, gets it there.
-  After it, `revert` shows the cache or, if the kernel has evicted its pages meanwhile, the durable image.
+  prefix. From then on the medium takes the rest for clean: only a store or `rewrite`, not a second flush, gets it
+  there. After it, `revert` shows the cache or, if the kernel has evicted its pages meanwhile, the durable image.
 - No room (`room`): `prepare` and `grow` raise FullError and change nothing.
 - Metadata: a range whose `prepare` was cut short has any mixture of old bytes and zeros, and is not reserved any more.
 
@@ -50,8 +51,8 @@ class CrashPoint:
     values: np.ndarray  # uint64[n]
 
     def medium(self, present: np.ndarray, reached: np.ndarray | None = None) -> SimulatedMedium:
-        """What the next process finds when the units of the mask `present` are there to see; `reached` (all of them after a
-        power cut, fewer after the death of a process) are those that a further power cut leaves."""
+        """What the next process finds when the units of the mask `present` are there to see; `reached` (all of them
+        after a power cut, fewer after the death of a process) are those that a further power cut leaves."""
         seen = self._image(present)
         durable = seen if reached is None else self._image(reached & present)
         return SimulatedMedium._found(self.granularity, seen, durable, self.flags & RESERVED)
@@ -102,7 +103,9 @@ class SimulatedMedium:
         self.room, self.on_point = room, on_point
 
     @classmethod
-    def _found(cls, granularity: Granularity, seen: np.ndarray, durable: np.ndarray, flags: np.ndarray) -> SimulatedMedium:
+    def _found(
+        cls, granularity: Granularity, seen: np.ndarray, durable: np.ndarray, flags: np.ndarray
+    ) -> SimulatedMedium:
         medium = cls.__new__(cls)
         medium._take(granularity, seen, durable, flags)
         return medium
@@ -140,6 +143,9 @@ class SimulatedMedium:
         self._flags[units] |= FLUSHED
         self._point("flushed")
 
+    def will_read(self, start: int, stop: int) -> None:
+        """Nothing to fetch."""
+
     def rewrite(self, ranges: Sequence[Range]) -> None:
         units = self._units(ranges)
         self._point("rewrite")
@@ -159,6 +165,8 @@ class SimulatedMedium:
         more = capacity // UNIT - len(self._seen)
         if self.room is not None and more * UNIT > self.room:
             raise FullError(f"simulated medium: no room to grow to {capacity} bytes")
+        if self.granularity is Granularity.PAGE:
+            self._seen[:] = self._cache  # a new mapping does not show the old one's private copies
         self._seen, self._cache, self._durable, self._flags = (
             np.concatenate([a, np.zeros(more, a.dtype)]) for a in (self._seen, self._cache, self._durable, self._flags))
         self.data = self._seen.view(np.uint8)
@@ -239,5 +247,9 @@ class SimulatedMedium:
         stored = np.flatnonzero(self._seen != self._cache)
         loose = stored[self._flags[stored] & RESERVED == 0]
         again = stored[self._flags[stored] & FLUSHED != 0]
-        assert not len(loose), f"bytes {loose[0] * UNIT} to {(loose[-1] + 1) * UNIT} were stored where nothing is prepared"
-        assert not len(again), f"bytes {again[0] * UNIT} to {(again[-1] + 1) * UNIT} were stored again after a flush"
+        assert not len(loose), f"{_bytes(loose)} were stored where nothing is prepared"
+        assert not len(again), f"{_bytes(again)} were stored again after a flush"
+
+
+def _bytes(units: np.ndarray) -> str:
+    return f"bytes {units[0] * UNIT} to {(units[-1] + 1) * UNIT}"
