@@ -1,0 +1,55 @@
+"""`python -m bench [SECTION ...]`: measure, show, keep as JSON. Ends with 1 when a bar was missed."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from . import report
+from .servers import BenchError, scratch
+
+ROOT = Path(__file__).parent.parent
+SECTIONS = {
+    "network": "commands a second, beside Redis",
+    "tables": "rows a second, beside Redis' MGET",
+    "index": "DRAM an id costs",
+    "start": "time to the first PONG",
+}
+
+
+@click.command()
+@click.argument("names", nargs=-1, type=click.Choice(list(SECTIONS)), metavar="[SECTION]...")
+@click.option("--rounds", default=5, show_default=True, help="Pairs of runs, after one that does not count.")
+@click.option(
+    "--dir",
+    "folder",
+    type=click.Path(path_type=Path),
+    default=ROOT / "build" / "bench",
+    help="Where the servers keep their data meanwhile: a disk, not tmpfs.  [default: build/bench]",
+)
+def main(names: tuple[str, ...], rounds: int, folder: Path) -> None:
+    """Measure pmkv, beside a redis-server where there is one.
+
+    Sections: network, tables, index, start; all of them when none is named.
+    """
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    measured: dict[str, list[report.Measured]] = {}
+    for name in names or SECTIONS:
+        console.print(f"[dim]measuring {name}: {SECTIONS[name]} ...[/]")
+        try:
+            with scratch(folder) as place:
+                measured[name] = importlib.import_module(f"bench.{name}").section(place, rounds)
+        except BenchError as error:
+            console.print(f"[bold yellow]{name} SKIPPED[/]: {error}")
+            continue
+        report.show(console, f"{name}: {SECTIONS[name]}", measured[name])
+    path = report.save(ROOT / "bench" / "results", measured)
+    console.print(f"kept in {path.relative_to(ROOT)}")
+    sys.exit(any(one.holds is False for section in measured.values() for one in section))
+
+
+main()

@@ -1,0 +1,227 @@
+"""`make demo`: load real cities over the network, kill the server in the middle, and see what became of them.
+
+Starts a server of its own in a temporary folder. Ends with 1 if anything that was acknowledged is missing or differs, or
+if half a batch is found.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import redis
+from cities import DIMENSIONS, FEATURES, Cities, load
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+import pmkv_client
+
+BATCH = 128
+LIMIT = 30.0  # seconds until the server must answer
+ASKED = ["Paris", "San Francisco", "Springfield", "Kyoto"]
+console = Console(highlight=False)
+
+
+class Server:
+    """A `pmkv serve` that can be killed and started again on the same folder and port."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            self.port = probe.getsockname()[1]
+        self.start()
+
+    def start(self) -> None:
+        pmkv = Path(sys.executable).parent / "pmkv"
+        options = ["--data", self.folder / "data", "--port", str(self.port), "--rest-port", "0", "--capacity", "1GiB"]
+        with (self.folder / "server.log").open("ab") as log:
+            self.process = subprocess.Popen([pmkv, "serve", *options], stdout=log, stderr=log)
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(20)
+
+    def connect(self) -> pmkv_client.Client:
+        """A client, as soon as the server answers. It never sends anything twice: the demo counts what was answered."""
+        client = pmkv_client.connect(f"pmkv://127.0.0.1:{self.port}", retry=Retry(NoBackoff(), 0))
+        deadline = time.monotonic() + LIMIT
+        while True:
+            with contextlib.suppress(redis.ConnectionError):
+                client.ping()
+                return client
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                sys.exit(f"the server does not answer:\n{(self.folder / 'server.log').read_text()}")
+            time.sleep(0.005)
+
+
+@dataclass
+class Load:
+    """What was sent, and what of it was acknowledged. Each batch is three writes: features, embeddings, names."""
+
+    cities: Cities
+    acknowledged: dict[str, int] = field(default_factory=lambda: {"features": 0, "embeddings": 0, "names": 0})
+
+    def batches(self) -> Iterator[slice]:
+        done = self.acknowledged["names"]
+        yield from (slice(at, min(at + BATCH, len(self.cities))) for at in range(done, len(self.cities), BATCH))
+
+    def send(self, client: pmkv_client.Client, batch: slice) -> None:
+        cities, ids = self.cities, self.cities.ids[batch]
+        client.table("cities").put(ids, cities.features[batch])
+        self.acknowledged["features"] = batch.stop
+        client.table("spelling").put(ids, cities.embeddings[batch])
+        self.acknowledged["embeddings"] = batch.stop
+        client.mset({f"city:{i}": name for i, name in zip(ids, cities.names[batch])})
+        self.acknowledged["names"] = batch.stop
+
+    def run(self, client: pmkv_client.Client, title: str) -> bool:
+        """Send what is missing; False when the server went away."""
+        columns = TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn("cities"), TimeElapsedColumn()
+        with Progress(*columns, console=console) as progress:
+            task = progress.add_task(title, total=len(self.cities), completed=self.acknowledged["names"])
+            for batch in self.batches():
+                try:
+                    self.send(client, batch)
+                except redis.ConnectionError:
+                    return False
+                progress.update(task, completed=self.acknowledged["names"])
+        return True
+
+    def kill_in_the_middle(self, server: Server) -> threading.Thread:
+        """SIGKILL while writes are under way, after something between a third and two thirds of the load."""
+        threshold = random.randint(len(self.cities) // 3, 2 * len(self.cities) // 3)
+
+        def wait_and_kill() -> None:
+            while self.acknowledged["features"] < threshold:
+                time.sleep(0.0005)
+            time.sleep(random.random() * 0.003)
+            server.kill()
+
+        thread = threading.Thread(target=wait_and_kill, daemon=True)
+        thread.start()
+        return thread
+
+
+def found(client: pmkv_client.Client, cities: Cities) -> dict[str, np.ndarray]:
+    """For each of the three: per city, whether exactly what was sent is there (1), nothing (0), or something else (-1)."""
+    same: dict[str, np.ndarray] = {}
+    for name, table, rows in (
+        ("features", "cities", cities.features),
+        ("embeddings", "spelling", cities.embeddings),
+    ):
+        there, has = client.table(table).get(cities.ids, return_found=True)
+        width = rows.nbytes // len(rows)
+        equal = (there.view("u1").reshape(-1, width) == rows.view("u1").reshape(-1, width)).all(axis=1)
+        same[name] = np.where(has, np.where(equal, 1, -1), 0)
+    values = client.mget([f"city:{i}" for i in cities.ids])
+    same["names"] = np.array([0 if v is None else 1 if v.decode() == n else -1 for v, n in zip(values, cities.names)])
+    return same
+
+
+def verify(client: pmkv_client.Client, load: Load) -> bool:
+    """Compare every city, byte for byte: acknowledged means there; a batch without an answer is there whole or not."""
+    whole = True
+    for name, state in found(client, load.cities).items():
+        acknowledged = load.acknowledged[name]
+        lost, wrong = int((state[:acknowledged] == 0).sum()), int((state == -1).sum())
+        unanswered = state[acknowledged : acknowledged + BATCH]
+        more = int((state[acknowledged:] == 1).sum())
+        half = more not in (0, len(unanswered)) or more != int((unanswered == 1).sum())
+        verdict = "[red]WRONG[/]" if lost or wrong or half else "[green]whole[/]"
+        tail = {0: "none of the batch in flight"}.get(more, f"and {more} of the {len(unanswered)} in flight")
+        console.print(
+            f"  {name:<11} acknowledged {acknowledged:>6,}   found {acknowledged - lost:>6,}, {tail}"
+            f"   missing {lost}, different {wrong}   {verdict}"
+        )
+        whole = whole and not (lost or wrong or half)
+    return whole
+
+
+def crash_and_recover(server: Server, load: Load) -> tuple[pmkv_client.Client, bool]:
+    client = server.connect()
+    client.create_table("cities", FEATURES)
+    client.create_table("spelling", ("f4", DIMENSIONS))
+    killer = load.kill_in_the_middle(server)
+    if load.run(client, "loading   "):
+        sys.exit("the load ended before the server could be killed")
+    killer.join()
+    client.close()
+    console.print("[bold red]kill -9[/] in the middle of the load; starting again ...")
+    begin = time.perf_counter()
+    server.start()
+    client = server.connect()
+    console.print(f"first answer {time.perf_counter() - begin:.2f} s later. What was acknowledged, and what is there:")
+    return client, verify(client, load)
+
+
+def neighbours(client: pmkv_client.Client, cities: Cities, names: list[str]) -> None:
+    console.print("\n[bold]Cities spelt alike[/], by the embeddings served:")
+    rows = client.gather({"cities": cities.ids, "spelling": cities.ids})
+    population, vectors = rows["cities"]["population"], rows["spelling"]
+    for name in names:
+        at = max((i for i, other in enumerate(cities.names) if other == name), key=lambda i: population[i])
+        nearest = np.argsort(-(vectors @ vectors[at]))
+        others = [i for i in nearest if cities.names[i] != name][:5]
+        answers = client.mget([f"city:{cities.ids[i]}" for i in others])
+        countries = rows["cities"]["country"][others]
+        console.print(f"  {name}: " + ", ".join(f"{a.decode()} ({c.decode()})" for a, c in zip(answers, countries)))
+
+
+def pooled(client: pmkv_client.Client, cities: Cities, countries: list[bytes]) -> None:
+    console.print("\n[bold]The city most like its whole country[/], by mean embeddings that the server pools:")
+    bags = [cities.ids[cities.features["country"] == country] for country in countries]
+    offsets = np.cumsum([0, *map(len, bags[:-1])])
+    means = client.table("spelling").pool(np.concatenate(bags), offsets, mode="mean")
+    for country, ids, mean in zip(countries, bags, means):
+        best = ids[np.argmax(client.table("spelling").get(ids) @ mean)]
+        console.print(f"  {country.decode()}: {client.get(f'city:{best}').decode()} (of {len(ids):,})")
+
+
+def expiry(client: pmkv_client.Client) -> None:
+    console.print("\n[bold]A key with a time to live[/]:")
+    client.set("session:42", "looking at Kyoto", px=400)
+    console.print(f"  at once: {client.get('session:42')!r}, to live for {client.pttl('session:42')} ms")
+    time.sleep(0.5)
+    console.print(f"  half a second later: {client.get('session:42')!r}")
+
+
+def main() -> int:
+    with console.status("computing features and embeddings of real cities ..."):
+        load_ = Load(load())
+    console.print(f"{len(load_.cities):,} cities: {FEATURES.itemsize} B of features, {DIMENSIONS} f4 and a name each")
+    with tempfile.TemporaryDirectory(prefix="pmkv-demo-") as folder:
+        server = Server(Path(folder))
+        try:
+            client, recovered = crash_and_recover(server, load_)
+            complete = load_.run(client, "continuing") and verify(client, load_)
+            neighbours(client, load_.cities, ASKED)
+            pooled(client, load_.cities, [b"IS", b"JP", b"BR", b"FI"])
+            expiry(client)
+        finally:
+            server.stop()
+    if not (recovered and complete):
+        console.print("\n[bold red]Something that was acknowledged is missing or differs.[/]")
+        return 1
+    console.print("\n[bold green]Nothing that was acknowledged is missing.[/]")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
