@@ -10,9 +10,6 @@ DEMO    := $(VENV)/.demo
 DEV     := $(VENV)/.dev
 KERNELS := $(VENV)/.kernels
 PIP     := $(BIN)/python -m pip --disable-pip-version-check install --quiet
-
-# numba does not notice that a function compiled into another one changed, and keeps bounds checks in the same place as
-# none: so a changed kernel drops the whole cache, and each mode has a cache of its own.
 KERNEL_TESTS := $(BIN)/python -m pytest -q tests/unit/kernels
 
 .PHONY: serve test test-long lint bench demo clean kernel-modes
@@ -63,8 +60,11 @@ $(DEV): $(RUNTIME) client/pyproject.toml
 	$(PIP) -e '.[dev]' -e client
 	@touch $@
 
-$(KERNELS): $(RUNTIME) $(wildcard pmkv/kernels/*.py)
+# numba does not notice that a function compiled into another one changed, and would keep checked kernels where it keeps
+# unchecked ones: so a changed kernel drops the whole cache, and the checked ones have a cache of their own.
+$(KERNELS): $(RUNTIME) $(wildcard pmkv/kernels/*.py) server/resp.py
 	@echo "Compiling the kernels (once, and again when one changes) ..."
-	@rm -rf pmkv/kernels/__pycache__ $(VENV)/boundscheck
-	$(BIN)/python -m pmkv.kernels
+	@rm -rf pmkv/kernels/__pycache__ server/__pycache__ $(VENV)/boundscheck
+	@$(BIN)/python -m pmkv.kernels
+	@$(BIN)/python -c 'import pmkv_server.resp'
 	@touch $@
