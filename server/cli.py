@@ -1,0 +1,171 @@
+"""The `pmkv` command. Every option is also a variable PMKV_... and a key of the TOML file given by --config."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import sys
+import tomllib
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pmkv.errors import PmkvError
+from pmkv_server.config import Config
+
+_DEFAULTS = {field.name: field.default for field in fields(Config)}
+
+
+def setting(name: str, **how: Any) -> Callable:
+    """An option of the same name and default as a field of Config."""
+    field = name.replace("-", "_")
+    how.setdefault("default", _DEFAULTS[field])
+    return click.option(f"--{name}", field, envvar=f"PMKV_{field.upper()}", show_default=True, show_envvar=True, **how)
+
+
+def _read_config(context: click.Context, option: click.Parameter, path: str | None) -> str | None:
+    """Let a TOML file give the defaults of the other options."""
+    if path is None:
+        return None
+    try:
+        values = tomllib.loads(Path(path).read_text())
+    except (OSError, tomllib.TOMLDecodeError) as problem:
+        raise click.BadParameter(f"{path}: {problem}") from None
+    known = {name.replace("-", "_") for name in _DEFAULTS}
+    found = {name.replace("-", "_"): value for name, value in values.items()}
+    if unknown := sorted(set(found) - known):
+        raise click.BadParameter(f"{path}: unknown keys {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+    context.default_map = {**(context.default_map or {}), **{name: str(value) for name, value in found.items()}}
+    return path
+
+
+class RestPort(click.ParamType):
+    """A port, or "off"."""
+
+    name = "port|off"
+
+    def convert(self, value: Any, param: Any, context: Any) -> int | None:
+        if value is None or str(value).lower() == "off":
+            return None
+        return click.IntRange(0, 65535).convert(value, param, context)
+
+
+def connected(function: Callable) -> Callable:
+    """The options of commands that talk to a running server."""
+    for name, how in (("password", {}), ("port", {"type": click.IntRange(1, 65535)}), ("host", {})):
+        function = setting(name, **how)(function)
+    return function
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="pmkv")
+def main() -> None:
+    """pmkv: crash-consistent storage for online features and embeddings."""
+
+
+@main.command()
+@setting("config", help="A TOML file with any of these options.", callback=_read_config, is_eager=True)
+@setting("data", help="The data directory; created if missing.")
+@setting("host", help="Where to listen; beyond loopback only with a password.")
+@setting("port", type=click.IntRange(0, 65535), help="The Redis protocol; 0 takes a free port.")
+@setting("rest-port", type=RestPort(), help='REST; 0 takes a free port, "off" starts none.')
+@setting("capacity", help="Size of the pool; a larger one than before lets it grow.")
+@setting("dram", help="DRAM for hot rows.")
+@setting("durability", type=click.Choice(["commit", "interval", "none"]), help="When a write is acknowledged.")
+@setting("pool", help='Where values live: "auto", a path, or ":memory:".')
+@setting("require", type=click.Choice(["page", "cache_line", "byte"]), help="Refuse to start on a coarser medium.")
+@setting("password", help="What clients have to say by AUTH.")
+@setting("max-clients", type=click.IntRange(1), help="Connections at a time.")
+@setting("workers", type=click.IntRange(1, 64), help="Threads for long values and large gathers.")
+def serve(**options: Any) -> None:
+    """Serve a data directory over the Redis protocol and REST."""
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        from pmkv_server.main import Server
+
+        Server(Config(**options)).serve()
+    except (PmkvError, OSError) as problem:
+        raise click.ClickException(str(problem)) from None
+
+
+@main.command()
+@connected
+def stats(host: str, port: int, password: str) -> None:
+    """What a running server says of itself."""
+    click.echo(_ask(host, port, password, "INFO", "everything").decode().replace("\r\n", "\n"), nl=False)
+
+
+@main.command()
+@connected
+@click.argument("key")
+def get(host: str, port: int, password: str, key: str) -> None:
+    """Print the value of a key of a running server, byte for byte."""
+    value = _ask(host, port, password, "GET", key)
+    if value is None:
+        raise click.ClickException(f"no key '{key}'")
+    click.get_binary_stream("stdout").write(value)
+
+
+@main.command()
+@connected
+@click.argument("key")
+@click.argument("value", required=False)
+def put(host: str, port: int, password: str, key: str, value: str | None) -> None:
+    """Give a key of a running server a value (without VALUE: standard input, byte for byte)."""
+    content = click.get_binary_stream("stdin").read() if value is None else value.encode()
+    _ask(host, port, password, "SET", key, content)
+
+
+@main.command()
+@click.argument("directory", type=click.Path(exists=True, file_okay=False))
+def check(directory: str) -> None:
+    """Verify every invariant of a data directory that no server has open."""
+    from pmkv.check import check as run
+
+    _report(run, directory)
+
+
+@main.command()
+@click.argument("directory", type=click.Path(exists=True, file_okay=False))
+def dump(directory: str) -> None:
+    """Print a data directory, entry by entry."""
+    from pmkv.dump import dump as run
+
+    _report(run, directory, sys.stdout)
+
+
+def _report(run: Callable, *arguments: Any) -> None:
+    try:
+        found = run(*arguments)
+    except PmkvError as problem:
+        raise click.ClickException(str(problem)) from None
+    if found is not None:
+        click.echo(found)
+
+
+def _ask(host: str, port: int, password: str, *words: str | bytes) -> Any:
+    """One command to a running server, and its reply."""
+    try:
+        with socket.create_connection((host, port), timeout=10) as connection:
+            stream = connection.makefile("rwb")
+            if password:
+                _call(stream, "AUTH", password)
+            return _call(stream, *words)
+    except OSError as problem:
+        raise click.ClickException(f"no answer from {host}:{port}: {problem}") from None
+
+
+def _call(stream: Any, *words: str | bytes) -> Any:
+    encoded = [word.encode() if isinstance(word, str) else word for word in words]
+    stream.write(b"*%d\r\n" % len(encoded) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in encoded))
+    stream.flush()
+    head = stream.readline().rstrip(b"\r\n")
+    if head[:1] == b"-":
+        raise click.ClickException(head[1:].decode())
+    if head[:1] == b"$":
+        length = int(head[1:])
+        return None if length < 0 else stream.read(length + 2)[:-2]
+    return head[1:]

@@ -1,0 +1,53 @@
+"""The table of commands and the way into it: find, check, queue or let pass."""
+
+from __future__ import annotations
+
+from pmkv_server.commands import connection, expiry, info, keys, server, strings, tables, transactions
+from pmkv_server.commands.table import (
+    COMMANDS,
+    Command,
+    CommandError,
+    unknown_command,
+    unknown_subcommand,
+    wrong_arity,
+)
+from pmkv_server.resp import QUEUED, error
+from pmkv_server.session import Session
+
+__all__ = ["COMMANDS", "admit", "connection", "expiry", "info", "keys", "server", "strings", "tables", "transactions"]
+
+_known = {spelling: entry for name, entry in COMMANDS.items() for spelling in (name, name.upper())}
+
+
+def find(arguments: list[bytes]) -> Command:
+    """The entry for these arguments, its arity checked."""
+    name = arguments[0]
+    entry = _known.get(name) or COMMANDS.get(name.lower())
+    if entry is None:
+        raise CommandError(unknown_command(arguments))
+    if entry.subcommands and len(arguments) > 1:
+        child = entry.subcommands.get(arguments[1].lower())
+        if child is None:
+            raise CommandError(unknown_subcommand(arguments))
+        entry = child
+    if not entry.fits(len(arguments)):
+        raise CommandError(wrong_arity(entry.name))
+    return entry
+
+
+def admit(session: Session, arguments: list[bytes]) -> Command | bytes:
+    """The command to run now, or the reply if it is not to run: refused, or queued by MULTI."""
+    try:
+        entry = find(arguments)
+        if not session.authenticated and "no_auth" not in entry.flags:
+            raise CommandError("NOAUTH Authentication required.")
+        if session.queue is not None and "no_multi" in entry.flags:
+            raise CommandError("ERR Command not allowed inside a transaction")
+    except CommandError as problem:
+        session.broken = True
+        return error(str(problem))
+    session.last_command = entry.name
+    if session.queue is None or "in_multi" in entry.flags:
+        return entry
+    session.queue.append((entry, arguments))
+    return QUEUED

@@ -1,0 +1,58 @@
+"""Running one command: is it work for a worker, and what becomes of its exceptions."""
+
+from __future__ import annotations
+
+import logging
+
+from pmkv import errors
+from pmkv_server.commands.table import Command, CommandError
+from pmkv_server.resp import Reply, error
+from pmkv_server.session import Session
+
+log = logging.getLogger("pmkv.server")
+
+HEAVY_BYTES = 1 << 20
+HEAVY_ARGUMENTS = 4096
+
+
+def is_heavy(session: Session, entry: Command, arguments: list[bytes]) -> bool:
+    """Does this belong in a worker? Long arguments, many of them, or what the command itself says."""
+    if entry.heavy is not None and entry.heavy(session, arguments):
+        return True
+    if len(arguments) > HEAVY_ARGUMENTS:
+        return "loop" not in entry.flags
+    return sum(map(len, arguments)) > HEAVY_BYTES and "loop" not in entry.flags
+
+
+def run(session: Session, entry: Command, arguments: list[bytes]) -> Reply:
+    try:
+        return entry.function(session, arguments)
+    except Exception as problem:
+        return failure(problem)
+
+
+def failure(problem: Exception) -> bytes:
+    """The error reply for an exception."""
+    match problem:
+        case CommandError():
+            return error(str(problem))
+        case errors.FullError():
+            return error(f"OOM command not allowed when used memory > 'maxmemory'. {problem}")
+        case errors.ReadOnlyError():
+            return error(f"READONLY {problem}")
+        case errors.ConflictError():
+            return error(f"CONFLICT {problem}")
+        case errors.CorruptionError():
+            log.error("corruption: %s", problem)
+            return error(f"ERR corruption: {problem}")
+        case errors.PmkvError():
+            return error(f"ERR {problem}")
+    log.error("a command failed", exc_info=problem)
+    return error(f"ERR internal error: {type(problem).__name__}: {problem}")
+
+
+def not_durable(problem: Exception) -> bytes:
+    """The reply to whoever waited for a flush that failed."""
+    return error(
+        f"MISCONF Errors writing to the log: {problem}. What this reply waited for may be lost; the store takes no writes."
+    )

@@ -1,0 +1,77 @@
+"""MULTI and its relatives. A transaction is one batch of the store: a crash leaves all of it or nothing."""
+
+from __future__ import annotations
+
+from pmkv_server.commands.running import is_heavy, run
+from pmkv_server.commands.strings import reserve
+from pmkv_server.commands.table import CommandError, Group
+from pmkv_server.resp import NULL_ARRAY, OK, Reply, joined
+from pmkv_server.session import Session
+
+group = Group("transactions")
+command = group.command
+
+_ABORTED = "EXECABORT Transaction discarded because of previous errors."
+
+
+@command("multi", 1, "fast loop in_multi")
+def multi(session: Session, arguments: list[bytes]) -> Reply:
+    """Begin a transaction: queue what follows until EXEC."""
+    if session.queue is not None:
+        raise CommandError("ERR MULTI calls can not be nested")
+    session.begin()
+    return OK
+
+
+@command("discard", 1, "fast loop in_multi")
+def discard(session: Session, arguments: list[bytes]) -> Reply:
+    """Forget the transaction."""
+    if session.queue is None:
+        raise CommandError("ERR DISCARD without MULTI")
+    session.end()
+    return OK
+
+
+@command("watch", -2, "fast in_multi", (1, -1, 1))
+def watch(session: Session, arguments: list[bytes]) -> Reply:
+    """Let the next EXEC do nothing if one of these keys is written before it."""
+    if session.queue is not None:
+        raise CommandError("ERR WATCH inside MULTI is not allowed")
+    for key in arguments[1:]:
+        session.server.watches.watch(session, key, session.keyspace.expiry(key) or 0)
+    return OK
+
+
+@command("unwatch", 1, "fast loop")
+def unwatch(session: Session, arguments: list[bytes]) -> Reply:
+    """Watch nothing any more."""
+    session.server.watches.forget(session)
+    return OK
+
+
+def _exec_is_heavy(session: Session, arguments: list[bytes]) -> bool:
+    return any(is_heavy(session, entry, words) for entry, words in session.queue or ())
+
+
+@command("exec", 1, "in_multi", heavy=_exec_is_heavy)
+def exec_(session: Session, arguments: list[bytes]) -> Reply:
+    """Run the transaction, all of it or (if a watched key was written) nothing."""
+    if session.queue is None:
+        raise CommandError("ERR EXEC without MULTI")
+    try:
+        if session.broken:
+            raise CommandError(_ABORTED)
+        room = sum(reserve(words) for _, words in session.queue)
+        with session.server.store.batch(reserve=room):
+            if session.dirty or _expired(session):
+                return NULL_ARRAY[session.protocol]
+            queue, session.queue = session.queue, None
+            return joined([run(session, entry, words) for entry, words in queue])
+    finally:
+        session.end()
+
+
+def _expired(session: Session) -> bool:
+    """Has a watched key ceased since WATCH?"""
+    store = session.server.store
+    return any(at and key not in store.keyspace(db) for (db, key), at in session.watched.items())

@@ -1,0 +1,266 @@
+"""The asyncio shell around a session: bytes arrive, wait for the tick, replies leave when they may.
+
+Flow control: a client that does not read its replies, or whose replies wait for durability, is neither read from nor
+served further, so that what a connection holds is bounded by a few replies and one command.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING
+
+from pmkv_server import resp
+from pmkv_server.resp import NULL, Reply, Scan
+from pmkv_server.session import Session
+
+if TYPE_CHECKING:
+    from pmkv_server.dispatcher import Dispatcher
+    from pmkv_server.main import Server
+
+OUTPUT_LIMIT = 4 << 20  # bytes of replies, written or held, above which no more commands are served
+INBOX_LIMIT = 1 << 20  # bytes read ahead while a command is under way
+QUERY_LIMIT = 1 << 30  # bytes of one command
+
+
+class Connection(asyncio.Protocol):
+    """One client."""
+
+    def __init__(self, server: Server, dispatcher: Dispatcher) -> None:
+        self._server = server
+        self._dispatcher = dispatcher
+        self._transport: asyncio.Transport | None = None
+        self.inbox: list[bytes] = []
+        self.size = 0  # bytes in the inbox
+        self._need = 0  # bytes without which the command at hand cannot be complete
+        self._queued = False  # on the ready list
+        self.busy = False  # a worker has its command
+        self._choked = False  # the client does not read
+        self._reading = True
+        self._eof = False
+        self.first_row = self.row = self.row_end = 0  # of the scan under way
+        self._out: list = []
+        self._out_size = 0
+        self._out_count = 0  # replies in it
+        self._out_lsn = 0
+        self._held: deque[tuple[int, list, int, int]] = deque()  # lsn, buffers, replies, bytes
+        self._held_size = 0
+
+    # ---- what asyncio calls ----
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        transport.set_write_buffer_limits(high=OUTPUT_LIMIT)
+        self.session = Session(self._server, _address(transport, "peername"), _address(transport, "sockname"))
+        socket = transport.get_extra_info("socket")
+        self.session.fd = socket.fileno() if socket else -1
+        if not self._server.enter(self):
+            transport.write(resp.error("ERR max number of clients reached"))
+            transport.close()
+
+    def data_received(self, data: bytes) -> None:
+        self.inbox.append(data)
+        self.size += len(data)
+        if not self._queued and self.size >= self._need:
+            self._queued = True
+            self._dispatcher.add(self)
+        elif self.size > INBOX_LIMIT:
+            self._regulate()
+
+    def eof_received(self) -> bool:
+        self._eof = True
+        return self._queued or self.busy or bool(self._held)
+
+    def connection_lost(self, problem: Exception | None) -> None:
+        self._transport = None
+        self.inbox, self.size = [], 0
+        self._held.clear()
+        self._held_size = 0
+        self._dispatcher.forget(self)
+        self._server.leave(self)
+
+    def pause_writing(self) -> None:
+        self._choked = True
+        self._regulate()
+
+    def resume_writing(self) -> None:
+        self._choked = False
+        self.go_on()
+
+    # ---- what the dispatcher asks and says ----
+
+    @property
+    def null(self) -> bytes:
+        return NULL[self.session.protocol]
+
+    def start(self) -> bool:
+        """Off the ready list; may it be served now?"""
+        self._queued = False
+        return self.size > 0 and self._may_serve()
+
+    def scan_size(self) -> int:
+        return self.size if self.session.authenticated else -self.size
+
+    def give_rows(self, first: int, end: int) -> None:
+        self.first_row = self.row = first
+        self.row_end = end
+
+    def has_rows(self) -> bool:
+        """Is there a row left that may be served in this tick?"""
+        return self.row < self.row_end and not self.session.closing and not self.busy and self._out_size < OUTPUT_LIMIT
+
+    def _may_serve(self) -> bool:
+        waiting = self.busy or self._choked or self.session.closing or self._transport is None
+        return not waiting and self._held_size < OUTPUT_LIMIT
+
+    def took(self, found: Scan, start: int, end: int, state: list[int]) -> None:
+        """The rounds are over: keep what was not served, and see why the scan stopped."""
+        _, position, status, detail = state
+        self._need = 0
+        if self.session.closing:
+            self.inbox, self.size = [], 0
+        elif self.row < self.row_end:
+            position = found.rows[self.row - 1][0] if self.row > self.first_row else start
+            self._keep(found.data, position, end)
+        elif status == resp.DONE:
+            self._keep(found.data, end, end)
+        elif status == resp.INCOMPLETE:
+            self._keep(found.data, position, end)
+            self._need = detail
+            if self.size > QUERY_LIMIT:
+                self.abort()
+        elif status == resp.INLINE:
+            self._take_line(found.data, position, end)
+        elif status == resp.AGAIN:
+            self._keep(found.data, position, end)
+        else:
+            self._refuse(resp.protocol_error(status, detail))
+        if self.size > self._need:
+            self.go_on()
+
+    def _keep(self, data: bytes, start: int, end: int) -> None:
+        self.inbox = [data[start:end]] if start < end else []
+        self.size = end - start
+
+    def _take_line(self, data: bytes, start: int, end: int) -> None:
+        """An inline command."""
+        stop = data.find(b"\n", start, end)
+        if stop < 0:
+            self._keep(data, start, end)
+            self._need = self.size + 1
+            if self.size > resp.MAX_INLINE:
+                self._refuse(resp.protocol_error(resp.LONG_LINE, 0))
+            return
+        self._keep(data, stop + 1, end)
+        words = resp.split_inline(data[start:stop])
+        if words is None:
+            self._refuse(resp.error("ERR Protocol error: unbalanced quotes in request"))
+        elif words:
+            self._dispatcher.execute(self, words)
+
+    def _refuse(self, reply: bytes) -> None:
+        """A protocol error: say so and close, since nothing after it can be understood."""
+        self.reply(reply, 1, 0)
+        self.session.closing = True
+        self.inbox, self.size = [], 0
+
+    def go_on(self) -> None:
+        """Nothing holds it up any more, perhaps: serve what is in the inbox, read again."""
+        if self.size and self.size >= self._need and not self._queued and self._may_serve():
+            self._queued = True
+            self._dispatcher.add(self)
+        self._regulate()
+
+    # ---- replies ----
+
+    def reply(self, data: Reply, count: int, lsn: int) -> None:
+        """Add `count` replies, to be revealed once `lsn` is durable."""
+        if isinstance(data, list):
+            self._out += data
+            self._out_size += sum(map(len, data))
+        else:
+            self._out.append(data)
+            self._out_size += len(data)
+        self._out_count += count
+        if lsn > self._out_lsn:
+            self._out_lsn = lsn
+
+    def deliver(self, durable: int) -> bool:
+        """Write what was replied in this tick, or hold it; does it hold something now?"""
+        out = self._out
+        if out:
+            self._server.stats.commands += self._out_count
+            if self._held or self._out_lsn > durable:
+                self._held.append((self._out_lsn, out, self._out_count, self._out_size))
+                self._held_size += self._out_size
+            else:
+                self._write(out, self._out_size)
+            self._out, self._out_size, self._out_count, self._out_lsn = [], 0, 0, 0
+        if self._held:
+            return True
+        self._close_if_over()
+        return False
+
+    def release(self, durable: int, error: bytes | None) -> bool:
+        """Write held replies that became durable; with `error`, that in place of the others. Does it still hold some?"""
+        held, out, total = self._held, [], 0
+        while held and (held[0][0] <= durable or error):
+            lsn, buffers, count, size = held.popleft()
+            out += buffers if lsn <= durable else [error * count]
+            total += size
+        self._held_size -= total
+        if out:
+            self._write(out, total)
+        if held:
+            return True
+        self._close_if_over()
+        self.go_on()
+        return False
+
+    def _write(self, buffers: list, size: int) -> None:
+        if self._transport is None:
+            return
+        self._server.stats.output_bytes += size
+        if len(buffers) == 1:
+            self._transport.write(buffers[0])
+        elif size < INBOX_LIMIT >> 4:
+            self._transport.write(b"".join(buffers))
+        else:
+            self._transport.writelines(buffers)
+
+    # ---- the end ----
+
+    def _close_if_over(self) -> None:
+        if (self.session.closing or (self._eof and not self.busy and not self._queued)) and self._transport:
+            self._transport.close()
+
+    def close(self) -> None:
+        """No more commands; close once all replies have left."""
+        self.session.closing = True
+        if not self._held and not self.busy:
+            self._close_if_over()
+
+    def abort(self) -> None:
+        """Close at once, saying nothing."""
+        self.session.closing = True
+        self.inbox, self.size = [], 0
+        self._out, self._out_size, self._out_count = [], 0, 0
+        if self._transport:
+            self._transport.abort()
+
+    def _regulate(self) -> None:
+        """Read only while what was read can be served."""
+        blocked = self.busy or self._choked or self._held_size >= OUTPUT_LIMIT
+        wanted = not self._choked and not (blocked and self.size > INBOX_LIMIT)
+        if self._transport is None or wanted == self._reading or self._transport.is_closing():
+            return
+        self._reading = wanted
+        if wanted:
+            self._transport.resume_reading()
+        else:
+            self._transport.pause_reading()
+
+
+def _address(transport: asyncio.Transport, what: str) -> str:
+    peer = transport.get_extra_info(what)
+    return f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else str(peer or "")

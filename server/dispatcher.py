@@ -1,0 +1,276 @@
+"""From bytes of many connections to replies: one *tick* serves every connection that has something to read.
+
+A tick reads all buffers in one look, then goes in rounds: all leading GETs of all connections are one `get_many`, all
+leading SETs one `put_many`, then each connection's other commands one by one until its next GET or SET. Connections are
+concurrent, so any order between them is legal; within one it is kept. All writes of a tick are one group: they become
+durable by one flush, asked for at the tick's end, and replies that depend on it wait in their connection, in order.
+
+What takes long runs in a worker thread; its connection is served no further until it has its reply.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import TYPE_CHECKING, Any
+
+from pmkv_server import resp
+from pmkv_server.commands import admit
+from pmkv_server.commands.running import failure, is_heavy, not_durable, run
+from pmkv_server.commands.table import Command
+from pmkv_server.resp import GET, INLINE, OK, SET, Scan, Scanner
+
+if TYPE_CHECKING:
+    from pmkv_server.connection import Connection
+    from pmkv_server.main import Server
+
+log = logging.getLogger("pmkv.server")
+
+JOINED = 256 << 10  # a longer buffer is read on its own, not copied beside others
+ENOUGH_OUTPUT = 4 << 20  # bytes of replies after which a connection's other commands wait for the next tick
+
+
+class Dispatcher:
+    """Owns the ready list, the scanner and the replies that wait. All methods run on the loop's thread."""
+
+    def __init__(self, server: Server, call_soon: Callable, call_soon_threadsafe: Callable, executor: Executor) -> None:
+        self._server = server
+        self._store: Any = server.store
+        self._call_soon = call_soon
+        self._call_threadsafe = call_soon_threadsafe
+        self._executor = executor
+        self._scanner = Scanner()
+        self._ready: list[Connection] = []
+        self._waiting: dict[Connection, None] = {}  # connections with held replies, oldest first
+        self._wake_sent = False
+        self._wrote = False
+        self._deferral: Any = None
+        self.working = 0  # commands in workers
+        self._store.on_durable(self._on_durable)
+
+    def add(self, connection: Connection) -> None:
+        """This connection has something to read."""
+        if not self._ready:
+            self._call_soon(self.tick)
+        self._ready.append(connection)
+
+    # ---- a tick ----
+
+    def tick(self) -> None:
+        ready, self._ready = self._ready, []
+        self._wrote = False
+        self._server.stats.ticks += 1
+        with self._store.deferred() as self._deferral:
+            for group in _groups(ready):
+                self._serve(group)
+        if self._wrote:
+            self._store.flush_soon()
+        self._deliver(ready)
+
+    def _serve(self, connections: list[Connection]) -> None:
+        chunks = [chunk for connection in connections for chunk in connection.inbox]
+        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        sizes = [connection.scan_size() for connection in connections]
+        found = self._scanner.scan(data, sizes)
+        row = 0
+        for connection, (rows, _, _, _) in zip(connections, found.states, strict=True):
+            connection.give_rows(row, rows)
+            row = rows
+        self._rounds(connections, found)
+        end = 0
+        for connection, size, state in zip(connections, sizes, found.states, strict=True):
+            start, end = end, end + abs(size)
+            connection.took(found, start, end, state)
+        self._server.stats.input_bytes += len(data)
+
+    def _rounds(self, connections: list[Connection], found: Scan) -> None:
+        active = [connection for connection in connections if connection.row < connection.row_end]
+        while active:
+            self._gets(active, found)
+            self._sets(active, found)
+            for connection in active:
+                self._others(connection, found)
+            active = [connection for connection in active if connection.has_rows()]
+
+    def _gets(self, active: list[Connection], found: Scan) -> None:
+        """One `get_many` a keyspace for every connection whose next row is a run of GETs."""
+        data, starts, ends, rows = found.data, found.starts, found.ends, found.rows
+        batches: dict[Any, tuple[list[bytes], list[tuple[Connection, int]]]] = {}
+        for connection in active:
+            if connection.row < connection.row_end:
+                _, first, count, kind = rows[connection.row]
+                if kind == GET and connection.session.plain:
+                    keys, owners = batches.setdefault(connection.session.keyspace, ([], []))
+                    stop = first + 2 * count
+                    keys += [data[a:b] for a, b in zip(starts[first + 1 : stop : 2], ends[first + 1 : stop : 2])]
+                    owners.append((connection, count))
+        for keyspace, (keys, owners) in batches.items():
+            self._get_many(keyspace, keys, owners)
+
+    def _get_many(self, keyspace: Any, keys: list[bytes], owners: list[tuple[Connection, int]]) -> None:
+        self._deferral.lsn = 0
+        try:
+            values = keyspace.get_many(keys)
+        except Exception:
+            values = [_outcome(keyspace.get, key) for key in keys]
+        lsn = self._deferral.lsn
+        at = 0
+        for connection, count in owners:
+            null = connection.null
+            part = values if count == len(values) else values[at : at + count]
+            at += count
+            replies = [_get_reply(value, null) for value in part]
+            connection.reply(replies[0] if count == 1 else b"".join(replies), count, lsn)
+            connection.row += 1
+
+    def _sets(self, active: list[Connection], found: Scan) -> None:
+        """One `put_many` a keyspace for every connection whose next row is a run of SETs."""
+        data, starts, ends, rows = found.data, found.starts, found.ends, found.rows
+        batches: dict[Any, tuple[list[tuple[bytes, bytes]], list[tuple[Connection, int]]]] = {}
+        for connection in active:
+            if connection.row < connection.row_end:
+                _, first, count, kind = rows[connection.row]
+                if kind == SET and connection.session.plain:
+                    pairs, owners = batches.setdefault(connection.session.keyspace, ([], []))
+                    for i in range(first + 1, first + 3 * count, 3):
+                        pairs.append((data[starts[i] : ends[i]], data[starts[i + 1] : ends[i + 1]]))
+                    owners.append((connection, count))
+        for keyspace, (pairs, owners) in batches.items():
+            self._put_many(keyspace, pairs, owners)
+
+    def _put_many(self, keyspace: Any, pairs: list, owners: list[tuple[Connection, int]]) -> None:
+        if self._server.watches:
+            self._server.watches.touch(owners[0][0].session.db, [key for key, _ in pairs])
+        self._deferral.lsn = 0
+        self._wrote = True
+        try:
+            keyspace.put_many(pairs)
+            replies = None
+        except Exception:
+            outcomes = [_outcome(keyspace.put, *pair) for pair in pairs]
+            replies = [OK if outcome is None else failure(outcome) for outcome in outcomes]
+        lsn = self._deferral.lsn
+        at = 0
+        for connection, count in owners:
+            out = OK * count if replies is None else b"".join(replies[at : at + count])
+            at += count
+            connection.reply(out, count, lsn)
+            connection.row += 1
+
+    def _others(self, connection: Connection, found: Scan) -> None:
+        """A connection's commands one by one, up to its next run."""
+        rows, session = found.rows, connection.session
+        while connection.has_rows():
+            _, first, count, kind = rows[connection.row]
+            if kind == resp.OTHER:
+                connection.row += 1
+                self.execute(connection, found.arguments(first, count))
+            elif session.plain:
+                return
+            else:
+                self._single(connection, found, first, count, 2 if kind == GET else 3)
+
+    def _single(self, connection: Connection, found: Scan, first: int, count: int, width: int) -> None:
+        """A run that may not be served as one: within MULTI, or before AUTH."""
+        connection.row += 1
+        for i in range(first, first + count * width, width):
+            self.execute(connection, found.arguments(i, width))
+
+    # ---- one command ----
+
+    def execute(self, connection: Connection, arguments: list[bytes]) -> None:
+        session = connection.session
+        self._deferral.lsn = 0
+        if arguments[0].upper() in (b"POST", b"HOST:"):
+            log.warning("%s speaks HTTP to the RESP port: connection closed", session.address)
+            connection.abort()
+            return
+        entry = admit(session, arguments)
+        if not isinstance(entry, Command):
+            connection.reply(entry, 1, 0)
+        elif is_heavy(session, entry, arguments):
+            self._send_to_worker(connection, entry, arguments)
+        else:
+            self._wrote |= "write" in entry.flags or entry.name == "exec"
+            connection.reply(run(session, entry, arguments), 1, self._deferral.lsn)
+
+    def _send_to_worker(self, connection: Connection, entry: Command, arguments: list[bytes]) -> None:
+        session = connection.session
+        writes = "write" in entry.flags or entry.name == "exec"
+        places = self._server.watches.start(session.db, entry.keys_of(arguments) if writes else [])
+        connection.busy = True
+        self.working += 1
+
+        def work() -> None:
+            with self._store.deferred() as deferral:
+                reply = run(session, entry, arguments)
+            self._call_threadsafe(done, reply, deferral.lsn)
+
+        def done(reply: resp.Reply, lsn: int) -> None:
+            self.working -= 1
+            self._server.watches.finish(places)
+            if writes:
+                self._store.flush_soon()
+            connection.busy = False
+            connection.reply(reply, 1, lsn)
+            self._deliver([connection])
+            connection.go_on()
+
+        self._executor.submit(work)
+
+    # ---- replies ----
+
+    def _deliver(self, connections: list[Connection]) -> None:
+        """Write the replies that may be revealed; let the others wait."""
+        durable = self._store.durable_lsn
+        held = [connection for connection in connections if connection.deliver(durable)]
+        if held:
+            self._waiting.update(dict.fromkeys(held))
+            if self._store.durable_lsn != durable or self._store.failed:  # it came between, when nobody waited
+                self._release()
+
+    def _on_durable(self) -> None:
+        """From any thread: more became durable, or a flush failed."""
+        if self._waiting and not self._wake_sent:
+            self._wake_sent = True
+            self._call_threadsafe(self._release)
+
+    def _release(self) -> None:
+        self._wake_sent = False
+        failed = self._store.failed
+        durable = self._store.durable_lsn
+        for connection in list(self._waiting):
+            if not connection.release(durable, not_durable(failed) if failed else None):
+                del self._waiting[connection]
+
+    def forget(self, connection: Connection) -> None:
+        self._waiting.pop(connection, None)
+
+    @property
+    def is_idle(self) -> bool:
+        return not (self._ready or self._waiting or self.working)
+
+
+def _groups(ready: list[Connection]) -> list[list[Connection]]:
+    """Connections to read together: those with long buffers each alone."""
+    ready = [connection for connection in ready if connection.start()]
+    short = [connection for connection in ready if connection.size <= JOINED]
+    if len(short) == len(ready):
+        return [ready] if ready else []
+    groups = [[connection] for connection in ready if connection.size > JOINED]
+    return [*groups, short] if short else groups
+
+
+def _get_reply(value: bytes | bytearray | None, null: bytes) -> bytes:
+    if value is None:
+        return null
+    return failure(value) if isinstance(value, Exception) else b"$%d\r\n%b\r\n" % (len(value), value)
+
+
+def _outcome(function: Callable, *arguments: bytes) -> Any:
+    """A batch failed as a whole: each alone, so that only who is concerned gets the error."""
+    try:
+        return function(*arguments)
+    except Exception as problem:
+        return problem

@@ -1,0 +1,58 @@
+"""Who may ask. With a password every request carries it, but for the probes. Without one the server is on loopback,
+where a browser can reach it for any page it shows: a page of another origin is refused, and so is a host name that is
+not of this machine, behind which such a page may hide."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+from urllib.parse import urlsplit
+
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler
+
+from .context import SERVER
+from .problems import Problem
+
+PROBES = ("/healthz", "/readyz")
+
+
+@web.middleware
+async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+    password = request.app[SERVER].config.password
+    if request.path not in PROBES:
+        if password:
+            _check_bearer(request, str(password))
+        else:
+            _check_host(request)
+            _check_origin(request)
+    return await handler(request)
+
+
+def _check_bearer(request: web.Request, password: str) -> None:
+    scheme, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
+    right = hmac.compare_digest(given.strip().encode("utf-8", "surrogateescape"), password.encode())
+    if scheme.lower() != "bearer" or not right:
+        detail = "this server has a password: send it as Authorization: Bearer <password>"
+        raise Problem(401, "unauthorized", detail, {hdrs.WWW_AUTHENTICATE: "Bearer"})
+
+
+def _check_host(request: web.Request) -> None:
+    name = urlsplit(f"//{request.host}").hostname or ""
+    if not (name == "localhost" or name.endswith(".localhost") or _is_address(name)):
+        detail = f"without a password this server answers to localhost and to addresses only, not to {name!r}"
+        raise Problem(403, "host", detail)
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _check_origin(request: web.Request) -> None:
+    origin = request.headers.get(hdrs.ORIGIN)
+    if origin is not None and urlsplit(origin).netloc != request.host:
+        raise Problem(403, "origin", f"without a password this server serves no pages of {origin}")

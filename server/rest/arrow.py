@@ -1,0 +1,128 @@
+"""Rows as Arrow IPC streams. pyarrow is not among pmkv's requirements; where it is missing, Arrow is refused with a 415
+that says so.
+
+A row is one value, a fixed-size list of values (its shape laid flat) or, in a structured table, a struct of these. For
+pooling, `ids` is a column of lists, one bag each, and `weights` one of the same lengths.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .jsonrows import fixed
+from .problems import Problem, invalid
+
+Array = NDArray[Any]
+
+
+def pyarrow() -> Any:
+    try:
+        import pyarrow  # type: ignore[import-not-found, import-untyped, unused-ignore]
+    except ImportError:
+        detail = (
+            "this server has no pyarrow and so no Arrow: pip install pyarrow there, or send and accept .npz or JSON"
+        )
+        raise Problem(415, "format", detail) from None
+    return pyarrow
+
+
+def read_arrow(body: bytes) -> dict[str, Any]:
+    """The columns of a stream by name, each a pyarrow.Array. Raises Problem 400."""
+    pa = pyarrow()
+    try:
+        table = pa.ipc.open_stream(pa.py_buffer(body)).read_all()
+        table.validate(full=True)
+        return {name: table.column(name).combine_chunks() for name in table.column_names}
+    except (pa.ArrowException, ValueError, OSError, KeyError) as error:
+        raise invalid(f"the body is not an Arrow IPC stream: {error}") from None
+
+
+def write_arrow(columns: Mapping[str, Array]) -> bytes:
+    """Arrays of equal length as one record batch."""
+    pa = pyarrow()
+    try:
+        arrays = [_column(pa, array) for array in columns.values()]
+        batch = pa.record_batch(arrays, names=list(columns))
+    except (pa.ArrowException, ValueError) as error:
+        raise Problem(406, "format", f"these rows have no form in Arrow ({error}): accept .npz") from None
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as stream:
+        stream.write_batch(batch)
+    return bytes(sink.getvalue().to_pybytes())
+
+
+def _column(pa: Any, array: Array) -> Any:
+    if array.dtype.names is not None and array.ndim == 1:
+        names = list(array.dtype.names)
+        return pa.StructArray.from_arrays([_column(pa, array[name]) for name in names], names)
+    flat = array.reshape(-1)
+    values = _column(pa, flat) if array.dtype.names is not None else pa.array(_plain(flat))
+    size = math.prod(array.shape[1:])
+    return values if array.ndim == 1 else pa.FixedSizeListArray.from_arrays(values, size)
+
+
+def _plain(flat: Array) -> Any:
+    """Contiguous and little-endian, as pyarrow wants it; bytes of any content as binary."""
+    if flat.dtype.kind in "SV":
+        return flat.tolist()
+    return np.ascontiguousarray(flat, flat.dtype.newbyteorder("="))
+
+
+def to_array(column: Any, dtype: np.dtype[Any], shape: tuple[int, ...], what: str) -> Array:
+    """A column as (n, *shape) of `dtype`. Raises Problem 400."""
+    pa = pyarrow()
+    if column.null_count:
+        raise invalid(f"column '{what}' has {column.null_count} nulls")
+    count = len(column)
+    try:
+        values = _flat(pa, column, count * math.prod(shape), what) if shape else column
+        return _elements(pa, values, dtype, what).reshape(count, *shape)
+    except (pa.ArrowException, ValueError, TypeError, AttributeError) as error:
+        raise invalid(f"column '{what}' ({column.type}) does not fit {dtype} of shape {shape}: {error}") from None
+
+
+def _flat(pa: Any, column: Any, wanted: int, what: str) -> Any:
+    values = column.flatten()
+    if len(values) != wanted:
+        raise invalid(f"column '{what}' has {len(values)} values; {wanted} are wanted")
+    if values.null_count:
+        raise invalid(f"column '{what}' has nulls in its lists")
+    return values
+
+
+def _elements(pa: Any, values: Any, dtype: np.dtype[Any], what: str) -> Array:
+    if dtype.names is None:
+        if dtype.kind in "SVU":
+            return fixed([_same_kind(item, dtype) for item in values.to_pylist()], dtype)
+        found = values.to_numpy(zero_copy_only=False)
+        if not np.can_cast(found.dtype, dtype, "same_kind"):
+            raise ValueError(f"it holds {found.dtype}")
+        return found.astype(dtype)
+    array = np.zeros(len(values), dtype)
+    for name in dtype.names:
+        element, shape = dtype[name].subdtype or (dtype[name], ())
+        array[name] = to_array(values.field(name), element, shape, f"{what}.{name}")
+    return array
+
+
+def _same_kind(item: Any, dtype: np.dtype[Any]) -> Any:
+    """A string for a field of bytes is taken as UTF-8."""
+    return item.encode() if isinstance(item, str) and dtype.kind != "U" else item
+
+
+def is_lists(column: Any) -> bool:
+    types = pyarrow().types
+    return bool(types.is_list(column.type) or types.is_large_list(column.type))
+
+
+def lists(column: Any, what: str) -> tuple[Any, Array]:
+    """A column of lists as (its values, the offsets where each list begins)."""
+    if not is_lists(column) or column.null_count:
+        raise invalid(f"column '{what}' is {column.type}; a bag is a list without nulls")
+    ends = np.cumsum(column.value_lengths().to_numpy(), dtype=np.int64)
+    return column.flatten(), np.concatenate([np.zeros(1, np.int64), ends])[: len(column)]

@@ -1,0 +1,124 @@
+"""Bodies of row requests and replies. A request becomes a `Message` of arrays and options whatever its format; a reply
+is named arrays and a few scalars, written in the format asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import arrow, jsonrows, npy
+from .formats import ARROW, JSON, NPY, NPZ
+from .problems import Problem, invalid
+
+Array = NDArray[Any]
+INTEGERS = ("ids", "offsets")
+NAMES = ("ids", "rows", "offsets", "weights")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What one row of a table is: the dtype of an element and the row's shape."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class Message:
+    """The arrays and options of a request; `arrays` has what was sent of ids, rows, offsets and weights."""
+
+    arrays: dict[str, Array] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def need(self, name: str) -> Array:
+        if name not in self.arrays:
+            raise invalid(f"the request has no '{name}'")
+        return self.arrays[name]
+
+
+def decode(body: bytes, form: str, row: Row, limit: int) -> Message:
+    """A request about one table. Raises Problem 400 or 415."""
+    if form == JSON:
+        return _from_json(body, row)
+    if form == ARROW:
+        return Message(_from_arrow(arrow.read_arrow(body), row))
+    arrays = {"ids": npy.read_npy(body)} if form == NPY else npy.read_npz(body, limit)
+    unknown = arrays.keys() - set(NAMES)
+    if unknown:
+        raise invalid(f"the .npz has {sorted(unknown)}; it may have {', '.join(NAMES)}")
+    return Message({name: _checked(array, name) for name, array in arrays.items()})
+
+
+def decode_ids(body: bytes, form: str, limit: int) -> dict[str, Array]:
+    """A request about several tables: ids by table. JSON: {"tables": {name: ids}}; .npz: an array a table."""
+    if form == NPZ:
+        return {name: _checked(array, "ids") for name, array in npy.read_npz(body, limit).items()}
+    if form != JSON:
+        raise Problem(415, "format", f"ids of several tables travel as {JSON} or {NPZ}")
+    value = jsonrows.parse(body)
+    tables = value.get("tables") if isinstance(value, dict) else None
+    if not isinstance(tables, dict) or value.keys() != {"tables"}:
+        raise invalid('the body must be {"tables": {name: [ids]}}')
+    return {name: jsonrows.to_integers(ids, f"tables.{name}") for name, ids in tables.items()}
+
+
+def _from_json(body: bytes, row: Row) -> Message:
+    value = jsonrows.parse(body) if body else {}
+    if not isinstance(value, dict):
+        raise invalid("the body must be a JSON object")
+    message = Message()
+    for name, item in value.items():
+        if name in INTEGERS:
+            message.arrays[name] = jsonrows.to_integers(item, name)
+        elif name == "rows":
+            message.arrays[name] = jsonrows.to_rows(item, row.dtype, row.shape)
+        elif name == "weights" and item is not None:
+            message.arrays[name] = jsonrows.to_rows(item, np.dtype("<f4"), (), name)
+        elif name != "weights":
+            message.options[name] = item
+    return message
+
+
+def _from_arrow(columns: dict[str, Any], row: Row) -> dict[str, Array]:
+    unknown = columns.keys() - {"ids", "rows", "weights"}
+    if unknown:
+        raise invalid(f"the stream has columns {sorted(unknown)}; it may have ids, rows and, for bags, weights")
+    arrays: dict[str, Array] = {}
+    ids = columns.get("ids")
+    if ids is not None and arrow.is_lists(ids):
+        ids, arrays["offsets"] = arrow.lists(ids, "ids")
+    if ids is not None:
+        arrays["ids"] = arrow.to_array(ids, np.dtype("<i8"), (), "ids")
+    if "rows" in columns:
+        arrays["rows"] = arrow.to_array(columns["rows"], row.dtype, row.shape, "rows")
+    if "weights" in columns:
+        arrays["weights"] = arrow.to_array(
+            arrow.lists(columns["weights"], "weights")[0], np.dtype("<f4"), (), "weights"
+        )
+    return arrays
+
+
+def _checked(array: Array, name: str) -> Array:
+    """Ids and offsets as one-dimensional int64; rows are left for the table to judge."""
+    if name not in INTEGERS:
+        return array
+    if array.ndim != 1 or array.dtype.kind not in "iu" or not np.can_cast(array.dtype, np.int64):
+        raise invalid(f"'{name}' must be a one-dimensional array of int64, not {array.dtype} of shape {array.shape}")
+    return np.ascontiguousarray(array, "<i8")
+
+
+def encode(form: str, arrays: Mapping[str, Array], scalars: Mapping[str, Any] | None = None) -> bytes:
+    """A reply. The scalars are in its headers too, and only there in formats that have no place for them."""
+    if form == JSON:
+        return jsonrows.dump({**(scalars or {}), **{name: jsonrows.jsonable(array) for name, array in arrays.items()}})
+    if form == ARROW:
+        return arrow.write_arrow(arrays)
+    if form == NPZ:
+        return npy.write_npz(arrays)
+    if len(arrays) > 1:
+        raise Problem(406, "format", f"{' and '.join(arrays)} are more than the one array of a .npy: accept {NPZ}")
+    return npy.write_npy(next(iter(arrays.values())))

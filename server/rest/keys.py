@@ -1,0 +1,203 @@
+"""/v1/keys: byte keys to byte values. A key is the percent-encoded rest of the path, slashes included, or ?key64=, in
+base64url, which is easier for binary ones."""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Iterable
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+import xxhash
+from aiohttp import ETag, hdrs, web
+
+from . import jsonrows
+from .context import INLINE, MAX_VALUE, database, integer, query, read_body, run, run_write, store_of
+from .formats import BYTES, JSON, wanted
+from .problems import Problem, invalid
+
+PATH = "/v1/keys/"
+EXPIRES = "Pmkv-Expire-At"  # a header: milliseconds since the epoch
+MAX_LIMIT, MAX_BATCH = 10_000, 10_000
+MAX_TTL_MS = 1 << 52
+PARAMETERS = ("db", "key64")
+
+
+def etag_of(value: bytes) -> str:
+    return xxhash.xxh3_128_hexdigest(value)
+
+
+def key_of(request: web.Request, parameters: dict[str, str]) -> bytes:
+    """The raw path is decoded here: bytes that are no UTF-8, and %2F, must arrive as they were sent."""
+    if "key64" in parameters:
+        return jsonrows.from_base64(parameters["key64"])
+    return unquote_to_bytes(request.rel_url.raw_path.removeprefix(PATH))
+
+
+class Conditions:
+    """If-Match and If-None-Match of a request."""
+
+    def __init__(self, request: web.Request) -> None:
+        self.match, self.none = request.if_match, request.if_none_match
+
+    def __bool__(self) -> bool:
+        return self.match is not None or self.none is not None
+
+    def refused(self, value: bytes | None) -> bool:
+        """Whether what is stored (None: nothing) forbids the request."""
+        tag = None if value is None else etag_of(value)
+        missed = self.match is not None and not _covers(self.match, tag, weakly=False)
+        return missed or (self.none is not None and _covers(self.none, tag, weakly=True))
+
+    def require(self, value: bytes | None) -> None:
+        if self.refused(value):
+            stored = "there is no such key" if value is None else f'its ETag is "{etag_of(value)}"'
+            raise Problem(412, "precondition", f"If-Match or If-None-Match forbids it: {stored}")
+
+
+def _covers(tags: Iterable[ETag], tag: str | None, weakly: bool) -> bool:
+    return tag is not None and any(one.value in ("*", tag) and (weakly or not one.is_weak) for one in tags)
+
+
+def missing(key: bytes) -> Problem:
+    return Problem(404, "unknown-key", f"there is no key {key[:80]!r}")
+
+
+async def get_key(request: web.Request) -> web.Response:
+    parameters = query(request, *PARAMETERS)
+    key, space = key_of(request, parameters), store_of(request).keyspace(database(parameters))
+    form = wanted(request, (BYTES, JSON), BYTES)
+    size = await run(request, lambda: space.size(key))
+    entry = await run(request, lambda: space.entry(key), size or 0)
+    conditions = Conditions(request)
+    if conditions.match is not None:
+        conditions.require(None if entry is None else entry[0])
+    if entry is None:
+        raise missing(key)
+    value, expire_at = entry
+    headers = {hdrs.ETAG: f'"{etag_of(value)}"', hdrs.VARY: hdrs.ACCEPT}
+    if expire_at:
+        headers[EXPIRES] = str(expire_at)
+    if conditions.refused(value):
+        return web.Response(status=304, headers=headers)
+    body = value if form == BYTES else jsonrows.dump({**to_json(value), "expire_at": expire_at or None})
+    return web.Response(body=body, headers=headers, content_type=form)
+
+
+def to_json(value: bytes) -> dict[str, str]:
+    """{value, encoding}: as text where it is UTF-8, else in base64."""
+    try:
+        return {"value": value.decode(), "encoding": "utf8"}
+    except UnicodeDecodeError:
+        return {"value": base64.b64encode(value).decode(), "encoding": "base64"}
+
+
+def from_json(body: bytes) -> bytes:
+    value = jsonrows.parse(body)
+    if not isinstance(value, dict) or not {"value"} <= value.keys() <= {"value", "encoding"}:
+        raise invalid(
+            f'as {JSON} a value is {{"value": "...", "encoding": "utf8" or "base64"}}; '
+            f"to store JSON text itself, send it as {BYTES}"
+        )
+    return text_to_bytes(value["value"], value.get("encoding", "utf8"))
+
+
+def text_to_bytes(text: Any, encoding: Any) -> bytes:
+    if encoding not in ("utf8", "base64") or not isinstance(text, str):
+        raise invalid("'encoding' must be utf8 or base64, and what it encodes a string")
+    return text.encode() if encoding == "utf8" else jsonrows.from_base64(text)
+
+
+async def put_key(request: web.Request) -> web.Response:
+    parameters = query(request, *PARAMETERS, "ttl_ms")
+    key, db = key_of(request, parameters), database(parameters)
+    store = store_of(request)
+    space = store.keyspace(db)
+    expire_at = None
+    if "ttl_ms" in parameters:
+        expire_at = int(time.time() * 1000) + integer(parameters["ttl_ms"], "ttl_ms", 1, MAX_TTL_MS)
+    value = await read_body(request, MAX_VALUE)
+    if request.content_type == JSON:
+        value = from_json(value)
+    conditions = Conditions(request)
+
+    def work() -> bool:
+        if not conditions:
+            existed = key in space
+            space.put(key, value, expire_at=expire_at)
+            return existed
+        with store.batch(reserve=len(key) + len(value)):
+            current = space.get(key)
+            conditions.require(current)
+            space.put(key, value, expire_at=expire_at)
+            return current is not None
+
+    existed = await run_write(request, db, key, work, len(value))
+    return web.Response(status=204 if existed else 201, headers={hdrs.ETAG: f'"{etag_of(value)}"'})
+
+
+async def delete_key(request: web.Request) -> web.Response:
+    parameters = query(request, *PARAMETERS)
+    key, db = key_of(request, parameters), database(parameters)
+    store = store_of(request)
+    space, conditions = store.keyspace(db), Conditions(request)
+
+    def work() -> bool:
+        if not conditions:
+            return bool(space.delete(key))
+        with store.batch(reserve=len(key)):
+            conditions.require(space.get(key))
+            return bool(space.delete(key))
+
+    if not await run_write(request, db, key, work):
+        raise missing(key)
+    return web.Response(status=204)
+
+
+async def get_keys(request: web.Request) -> web.Response:
+    """/v1/keys: the one key that ?key64= names, or a list in key order."""
+    if "key64" in request.query:
+        return await get_key(request)
+    parameters = query(request, "db", "prefix", "prefix64", "limit", "cursor")
+    space = store_of(request).keyspace(database(parameters))
+    limit = integer(parameters.get("limit", "100"), "limit", 1, MAX_LIMIT)
+    prefix = parameters.get("prefix", "").encode("utf-8", "surrogateescape")
+    if "prefix64" in parameters:
+        prefix = jsonrows.from_base64(parameters["prefix64"])
+    start = jsonrows.from_base64(parameters["cursor"]) + b"\0" if parameters.get("cursor") else None
+
+    def work() -> list[bytes]:
+        return [key for key, _ in space.scan(prefix=prefix, start=start, limit=limit)]
+
+    found = await run(request, work, INLINE + 1)  # a first scan sorts
+    cursor = base64url(found[-1]) if len(found) == limit else None
+    return reply({"keys": [key_to_json(key) for key in found], "cursor": cursor})
+
+
+def key_to_json(key: bytes) -> dict[str, str]:
+    try:
+        return {"key": key.decode()}
+    except UnicodeDecodeError:
+        return {"key64": base64url(key)}
+
+
+def base64url(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")
+
+
+async def batch_get(request: web.Request) -> web.Response:
+    space = store_of(request).keyspace(database(query(request, "db")))
+    asked = jsonrows.parse(await read_body(request))
+    if not isinstance(asked, dict) or not {"keys"} <= asked.keys() <= {"keys", "encoding"}:
+        raise invalid('the body must be {"keys": [...], "encoding": "utf8" or "base64"}')
+    names, encoding = asked["keys"], asked.get("encoding", "utf8")
+    if not isinstance(names, list) or len(names) > MAX_BATCH:
+        raise invalid(f"'keys' must be a list of at most {MAX_BATCH} strings")
+    found = [text_to_bytes(name, encoding) for name in names]
+    values = await run(request, lambda: space.get_many(found))
+    return reply({"values": [None if value is None else to_json(value) for value in values]})
+
+
+def reply(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    return web.Response(body=jsonrows.dump(value), status=status, headers=headers, content_type=JSON)

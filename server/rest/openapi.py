@@ -1,0 +1,334 @@
+"""The OpenAPI 3.1 description of the REST face. A test holds it against the routes."""
+
+from __future__ import annotations
+
+import functools
+from importlib import metadata
+from typing import Any
+
+from .formats import ARROW, BYTES, JSON, NPY, NPZ
+from .problems import PROBLEM_TYPE
+
+Schema = dict[str, Any]
+
+STRING: Schema = {"type": "string"}
+INTEGER: Schema = {"type": "integer", "format": "int64"}
+NULL: Schema = {"type": "null"}
+BINARY: Schema = {}  # raw bytes: OpenAPI 3.1 describes them by the media type alone
+IDS: Schema = {"type": "array", "items": INTEGER}
+NUMBER_OR_NULL: Schema = {"type": ["number", "null"]}
+
+
+def ref(name: str) -> Schema:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def listing(items: Schema) -> Schema:
+    return {"type": "array", "items": items}
+
+
+def record(required: str, **properties: Schema) -> Schema:
+    return {
+        "type": "object",
+        "required": required.split(),
+        "properties": properties,
+        "additionalProperties": False,
+    }
+
+
+def optional(schema: Schema) -> Schema:
+    return {"anyOf": [schema, NULL]}
+
+
+ROWS: Schema = {
+    "type": "array",
+    "description": "One entry an id: a number, (nested) lists of the row's shape, or an object of a structured table's "
+    "fields. NaN and the infinities are null, null is NaN. Bytes are UTF-8 text or {base64: ...}, complex numbers "
+    "[real, imaginary], datetime64 ISO 8601, timedelta64 its count.",
+}
+DTYPE: Schema = {
+    "description": 'NumPy descr: "<f4", or for a structured dtype [["price", "<f4"], ["emb", "<f4", [16]]].',
+    "type": ["string", "array"],
+}
+
+SCHEMAS: dict[str, Schema] = {
+    "Problem": {
+        "type": "object",
+        "description": "RFC 9457. `type` is for programs (pmkv:full, pmkv:invalid, ...), `detail` for people.",
+        "required": ["type", "title", "status", "detail"],
+        "properties": {"type": STRING, "title": STRING, "status": {"type": "integer"}, "detail": STRING},
+    },
+    "Value": record(
+        "value encoding",
+        value=STRING,
+        encoding={"enum": ["utf8", "base64"]},
+        expire_at={"type": ["integer", "null"], "description": "Milliseconds since the epoch; null: never."},
+    ),
+    "ValueToPut": record("value", value=STRING, encoding={"enum": ["utf8", "base64"], "default": "utf8"}),
+    "Keys": record(
+        "keys cursor",
+        keys=listing({"anyOf": [record("key", key=STRING), record("key64", key64=STRING)]}),
+        cursor={"type": ["string", "null"], "description": "For the next page; null at the end."},
+    ),
+    "KeysToGet": record("keys", keys=listing(STRING), encoding={"enum": ["utf8", "base64"], "default": "utf8"}),
+    "Values": record("values", values=listing(optional(ref("Value")))),
+    "TableToCreate": record(
+        "name dtype",
+        name={"type": "string", "pattern": "^[A-Za-z0-9_][A-Za-z0-9_.:-]{0,127}$"},
+        dtype=DTYPE,
+        shape={"type": "array", "items": {"type": "integer", "minimum": 1}, "description": "Of one row; [] for one."},
+        rows={"type": ["integer", "null"], "description": "Dense: ids are 0..rows-1. null: any int64."},
+    ),
+    "Table": record(
+        "name id dtype shape width rows length",
+        name=STRING,
+        id=INTEGER,
+        dtype=DTYPE,
+        shape=listing({"type": "integer"}),
+        width={"type": "integer", "description": "Bytes a row."},
+        rows={"type": ["integer", "null"]},
+        length={"type": "integer", "description": "How many ids are stored."},
+    ),
+    "Tables": record("tables", tables=listing(ref("Table"))),
+    "RowsToGet": record(
+        "ids",
+        ids=IDS,
+        default={**NUMBER_OR_NULL, "description": "Fills absent rows; null is NaN.", "default": 0},
+        return_found={"type": "boolean", "default": False},
+        fields={"type": ["array", "null"], "items": STRING, "description": "Of a structured table: only these."},
+    ),
+    "RowsToPut": record("ids rows", ids=IDS, rows=ROWS),
+    "RowsToPool": record(
+        "ids offsets",
+        ids=IDS,
+        offsets={**IDS, "description": "Where each bag begins in ids."},
+        weights={"type": ["array", "null"], "items": NUMBER_OR_NULL},
+        mode={"enum": ["sum", "mean", "max"], "default": "sum"},
+    ),
+    "RowsToDelete": record("ids", ids=IDS),
+    "RowsToScan": record(
+        "", cursor={"type": ["string", "integer"], "default": "0"}, count={"type": "integer", "default": 1000}
+    ),
+    "Rows": record("rows", rows=ROWS, found={"type": "array", "items": {"type": "boolean"}}),
+    "Scanned": record(
+        "cursor ids rows", cursor={"type": "string", "description": '"0" at the end'}, ids=IDS, rows=ROWS
+    ),
+    "Count": record("count", count={"type": "integer"}),
+    "TablesToGather": record("tables", tables={"type": "object", "additionalProperties": IDS}),
+    "Gathered": record("tables", tables={"type": "object", "additionalProperties": ROWS}),
+}
+
+MEANINGS = {
+    "304": "Not changed: If-None-Match has its ETag.",
+    "400": "What was sent is wrong; `detail` says where.",
+    "401": "No password, or not the right one.",
+    "403": "Of another origin or host (without a password), or the store is read-only.",
+    "404": "No such key, table or path.",
+    "406": "Accept allows no format this can be had in.",
+    "409": "The name is taken.",
+    "412": "If-Match or If-None-Match forbids it.",
+    "413": "The body is too long.",
+    "415": "The body's format is not known, or Arrow without pyarrow.",
+    "500": "Damaged data, or a defect.",
+    "503": "The store is closed or its log failed.",
+    "507": "The pool is full: earlier data can be read, deletes are possible.",
+}
+
+
+def parameter(name: str, where: str, schema: Schema, text: str) -> Schema:
+    return {"name": name, "in": where, "required": where == "path", "schema": schema, "description": text}
+
+
+DB = parameter("db", "query", {"type": "integer", "minimum": 0, "maximum": 15, "default": 0}, "The keyspace.")
+KEY = parameter("key", "path", STRING, "Percent-encoded bytes; may hold slashes, encoded or not.")
+KEY64 = parameter("key64", "query", STRING, "The key in base64url, padding optional: for binary keys.")
+TABLE = parameter("table", "path", STRING, "A table's name.")
+TTL = parameter("ttl_ms", "query", {"type": "integer", "minimum": 1}, "Lives so long; without it, for ever.")
+CONDITIONS = [
+    parameter("If-Match", "header", STRING, "ETags or *: only if the stored value has one of these."),
+    parameter("If-None-Match", "header", STRING, "ETags or *: only if the stored value has none of these."),
+]
+ROW_OPTIONS = {
+    "default": parameter("default", "query", {"type": "number"}, "As in the JSON body."),
+    "return_found": parameter("return_found", "query", {"type": "boolean"}, "As in the JSON body."),
+    "fields": parameter("fields", "query", STRING, "Names with commas between."),
+    "mode": parameter("mode", "query", {"enum": ["sum", "mean", "max"]}, "As in the JSON body."),
+    "cursor": parameter("cursor", "query", STRING, "As in the JSON body."),
+    "count": parameter("count", "query", {"type": "integer", "minimum": 1}, "As in the JSON body."),
+}
+HEADERS: Schema = {
+    "Pmkv-Version": {"schema": STRING, "description": "Promotions and rollbacks so far, and the last LSN: n-lsn."}
+}
+
+
+def content(schema: Schema, *others: str) -> Schema:
+    return {JSON: {"schema": schema}, **{form: {"schema": BINARY} for form in others}}
+
+
+def answer(text: str, body: Schema | None = None, **headers: str) -> Schema:
+    named = {name.replace("_", "-"): {"schema": STRING, "description": meaning} for name, meaning in headers.items()}
+    return {"description": text, "headers": {**HEADERS, **named}, **({"content": body} if body else {})}
+
+
+def operation(
+    name: str,
+    summary: str,
+    good: dict[str, Schema],
+    problems: str = "",
+    parameters: list[Schema] | None = None,
+    body: Schema | None = None,
+) -> Schema:
+    refused = {
+        status: answer(MEANINGS[status], None if status == "304" else {PROBLEM_TYPE: {"schema": ref("Problem")}})
+        for status in f"400 401 403 500 503 {problems}".split()
+    }
+    described: Schema = {"operationId": name, "summary": summary, "responses": {**good, **refused}}
+    if parameters:
+        described["parameters"] = parameters
+    if body:
+        described["requestBody"] = {"required": True, "content": body}
+    return described
+
+
+def key_operations(place: Schema, suffix: str) -> dict[str, Schema]:
+    where, tag = [place, DB, *CONDITIONS], "Its hash, in quotes."
+    value = answer("The value.", content(ref("Value"), BYTES), ETag=tag, Pmkv_Expire_At="Milliseconds since the epoch.")
+    put = content(ref("ValueToPut"), BYTES, "*/*")
+    return {
+        "get": operation(f"getKey{suffix}", "Read a key", {"200": value}, "304 404 406 412", where),
+        "head": operation(f"headKey{suffix}", "Ask for a key's headers", {"200": value}, "304 404 406 412", where),
+        "put": operation(
+            f"putKey{suffix}",
+            "Write a key",
+            {"201": answer("It was not there.", ETag=tag), "204": answer("It was there.", ETag=tag)},
+            "412 413 507",
+            [*where, TTL],
+            put,
+        ),
+        "delete": operation(f"deleteKey{suffix}", "Delete a key", {"204": answer("Gone.")}, "404 412", where),
+    }
+
+
+def list_or_get() -> dict[str, Schema]:
+    """/v1/keys: the list, and with ?key64= the operations on one key."""
+    one = key_operations(KEY64, "64")
+    pages = [
+        parameter("prefix", "query", STRING, "Only keys that begin so."),
+        parameter("prefix64", "query", STRING, "The same in base64url."),
+        parameter("limit", "query", {"type": "integer", "minimum": 1, "maximum": 10_000, "default": 100}, "At most."),
+        parameter("cursor", "query", STRING, "Of the page before."),
+    ]
+    schema = {"anyOf": [ref("Keys"), ref("Value")]}
+    found = answer("Keys in order; with key64, its value.", content(schema, BYTES))
+    where = [KEY64, DB, *CONDITIONS, *pages]
+    listed = operation(
+        "listKeys", "List keys, or read the one that key64 names", {"200": found}, "304 404 406 412", where
+    )
+    return {**one, "get": listed, "head": {**listed, "operationId": "headKeys"}}
+
+
+def rows(name: str, summary: str, takes: str, gives: str, options: str = "", more: str = "404 413 415") -> Schema:
+    """An operation on rows; those that give rows give them in every format."""
+    arrays = gives in ("Rows", "Scanned")
+    body = content(ref(takes), NPZ, ARROW, *([NPY] if takes in ("RowsToGet", "RowsToDelete") else []))
+    reply = content(ref(gives), NPZ, ARROW, NPY) if arrays else content(ref(gives))
+    cursor = {"Pmkv_Cursor": "For the next call; 0 at the end."} if gives == "Scanned" else {}
+    parameters = [TABLE, *(ROW_OPTIONS[option] for option in options.split())]
+    problems = f"{more} 406" if arrays else more
+    return operation(name, summary, {"200": answer("Done.", reply, **cursor)}, problems, parameters, body)
+
+
+def paths() -> dict[str, dict[str, Schema]]:
+    def simple(name: str, summary: str, body: Schema) -> dict[str, Schema]:
+        one = operation(name, summary, {"200": answer("As asked.", body)})
+        return {"get": one, "head": {**one, "operationId": f"{name}Head"}}
+
+    table_in, any_json = [TABLE], content({"type": "object"})
+    made = answer("Created.", content(ref("Table")), Location="Its path.")
+    one_table = operation(
+        "getTable", "Describe a table", {"200": answer("It.", content(ref("Table")))}, "404", table_in
+    )
+    gathered = {"200": answer("Rows by table, absent ones zero.", content(ref("Gathered"), NPZ))}
+    return {
+        "/v1/keys": list_or_get(),
+        "/v1/keys/{key}": key_operations(KEY, ""),
+        "/v1/keys:batchGet": {
+            "post": operation(
+                "batchGetKeys",
+                "Read many keys",
+                {"200": answer("A value or null a key.", content(ref("Values")))},
+                "413",
+                [DB],
+                content(ref("KeysToGet")),
+            )
+        },
+        "/v1/tables": {
+            **simple("listTables", "Describe all tables", content(ref("Tables"))),
+            "post": operation(
+                "createTable", "Create a table", {"201": made}, "409 413 507", None, content(ref("TableToCreate"))
+            ),
+        },
+        "/v1/tables/{table}": {
+            "get": one_table,
+            "head": {**one_table, "operationId": "headTable"},
+            "delete": operation("dropTable", "Drop a table", {"204": answer("Gone.")}, "404", table_in),
+        },
+        **row_paths(),
+        "/v1/rows:get": {
+            "post": operation(
+                "gather",
+                "Read rows of several tables, of one version",
+                gathered,
+                "404 406 413 415",
+                None,
+                content(ref("TablesToGather"), NPZ),
+            )
+        },
+        "/v1/stats": simple("stats", "Numbers of the store and the server", any_json),
+        "/healthz": simple("healthz", "Alive? (without password)", any_json),
+        "/readyz": simple("readyz", "Serving? (without password)", any_json),
+        "/metrics": simple("metrics", "For Prometheus", {"text/plain": {"schema": STRING}}),
+        "/openapi.json": simple("openapi", "This description", any_json),
+    }
+
+
+def row_paths() -> dict[str, dict[str, Schema]]:
+    base, put = "/v1/tables/{table}/rows:", "404 413 415 507"
+    return {
+        f"{base}get": {"post": rows("getRows", "Read rows", "RowsToGet", "Rows", "default return_found fields")},
+        f"{base}put": {"post": rows("putRows", "Write rows", "RowsToPut", "Count", "", put)},
+        f"{base}add": {"post": rows("addRows", "Add to rows, absent ones zero", "RowsToPut", "Count", "", put)},
+        f"{base}pool": {"post": rows("poolRows", "Reduce bags of rows", "RowsToPool", "Rows", "mode")},
+        f"{base}delete": {"post": rows("deleteRows", "Delete rows", "RowsToDelete", "Count")},
+        f"{base}scan": {"post": rows("scanRows", "Read on from a cursor", "RowsToScan", "Scanned", "cursor count")},
+    }
+
+
+@functools.cache
+def document() -> dict[str, Any]:
+    probes = ("/healthz", "/readyz")
+    described = paths()
+    for path in probes:
+        for one in described[path].values():
+            one["security"] = []
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "pmkv",
+            "version": version(),
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+            "description": "Keys and tables over HTTP. Rows travel as JSON, .npy (one array), .npz (arrays ids, rows, "
+            "offsets, weights) or Arrow IPC streams (columns of these names), by Content-Type and Accept; without "
+            "Accept, in the format of the request.",
+        },
+        "security": [{"password": []}, {}],
+        "paths": described,
+        "components": {"schemas": SCHEMAS, "securitySchemes": {"password": {"type": "http", "scheme": "bearer"}}},
+    }
+
+
+def version() -> str:
+    try:
+        return metadata.version("pmkv")
+    except metadata.PackageNotFoundError:
+        return "0"

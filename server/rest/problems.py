@@ -1,0 +1,99 @@
+"""What went wrong, as application/problem+json (RFC 9457). Every error a handler can raise becomes one here; what no
+one foresaw is logged and told as a 500 without its insides."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from http import HTTPStatus
+
+import orjson
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from pmkv.errors import (
+    ClosedError,
+    ConflictError,
+    CorruptionError,
+    ExistsError,
+    FormatError,
+    FullError,
+    InvalidError,
+    PmkvError,
+    ReadOnlyError,
+    UnknownNameError,
+)
+
+PROBLEM_TYPE = "application/problem+json"
+
+STATUS_OF: dict[type[PmkvError], tuple[int, str]] = {
+    InvalidError: (400, "invalid"),
+    UnknownNameError: (404, "unknown-name"),
+    ExistsError: (409, "exists"),
+    ConflictError: (409, "conflict"),
+    ReadOnlyError: (403, "read-only"),
+    FullError: (507, "full"),
+    ClosedError: (503, "closed"),
+    CorruptionError: (500, "corruption"),
+    FormatError: (500, "format"),
+}
+
+log = logging.getLogger("pmkv.rest")
+
+
+class Problem(Exception):
+    """An answer that is an error: `kind` names it for programs, `detail` tells a person what to do."""
+
+    def __init__(self, status: int, kind: str, detail: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.status, self.kind, self.detail, self.headers = status, kind, detail, dict(headers or {})
+
+    def response(self) -> web.Response:
+        body = {
+            "type": f"pmkv:{self.kind}",
+            "title": HTTPStatus(self.status).phrase,
+            "status": self.status,
+            "detail": self.detail,
+        }
+        return web.Response(
+            body=orjson.dumps(body), status=self.status, headers=self.headers, content_type=PROBLEM_TYPE
+        )
+
+
+def invalid(detail: str) -> Problem:
+    return Problem(400, "invalid", detail)
+
+
+def of_engine(error: PmkvError) -> Problem:
+    for kind, (status, name) in STATUS_OF.items():
+        if isinstance(error, kind):
+            return Problem(status, name, str(error))
+    log.error("unforeseen engine error", exc_info=error)
+    return Problem(500, "internal", str(error))
+
+
+def of_http(error: web.HTTPException, path: str) -> Problem:
+    """What aiohttp itself refuses: no such route, a method that the route has not."""
+    if error.status == 404:
+        return Problem(404, "unknown-path", f"there is no {path}; /openapi.json lists what there is")
+    allowed = error.headers.get("Allow")
+    if allowed is not None:
+        return Problem(405, "method", f"{path} takes {allowed.replace(',', ', ')}", {"Allow": allowed})
+    return Problem(error.status, "http", error.text or error.reason)
+
+
+@web.middleware
+async def tell_problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except Problem as problem:
+        return problem.response()
+    except PmkvError as error:
+        return of_engine(error).response()
+    except web.HTTPException as error:
+        return of_http(error, request.path).response() if error.status >= 400 else error
+    except MemoryError:
+        return Problem(503, "memory", "the server has not the memory for this request: send less at once").response()
+    except Exception:
+        log.exception("%s %s failed", request.method, request.path)
+        return Problem(500, "internal", "an error nobody foresaw; the server's log has its story").response()

@@ -1,0 +1,228 @@
+"""/v1/tables and their rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from aiohttp import hdrs, web
+
+from . import codec, jsonrows
+from .codec import Message, Row
+from .context import MAX_BODY, integer, off_loop, query, read_body, run, store_of
+from .formats import JSON, NPZ, ROW_FORMATS, sent, wanted
+from .keys import reply
+from .problems import invalid
+
+CURSOR = "Pmkv-Cursor"
+MAX_COUNT = 1 << 20
+MODES = ("sum", "mean", "max")
+
+
+def describe(table: Any) -> dict[str, Any]:
+    return {
+        "name": table.name,
+        "id": table.id,
+        "dtype": np.lib.format.dtype_to_descr(table.dtype),
+        "shape": list(table.shape),
+        "width": table.width,
+        "rows": table.rows,
+        "length": len(table),
+    }
+
+
+async def list_tables(request: web.Request) -> web.Response:
+    query(request)
+    store = store_of(request)
+    return reply({"tables": await run(request, lambda: [describe(table) for table in store.tables().values()])})
+
+
+async def create_table(request: web.Request) -> web.Response:
+    query(request)
+    asked = jsonrows.parse(await read_body(request))
+    if not isinstance(asked, dict) or not {"name", "dtype"} <= asked.keys() <= {"name", "dtype", "shape", "rows"}:
+        raise invalid('the body must be {"name": "...", "dtype": NumPy descr, "shape": [...], "rows": bound or null}')
+    dtype = row_dtype(asked["dtype"], asked.get("shape", []))
+    rows = None if asked.get("rows") is None else integer(asked["rows"], "rows", 1, 1 << 62)
+    name, store = asked["name"], store_of(request)
+    if not isinstance(name, str):
+        raise invalid("'name' must be a string")
+    made = await run(request, lambda: describe(store.create_table(name, dtype, rows)))
+    return reply(made, 201, {hdrs.LOCATION: f"/v1/tables/{name}"})
+
+
+def row_dtype(descr: Any, shape: Any) -> np.dtype[Any]:
+    """The dtype of a row of what JSON calls `dtype` ("<f4", or a list of fields) and `shape`. Raises Problem 400."""
+    if not isinstance(shape, list) or not all(type(n) is int and n > 0 for n in shape):
+        raise invalid("'shape' must be a list of positive integers")
+    try:
+        dtype = np.dtype((np.dtype(_descr(descr)), tuple(shape)))
+    except (TypeError, ValueError, SyntaxError, RecursionError, OverflowError) as error:
+        raise invalid(f"'dtype' is no NumPy descr: {error}") from None
+    if dtype.hasobject:
+        raise invalid("'dtype' holds Python objects; rows are of fixed size")
+    return dtype
+
+
+def _descr(node: Any) -> Any:
+    if isinstance(node, str):
+        return node
+    if not isinstance(node, list):
+        raise TypeError(f"{node!r} is neither a string nor a list of fields")
+    return [_field(field) for field in node]
+
+
+def _field(field: Any) -> tuple[Any, ...]:
+    if not isinstance(field, list) or len(field) not in (2, 3) or not isinstance(field[0], str):
+        raise TypeError(f"{field!r} is not [name, dtype] or [name, dtype, shape]")
+    return (field[0], _descr(field[1]), *(tuple(shape) for shape in field[2:]))
+
+
+def table_of(request: web.Request) -> Any:
+    return store_of(request).table(request.match_info["table"])
+
+
+async def get_table(request: web.Request) -> web.Response:
+    query(request)
+    return reply(await run(request, lambda: describe(table_of(request))))
+
+
+async def delete_table(request: web.Request) -> web.Response:
+    query(request)
+    await run(request, lambda: store_of(request).drop_table(request.match_info["table"]))
+    return web.Response(status=204)
+
+
+# Rows
+
+
+async def _message(request: web.Request, *options: str) -> tuple[Any, Message]:
+    """The table and the request about it; options come in the query or, in JSON, with the rest."""
+    table = await run(request, lambda: table_of(request))
+    given = query(request, *options)
+    form = sent(request)
+    body = await read_body(request)
+    row = Row(table.dtype, table.shape)
+    message = await off_loop(lambda: codec.decode(body, form, row, MAX_BODY), len(body))
+    if unknown := message.options.keys() - set(options):
+        raise invalid(f"unknown {', '.join(sorted(unknown))} in the body")
+    message.options.update(given)
+    return table, message
+
+
+async def _encoded(
+    request: web.Request, work: Callable[[], dict[str, Any]], size: int, default: str, scalars: tuple[str, ...] = ()
+) -> web.Response:
+    """What `work` finds, in the format asked for; what `scalars` names goes into headers, and into JSON."""
+    form = wanted(request, ROW_FORMATS, default)
+    found = await run(request, work, size)
+    plain = {name: found.pop(name) for name in scalars}
+    body = await off_loop(lambda: codec.encode(form, found, plain), size)
+    headers = {hdrs.VARY: hdrs.ACCEPT, **{f"Pmkv-{name.title()}": str(value) for name, value in plain.items()}}
+    return web.Response(body=body, headers=headers, content_type=form)
+
+
+async def rows_get(request: web.Request) -> web.Response:
+    table, message = await _message(request, "default", "return_found", "fields")
+    ids, fields = message.need("ids"), _fields(message.options.get("fields"))
+    default = _number(message.options.get("default", 0.0))
+    with_found = _flag(message.options.get("return_found", False))
+
+    def work() -> dict[str, Any]:
+        rows, found = table.get(ids, default=default, return_found=True, fields=fields)
+        return {"rows": rows, "found": found} if with_found else {"rows": rows}
+
+    return await _encoded(request, work, len(ids) * table.width, sent(request))
+
+
+async def rows_put(request: web.Request) -> web.Response:
+    table, message = await _message(request)
+    ids, rows = message.need("ids"), message.need("rows")
+    await run(request, lambda: table.put(ids, rows), len(ids) * table.width)
+    return reply({"count": len(ids)})
+
+
+async def rows_add(request: web.Request) -> web.Response:
+    table, message = await _message(request)
+    ids, rows = message.need("ids"), message.need("rows")
+    await run(request, lambda: table.add(ids, rows), len(ids) * table.width)
+    return reply({"count": len(ids)})
+
+
+async def rows_delete(request: web.Request) -> web.Response:
+    table, message = await _message(request)
+    ids = message.need("ids")
+    return reply({"count": await run(request, lambda: table.delete(ids), len(ids) * 8)})
+
+
+async def rows_pool(request: web.Request) -> web.Response:
+    table, message = await _message(request, "mode")
+    ids, offsets, weights = message.need("ids"), message.need("offsets"), message.arrays.get("weights")
+    mode = message.options.get("mode", "sum")
+    if mode not in MODES:
+        raise invalid(f"'mode' must be one of {', '.join(MODES)}")
+
+    def work() -> dict[str, Any]:
+        return {"rows": table.pool(ids, offsets, weights=weights, mode=mode)}
+
+    return await _encoded(request, work, (len(ids) + len(offsets)) * table.width, sent(request))
+
+
+async def rows_scan(request: web.Request) -> web.Response:
+    table, message = await _message(request, "cursor", "count")
+    cursor = integer(message.options.get("cursor", "0"), "cursor", 0, (1 << 64) - 1)
+    count = integer(message.options.get("count", 1000), "count", 1, MAX_COUNT)
+
+    def work() -> dict[str, Any]:
+        following, ids, rows = table.scan_from(cursor, count)
+        return {"cursor": str(following), "ids": ids, "rows": rows}  # a string: JavaScript would round it
+
+    return await _encoded(request, work, count * table.width, sent(request), ("cursor",))
+
+
+async def gather(request: web.Request) -> web.Response:
+    """POST /v1/rows:get"""
+    query(request)
+    form, body = sent(request), await read_body(request)
+    offered = (JSON, NPZ)
+    answer = wanted(request, offered, form if form in offered else JSON)
+    ids = await off_loop(lambda: codec.decode_ids(body, form, MAX_BODY), len(body))
+    store = store_of(request)
+    tables = await run(request, lambda: {name: store.table(name) for name in ids})
+    size = sum(len(ids[name]) * table.width for name, table in tables.items())
+    found = await run(request, lambda: store.gather(ids), size)
+    encoded = await off_loop(lambda: _gathered(answer, found), size)
+    return web.Response(body=encoded, headers={hdrs.VARY: hdrs.ACCEPT}, content_type=answer)
+
+
+def _gathered(form: str, found: dict[str, Any]) -> bytes:
+    if form == NPZ:
+        return codec.encode(form, found)
+    return jsonrows.dump({"tables": {name: jsonrows.jsonable(rows) for name, rows in found.items()}})
+
+
+def _fields(value: Any) -> list[str] | None:
+    names = value.split(",") if isinstance(value, str) else value
+    if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise invalid("'fields' must be a list of field names")
+    return names
+
+
+def _number(value: Any) -> float | int:
+    try:
+        number = float(value) if isinstance(value, str) else value
+    except ValueError:
+        number = None
+    if value is None:
+        return float("nan")
+    if not isinstance(number, int | float) or isinstance(number, bool):
+        raise invalid(f"'default' must be a number, not {str(value)[:40]!r}")
+    return number
+
+
+def _flag(value: Any) -> bool:
+    flags = {True: True, False: False, "true": True, "false": False, "1": True, "0": False}
+    if not isinstance(value, bool | str) or value not in flags:
+        raise invalid("'return_found' must be true or false")
+    return flags[value]
