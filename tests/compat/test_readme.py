@@ -1,4 +1,4 @@
-"""The README's examples, run as a newcomer would: every Python block, and every line after a `$` with what it shows below."""
+"""The README's examples, run as a newcomer would: each Python block, each line after a `$` with what it shows."""
 
 from __future__ import annotations
 
