@@ -112,7 +112,7 @@ class AsyncClient(redis.asyncio.Redis):
         super().__init__(host=host, port=port, **kwargs)
 
     @classmethod
-    def from_url(cls, url: str, **kwargs: Any) -> AsyncClient:
+    def from_url(cls, url: str, **kwargs: Any) -> AsyncClient:  # type: ignore[override]
         """As `Client.from_url`."""
         client: AsyncClient = super().from_url(protocol.redis_url(url), **kwargs)  # type: ignore[assignment]
         return client

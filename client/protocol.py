@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
+from numpy.lib.recfunctions import repack_fields
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 DEFAULT_PORT = 7379
@@ -42,14 +43,13 @@ class Work(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class TableInfo:
-    """What TABLE.INFO says: `rows` is the bound of a dense table or None, `length` the ids stored when asked."""
+    """What TABLE.INFO says of a table for as long as it lives: `rows` is the bound of a dense one, or None."""
 
     name: str
     id: int
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
     rows: int | None
-    length: int
 
     @property
     def row_dtype(self) -> np.dtype[Any]:
@@ -96,8 +96,9 @@ def as_ids(ids: ArrayLike, what: str = "ids") -> Ids:
 
 def as_rows(info: TableInfo, ids: Ids, rows: ArrayLike) -> Array:
     """Rows of shape (len(ids), *shape) in the table's dtype. Raises ValueError, naming both sides."""
-    given = np.asarray(rows) if isinstance(rows, np.ndarray) else np.asarray(rows, info.dtype)
-    if not np.can_cast(given.dtype, info.dtype, "same_kind"):
+    as_found = isinstance(rows, np.ndarray) or info.dtype.names is None  # NumPy cannot find a structured dtype in lists
+    given = np.asarray(rows) if as_found else np.asarray(rows, info.dtype)
+    if given.dtype.names != info.dtype.names or not np.can_cast(given.dtype, info.dtype, "same_kind"):
         raise ValueError(f"rows are {given.dtype}; table '{info.name}' holds {info.dtype}")
     wanted = (len(ids), *info.shape)
     if given.shape != wanted:
@@ -114,14 +115,14 @@ def as_number(value: float | int) -> bytes:
 
 
 def descr_json(dtype: np.dtype[Any]) -> str:
-    """The NumPy descr as JSON: `"<f4"`, or `[["price","<f4"],["emb","<f4",[16]]]` for a structured dtype."""
-    return json.dumps(np.lib.format.dtype_to_descr(dtype), separators=(",", ":"))
+    """The NumPy descr as JSON: `"<f4"`, or `[["price","<f4"],["emb","<f4",[16]]]` for a structured dtype, packed."""
+    packed = repack_fields(dtype, recurse=True) if dtype.names else dtype
+    return json.dumps(np.lib.format.dtype_to_descr(packed), separators=(",", ":"))
 
 
 def descr_dtype(text: str | bytes) -> np.dtype[Any]:
     """The dtype of a JSON descr."""
-    dtype: np.dtype[Any] = np.dtype(_descr(json.loads(text)))
-    return dtype
+    return np.lib.format.descr_to_dtype(_descr(json.loads(text)))
 
 
 def _descr(node: Any) -> Any:
@@ -136,11 +137,13 @@ def _descr(node: Any) -> Any:
 def create(name: str, dtype: DTypeLike, rows: int | None = None) -> Work[None]:
     row = np.dtype(dtype)
     element, shape = row.subdtype or (row, ())
+    if len(shape) > 1 or (shape and element.names):
+        raise ValueError(f"rows of {row} cannot be created over the network: lay them flat, or make them a field")
     args: Args = ("TABLE.CREATE", name)
-    if element.names is None and len(shape) <= 1:
-        args += ("DTYPE", element.str) + (("DIM", shape[0]) if shape else ())
+    if element.names:
+        args += ("SCHEMA", descr_json(element))
     else:
-        args += ("SCHEMA", descr_json(row))
+        args += ("DTYPE", element.str) + (("DIM", shape[0]) if shape else ())
     if rows is not None:
         args += ("ROWS", int(rows))
     return Work([args], lambda replies: None)
@@ -297,14 +300,13 @@ def pooled_row(info: TableInfo) -> np.dtype[Any]:
 def parse_info(reply: Any) -> TableInfo:
     pairs = reply.items() if isinstance(reply, dict) else zip(reply[::2], reply[1::2], strict=True)
     found = {_text(key): value for key, value in pairs}
-    bound = int(found["rows"])
+    bound = int(found["rows"])  # 0: any id
     return TableInfo(
         name=_text(found["name"]),
         id=int(found["id"]),
-        dtype=descr_dtype(found["descr"]),
-        shape=tuple(json.loads(found["shape"])),
-        rows=None if bound < 0 else bound,
-        length=int(found["length"]),
+        dtype=descr_dtype(found["dtype"]),
+        shape=tuple(int(size) for size in found["shape"]),
+        rows=bound or None,
     )
 
 

@@ -11,7 +11,7 @@ from .access import guard
 from .context import SERVER, Server
 from .problems import tell_problems
 
-SHUTDOWN_S = 3.0  # for requests under way; stopping the server takes less than 5 s in all
+SHUTDOWN_S = 1.0  # for requests under way; the whole server stops in less than 5 s, RESP and store included
 MAX_HEADER = 256 << 10  # a key of 64 KiB, percent-encoded, is in the request line
 
 Handler = Any

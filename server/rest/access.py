@@ -31,7 +31,7 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 def _check_bearer(request: web.Request, password: str) -> None:
     scheme, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
-    right = hmac.compare_digest(given.strip().encode("utf-8", "surrogateescape"), password.encode())
+    right = hmac.compare_digest(given.strip().encode("utf-8", "surrogateescape"), password.encode("utf-8", "surrogateescape"))
     if scheme.lower() != "bearer" or not right:
         detail = "this server has a password: send it as Authorization: Bearer <password>"
         raise Problem(401, "unauthorized", detail, {hdrs.WWW_AUTHENTICATE: "Bearer"})

@@ -99,10 +99,13 @@ def _elements(pa: Any, values: Any, dtype: np.dtype[Any], what: str) -> Array:
     if dtype.names is None:
         if dtype.kind in "SVU":
             return fixed([_same_kind(item, dtype) for item in values.to_pylist()], dtype)
-        found = values.to_numpy(zero_copy_only=False)
-        if not np.can_cast(found.dtype, dtype, "same_kind"):
-            raise ValueError(f"it holds {found.dtype}")
-        return found.astype(dtype)
+        plain = values.to_numpy(zero_copy_only=False)
+        if not np.can_cast(plain.dtype, dtype, "same_kind"):
+            raise ValueError(f"it holds {plain.dtype}")
+        return plain.astype(dtype)
+    found = {field.name for field in values.type}
+    if found != set(dtype.names):
+        raise ValueError(f"it has the fields {sorted(found)}")
     array = np.zeros(len(values), dtype)
     for name in dtype.names:
         element, shape = dtype[name].subdtype or (dtype[name], ())

@@ -25,7 +25,9 @@ class Server(Protocol):
 
     store: Any
     config: Any
-    watches: Any  # a writer marks the watchers of RESP's WATCH, before it writes
+    stats: Any
+    sessions: Any  # of RESP
+    watches: Any
 
     async def durable(self, lsn: int) -> None: ...
 
@@ -40,7 +42,21 @@ def store_of(request: web.Request) -> Any:
 async def run(request: web.Request, work: Callable[[], T], size: int = 0) -> T:
     """The result of `work`, once all it saw is durable; in a thread if it handles more than 1 MiB."""
     server = request.app[SERVER]
-    outcome, lsn = await off_loop(lambda: _deferred(server.store, work), size)
+    return await _settled(server, *await off_loop(lambda: _deferred(server.store, work), size))
+
+
+async def run_write(request: web.Request, db: int, key: bytes, work: Callable[[], T], size: int = 0) -> T:
+    """`run` for a write to one key: whoever has WATCHed it learns of it."""
+    server = request.app[SERVER]
+    places = server.watches.start(db, [key])
+    try:
+        outcome, lsn = await off_loop(lambda: _deferred(server.store, work), size)
+    finally:
+        server.watches.finish(places)
+    return await _settled(server, outcome, lsn)
+
+
+async def _settled(server: Server, outcome: T | Failure, lsn: int) -> T:
     try:
         await server.durable(lsn)
     except Exception as error:
@@ -48,16 +64,6 @@ async def run(request: web.Request, work: Callable[[], T], size: int = 0) -> T:
     if isinstance(outcome, Failure):
         raise outcome.error
     return outcome
-
-
-async def run_write(request: web.Request, db: int, key: bytes, work: Callable[[], T], size: int = 0) -> T:
-    """`run` for a write to one key."""
-    watches = request.app[SERVER].watches
-    places = watches.start(db, [key])
-    try:
-        return await run(request, work, size)
-    finally:
-        watches.finish(places)
 
 
 class Failure:

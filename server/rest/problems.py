@@ -16,6 +16,7 @@ from pmkv.errors import (
     ConflictError,
     CorruptionError,
     ExistsError,
+    FlushError,
     FormatError,
     FullError,
     InvalidError,
@@ -34,6 +35,7 @@ STATUS_OF: dict[type[PmkvError], tuple[int, str]] = {
     ReadOnlyError: (403, "read-only"),
     FullError: (507, "full"),
     ClosedError: (503, "closed"),
+    FlushError: (503, "not-durable"),
     CorruptionError: (500, "corruption"),
     FormatError: (500, "format"),
 }

@@ -29,7 +29,7 @@ async def readyz(request: web.Request) -> web.Response:
 async def stats(request: web.Request) -> web.Response:
     query(request)
     server = request.app[SERVER]
-    return reply({"store": server.store.stats().asdict(), "server": server.stats.asdict()})
+    return reply({"store": server.store.stats().asdict(), "server": {**vars(server.stats), "sessions": len(server.sessions)}})
 
 
 async def metrics(request: web.Request) -> web.Response:

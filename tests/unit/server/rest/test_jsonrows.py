@@ -21,7 +21,7 @@ NUMBERS = st.one_of(
     arrays.floating_dtypes(sizes=(16, 32, 64)),
     arrays.complex_number_dtypes(sizes=(64, 128)),
 )
-TEXTS = st.sampled_from(["S5", "U5", "V3", "M8[ms]", "m8[s]"]).map(np.dtype)
+TEXTS = st.sampled_from(["S5", "U5", "M8[ms]", "m8[s]"]).map(np.dtype)
 SCALARS = st.one_of(NUMBERS, TEXTS)
 STRUCTS = st.lists(
     st.one_of(st.tuples(SCALARS), st.tuples(SCALARS, st.just((2,)))), min_size=1, max_size=3
@@ -130,7 +130,7 @@ UNFIT = [
 
 @pytest.mark.parametrize(("dtype", "shape", "value"), UNFIT, ids=lambda part: str(part)[:40])
 def test_what_does_not_fit(dtype: object, shape: tuple[int, ...], value: object) -> None:
-    with pytest.raises(Problem, match="rows") as problem:
+    with pytest.raises(Problem) as problem:
         to_rows(value, np.dtype(dtype), shape)  # type: ignore[call-overload]
     assert problem.value.status == 400
 

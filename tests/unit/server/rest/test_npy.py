@@ -25,6 +25,7 @@ def saved(array: np.ndarray) -> bytes:
     return out.getvalue()
 
 
+@pytest.mark.filterwarnings("ignore:Stored array in format 3.0")
 @given(ANY)
 def test_npy_round_trip(array: np.ndarray) -> None:
     back = read_npy(write_npy(array))
@@ -87,6 +88,7 @@ def test_npy_of_noise(noise: bytes) -> None:
             read_npy(data)
 
 
+@pytest.mark.filterwarnings("ignore:Stored array in format 3.0")
 @given(st.dictionaries(st.sampled_from(["ids", "rows", "offsets", "weights"]), ANY, max_size=4))
 def test_npz_round_trip(named: dict[str, np.ndarray]) -> None:
     for packed in (np.savez, np.savez_compressed):
