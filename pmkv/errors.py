@@ -27,6 +27,10 @@ class ReadOnlyError(PmkvError):
     """The store (or the view) takes no writes."""
 
 
+class FlushError(PmkvError):
+    """The medium refused to make a write durable: whether it survives is not known, and the store takes no more writes."""
+
+
 class LockedError(PmkvError):
     """Another process has the data directory open."""
 

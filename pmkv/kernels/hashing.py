@@ -79,6 +79,12 @@ def mix(x, seed):
     return x ^ (x >> U(31))
 
 
+@kernel(WORD, WORD)
+def place_of(word, seed):
+    """`mix` for callers outside kernels."""
+    return mix(word, seed)
+
+
 @njit(inline="always")
 def times_x64(a):
     """a * x^64 modulo x^64 + x^3 + 1."""

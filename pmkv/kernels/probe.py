@@ -119,17 +119,16 @@ def find_key(heap, subs, sub, at, data, word, keys, start, length):
     return at
 
 
-@kernel(BYTES, I64, WORD, WORD, U64)
+@kernel(BYTES, I64_2D, WORD, WORD, U64)
 def hash_keys(keys, bounds, k0, k1, words):
-    """words[i] = SipHash of keys[bounds[i] : bounds[i + 1]]."""
+    """words[i] = SipHash of keys[bounds[i, 0] : bounds[i, 1]]."""
     for i in range(words.size):
-        words[i] = siphash(keys, bounds[i], bounds[i + 1] - bounds[i], k0, k1)
+        words[i] = siphash(keys, bounds[i, 0], bounds[i, 1] - bounds[i, 0], k0, k1)
 
 
-@kernel(U64, I64, I64_2D, INT, WORD, BYTES, U64,
-         BYTES, I64, I64_2D, U64)
+@kernel(U64, I64, I64_2D, INT, WORD, BYTES, U64, BYTES, I64_2D, I64_2D, U64)
 def find_keys(heap, directory, subs, depth, seed, data, words, keys, bounds, pending, found):
-    """found[i] = location of the i-th key or 0; returns how many of them are pending."""
+    """found[i] = location of keys[bounds[i, 0] : bounds[i, 1]] or 0; returns how many of them are pending."""
     waiting = 0
     for i in range(words.size):
         if i + AHEAD < words.size:
@@ -137,21 +136,20 @@ def find_keys(heap, directory, subs, depth, seed, data, words, keys, bounds, pen
         place = mix(words[i], seed)
         sub = sub_of(place, directory, depth)
         at = subs[sub, 0] + 2 * slot_of(place, subs[sub, 3], subs[sub, 1])
-        at = find_key(heap, subs, sub, at, data, words[i], keys, bounds[i], bounds[i + 1] - bounds[i])
+        at = find_key(heap, subs, sub, at, data, words[i], keys, bounds[i, 0], bounds[i, 1] - bounds[i, 0])
         found[i] = heap[at + 1]
         waiting += location.is_pending(found[i], pending)
     return waiting
 
 
-@kernel(U64, I64, I64_2D, INT, WORD, BYTES, U64,
-         BYTES, I64, U64, U64, INT)
+@kernel(U64, I64, I64_2D, INT, WORD, BYTES, U64, BYTES, I64_2D, U64, U64, INT)
 def insert_keys(heap, directory, subs, depth, seed, data, words, keys, bounds, locations, before, start):
     """Enter the keys from start on, later ones win; as insert_ids."""
     for i in range(start, words.size):
         place = mix(words[i], seed)
         sub = sub_of(place, directory, depth)
         at = subs[sub, 0] + 2 * slot_of(place, subs[sub, 3], subs[sub, 1])
-        at = find_key(heap, subs, sub, at, data, words[i], keys, bounds[i], bounds[i + 1] - bounds[i])
+        at = find_key(heap, subs, sub, at, data, words[i], keys, bounds[i, 0], bounds[i, 1] - bounds[i, 0])
         before[i] = heap[at + 1]
         if before[i] == U(0):
             if is_crowded(subs, sub):

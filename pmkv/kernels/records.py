@@ -27,21 +27,22 @@ def padded(length):
     return (length + 7) & ~7
 
 
-@kernel(I64, I64)
-def records_size(key_bounds, value_bounds):
-    """Bytes that the records of these keys and values take."""
-    size = 0
-    for i in range(key_bounds.size - 1):
-        size += RECORD_HEADER + padded(key_bounds[i + 1] - key_bounds[i] + value_bounds[i + 1] - value_bounds[i])
-    return size
+@kernel(I64_2D, I64_2D, I64)
+def record_sizes(key_bounds, value_bounds, sizes):
+    """sizes[i] = bytes that the record of the i-th key and value takes; returns their sum."""
+    total = 0
+    for i in range(sizes.size):
+        sizes[i] = RECORD_HEADER + padded(key_bounds[i, 1] - key_bounds[i, 0] + value_bounds[i, 1] - value_bounds[i, 0])
+        total += sizes[i]
+    return total
 
 
-@kernel(U8, INT, WORD, BYTES, I64, BYTES, I64, I64, I64, U64)
+@kernel(U8, INT, WORD, BYTES, I64_2D, BYTES, I64_2D, I64, I64, U64)
 def write_records(data, at, owner, keys, key_bounds, values, value_bounds, expiries, flags, locations):
     """Write one record a key at data[at:], one behind the other; locations[i] = where and with what check."""
     for i in range(locations.size):
-        key, value = key_bounds[i], value_bounds[i]
-        key_length, value_length = key_bounds[i + 1] - key, value_bounds[i + 1] - value
+        key, value = key_bounds[i, 0], value_bounds[i, 0]
+        key_length, value_length = key_bounds[i, 1] - key, value_bounds[i, 1] - value
         length = RECORD_HEADER + key_length + value_length
         store64(data, at + padded(length) - 8, U(0))
         store64(data, at, U(value_length) | (U(key_length) << U(32)) | (U(flags[i]) << U(56)))
@@ -54,10 +55,10 @@ def write_records(data, at, owner, keys, key_bounds, values, value_bounds, expir
         at += padded(length)
 
 
-@kernel(BYTES, INT, INT, INT, WORD, I64, U64)
-def scan_records(data, at, stop, count, owner, bounds, locations):
-    """The other way round, for replay: bounds[2i], bounds[2i+1] = where the i-th key begins and ends; returns the end, or -1 if it does not fit."""
-    for i in range(count):
+@kernel(BYTES, INT, INT, WORD, I64_2D, I64, U64)
+def scan_records(data, at, stop, owner, bounds, expiries, locations):
+    """The other way round, for replay: bounds[i] = where the i-th key begins and ends; returns the end, or -1 if they do not fit."""
+    for i in range(locations.size):
         if at + RECORD_HEADER > stop:
             return -1
         word = load64(data, at)
@@ -65,8 +66,9 @@ def scan_records(data, at, stop, count, owner, bounds, locations):
         length = RECORD_HEADER + key_length + np.int64(word & U(0xFFFFFFFF))
         if at + padded(length) > stop:
             return -1
-        bounds[2 * i] = at + RECORD_HEADER
-        bounds[2 * i + 1] = at + RECORD_HEADER + key_length
+        bounds[i, 0] = at + RECORD_HEADER
+        bounds[i, 1] = at + RECORD_HEADER + key_length
+        expiries[i] = np.int64(load64(data, at + 8))
         locations[i] = location.make(at, check16(data, at, length, owner, U(0)))
         if (word >> U(56)) & U(FLAG_DELETE):
             locations[i] |= location.DELETE

@@ -12,7 +12,7 @@ the lines they wrote back. The *durable* image is what a power cut leaves. The u
 - A failed flush (`fail_flush`): any part of what it should have written has reached the medium; a short write is a
   prefix. From then on the medium takes the rest for clean: only a store or `rewrite`, not a second flush, gets it
   there. After it, `revert` shows the cache or, if the kernel has evicted its pages meanwhile, the durable image.
-- No room (`room`): `prepare` and `grow` raise FullError and change nothing.
+- No room (`room`, bytes that may be reserved in all): `prepare` and `grow` raise FullError and change nothing.
 - Metadata: a range whose `prepare` was cut short has any mixture of old bytes and zeros, and is not reserved any more.
 
 It also holds the engine to its side of the contract: a store outside what `prepare` reserved (a SIGBUS or a full disk
@@ -135,9 +135,8 @@ class SimulatedMedium:
         units = self._units(ranges)
         self._check_stores(units)
         self._point("flush")
-        changed = units[self._seen[units] != self._cache[units]]
-        self._cache[changed] = self._seen[changed]
-        self._flags[changed] |= PENDING
+        for start, stop in ranges:
+            self._take_over(slice(start // UNIT, -(-stop // UNIT)))
         if sync:
             self._write_back(units)
         self._flags[units] |= FLUSHED
@@ -163,7 +162,7 @@ class SimulatedMedium:
 
     def grow(self, capacity: int) -> None:
         more = capacity // UNIT - len(self._seen)
-        if self.room is not None and more * UNIT > self.room:
+        if self.room is not None and capacity > self.room:
             raise FullError(f"simulated medium: no room to grow to {capacity} bytes")
         if self.granularity is Granularity.PAGE:
             self._seen[:] = self._cache  # a new mapping does not show the old one's private copies
@@ -213,13 +212,19 @@ class SimulatedMedium:
         parts = [np.arange(start // UNIT, -(-stop // UNIT)) for start, stop in ranges]
         return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
+    def _take_over(self, units: slice) -> None:
+        """The cache takes a range in which anything was stored; where nothing was, it has nothing to write back."""
+        if (self._seen[units] != self._cache[units]).any():
+            self._cache[units] = self._seen[units]
+            self._flags[units] |= PENDING
+
     def _reserve(self, units: slice) -> None:
         if self.room is None:
             return
-        need = UNIT * int((self._flags[units] & RESERVED == 0).sum())
-        if need > self.room:
+        wanted = self._flags & RESERVED
+        wanted[units] = RESERVED
+        if UNIT * int(wanted.sum()) > self.room:
             raise FullError(f"simulated medium: no room to reserve bytes {units.start * UNIT} to {units.stop * UNIT}")
-        self.room -= need
 
     def _write_back(self, units: np.ndarray) -> None:
         self.flushes += 1

@@ -1,0 +1,35 @@
+"""pmkv: crash-consistent storage for online features and embeddings.
+
+`open` gives a store; `errors` are what it raises. Importing this is light: the engine loads when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["Keyspace", "Stats", "Store", "Table", "errors", "open"]
+
+if TYPE_CHECKING:
+    from . import errors
+    from .keyspace import Keyspace
+    from .stats import Stats
+    from .store import Store
+    from .store import open_store as open
+    from .table import Table
+
+_PLACES = {"open": ("store", "open_store"), "Store": ("store", "Store"), "Stats": ("stats", "Stats"), "Table": ("table", "Table"),
+           "Keyspace": ("keyspace", "Keyspace")}
+
+
+def __getattr__(name: str) -> Any:
+    # import_module, not `from . import`, which would ask this function for the submodule first
+    if name in _PLACES:
+        module, attribute = _PLACES[name]
+        return getattr(import_module(f"pmkv.{module}"), attribute)
+    if name.endswith("Error"):
+        found = getattr(import_module("pmkv.errors"), name, None)
+        if found is not None:
+            return found
+    raise AttributeError(f"module 'pmkv' has no attribute {name!r}")

@@ -1,0 +1,39 @@
+"""The one background queue: work that may wait, done one piece after another in a thread of its own."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable
+
+from .errors import PmkvError
+
+log = logging.getLogger("pmkv")
+
+
+class Background(threading.Thread):
+    """Starts with `start`, ends with `stop` after the piece at hand."""
+
+    def __init__(self) -> None:
+        super().__init__(name="pmkv-background", daemon=True)
+        self._work: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
+
+    def submit(self, work: Callable[[], object]) -> None:
+        """Do this some time."""
+        self._work.put(work)
+
+    def stop(self) -> None:
+        """Forget what has not begun."""
+        while not self._work.empty():
+            self._work.get_nowait()
+        self._work.put(None)
+        self.join()
+
+    def run(self) -> None:
+        while (work := self._work.get()) is not None:
+            try:
+                work()
+            except (PmkvError, OSError) as error:
+                # whoever needs the result does the work itself, and gets the error then
+                log.warning("background work failed: %s", error)

@@ -1,0 +1,198 @@
+"""The engine: 16 keyspaces and any number of tables over one log on one medium. No files, no threads: those are the store's.
+
+Memory is what replay makes of the log; a decision (create, drop, clear) is appended as a control frame and carried out by the
+same code that replays it. After a failed flush the same replay brings memory back to what is durable.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import CorruptionError, ExistsError, InvalidError, UnknownNameError
+from .index.heap import Heap
+from .keyspace import Keyspace
+from .log.control import append_control, read_control
+from .log.format import Frame, Kind
+from .log.pool import Pool
+from .log.replay import Replay
+from .log.writer import Log, unix_ms
+from .media.base import Medium
+from .table import NAME, Table, descr_of, dtype_from, row_dtype
+
+KEYSPACES = 16
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """What opening took: frames and records replayed, seconds, and bytes that were accepted and made durable again."""
+
+    frames: int
+    records: int
+    seconds: float
+    rewritten: int
+
+
+class Engine:
+    """What a store is made of. `readonly`: nothing is written, not even an epoch."""
+
+    def __init__(self, pool: Pool, durability: str = "commit", readonly: bool = False, verify: bool = True, now: Callable[[], int] = unix_ms) -> None:
+        self.pool, self._verify = pool, verify
+        self.log = Log(pool, durability, now)
+        self.heap = Heap()
+        self.keyspaces = [Keyspace(number, self.log, self.heap, verify) for number in range(KEYSPACES)]
+        self.tables: dict[str, Table] = {}
+        self._tables: dict[int, Table] = {}
+        self._last_table = 0  # ids are never used again
+        self.recovery = self._recover()
+        self.log.on_failure = self._go_back
+        if readonly:
+            self.log.readonly = "the store was opened readonly"
+        else:
+            self.log.open_epoch()
+
+    @classmethod
+    def on_medium(cls, medium: Medium, segment_size: int | None = None, **options: Any) -> Engine:
+        """Create or recover directly on a medium."""
+        pool = Pool.load(medium) if Pool.is_pool(medium) else Pool.create(medium, segment_size)
+        return cls(pool, **options)
+
+    # recovery
+
+    def _recover(self) -> Recovery:
+        start = time.perf_counter()
+        replay, frames, records = Replay(self.pool), 0, 0
+        for frame in replay:
+            self._apply(frame)
+            frames, records = frames + 1, records + frame.count
+        self.pool.adopt(replay.segments)
+        self.log.resume(replay)
+        return Recovery(frames, records, time.perf_counter() - start, sum(stop - start for start, stop in replay.undurable))
+
+    def _go_back(self) -> None:
+        """A flush failed: make memory what the durable part of the log says. Tables that users hold keep their identity."""
+        former, self._tables, self.tables, self._last_table = self._tables, {}, {}, 0
+        for keyspace in self.keyspaces:
+            keyspace.reset(0)
+        for frame in Replay(self.pool, last=self.log.durable):
+            self._apply(frame)
+        for number, table in former.items():
+            if number in self._tables:
+                table.become(self._tables[number])
+                self._tables[number] = self.tables[table.name] = table
+            else:
+                table.drop()
+
+    def _apply(self, frame: Frame) -> None:
+        """Memory as it is after this frame."""
+        match frame.kind:
+            case Kind.PUT:
+                self.keyspaces[frame.table].replay(frame)
+            case Kind.ROWS if frame.table in self._tables:
+                self._tables[frame.table].replay(frame)
+            case Kind.CONTROL:
+                self._carry_out(read_control(memoryview(self.pool.medium.data), frame), frame.lsn)
+            case Kind.PART | Kind.OPEN | Kind.MARK | Kind.NEXT:
+                pass
+            case _:
+                raise CorruptionError(f"frame {frame.lsn} at offset {frame.offset:,} has kind {frame.kind} and table {frame.table}: "
+                                      "not written by this version, or damaged")
+
+    def _carry_out(self, decision: dict[str, Any], lsn: int) -> None:
+        match decision:
+            case {"op": "create_table", "id": number, "name": name, "descr": descr, "rows": rows}:
+                table = Table(number, name, dtype_from(descr), rows, lsn, self.log, self.heap, self._verify)
+                self.tables[name] = self._tables[number] = table
+                self._last_table = max(self._last_table, number)
+            case {"op": "drop_table", "id": number}:
+                table = self._tables.pop(number)
+                del self.tables[table.name]
+                table.drop()
+            case {"op": "clear", "keyspaces": numbers}:
+                for number in numbers:
+                    self.keyspaces[number].reset(lsn)
+            case _:
+                raise CorruptionError(f"control frame {lsn} holds {decision!r}, which this version does not know")
+
+    def _decide(self, decision: dict[str, Any]) -> int:
+        lsn = append_control(self.log, decision)
+        self._carry_out(decision, lsn)
+        return lsn
+
+    # decisions
+
+    def create_table(self, name: str, dtype: npt.DTypeLike, rows: int | None = None) -> Table:
+        """A new table. rows: ids are 0 to rows - 1 (dense)."""
+        if not isinstance(name, str) or not NAME.fullmatch(name):
+            raise InvalidError(f"{name!r} cannot name a table: letters, digits, _ . : and -, at most 128, not beginning with . : or -")
+        if rows is not None and not 0 < rows <= 1 << 40:
+            raise InvalidError(f"rows={rows}: a dense table has 1 to {1 << 40:,} rows; None for any int64 ids")
+        descr = descr_of(row_dtype(dtype))
+        self.log.guard_write()
+        with self.log.lock:
+            if name in self.tables:
+                raise ExistsError(f"there is a table {name!r} already, with rows of {self.tables[name].row_dtype}")
+            lsn = self._decide({"op": "create_table", "id": self._last_table + 1, "name": name, "descr": descr, "rows": rows})
+            table = self.tables[name]
+        self.log.settle(lsn)
+        return table
+
+    def drop_table(self, name: str) -> None:
+        """Remove a table with all its rows."""
+        self.log.guard_write()
+        with self.log.lock:
+            lsn = self._decide({"op": "drop_table", "id": self.table(name).id})
+        self.log.settle(lsn)
+
+    def table(self, name: str) -> Table:
+        """The table of this name."""
+        self.log.guard_read()
+        table = self.tables.get(name)
+        if table is None:
+            raise UnknownNameError(f"there is no table {name!r}; there are: {', '.join(sorted(self.tables)) or 'none'}")
+        return table
+
+    def clear_all(self) -> None:
+        """Empty all keyspaces at once (FLUSHALL)."""
+        self.log.guard_write()
+        with self.log.lock:
+            lsn = self._decide({"op": "clear", "keyspaces": list(range(KEYSPACES))})
+        self.log.settle(lsn)
+
+    # several things at once
+
+    @contextlib.contextmanager
+    def batch(self, length: int = 0) -> Iterator[None]:
+        """Everything written inside takes effect together. length: an upper bound of what it takes in the log, reserved first."""
+        self.log.guard_write()
+        with self.log.deferred() as inner, self.log.batch(length):
+            yield
+        self.log.settle(inner.lsn if self.log.durability == "commit" else self.log.lsn)
+
+    def gather(self, wanted: Mapping[str, npt.ArrayLike], default: Any = 0.0) -> dict[str, np.ndarray]:
+        """Rows of several tables, of one moment: {name: ids} to {name: rows}."""
+        with self.log.deferred() as seen, self.log.lock:
+            rows = {name: self.table(name).get(ids, default) for name, ids in wanted.items()}
+        self.log.settle(seen.lsn)
+        return rows
+
+    def pool_many(self, wanted: Mapping[str, tuple[npt.ArrayLike, ...]], mode: str = "sum") -> dict[str, np.ndarray]:
+        """Pooled rows of several tables, of one moment: {name: (ids, offsets[, weights])} to {name: rows}."""
+        with self.log.deferred() as seen, self.log.lock:
+            pooled = {name: self.table(name).pool(*bags, mode=mode) for name, bags in wanted.items()}
+        self.log.settle(seen.lsn)
+        return pooled
+
+    def check(self) -> None:
+        """Assert every invariant of the parts."""
+        with self.log.lock:
+            self.log.check()
+            for part in (*self.keyspaces, *self.tables.values()):
+                part.check()
+            assert {table.name: table for table in self._tables.values()} == self.tables

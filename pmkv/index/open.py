@@ -1,0 +1,188 @@
+"""The open index: words (ids, hashes of keys) to locations, mutable, in DRAM. `kernels.probe` says how it is laid out.
+
+It grows a sub-table at a time, by half until one is large and then by splitting it, so that no write ever waits for more than
+some ten thousand slots to be moved, and at most 28 bytes an entry are taken. A deleted word keeps its slot, with a delete
+location: what lies below must stay hidden. Assumes: the caller holds the store's lock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from ..kernels import location
+from ..kernels.hashing import place_of
+from ..kernels.probe import (
+    collect,
+    count_new,
+    find_dense,
+    find_ids,
+    find_keys,
+    insert_dense,
+    insert_ids,
+    insert_keys,
+    reinsert,
+)
+from .heap import PAGE_WORDS, Heap
+
+PAGE_SLOTS = PAGE_WORDS // 2
+LARGEST_SUB = 64 * PAGE_SLOTS  # 256 KiB: moved in about a millisecond
+MAX_DEPTH = 24
+
+
+class OpenIndex:
+    """An extendible hash table. `live` counts words whose location is not a delete."""
+
+    def __init__(self, heap: Heap, seed: int) -> None:
+        self._heap, self.seed = heap, np.uint64(seed)
+        self.depth = 0
+        self.directory = np.zeros(1, np.int64)
+        self.subs = np.zeros((0, 4), np.int64)
+        self.live = 0
+        self._add_sub(PAGE_SLOTS, 0)
+
+    def _add_sub(self, slots: int, depth: int) -> int:
+        base = self._heap.allocate(2 * slots)
+        self.subs = np.vstack([self.subs, np.array([[base, slots, 0, depth]], np.int64)])
+        return len(self.subs) - 1
+
+    @property
+    def _shape(self) -> tuple:
+        return self._heap.words, self.directory, self.subs, self.depth, self.seed
+
+    def find(self, ids: np.ndarray, pending: np.ndarray) -> tuple[np.ndarray, int]:
+        """(locations uint64[n], 0 where there is none; how many are pending) of int64 ids."""
+        found = np.empty(ids.size, np.uint64)
+        return found, find_ids(*self._shape, ids, pending, found)
+
+    def find_keys(self, data: np.ndarray, words: np.ndarray, keys: np.ndarray, bounds: np.ndarray, pending: np.ndarray) -> tuple[np.ndarray, int]:
+        """The same of keys: their hashes, an array with their bytes, where each begins and ends in it, int64[n, 2]."""
+        found = np.empty(words.size, np.uint64)
+        return found, find_keys(*self._shape, data, words, keys, bounds, pending, found)
+
+    def insert(self, ids: np.ndarray, locations: np.ndarray) -> np.ndarray:
+        """Enter ids in order, later ones win; returns what stood there before each."""
+        before, done = np.empty(ids.size, np.uint64), 0
+        while (done := insert_ids(*self._shape, ids, locations, before, done)) < ids.size:
+            self._enlarge(np.uint64(ids[done]))
+        self.live += count_new(before, locations)
+        return before
+
+    def insert_keys(self, data: np.ndarray, words: np.ndarray, keys: np.ndarray, bounds: np.ndarray, locations: np.ndarray) -> np.ndarray:
+        """Enter keys in order, later ones win; returns what stood there before each."""
+        before, done = np.empty(words.size, np.uint64), 0
+        while (done := insert_keys(*self._shape, data, words, keys, bounds, locations, before, done)) < words.size:
+            self._enlarge(words[done])
+        self.live += count_new(before, locations)
+        return before
+
+    def _enlarge(self, word: np.uint64) -> None:
+        """Make room in the sub-table where this word belongs."""
+        place = int(place_of(word, self.seed))
+        sub = int(self.directory[place >> (64 - self.depth) if self.depth else 0])
+        base, slots, _, depth = self.subs[sub].tolist()
+        if slots >= LARGEST_SUB and depth < MAX_DEPTH:
+            self._split(sub, place, depth)
+        else:
+            self._set_sub(sub, (slots + slots // 2) // PAGE_SLOTS * PAGE_SLOTS if slots > PAGE_SLOTS else 2 * slots, depth)
+        reinsert(self._heap.words, base, slots, self.directory, self.subs, self.depth, self.seed)
+        self._heap.free(base, 2 * slots)
+
+    def _set_sub(self, sub: int, slots: int, depth: int) -> None:
+        self.subs[sub] = (self._heap.allocate(2 * slots), slots, 0, depth)
+
+    def _split(self, sub: int, place: int, depth: int) -> None:
+        """One more bit of the place decides: half of the directory's entries for this sub-table name a new one."""
+        if depth == self.depth:
+            self.directory = np.repeat(self.directory, 2)
+            self.depth += 1
+        slots = LARGEST_SUB * 5 // 8 // PAGE_SLOTS * PAGE_SLOTS
+        self._set_sub(sub, slots, depth + 1)
+        other = self._add_sub(slots, depth + 1)
+        span = 1 << (self.depth - depth)  # entries that named the sub-table
+        first = (place >> (64 - depth) if depth else 0) * span
+        self.directory[first + span // 2 : first + span] = other
+
+    def walk(self, place: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """(places, words, locations) in ascending order of places from `place` on, a sub-table at a time, deletes included.
+
+        A word's place never changes: whoever goes on behind the last place seen misses nothing that was there all the time."""
+        entry = place >> (64 - self.depth) if self.depth else 0
+        while entry < len(self.directory):
+            sub = int(self.directory[entry])
+            base, slots, taken, depth = self.subs[sub].tolist()
+            places, words, locations = (np.empty(taken, np.uint64) for _ in range(3))
+            count = collect(self._heap.words, base, slots, self.seed, np.uint64(place), places, words, locations)
+            order = np.argsort(places[:count], kind="stable")
+            entry = ((entry >> (self.depth - depth)) + 1) << (self.depth - depth)
+            yield places[order], words[order], locations[order]
+
+    @property
+    def nbytes(self) -> int:
+        return int(self.subs[:, 1].sum()) * 16
+
+    def clear(self) -> None:
+        """Give the memory back; the index is not used again."""
+        for base, slots, _, _ in self.subs.tolist():
+            self._heap.free(base, 2 * slots)
+        self.subs = self.subs[:0]
+
+    def check(self) -> None:
+        """Every slot is found again from its word, counts agree, the directory covers every sub-table in one aligned block."""
+        taken = live = 0
+        for number, (base, slots, count, depth) in enumerate(self.subs.tolist()):
+            entries = np.flatnonzero(self.directory == number)
+            assert entries.size == 1 << (self.depth - depth) and entries[0] % entries.size == 0 and np.ptp(entries) == entries.size - 1
+            table = self._heap.words[base : base + 2 * slots].reshape(-1, 2)
+            used = np.flatnonzero(table[:, 1])
+            assert used.size == count <= slots * 7 // 8 + 1
+            taken += count
+            live += int(np.count_nonzero((table[used, 1] & location.DELETE) == 0))
+        seen = sum(words.size for _, words, _ in self.walk())
+        assert seen == taken and live == self.live
+
+
+class DenseIndex:
+    """Locations by id, for tables whose ids are 0 to rows - 1: 8 bytes a row, taken as pages are first stored to."""
+
+    def __init__(self, heap: Heap, rows: int) -> None:
+        self._heap, self.rows = heap, rows
+        self._words = -(-rows // PAGE_WORDS) * PAGE_WORDS
+        self._base = heap.allocate(self._words)
+        self.slots = heap.words[self._base : self._base + rows]
+        self.live = 0
+
+    def find(self, ids: np.ndarray, pending: np.ndarray) -> tuple[np.ndarray, int]:
+        """As OpenIndex.find; the ids are within the bounds."""
+        found = np.empty(ids.size, np.uint64)
+        return found, find_dense(self.slots, ids, pending, found)
+
+    def insert(self, ids: np.ndarray, locations: np.ndarray) -> np.ndarray:
+        """As OpenIndex.insert; the ids are within the bounds."""
+        before = np.empty(ids.size, np.uint64)
+        insert_dense(self.slots, ids, locations, before)
+        self.live += count_new(before, locations)
+        return before
+
+    def walk(self, place: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """As OpenIndex.walk; the place of an id is the id."""
+        for start in range(place, self.rows, LARGEST_SUB):
+            block = self.slots[start : min(start + LARGEST_SUB, self.rows)]
+            used = np.flatnonzero(block)
+            ids = (used + start).astype(np.uint64)
+            yield ids, ids, block[used]
+
+    @property
+    def nbytes(self) -> int:
+        return self._words * 8
+
+    def clear(self) -> None:
+        """Give the memory back; the index is not used again."""
+        self._heap.free(self._base, self._words)
+        self.slots = self.slots[:0]
+
+    def check(self) -> None:
+        """The count agrees."""
+        used = self.slots[self.slots != 0]
+        assert self.live == int(np.count_nonzero((used & location.DELETE) == 0))

@@ -1,0 +1,415 @@
+"""A keyspace: byte keys to byte values with an optional expiry, in batches.
+
+A write is one PUT frame (or several of one batch), entered in the index; a read is one probe and one verified look at the records.
+A value longer than a part is written as PART frames first, each group durable before the next, and exists once a small record lists them.
+Expiry is judged by the clock at each read, never by replay. Waiting for durability happens in `Log.settle` alone.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+from sortedcontainers import SortedList
+
+from . import parts
+from .errors import CorruptionError, InvalidError
+from .index.heap import Heap
+from .index.open import OpenIndex
+from .index.order import KeyOrder, after_prefix
+from .kernels import location
+from .kernels.probe import RECORD_HEADER, hash_keys
+from .kernels.records import (
+    ABSENT,
+    DAMAGED,
+    FLAG_DELETE,
+    FLAG_PARTS,
+    read_expiries,
+    read_records,
+    record_sizes,
+    scan_records,
+    write_records,
+)
+from .log.control import append_control
+from .log.format import MAX_BATCH, MAX_KEY, MAX_VALUE, Frame, Kind
+from .log.pool import Reserve
+from .log.writer import Log
+
+OWNER = 1 << 32  # a record's check is owned by its keyspace's number plus this: never a table's id
+SCAN_CHUNK = 1000
+Pairs = Mapping[bytes, bytes] | Iterable[tuple[bytes, bytes]]
+
+
+class Keyspace:
+    """One of the 16. Safe for threads; each call is atomic (put_many up to 16 MiB, then in atomic pieces)."""
+
+    def __init__(self, number: int, log: Log, heap: Heap, verify: bool = True) -> None:
+        self.number, self._log, self._heap, self._verify = number, log, heap, verify
+        self._owner = np.uint64(OWNER + number)
+        self._seed = int.from_bytes(log.pool.hash_key[:8], "little")
+        self._k0, self._k1 = (np.uint64(int.from_bytes(log.pool.hash_key[i : i + 8], "little")) for i in (0, 8))
+        self._part = parts.size_for(log)
+        self.reset(0)
+
+    def reset(self, layer: int) -> None:
+        """Empty, with a new layer (the LSN of the frame that emptied it). Under the lock."""
+        if hasattr(self, "_index"):
+            self._index.clear()
+        self.layer = self._changed = layer  # _changed: the LSN of the last write
+        self._index = OpenIndex(self._heap, self._seed)
+        self._expiries = SortedList()  # of the live records that have one
+        self._order: KeyOrder | None = None
+
+    # reading
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value, or None."""
+        return self.get_many([key])[0]
+
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The values of `keys`, None for those that are absent; all of one moment."""
+        return [self._value(*row[:2], row[3]) if row[0] >= 0 else None for row in self._look(keys)]
+
+    def entry(self, key: bytes) -> tuple[bytes, int] | None:
+        """(value, expiry in unix ms or 0), or None."""
+        at, length, expiry, flags = self._look([key])[0]
+        return (self._value(at, length, flags), expiry) if at >= 0 else None
+
+    def expiry(self, key: bytes) -> int | None:
+        """Unix ms, 0 for never, None where there is no such key."""
+        at, _, expiry, _ = self._look([key])[0]
+        return expiry if at >= 0 else None
+
+    def size(self, key: bytes) -> int | None:
+        """The length of the value, without reading it; None where there is no such key."""
+        at, length, _, flags = self._look([key])[0]
+        if at < 0:
+            return None
+        return parts.total(self._log, at) if flags & FLAG_PARTS else length
+
+    def contains_many(self, keys: Sequence[bytes]) -> list[bool]:
+        """Which keys are there."""
+        return [row[0] >= 0 for row in self._look(keys)]
+
+    def __contains__(self, key: bytes) -> bool:
+        return self._look([key])[0][0] >= 0
+
+    def _look(self, keys: Sequence[bytes]) -> list[list[int]]:
+        """A row a key: offset of its value (negative: absent), length, expiry, flags."""
+        self._log.guard_read()
+        blob, bounds = join(keys)
+        with self._log.lock:
+            found, waiting = self._find(blob, bounds)
+            lsn, data = self._log.lsn if waiting else 0, self._log.data
+        out = np.empty((len(keys), 4), np.int64)
+        read_records(data, found, self._owner, self._log.now(), self._verify, out)
+        rows = out.tolist()
+        if len(keys) and out[:, 0].min() == DAMAGED:
+            self._complain(found, out)
+        self._log.settle(lsn)
+        return rows
+
+    def _find(self, blob: np.ndarray, bounds: np.ndarray) -> tuple[np.ndarray, int]:
+        return self._index.find_keys(self._log.data, self._hash(blob, bounds), blob, bounds, self._log.pending())
+
+    def fingerprint(self, key: bytes) -> int:
+        """Changes whenever the key is written: its location, 0 where it never was. For watching."""
+        with self._log.lock:
+            return int(self._find(*join([key]))[0][0])
+
+    def _hash(self, blob: np.ndarray, bounds: np.ndarray) -> np.ndarray:
+        words = np.empty(len(bounds), np.uint64)
+        hash_keys(blob, bounds, self._k0, self._k1, words)
+        return words
+
+    def _complain(self, found: np.ndarray, out: np.ndarray) -> None:
+        if self._log.failed:  # what was found was pending when the flush failed, and is gone
+            raise self._log.failed
+        bad = found[np.flatnonzero(out[:, 0] == DAMAGED)[0]]
+        raise CorruptionError(f"a record of keyspace {self.number} at offset {int(bad & location.OFFSET_MASK):,} of the pool is damaged: "
+                              "its check does not hold; restore a backup, or write the key again")
+
+    def _value(self, at: int, length: int, flags: int) -> bytes:
+        if flags & FLAG_PARTS:
+            return parts.read(self._log, self._owner, at)
+        return self._log.data[at : at + length].tobytes()
+
+    # writing
+
+    def put(self, key: bytes, value: bytes, ttl: float | None = None, *, expire_at: int | None = None) -> None:
+        """Store one value. ttl: seconds from now; expire_at: unix ms."""
+        self._put([key], [value], self.deadline(ttl, expire_at))
+
+    def put_many(self, items: Pairs, ttl: float | None = None, *, expire_at: int | None = None) -> None:
+        """Store many; later ones win. Atomic up to 16 MiB; more is applied in atomic pieces, in order."""
+        pairs = list(items.items() if isinstance(items, Mapping) else items)
+        if pairs:
+            self._put([key for key, _ in pairs], [value for _, value in pairs], self.deadline(ttl, expire_at))
+
+    def deadline(self, ttl: float | None, expire_at: int | None) -> int:
+        if ttl is not None:
+            if not ttl > 0:
+                raise InvalidError(f"ttl={ttl!r}: seconds above 0, or None for no expiry")
+            expire_at = self._log.now() + max(1, round(ttl * 1000))
+        if expire_at is None:
+            return 0
+        if expire_at >= 1 << 62:
+            raise InvalidError(f"an expiry at {expire_at} ms is too far away: below {1 << 62}")
+        return max(1, expire_at)  # 0 stands for none; any time in the past does for one before 1970
+
+    def is_future(self, expiry: int) -> bool:
+        """Does something with this expiry (0: none) still live?"""
+        return expiry == 0 or expiry > self._log.now()
+
+    def check_item(self, key: bytes, value: bytes) -> None:
+        """Refuse what cannot be stored."""
+        check_keys([key])
+        size_of(value)
+
+    def _put(self, keys: list[bytes], values: list[bytes], expiry: int) -> None:
+        self.put_entries(keys, values, [expiry] * len(keys))
+
+    def put_entries(self, keys: list[bytes], values: list[bytes], expiries: list[int]) -> None:
+        """put_many with an expiry a key (unix ms, 0 for none)."""
+        self._log.guard_write()
+        check_keys(keys)
+        flags = np.zeros(len(keys), np.int64)
+        lengths = [size_of(value) for value in values]
+        if max(lengths) > self._part:
+            values = list(values)
+            for i, length in enumerate(lengths):
+                if length > self._part:
+                    values[i], flags[i] = parts.write(self._log, self.number, self.layer, self._owner, values[i], self._part), FLAG_PARTS
+        self._log.settle(self._write(keys, values, np.array(expiries, np.int64), flags))
+
+    def _write(self, keys: Sequence[bytes], values: Sequence[bytes], expiries: np.ndarray, flags: np.ndarray,
+               purpose: Reserve = Reserve.WRITE) -> int:
+        """Append records and enter them; returns the LSN to settle."""
+        key_blob, key_bounds = join(keys)
+        value_blob, value_bounds = join(values)
+        words = self._hash(key_blob, key_bounds)
+        sizes = np.empty(len(keys), np.int64)
+        total = record_sizes(key_bounds, value_bounds, sizes)
+        limit = self._log.frame_limit
+        with self._log.lock:
+            for batch in [[(0, len(keys), total)]] if total <= limit else cut_batches(sizes, limit):
+                self._log.reserve([length for _, _, length in batch], purpose)
+                with self._log.batch():
+                    for a, b, length in batch:
+                        locations = np.empty(b - a, np.uint64)
+                        at = self._log.begin(Kind.PUT, length, table=self.number, layer=self.layer, count=b - a, purpose=purpose)
+                        write_records(self._log.data, at, self._owner, key_blob, key_bounds[a:b], value_blob, value_bounds[a:b],
+                                      expiries[a:b], flags[a:b], locations)
+                        self._changed = self._log.end()
+                        self._enter(words[a:b], key_blob, key_bounds[a:b], locations, expiries[a:b], flags[a:b])
+            if self._order is not None:
+                self._order.add(keys)
+            return self._changed
+
+    def _enter(self, words: np.ndarray, keys: np.ndarray, bounds: np.ndarray, locations: np.ndarray, expiries: np.ndarray, flags: np.ndarray) -> None:
+        before = self._index.insert_keys(self._log.data, words, keys, bounds, locations)
+        if expiries.any():
+            self._expiries.update(expiries[(expiries != 0) & (flags & FLAG_DELETE == 0)].tolist())
+        if self._expiries:
+            read_expiries(self._log.data, before, gone := np.empty(before.size, np.int64))
+            for expiry in gone[gone != 0].tolist():
+                self._expiries.remove(expiry)
+
+    def delete(self, key: bytes) -> bool:
+        """Was it there?"""
+        return self.delete_many([key]) == 1
+
+    def delete_many(self, keys: Sequence[bytes]) -> int:
+        """How many of them were there. Possible in a full pool, too."""
+        self._log.guard_write()
+        with self._log.lock, self._log.deferred() as seen:
+            present = [key for key, row in zip(keys, self._look(keys), strict=True) if row[0] >= 0]
+            present = list(dict.fromkeys(present))
+            lsn = seen.lsn
+            if present:
+                empty, none = [b""] * len(present), np.zeros(len(present), np.int64)
+                lsn = self._write(present, empty, none, none + FLAG_DELETE, Reserve.DELETE)
+        self._log.settle(lsn)
+        return len(present)
+
+    def expire(self, key: bytes, at_ms: int) -> bool:
+        """Give a key another expiry (unix ms; 0: none). False where there is no such key."""
+        self._log.guard_write()
+        with self._log.lock, self._log.deferred() as seen:
+            at, length, _, flags = self._look([key])[0]
+            lsn = seen.lsn
+            if at >= 0:
+                raw = self._log.data[at : at + length].tobytes()  # of a value in parts: their list
+                deadline = self.deadline(None, at_ms) if at_ms else 0
+                lsn = self._write([key], [raw], np.array([deadline]), np.array([flags]))
+        self._log.settle(lsn)
+        return at >= 0
+
+    def clear(self) -> None:
+        """Remove every key (FLUSHDB): one frame, whatever the size."""
+        self._log.guard_write()
+        with self._log.lock:
+            self.reset(append_control(self._log, {"op": "clear", "keyspaces": [self.number]}))
+        self._log.settle(self.layer)
+
+    # looking around
+
+    def __len__(self) -> int:
+        """How many keys are there now; exact, O(log n)."""
+        self._log.guard_read()
+        with self._log.lock:
+            count, lsn = self._index.live - self._expiries.bisect_right(self._log.now()), self._changed
+        self._log.settle(lsn)
+        return count
+
+    def keys(self, cursor: int = 0, count: int = 10) -> tuple[int, list[bytes]]:
+        """About `count` keys from a cursor, 0 to begin, and the next cursor, 0 at the end. Redis' guarantee: what is there all the
+        time is returned at least once. In no order."""
+        self._log.guard_read()
+        names: list[bytes] = []
+        with self._log.lock:
+            lsn = self._changed
+            for places, _, found in self._index.walk(cursor):
+                take = places.size
+                if take > count - len(names):
+                    # all of one place go together: the next cursor begins behind it
+                    take = int(np.searchsorted(places, places[max(count - len(names), 1) - 1], "right"))
+                names += self._names(found[:take])
+                cursor = int(places[take - 1]) + 1 if take else cursor
+                if take < places.size or len(names) >= count:
+                    break
+            else:
+                cursor = 0
+        self._log.settle(lsn)
+        return cursor % (1 << 64), names
+
+    def _names(self, found: np.ndarray) -> list[bytes]:
+        """The keys of live records."""
+        out = np.empty((found.size, 4), np.int64)
+        read_records(self._log.data, found, self._owner, self._log.now(), self._verify, out)
+        if found.size and out[:, 0].min() == DAMAGED:
+            self._complain(found, out)
+        data, starts = self._log.data, (found & location.OFFSET_MASK).astype(np.int64) + RECORD_HEADER
+        return [data[start:stop].tobytes() for start, stop in zip(starts.tolist(), out[:, 0].tolist(), strict=True) if stop != ABSENT]
+
+    def random_key(self) -> bytes | None:
+        """Any key; None where there is none."""
+        start = secrets.randbits(64)
+        for cursor in (start, 0):
+            while True:
+                cursor, names = self.keys(cursor, 16)
+                if names:
+                    return secrets.choice(names)
+                if not cursor:
+                    break
+        return None
+
+    def scan(self, prefix: bytes = b"", start: bytes | None = None, stop: bytes | None = None, reverse: bool = False,
+             limit: int | None = None) -> Iterator[tuple[bytes, bytes]]:
+        """(key, value) in the order of keys' bytes; start inclusive, stop exclusive. Goes on in chunks: what is written meanwhile behind
+        the place reached is seen."""
+        low = max(prefix, start or b"")
+        high = min((bound for bound in (stop, after_prefix(prefix)) if bound is not None), default=None)
+        left = limit if limit is not None else float("inf")
+        while left > 0 and (high is None or low < high):
+            keys = self._chunk(low, high, reverse, int(min(left, SCAN_CHUNK)))
+            if not keys:
+                return
+            values = self.get_many(keys)
+            self._forget([key for key, value in zip(keys, values, strict=True) if value is None])
+            for key, value in zip(keys, values, strict=True):
+                if value is not None and left > 0:
+                    left -= 1
+                    yield key, value
+            low, high = (low, keys[-1]) if reverse else (keys[-1] + b"\0", high)
+
+    def _chunk(self, low: bytes, high: bytes | None, reverse: bool, count: int) -> list[bytes]:
+        """The next keys in order, dead ones among them."""
+        self._log.guard_read()
+        with self._log.lock:
+            if self._order is None:
+                self._order = KeyOrder(key for _, _, found in self._index.walk() for key in self._names(found))
+            keys, lsn = self._order.chunk(low, high, reverse, count), self._changed
+        self._log.settle(lsn)
+        return keys
+
+    def _forget(self, dead: list[bytes]) -> None:
+        """Take dead keys out of the order, unless they came back meanwhile."""
+        with self._log.lock, self._log.deferred():
+            if dead and self._order is not None:
+                self._order.discard(key for key, row in zip(dead, self._look(dead), strict=True) if row[0] < 0)
+
+    # recovery and care
+
+    def replay(self, frame: Frame) -> None:
+        """Enter what a PUT frame holds. Its checksum was verified."""
+        bounds, expiries = np.empty((frame.count, 2), np.int64), np.empty(frame.count, np.int64)
+        locations, data = np.empty(frame.count, np.uint64), self._log.data
+        end = scan_records(data, frame.body, frame.body + frame.length, self._owner, bounds, expiries, locations)
+        if end != frame.body + frame.length or frame.layer != self.layer:
+            raise CorruptionError(f"frame {frame.lsn} at offset {frame.offset:,} does not hold {frame.count} records of layer {self.layer}")
+        flags = np.where(locations & location.DELETE, FLAG_DELETE, 0)
+        self._changed = frame.lsn
+        self._enter(self._hash(data, bounds), data, bounds, locations, expiries, flags)
+
+    @property
+    def index_bytes(self) -> int:
+        return self._index.nbytes
+
+    def check(self) -> None:
+        """Index, counts and expiries agree with the records."""
+        with self._log.lock:
+            self._index.check()
+            expiries: list[int] = []
+            for _, _, found in self._index.walk():
+                out = np.empty((found.size, 4), np.int64)
+                read_records(self._log.data, found, self._owner, 0, True, out)
+                if found.size and out[:, 0].min() == DAMAGED:
+                    self._complain(found, out)
+                expiries += out[out[:, 2] != 0, 2].tolist()
+            assert sorted(expiries) == list(self._expiries), "the expiries kept are not those of the records"
+            if self._order is not None:
+                self._order.check()
+
+
+def check_keys(keys: Sequence[bytes]) -> None:
+    """Refuse what is no key."""
+    for key in keys:
+        if not isinstance(key, bytes | bytearray):
+            raise InvalidError(f"a key must be bytes, not {type(key).__name__}")
+        if len(key) > MAX_KEY:
+            raise InvalidError(f"a key of {len(key):,} bytes is too long: at most {MAX_KEY:,}")
+
+
+def size_of(value: bytes) -> int:
+    """The length of a value in bytes, if it is one."""
+    size = len(value) if isinstance(value, bytes) else memoryview(value).nbytes
+    if size > MAX_VALUE:
+        raise InvalidError(f"a value of {size:,} bytes is too long: at most {MAX_VALUE:,}")
+    return size
+
+
+def join(items: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
+    """Byte strings one behind the other, and where each begins and ends, int64[n, 2]."""
+    bounds = np.zeros((len(items), 2), np.int64)
+    if len(items):
+        np.cumsum(np.fromiter(map(len, items), np.int64, len(items)), out=bounds[:, 1])
+        bounds[1:, 0] = bounds[:-1, 1]
+    return np.frombuffer(b"".join(items) or b"\0", np.uint8), bounds
+
+
+def cut_batches(sizes: np.ndarray, limit: int) -> Iterator[list[tuple[int, int, int]]]:
+    """Consecutive items as frames (first, last + 1, bytes) of up to `limit` bytes, in batches of up to 16 MiB."""
+    batch: list[tuple[int, int, int]] = []
+    ends = np.cumsum(sizes)
+    a, before, used = 0, 0, 0
+    while a < len(sizes):
+        b = max(a + 1, int(np.searchsorted(ends, before + limit, "right")))
+        length = int(ends[b - 1]) - before
+        if batch and used + length > MAX_BATCH:
+            yield batch
+            batch, used = [], 0
+        batch.append((a, b, length))
+        a, before, used = b, int(ends[b - 1]), used + length
+    yield batch

@@ -1,0 +1,25 @@
+"""Control frames: decisions about tables and keyspaces, as JSON. They carry what was decided, so that replay decides nothing again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from .format import Frame, Kind
+from .pool import Reserve
+from .writer import Log
+
+
+def append_control(log: Log, decision: dict[str, Any]) -> int:
+    """Append a decision; returns its LSN, which is also the number of the layer that it opens. Under the log's lock."""
+    body = orjson.dumps(decision)
+    log.reserve([len(body)], Reserve.DELETE)
+    at = log.begin(Kind.CONTROL, len(body), purpose=Reserve.DELETE)
+    log.data[at : at + len(body)] = memoryview(body)
+    return log.end()
+
+
+def read_control(log_data: memoryview, frame: Frame) -> dict[str, Any]:
+    """The decision in a control frame."""
+    return orjson.loads(log_data[frame.body : frame.body + frame.length])

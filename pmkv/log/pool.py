@@ -1,0 +1,164 @@
+"""The pool: a medium cut into segments of equal size.
+
+A segment is *taken* by the log once and in order of need; a taken segment is prepared: reserved, zero-filled, its header durable.
+Segments kept back: the last one is for the log's own frames (OPEN, MARK, NEXT; later folds), the last but one for deletes and control frames,
+so that a full pool can still be opened and emptied. Assumes: the caller holds the log's lock, except for `prepare_ahead`.
+"""
+
+from __future__ import annotations
+
+import enum
+import secrets
+import threading
+from collections.abc import Callable
+
+from ..errors import CorruptionError, FormatError, FullError
+from ..media.base import Medium
+from .format import ALIGN, HEADER_PAGE, POOL_MAGIC, VERSION, PoolHeader, pack_pool, pack_segment, seed_of, unpack_pool, unpack_segment
+
+SEGMENT_SIZE = 64 << 20
+SMALLEST_SEGMENT = 256 << 10
+SEGMENTS_AT_LEAST = 16  # a pool smaller than 16 full segments has smaller ones instead
+
+
+class Reserve(enum.IntEnum):
+    """How many segments must stay free for others when one is taken for this."""
+
+    LOG = 0
+    DELETE = 1
+    WRITE = 2
+
+
+def segment_size_for(capacity: int) -> int:
+    """64 MiB, or less where the pool would have fewer than 16 of them."""
+    size = (capacity - HEADER_PAGE) // SEGMENTS_AT_LEAST // HEADER_PAGE * HEADER_PAGE
+    return min(SEGMENT_SIZE, max(SMALLEST_SEGMENT, size))
+
+
+class Pool:
+    """Segments of one medium. `create` or `load` makes one."""
+
+    def __init__(self, medium: Medium, header: PoolHeader) -> None:
+        self.medium = medium
+        self.segment_size, self.pool_id, self.hash_key = header
+        self.generations: dict[int, int] = {}  # of segments whose header is whole: prepared, perhaps taken
+        self.taken: list[int] = []  # in the order of the log
+        self._seeds: dict[int, int] = {}
+        self._free: list[int] = []  # neither taken nor prepared, the next one last
+        self._ready: list[int] = []  # prepared, not taken, the next one last
+        self._preparing = threading.Lock()
+        self.on_take: Callable[[], None] = lambda: None  # a good moment to prepare the next one
+
+    @classmethod
+    def create(cls, medium: Medium, segment_size: int | None = None) -> Pool:
+        """Write a pool's header on an empty medium; it is a pool once this returns."""
+        size = segment_size or segment_size_for(medium.data.size)
+        if (medium.data.size - HEADER_PAGE) // size < 4:
+            raise FullError(f"a pool of {medium.data.size:,} bytes is too small: it needs 4 segments of {size:,} bytes and {HEADER_PAGE}")
+        header = PoolHeader(size, secrets.token_bytes(16), secrets.token_bytes(16))
+        medium.prepare(0, HEADER_PAGE)
+        pool = cls(medium, header)
+        pool._store(0, pack_pool(header))
+        pool._free = list(range(pool.count))[::-1]
+        return pool
+
+    @staticmethod
+    def is_pool(medium: Medium) -> bool:
+        return bytes(medium.data[8:16]) == POOL_MAGIC
+
+    @classmethod
+    def load(cls, medium: Medium) -> Pool:
+        """Read the header of a pool; FormatError for another version, CorruptionError for a damaged one."""
+        whole, version, header = unpack_pool(memoryview(medium.data)[:64])
+        if not whole:
+            raise CorruptionError("the pool's header (bytes 0 to 64 of the pool) is damaged: its checksum does not hold")
+        if version != VERSION:
+            raise FormatError(f"the pool has format version {version}, this pmkv reads version {VERSION}: use the pmkv that wrote it to copy its data out")
+        pool = cls(medium, header)
+        for index in range(pool.count):
+            start = pool.start(index)
+            generation = unpack_segment(memoryview(medium.data)[start : start + ALIGN], pool.pool_id, index)
+            if generation:
+                pool.generations[index] = generation
+        return pool
+
+    def _store(self, at: int, header: bytes) -> None:
+        memoryview(self.medium.data)[at : at + len(header)] = header
+        self.medium.flush([(at, at + len(header))])
+
+    @property
+    def count(self) -> int:
+        """Segments that fit on the medium."""
+        return (self.medium.data.size - HEADER_PAGE) // self.segment_size
+
+    @property
+    def free(self) -> int:
+        return len(self._free) + len(self._ready)
+
+    def start(self, index: int) -> int:
+        return HEADER_PAGE + index * self.segment_size
+
+    def stop(self, index: int) -> int:
+        return HEADER_PAGE + (index + 1) * self.segment_size
+
+    def seed(self, index: int) -> int:
+        """What the checksums of a segment's frames are seeded with, but for the offset."""
+        if index not in self._seeds:
+            self._seeds[index] = seed_of(self.pool_id, self.generations[index])
+        return self._seeds[index]
+
+    def adopt(self, taken: list[int]) -> None:
+        """After replay: these segments are the log, in this order; all others are free."""
+        self.taken = taken
+        others = [index for index in range(self.count - 1, -1, -1) if index not in set(taken)]
+        self._ready = [index for index in others if index in self.generations]
+        self._free = [index for index in others if index not in self.generations]
+
+    def take(self, purpose: Reserve) -> int:
+        """The next segment of the log, prepared."""
+        self.make_ready(1, purpose)
+        index = self._ready.pop()
+        self.taken.append(index)
+        self.on_take()
+        return index
+
+    def make_ready(self, count: int, purpose: Reserve) -> None:
+        """Have so many segments prepared, or raise FullError with nothing changed but what is prepared."""
+        if self.free - count < purpose:
+            used = len(self.taken) * self.segment_size
+            raise FullError(f"the pool is full: {used:,} of {self.medium.data.size:,} bytes are in use and {int(purpose)} segments are kept "
+                            "back for deletes and recovery; open the store with a larger capacity, or grow it")
+        while len(self._ready) < count:
+            self._prepare_one()
+
+    def prepare_ahead(self) -> bool:
+        """Prepare one more segment than is needed now, if there is one; False when there was nothing to do. For a background thread."""
+        if self._ready or not self._free:
+            return False
+        self._prepare_one()
+        return True
+
+    def _prepare_one(self) -> None:
+        with self._preparing:
+            if not self._free:
+                return
+            index = self._free[-1]
+            self.medium.prepare(self.start(index), self.stop(index))
+            # the header goes last: a segment with a whole header is wholly prepared
+            self._store(self.start(index), pack_segment(self.pool_id, index, 1))
+            self.generations[index] = 1
+            self._free.pop()
+            self._ready.insert(0, index)
+
+    def extend(self) -> None:
+        """The medium has grown: so much more is free."""
+        known = set(self.taken) | set(self._free) | set(self._ready)
+        self._free = [index for index in range(self.count - 1, -1, -1) if index not in known] + self._free
+
+    def check(self) -> None:
+        """Every segment is taken, ready or free, once; what is taken or ready has a whole header on the medium."""
+        parts = self.taken + self._ready + self._free
+        assert sorted(parts) == list(range(self.count)), "a segment is lost or counted twice"
+        for index in self.taken + self._ready:
+            header = memoryview(self.medium.data)[self.start(index) : self.start(index) + ALIGN]
+            assert unpack_segment(header, self.pool_id, index) == self.generations[index], f"the header of segment {index} is damaged"

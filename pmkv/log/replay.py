@@ -1,0 +1,142 @@
+"""Recovery: reads the log from its first segment and yields its frames, whole batches only, up to where it ends.
+
+A frame counts iff magic, length, checksum, LSN and the predecessor's checksum agree. Where none does, the log ends: either in a torn tail, which
+nobody was promised, or in damage. The difference is proved, not guessed: every frame says up to which LSN the log was durable when it
+was written, so a whole frame found further on, durable up to or beyond the missing LSN, means that an acknowledged one is gone.
+
+Assumes: nothing is written meanwhile (a readonly store beside a writer sees some prefix).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+
+import numpy as np
+
+from ..errors import CorruptionError
+from ..kernels.frames import find_magic
+from .format import ALIGN, EPOCH_SHIFT, FRAME_MAGIC, NEXT, Flag, Frame, Kind, epoch_of, seed_of, unpack_frame
+from .pool import Pool
+
+
+class Replay:
+    """Iterate once; then the attributes say where and in what state the log ended."""
+
+    def __init__(self, pool: Pool, last: int | None = None) -> None:
+        """last: stop behind this LSN (what was durable when a flush failed) instead of where the log ends."""
+        self._pool, self._last = pool, last
+        self._view = memoryview(pool.medium.data)
+        self.segments: list[int] = []
+        self.position = 0  # where the next frame belongs
+        self.lsn = 0
+        self.previous = 0  # the checksum of the last frame
+        self.durable = 0  # proved by the frames themselves
+        self.is_marked = True  # nothing stands behind the last MARK
+        self._undurable: deque[Frame] = deque()
+
+    def __iter__(self) -> Iterator[Frame]:
+        batch: list[Frame] = []
+        for frame in self._frames():
+            batch.append(frame)
+            if not frame.flags & Flag.MORE:
+                for whole in batch:
+                    self._accept(whole)
+                    yield whole
+                batch.clear()
+        if batch:
+            self._cut(batch[0])
+
+    def _frames(self) -> Iterator[Frame]:
+        """Frames in order, followed through the segments, until none fits."""
+        if not self._enter_first():
+            return
+        lsn, previous, start = 0, 0, self._pool.start(0) + ALIGN
+        while self._last is None or lsn < self._last:
+            segment = self.segments[-1]
+            frame = unpack_frame(self._view, start, self._pool.stop(segment), self._pool.seed(segment)) \
+                if start + ALIGN <= self._pool.stop(segment) else None
+            if frame is None or frame.previous != previous or not follows(frame, lsn):
+                self.position = start
+                self._prove_end(start, lsn + 1 if lsn else 1 << EPOCH_SHIFT)
+                return
+            lsn, previous, start = frame.lsn, frame.check, frame.end
+            yield frame
+            if frame.kind == Kind.NEXT:
+                start = self._enter(frame)
+        self.position = start
+
+    def _accept(self, frame: Frame) -> None:
+        self.lsn, self.previous = frame.lsn, frame.check
+        self.durable = max(self.durable, frame.durable)
+        self.is_marked = frame.kind == Kind.MARK
+        self._undurable.append(frame)
+        while self._undurable and self._undurable[0].lsn <= self.durable:
+            self._undurable.popleft()
+
+    def _cut(self, first: Frame) -> None:
+        """The batch that begins here never ended: the log ends before it."""
+        self.position = first.offset
+        index = (first.offset - self._pool.start(0)) // self._pool.segment_size
+        del self.segments[self.segments.index(index) + 1 :]
+
+    @property
+    def undurable(self) -> list[tuple[int, int]]:
+        """Ranges of what was accepted without proof that it is durable."""
+        return [(frame.offset, frame.body + frame.length) for frame in self._undurable]
+
+    def _enter_first(self) -> bool:
+        """Stand before the first frame of the first segment; False in a pool that was never written to."""
+        pool = self._pool
+        if 0 in pool.generations:
+            self._enter_segment(0)
+            return True
+        if pool.generations:
+            raise CorruptionError(f"the header of segment 0 (offset {pool.start(0):,}) is damaged, those of later segments are whole")
+        seed = seed_of(pool.pool_id, 1)
+        if any(self._whole_frames(0, pool.start(0) + ALIGN, pool.stop(0), seed)):
+            raise CorruptionError(f"the header of segment 0 (offset {pool.start(0):,}) is damaged, but whole frames stand behind it")
+        return False
+
+    def _enter(self, frame: Frame) -> int:
+        """Go where a NEXT frame points. A header is durable before its NEXT is written: one that is not whole is damage."""
+        index, generation = NEXT.unpack_from(self._view, frame.body)
+        if self._pool.generations.get(index) != generation:
+            raise CorruptionError(f"the header of segment {index} (offset {self._pool.start(index):,}) is damaged: "
+                                  f"frame {frame.lsn} names it with generation {generation}, found {self._pool.generations.get(index)}")
+        self._enter_segment(index)
+        return self._pool.start(index) + ALIGN
+
+    def _enter_segment(self, index: int) -> None:
+        self.segments.append(index)
+        self._pool.medium.will_read(self._pool.start(index), self._pool.stop(index))
+
+    def _prove_end(self, start: int, missing: int) -> None:
+        """Raise CorruptionError if a whole frame found anywhere behind was written when `missing` was durable."""
+        pool = self._pool
+        places = [(self.segments[-1], start + ALIGN)]
+        places += [(index, pool.start(index) + ALIGN) for index in pool.generations if index not in self.segments]
+        for index, begin in places:
+            for frame in self._whole_frames(index, begin, pool.stop(index), pool.seed(index)):
+                if frame.durable >= missing:
+                    raise CorruptionError(
+                        f"the log is damaged at offset {start:,} of the pool (segment {self.segments[-1]}): frame {missing} is missing there, but frame "
+                        f"{frame.lsn} at offset {frame.offset:,} says that it was durable; restore a backup, or salvage what is whole")
+
+    def _whole_frames(self, index: int, start: int, stop: int, seed: int) -> Iterator[Frame]:
+        """Every frame in a range whose own checksum holds, whatever stands before it."""
+        found = np.empty(1024, np.int64)
+        while start < stop:
+            count = find_magic(self._pool.medium.data, start, stop, ALIGN, FRAME_MAGIC, found)
+            for offset in found[:count].tolist():
+                frame = unpack_frame(self._view, offset, stop, seed)
+                if frame is not None:
+                    yield frame
+            start = stop if count < found.size else int(found[-1]) + ALIGN
+
+
+def follows(frame: Frame, lsn: int) -> bool:
+    """The next number, or the first of the next epoch: in the OPEN frame, or in the NEXT frame that makes room for it."""
+    if frame.lsn == (epoch_of(lsn) + 1) << EPOCH_SHIFT:
+        return frame.kind in (Kind.OPEN, Kind.NEXT)
+    return frame.lsn == lsn + 1 and lsn != 0

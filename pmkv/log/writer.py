@@ -1,0 +1,325 @@
+"""The log: appends frames, gathers them into groups, makes groups durable, and says who has to wait for what.
+
+What defines time: the LSN. What is true: every frame up to `durable` is on the medium; frames above it are *pending*, and lie in the
+intervals of `pending()`. What commit means: nothing that depends on a pending frame may be revealed before it is durable.
+`append` (begin, fill the body, end) and `flush` are separate: many writers share one flush. A flush takes what was appended so far
+under the lock, and writes it without the lock, while the next group gathers.
+
+Threads: everything that appends holds `lock` (re-entrant); a flush takes `_flushing` first, then `lock` for a moment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from ..errors import ClosedError, FlushError, InvalidError, ReadOnlyError
+from ..media.base import Range
+from .format import ALIGN, EPOCH_SHIFT, FRAME_HEADER, MAX_BATCH, MAX_FRAME, NEXT, Flag, Kind, check_frame, epoch_of, frame_size, pack_frame
+from .pool import Pool, Reserve
+from .replay import Replay
+
+HEADER = FRAME_HEADER.itemsize
+NEXT_SIZE = frame_size(NEXT.size)  # kept free at the end of every segment
+NOTHING = np.empty((0, 2), np.int64)
+DURABILITIES = ("commit", "interval", "none")
+
+
+def unix_ms() -> int:
+    """The wall clock in milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+class Deferral:
+    """Collects what a thread would have to wait for. `lsn`: the highest that must be durable before results may be revealed, 0 for none."""
+
+    def __init__(self) -> None:
+        self.lsn = 0
+
+
+class Log:
+    """One log on one pool. `resume` continues where a replay ended; `open_epoch` then makes it ready for writing."""
+
+    def __init__(self, pool: Pool, durability: str = "commit", now: Callable[[], int] = unix_ms) -> None:
+        if durability not in DURABILITIES:
+            raise InvalidError(f"durability={durability!r}: choose one of {', '.join(DURABILITIES)}")
+        self.pool, self.durability, self.now = pool, durability, now
+        self.frame_limit = min(MAX_FRAME, pool.segment_size // 4)  # longer bodies are cut where they can be
+        self.lock = threading.RLock()
+        self._flushing = threading.Lock()
+        self._local = threading.local()
+        self.failed: FlushError | None = None
+        self.closed: str | None = None  # why nothing may be done any more
+        self.readonly: str | None = None  # why nothing may be written
+        self.on_durable: Callable[[], None] | None = None  # after each flush, and after a failure; from any thread
+        self.on_failure: Callable[[], None] | None = None  # bring memory back to what is durable; under the lock
+        self.on_busy: Callable[[], None] | None = None  # the first frame after a MARK was appended
+        self.flushes = 0
+        self._remap()
+
+    def resume(self, replay: Replay) -> None:
+        """Stand where the replay ended."""
+        self.lsn, self.previous, self.position = replay.lsn, replay.previous, replay.position
+        self.durable = replay.lsn  # once what was accepted without proof is rewritten: open_epoch does, before anything is revealed
+        self._unproved = replay.undurable
+        self._last_is_mark = replay.is_marked
+        self._segment = replay.segments[-1] if replay.segments else -1
+        self._stop = self.pool.stop(self._segment) if replay.segments else 0
+        self._open: tuple[int, int] | None = None  # the last frame of a batch waits for its checksum: is there more?
+        self._batch = 0
+        self._gathered: list[list[int]] = []
+        self._in_flight: list[list[int]] = []
+        self._pending: np.ndarray | None = NOTHING
+
+    def _remap(self) -> None:
+        self.data = self.pool.medium.data
+        self._view = memoryview(self.data)
+
+    # appending
+
+    def open_epoch(self) -> None:
+        """Make durable again what recovery accepted, then begin a new epoch, so that no LSN is ever used twice."""
+        if self._unproved:
+            self.pool.medium.rewrite(self._unproved)
+            self._unproved = []
+        with self.lock:
+            self.lsn = ((epoch_of(self.lsn) + 1) << EPOCH_SHIFT) - 1
+            body = self.begin(Kind.OPEN, 16, purpose=Reserve.LOG)
+            self._view[body : body + 16] = secrets.token_bytes(16)
+            self.end()
+        self._flush_group()
+        if self.failed:
+            raise self.failed
+
+    def begin(self, kind: Kind, length: int, *, table: int = 0, layer: int = 0, count: int = 0, flags: int = 0,
+              purpose: Reserve = Reserve.WRITE) -> int:
+        """Place a frame; returns where its body goes. The caller fills it and calls `end`, under one hold of the lock."""
+        self._finish(Flag.MORE)
+        if self.position + frame_size(length) + NEXT_SIZE > self._stop:
+            self._next_segment(purpose)
+        return self._place(kind, flags, table, count, length, layer)
+
+    def _place(self, kind: int, flags: int, table: int, count: int, length: int, layer: int) -> int:
+        start, lsn = self.position, self.lsn + 1
+        header = pack_frame(kind, flags, table, count, length, layer, lsn, self.durable, self.now(), self.previous)
+        self._view[start : start + HEADER] = header
+        self._open, self._pending = (start, length), None
+        self.lsn, self.position = lsn, start + frame_size(length)
+        if self._last_is_mark and self.on_busy:
+            self.on_busy()
+        self._last_is_mark = kind == Kind.MARK
+        return start + HEADER
+
+    def end(self) -> int:
+        """The body stands. Returns the frame's LSN."""
+        if not self._batch:
+            self._finish(0)
+        return self.lsn
+
+    def _finish(self, more: int) -> None:
+        """Give the last frame its checksum, once it is known whether its batch goes on behind it."""
+        if self._open is None:
+            return
+        start, length = self._open
+        self._open = None
+        self._view[start + 11] |= more
+        self.previous = check_frame(self._view, start, length, self.pool.seed(self._segment))
+        self._view[start : start + 8] = self.previous.to_bytes(8, "little")
+        self._gather(start, start + HEADER + length)
+
+    def _gather(self, start: int, stop: int) -> None:
+        """A frame belongs to the group; the padding before it does too, so that a group is few ranges."""
+        last = self._gathered[-1] if self._gathered else None
+        if last is not None and 0 <= start - last[1] < ALIGN:
+            last[1] = stop
+        else:
+            self._gathered.append([start, stop])
+        self._pending = None
+
+    def _next_segment(self, purpose: Reserve) -> None:
+        """Leave the segment with a NEXT frame (part of the batch, if there is one)."""
+        index = self.pool.take(purpose)
+        if self._segment >= 0:
+            body = self._place(Kind.NEXT, Flag.MORE if self._batch else 0, 0, 0, NEXT.size, 0)
+            NEXT.pack_into(self._view, body, index, self.pool.generations[index])
+            self._finish(0)
+        self._segment, self._stop = index, self.pool.stop(index)
+        self.position = self.pool.start(index) + ALIGN
+
+    def reserve(self, lengths: Sequence[int], purpose: Reserve = Reserve.WRITE) -> None:
+        """Have room for frames with these bodies, one after the other, before the first of them is begun. FullError: nothing was changed."""
+        position, stop, segments = self.position, self._stop, 0
+        room = self.pool.segment_size - ALIGN - NEXT_SIZE
+        for length in lengths:
+            size = frame_size(length)
+            if size > room:
+                raise InvalidError(f"{length:,} bytes do not fit in one frame: segments of this pool hold {room - HEADER:,}; use a larger pool")
+            if position + size + NEXT_SIZE > stop:
+                segments += 1
+                position, stop = 0, room + NEXT_SIZE
+            position += size
+        if segments:
+            self.pool.make_ready(segments, purpose)
+
+    def reserve_bytes(self, length: int) -> None:
+        """Have room for frames that take `length` bytes together, none with a body beyond `frame_limit` and a key. FullError: nothing was changed."""
+        waste = frame_size(self.frame_limit) + NEXT_SIZE  # at most so much stays unused at a segment's end
+        left = length - max(0, self._stop - self.position - waste)
+        if left > 0:
+            self.pool.make_ready(-(-left // (self.pool.segment_size - ALIGN - waste)), Reserve.WRITE)
+
+    @contextlib.contextmanager
+    def batch(self, length: int = 0) -> Iterator[None]:
+        """All frames appended inside take effect together, after a crash too; other writers are kept out meanwhile.
+
+        length: bytes of the log that will be written, reserved now. If the body raises, what it wrote before stays written."""
+        if length > MAX_BATCH:
+            raise InvalidError(f"a batch of {length:,} bytes is too long to be atomic: at most {MAX_BATCH:,}; write it in pieces")
+        with self.lock:
+            if length:
+                self.reserve_bytes(length)
+            self._batch += 1
+            try:
+                yield
+            finally:
+                self._batch -= 1
+                if not self._batch:
+                    self._finish(0)
+
+    # durability
+
+    def pending(self) -> np.ndarray:
+        """Intervals of the pool, int64[n, 2], that are not durable; whoever finds a location in them has to `settle`. Under the lock."""
+        if self._pending is None:
+            ranges = self._in_flight + self._gathered
+            if self._open is not None:
+                ranges = [*ranges, [self._open[0], self.position]]
+            self._pending = np.array(ranges, np.int64) if ranges and self.durability == "commit" else NOTHING
+        return self._pending
+
+    @contextlib.contextmanager
+    def deferred(self) -> Iterator[Deferral]:
+        """Calls of this thread inside do not wait for durability; the object yielded collects what they would have waited for."""
+        outer = getattr(self._local, "deferral", None)
+        self._local.deferral = inner = Deferral()
+        try:
+            yield inner
+        finally:
+            self._local.deferral = outer
+
+    def settle(self, lsn: int) -> None:
+        """A result depends on everything up to this LSN: wait until it may be revealed, or note it where waiting is deferred."""
+        if lsn <= self.durable:
+            return
+        deferral = getattr(self._local, "deferral", None)
+        if self.durability != "commit":
+            if deferral is None and not self._batch:
+                self.write_back()
+        elif deferral is not None:
+            deferral.lsn = max(deferral.lsn, lsn)
+        else:
+            self.flush(lsn)
+
+    def finish_group(self, lsn: int) -> None:
+        """A piece of something long is written: do not let it wait in memory for the rest (in a batch it has to)."""
+        if self.lock._is_owned():
+            return
+        if self.durability == "commit":
+            self.flush(lsn)
+        else:
+            self.write_back()
+
+    def flush(self, lsn: int) -> None:
+        """Return when everything up to this LSN is durable. Raises FlushError when it never will be. Never under the lock."""
+        assert not self.lock._is_owned(), "waiting under the lock for a flush that needs it"
+        while self.durable < lsn:
+            with self._flushing:
+                if self.failed:
+                    raise self.failed
+                if self.durable < lsn:
+                    self._flush_group()
+
+    def _flush_group(self) -> None:
+        with self.lock:
+            assert not self._batch, "a batch is never flushed in parts"
+            self._in_flight, self._gathered = self._gathered, []
+            last = self.lsn
+        try:
+            self.pool.medium.flush([(start, stop) for start, stop in self._in_flight])
+        except OSError as error:
+            self._fail(error)
+        else:
+            with self.lock:
+                self.durable, self._in_flight, self._pending = last, [], None
+                self.flushes += 1
+        if self.on_durable:
+            self.on_durable()
+
+    def write_back(self) -> None:
+        """Hand what was gathered to the system, without a sync: it survives the death of this process, not a loss of power."""
+        with self.lock:
+            ranges, self._gathered = self._gathered, []
+            try:
+                self.pool.medium.flush([(start, stop) for start, stop in ranges], sync=False)
+            except OSError as error:
+                self._fail(error)
+
+    def _fail(self, error: OSError) -> None:
+        """Nothing that pretends: what is durable of the group is unknown, so memory goes back and nothing more is written."""
+        with self.lock:
+            self.failed = FlushError(f"the medium refused a flush ({error}): whether the last writes survive is not known; the store is read-only "
+                                     f"since, at LSN {self.durable}; mend the medium and open the store again")
+            self.readonly = str(self.failed)
+            self._in_flight, self._gathered, self._open, self._pending = [], [], None, NOTHING
+            self.pool.medium.revert()
+            if self.on_failure:
+                self.on_failure()
+            self.lsn = self.durable
+
+    def mark(self) -> None:
+        """Write down how far the log is durable, unless the last frame says so already; makes the last acknowledged frame provable."""
+        with self.lock:
+            if self._last_is_mark or self.failed or self.readonly or self._batch or self.durable < self.lsn:
+                return
+            self.begin(Kind.MARK, 0, purpose=Reserve.LOG)
+            self.end()
+        self.flush(self.lsn)
+
+    @property
+    def is_idle(self) -> bool:
+        """Everything is durable, and a MARK says so."""
+        return self._last_is_mark and self.durable == self.lsn
+
+    def grow(self, capacity: int) -> None:
+        """Extend the pool to `capacity` bytes."""
+        with self._flushing, self.lock:
+            assert not self._batch
+            self.pool.medium.flush([(start, stop) for start, stop in self._gathered])
+            self.durable, self._gathered, self._pending = self.lsn, [], None
+            self.pool.medium.grow(capacity)
+            self.pool.extend()
+            self._remap()
+
+    # who may do what
+
+    def guard_read(self) -> None:
+        if self.closed:
+            raise ClosedError(self.closed)
+
+    def guard_write(self) -> None:
+        if self.closed:
+            raise ClosedError(self.closed)
+        if self.readonly:
+            raise ReadOnlyError(self.readonly)
+
+    def check(self) -> None:
+        """The log's own invariants."""
+        self.pool.check()
+        assert self.durable <= self.lsn
+        assert self._segment < 0 or self.pool.start(self._segment) + ALIGN <= self.position <= self._stop - NEXT_SIZE
+        assert self._segment < 0 or self.pool.taken[-1] == self._segment

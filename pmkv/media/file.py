@@ -1,0 +1,112 @@
+"""A plain file as a medium.
+
+`data` is a private mapping of the file: what the engine stores is a private copy of its pages until `flush` writes the ranges with
+pwrite and syncs. So nothing half done ever reaches the page cache by itself, gathering the next group never waits for the
+sync of the last one, and every reader sees one flat array. Private copies of pages that were flushed whole are dropped again;
+the mapping then shows the file's page cache, which holds the same bytes.
+
+The file has its full size from the beginning, with holes; `prepare` reserves and zero-fills a range before its first use, so
+that a full disk is an error here and never a fault on access, and a commit never waits for the file system's metadata.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import FullError
+from .base import Granularity, Range
+
+PAGE = mmap.PAGESIZE
+FILL_STEP = 1 << 20  # zero-filling syncs by itself, in steps: a commit's fdatasync never has much of it to wait for
+RELEASE_STEP = 1 << 20  # private copies are dropped a MiB at a time: one madvise call costs as much as ten commits' share of it
+MAP_NORESERVE = 0x4000  # not in the mmap module; a pool larger than memory must not count as memory asked for
+
+
+class FileMedium:
+    """A pool file of `capacity` bytes (a larger file keeps its size); created when missing, unless readonly."""
+
+    granularity = Granularity.PAGE
+    inline = False
+
+    def __init__(self, path: str | os.PathLike[str], capacity: int = 0, readonly: bool = False) -> None:
+        self.path = Path(path)
+        flags = os.O_RDONLY if readonly else os.O_RDWR | os.O_CREAT
+        self._fd = os.open(self.path, flags | os.O_CLOEXEC, 0o600)
+        if not readonly:
+            self._extend(capacity)
+        self._map()
+
+    def _extend(self, capacity: int) -> None:
+        if capacity > os.fstat(self._fd).st_size:
+            try:
+                os.ftruncate(self._fd, capacity)
+                os.fsync(self._fd)
+            except OSError as error:
+                raise FullError(f"{self.path} cannot be {capacity:,} bytes long: {error.strerror}") from error
+
+    def _map(self) -> None:
+        size = os.fstat(self._fd).st_size
+        if size == 0:
+            raise ValueError(f"{self.path} is empty")
+        self._mmap = mmap.mmap(self._fd, size, flags=mmap.MAP_PRIVATE | MAP_NORESERVE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+        self._mmap.madvise(mmap.MADV_RANDOM)  # rows are read singly: read-ahead would fetch what nobody asked for
+        self.data = np.frombuffer(self._mmap, np.uint8)
+        self._unreleased: dict[int, int] = {}  # end of a flushed range: from where its copies are still held
+
+    def prepare(self, start: int, stop: int) -> None:
+        zeros = bytes(min(FILL_STEP, stop - start))
+        try:
+            os.posix_fallocate(self._fd, start, stop - start)
+            for at in range(start, stop, FILL_STEP):
+                self._write(memoryview(zeros)[: stop - at], at, os.RWF_DSYNC)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise FullError(f"no room for {stop - start:,} more bytes of {self.path}: {error.strerror}") from error
+            raise
+
+    def flush(self, ranges: Sequence[Range], sync: bool = True) -> None:
+        view = memoryview(self._mmap)
+        for start, stop in ranges:
+            self._write(view[start:stop], start)
+        if sync:
+            os.fdatasync(self._fd)
+        for start, stop in ranges:
+            self._release(start, stop, RELEASE_STEP if (start, stop) == ranges[-1] else PAGE)
+
+    def will_read(self, start: int, stop: int) -> None:
+        os.posix_fadvise(self._fd, start, stop - start, os.POSIX_FADV_WILLNEED)
+
+    def rewrite(self, ranges: Sequence[Range]) -> None:
+        self.flush(ranges)
+
+    def _write(self, view: memoryview, at: int, flags: int = 0) -> None:
+        while view:
+            # pwrite rather than pwritev where no flag is needed: one buffer, one system call less to set up
+            written = os.pwritev(self._fd, [view], at, flags) if flags else os.pwrite(self._fd, view, at)
+            view, at = view[written:], at + written
+
+    def _release(self, start: int, stop: int, at_least: int) -> None:
+        """Drop private copies of whole pages below the end of a flushed range: nothing is stored there again."""
+        start = self._unreleased.pop(start, start)
+        first, last = start // PAGE * PAGE, stop // PAGE * PAGE
+        if last - first >= at_least:
+            self._mmap.madvise(mmap.MADV_DONTNEED, first, last - first)
+            start = last
+        self._unreleased[stop] = start
+
+    def revert(self) -> None:
+        self._mmap.madvise(mmap.MADV_DONTNEED)
+
+    def grow(self, capacity: int) -> None:
+        self._extend(capacity)
+        self._map()  # readers may still hold the old mapping: it goes when the last of them does
+
+    def close(self) -> None:
+        os.close(self._fd)
+        self._fd = -1

@@ -1,0 +1,51 @@
+"""DRAM as a medium: nothing survives the process, so a flush has nothing to do. For caches, tests and benchmarks."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..errors import FullError
+from .base import Granularity, Range
+
+
+class MemoryMedium:
+    """`capacity` bytes of memory, taken from the system page by page as they are first stored to."""
+
+    granularity = Granularity.BYTE
+    inline = True
+
+    def __init__(self, capacity: int) -> None:
+        self.data = self._allocate(capacity)
+
+    @staticmethod
+    def _allocate(capacity: int) -> np.ndarray:
+        try:
+            return np.frombuffer(mmap.mmap(-1, capacity, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000), np.uint8)
+        except OSError as error:
+            raise FullError(f"{capacity:,} bytes of memory are not to be had: {error.strerror}") from error
+
+    def prepare(self, start: int, stop: int) -> None:
+        self.data[start:stop] = 0
+
+    def flush(self, ranges: Sequence[Range], sync: bool = True) -> None:
+        pass
+
+    def will_read(self, start: int, stop: int) -> None:
+        pass
+
+    def rewrite(self, ranges: Sequence[Range]) -> None:
+        pass
+
+    def revert(self) -> None:
+        pass
+
+    def grow(self, capacity: int) -> None:
+        larger = self._allocate(capacity)
+        larger[: self.data.size] = self.data
+        self.data = larger
+
+    def close(self) -> None:
+        pass
