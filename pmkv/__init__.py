@@ -19,8 +19,13 @@ if TYPE_CHECKING:
     from .store import open_store as open
     from .table import Table
 
-_PLACES = {"open": ("store", "open_store"), "Store": ("store", "Store"), "Stats": ("stats", "Stats"), "Table": ("table", "Table"),
-           "Keyspace": ("keyspace", "Keyspace")}
+_PLACES = {
+    "open": ("store", "open_store"),
+    "Store": ("store", "Store"),
+    "Stats": ("stats", "Stats"),
+    "Table": ("table", "Table"),
+    "Keyspace": ("keyspace", "Keyspace"),
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -21,7 +21,14 @@ IDENTITY = "pmkv.json"
 class Directory:
     """Locked from construction to `close`, unless readonly or in memory."""
 
-    def __init__(self, path: str | os.PathLike[str] | None, pool: str | os.PathLike[str], capacity: int, require: str, readonly: bool) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | None,
+        pool: str | os.PathLike[str],
+        capacity: int,
+        require: str,
+        readonly: bool,
+    ) -> None:
         self.in_memory = str(pool) == ":memory:" or str(path) == ":memory:"
         if path is None and not self.in_memory:
             raise InvalidError('a data directory is needed, or pool=":memory:"')
@@ -42,13 +49,17 @@ class Directory:
             path.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise InvalidError(f"the data directory {path} cannot be used: {error.strerror}; choose another, or open it readonly") from error
+            raise InvalidError(
+                f"the data directory {path} cannot be used: {error.strerror}; choose another, or open it readonly"
+            ) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             holder = os.pread(self._lock, 32, 0).decode(errors="replace").strip() or "unknown"
             self.close()
-            raise LockedError(f"{path} is locked by process {holder}: stop it, or open the store readonly=True") from error
+            raise LockedError(
+                f"{path} is locked by process {holder}: stop it, or open the store readonly=True"
+            ) from error
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
 
@@ -56,18 +67,25 @@ class Directory:
         """Open the medium and the pool on it; a new directory gets a new pool."""
         self._medium = medium = self._open_medium()
         if medium.granularity > self._require:
-            raise InvalidError(f"require={self._require.word!r}, but {self._place} gives {medium.granularity.word!r} only: "
-                               "use persistent memory (DAX), or allow it with require='page'")
+            raise InvalidError(
+                f"require={self._require.word!r}, but {self._place} gives {medium.granularity.word!r} only: "
+                "use persistent memory (DAX), or allow it with require='page'"
+            )
         if self.path is None:
             return Pool.create(medium)
         identity = self._read_identity()
         if identity is None:
             return self._create(medium)
         if not Pool.is_pool(medium):
-            raise CorruptionError(f"{self._place} is not a pool any more: its first bytes are damaged; restore a backup")
+            raise CorruptionError(
+                f"{self._place} is not a pool any more: its first bytes are damaged; restore a backup"
+            )
         pool = Pool.load(medium)
         if pool.pool_id.hex() != identity["pool_id"]:
-            raise FormatError(f"{self._place} is another store's pool: it has id {pool.pool_id.hex()}, {self.path} belongs to {identity['pool_id']}")
+            raise FormatError(
+                f"{self._place} is another store's pool: it has id {pool.pool_id.hex()}, {self.path} belongs "
+                f"to {identity['pool_id']}"
+            )
         return pool
 
     @property
@@ -85,11 +103,15 @@ class Directory:
             raise InvalidError(f"the pool {self._place} cannot be opened: {error}") from error
 
     def _create(self, medium: Medium) -> Pool:
-        """A new pool. Nothing is in one before its id stands in the directory, so a crash in between leaves nothing to lose."""
+        """A new pool. Nothing is in one before its id stands in the directory, so a crash in between leaves
+        nothing to lose."""
         if self._readonly:
             raise UnknownNameError(f"{self.path} holds no store to be read")
         if Pool.is_pool(medium) and Pool.load(medium).generations:
-            raise FormatError(f"{self._place} is a pool with data in it, and belongs to another directory: {self.path} has no {IDENTITY}")
+            raise FormatError(
+                f"{self._place} is a pool with data in it, and belongs to another directory: {self.path} has "
+                f"no {IDENTITY}"
+            )
         if medium.data[:4096].any() and not Pool.is_pool(medium):
             raise FormatError(f"{self._place} is no pool of pmkv and not empty: name another file, or remove it")
         pool = Pool.create(medium)
@@ -104,9 +126,14 @@ class Directory:
         except FileNotFoundError:
             return None
         except (orjson.JSONDecodeError, KeyError, TypeError) as error:
-            raise CorruptionError(f"{self.path / IDENTITY} is damaged: {error}; it must hold format and pool_id") from error
+            raise CorruptionError(
+                f"{self.path / IDENTITY} is damaged: {error}; it must hold format and pool_id"
+            ) from error
         if version != VERSION:
-            raise FormatError(f"{self.path} has format version {version}, this pmkv reads version {VERSION}: use the pmkv that wrote it to copy its data out")
+            raise FormatError(
+                f"{self.path} has format version {version}, this pmkv reads version {VERSION}: use the pmkv "
+                "that wrote it to copy its data out"
+            )
         return identity
 
     def _write_identity(self, pool: Pool) -> None:

@@ -1,6 +1,8 @@
-"""The engine: 16 keyspaces and any number of tables over one log on one medium. No files, no threads: those are the store's.
+"""The engine: 16 keyspaces and any number of tables over one log on one medium. No files, no threads: those are the
+store's.
 
-Memory is what replay makes of the log; a decision (create, drop, clear) is appended as a control frame and carried out by the
+Memory is what replay makes of the log; a decision (create, drop, clear) is appended as a control frame and carried
+out by the
 same code that replays it. After a failed flush the same replay brings memory back to what is durable.
 """
 
@@ -42,7 +44,14 @@ class Recovery:
 class Engine:
     """What a store is made of. `readonly`: nothing is written, not even an epoch."""
 
-    def __init__(self, pool: Pool, durability: str = "commit", readonly: bool = False, verify: bool = True, now: Callable[[], int] = unix_ms) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        durability: str = "commit",
+        readonly: bool = False,
+        verify: bool = True,
+        now: Callable[[], int] = unix_ms,
+    ) -> None:
         self.pool, self._verify = pool, verify
         self.log = Log(pool, durability, now)
         self.heap = Heap()
@@ -73,10 +82,13 @@ class Engine:
             frames, records = frames + 1, records + frame.count
         self.pool.adopt(replay.segments)
         self.log.resume(replay)
-        return Recovery(frames, records, time.perf_counter() - start, sum(stop - start for start, stop in replay.undurable))
+        return Recovery(
+            frames, records, time.perf_counter() - start, sum(stop - start for start, stop in replay.undurable)
+        )
 
     def _go_back(self) -> None:
-        """A flush failed: make memory what the durable part of the log says. Tables that users hold keep their identity."""
+        """A flush failed: make memory what the durable part of the log says. Tables that users hold keep their
+        identity."""
         former, self._tables, self.tables, self._last_table = self._tables, {}, {}, 0
         for keyspace in self.keyspaces:
             keyspace.reset(0)
@@ -101,8 +113,10 @@ class Engine:
             case Kind.PART | Kind.OPEN | Kind.MARK | Kind.NEXT:
                 pass
             case _:
-                raise CorruptionError(f"frame {frame.lsn} at offset {frame.offset:,} has kind {frame.kind} and table {frame.table}: "
-                                      "not written by this version, or damaged")
+                raise CorruptionError(
+                    f"frame {frame.lsn} at offset {frame.offset:,} has kind {frame.kind} and table {frame.table}: "
+                    "not written by this version, or damaged"
+                )
 
     def _carry_out(self, decision: dict[str, Any], lsn: int) -> None:
         match decision:
@@ -130,7 +144,9 @@ class Engine:
     def create_table(self, name: str, dtype: npt.DTypeLike, rows: int | None = None) -> Table:
         """A new table. rows: ids are 0 to rows - 1 (dense)."""
         if not isinstance(name, str) or not NAME.fullmatch(name):
-            raise InvalidError(f"{name!r} cannot name a table: letters, digits, _ . : and -, at most 128, not beginning with . : or -")
+            raise InvalidError(
+                f"{name!r} cannot name a table: letters, digits, _ . : and -, at most 128, not beginning with . : or -"
+            )
         if rows is not None and not 0 < rows <= 1 << 40:
             raise InvalidError(f"rows={rows}: a dense table has 1 to {1 << 40:,} rows; None for any int64 ids")
         descr = descr_of(row_dtype(dtype))
@@ -138,7 +154,9 @@ class Engine:
         with self.log.lock:
             if name in self.tables:
                 raise ExistsError(f"there is a table {name!r} already, with rows of {self.tables[name].row_dtype}")
-            lsn = self._decide({"op": "create_table", "id": self._last_table + 1, "name": name, "descr": descr, "rows": rows})
+            lsn = self._decide(
+                {"op": "create_table", "id": self._last_table + 1, "name": name, "descr": descr, "rows": rows}
+            )
             table = self.tables[name]
         self.log.settle(lsn)
         return table
@@ -169,7 +187,8 @@ class Engine:
 
     @contextlib.contextmanager
     def batch(self, length: int = 0) -> Iterator[None]:
-        """Everything written inside takes effect together. length: an upper bound of what it takes in the log, reserved first."""
+        """Everything written inside takes effect together. length: an upper bound of what it takes in the log,
+        reserved first."""
         self.log.guard_write()
         with self.log.deferred() as inner, self.log.batch(length):
             yield

@@ -28,7 +28,8 @@ class ReadOnlyError(PmkvError):
 
 
 class FlushError(PmkvError):
-    """The medium refused to make a write durable: whether it survives is not known, and the store takes no more writes."""
+    """The medium refused to make a write durable: whether it survives is not known, and the store takes no more
+    writes."""
 
 
 class LockedError(PmkvError):

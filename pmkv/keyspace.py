@@ -1,7 +1,9 @@
 """A keyspace: byte keys to byte values with an optional expiry, in batches.
 
-A write is one PUT frame (or several of one batch), entered in the index; a read is one probe and one verified look at the records.
-A value longer than a part is written as PART frames first, each group durable before the next, and exists once a small record lists them.
+A write is one PUT frame (or several of one batch), entered in the index; a read is one probe and one verified look
+at the records.
+A value longer than a part is written as PART frames first, each group durable before the next, and exists once a
+small record lists them.
 Expiry is judged by the clock at each read, never by replay. Waiting for durability happens in `Log.settle` alone.
 """
 
@@ -127,8 +129,10 @@ class Keyspace:
         if self._log.failed:  # what was found was pending when the flush failed, and is gone
             raise self._log.failed
         bad = found[np.flatnonzero(out[:, 0] == DAMAGED)[0]]
-        raise CorruptionError(f"a record of keyspace {self.number} at offset {int(bad & location.OFFSET_MASK):,} of the pool is damaged: "
-                              "its check does not hold; restore a backup, or write the key again")
+        raise CorruptionError(
+            f"a record of keyspace {self.number} at offset {int(bad & location.OFFSET_MASK):,} of the pool is damaged: "
+            "its check does not hold; restore a backup, or write the key again"
+        )
 
     def _value(self, at: int, length: int, flags: int) -> bytes:
         if flags & FLAG_PARTS:
@@ -180,11 +184,20 @@ class Keyspace:
             values = list(values)
             for i, length in enumerate(lengths):
                 if length > self._part:
-                    values[i], flags[i] = parts.write(self._log, self.number, self.layer, self._owner, values[i], self._part), FLAG_PARTS
+                    values[i], flags[i] = (
+                        parts.write(self._log, self.number, self.layer, self._owner, values[i], self._part),
+                        FLAG_PARTS,
+                    )
         self._log.settle(self._write(keys, values, np.array(expiries, np.int64), flags))
 
-    def _write(self, keys: Sequence[bytes], values: Sequence[bytes], expiries: np.ndarray, flags: np.ndarray,
-               purpose: Reserve = Reserve.WRITE) -> int:
+    def _write(
+        self,
+        keys: Sequence[bytes],
+        values: Sequence[bytes],
+        expiries: np.ndarray,
+        flags: np.ndarray,
+        purpose: Reserve = Reserve.WRITE,
+    ) -> int:
         """Append records and enter them; returns the LSN to settle."""
         key_blob, key_bounds = join(keys)
         value_blob, value_bounds = join(values)
@@ -198,16 +211,36 @@ class Keyspace:
                 with self._log.batch():
                     for a, b, length in batch:
                         locations = np.empty(b - a, np.uint64)
-                        at = self._log.begin(Kind.PUT, length, table=self.number, layer=self.layer, count=b - a, purpose=purpose)
-                        write_records(self._log.data, at, self._owner, key_blob, key_bounds[a:b], value_blob, value_bounds[a:b],
-                                      expiries[a:b], flags[a:b], locations)
+                        at = self._log.begin(
+                            Kind.PUT, length, table=self.number, layer=self.layer, count=b - a, purpose=purpose
+                        )
+                        write_records(
+                            self._log.data,
+                            at,
+                            self._owner,
+                            key_blob,
+                            key_bounds[a:b],
+                            value_blob,
+                            value_bounds[a:b],
+                            expiries[a:b],
+                            flags[a:b],
+                            locations,
+                        )
                         self._changed = self._log.end()
                         self._enter(words[a:b], key_blob, key_bounds[a:b], locations, expiries[a:b], flags[a:b])
             if self._order is not None:
                 self._order.add(keys)
             return self._changed
 
-    def _enter(self, words: np.ndarray, keys: np.ndarray, bounds: np.ndarray, locations: np.ndarray, expiries: np.ndarray, flags: np.ndarray) -> None:
+    def _enter(
+        self,
+        words: np.ndarray,
+        keys: np.ndarray,
+        bounds: np.ndarray,
+        locations: np.ndarray,
+        expiries: np.ndarray,
+        flags: np.ndarray,
+    ) -> None:
         before = self._index.insert_keys(self._log.data, words, keys, bounds, locations)
         if expiries.any():
             self._expiries.update(expiries[(expiries != 0) & (flags & FLAG_DELETE == 0)].tolist())
@@ -264,7 +297,8 @@ class Keyspace:
         return count
 
     def keys(self, cursor: int = 0, count: int = 10) -> tuple[int, list[bytes]]:
-        """About `count` keys from a cursor, 0 to begin, and the next cursor, 0 at the end. Redis' guarantee: what is there all the
+        """About `count` keys from a cursor, 0 to begin, and the next cursor, 0 at the end. Redis' guarantee: what
+        is there all the
         time is returned at least once. In no order."""
         self._log.guard_read()
         names: list[bytes] = []
@@ -291,7 +325,11 @@ class Keyspace:
         if found.size and out[:, 0].min() == DAMAGED:
             self._complain(found, out)
         data, starts = self._log.data, (found & location.OFFSET_MASK).astype(np.int64) + RECORD_HEADER
-        return [data[start:stop].tobytes() for start, stop in zip(starts.tolist(), out[:, 0].tolist(), strict=True) if stop != ABSENT]
+        return [
+            data[start:stop].tobytes()
+            for start, stop in zip(starts.tolist(), out[:, 0].tolist(), strict=True)
+            if stop != ABSENT
+        ]
 
     def random_key(self) -> bytes | None:
         """Any key; None where there is none."""
@@ -305,9 +343,16 @@ class Keyspace:
                     break
         return None
 
-    def scan(self, prefix: bytes = b"", start: bytes | None = None, stop: bytes | None = None, reverse: bool = False,
-             limit: int | None = None) -> Iterator[tuple[bytes, bytes]]:
-        """(key, value) in the order of keys' bytes; start inclusive, stop exclusive. Goes on in chunks: what is written meanwhile behind
+    def scan(
+        self,
+        prefix: bytes = b"",
+        start: bytes | None = None,
+        stop: bytes | None = None,
+        reverse: bool = False,
+        limit: int | None = None,
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """(key, value) in the order of keys' bytes; start inclusive, stop exclusive. Goes on in chunks: what is
+        written meanwhile behind
         the place reached is seen."""
         low = max(prefix, start or b"")
         high = min((bound for bound in (stop, after_prefix(prefix)) if bound is not None), default=None)
@@ -348,7 +393,10 @@ class Keyspace:
         locations, data = np.empty(frame.count, np.uint64), self._log.data
         end = scan_records(data, frame.body, frame.body + frame.length, self._owner, bounds, expiries, locations)
         if end != frame.body + frame.length or frame.layer != self.layer:
-            raise CorruptionError(f"frame {frame.lsn} at offset {frame.offset:,} does not hold {frame.count} records of layer {self.layer}")
+            raise CorruptionError(
+                f"frame {frame.lsn} at offset {frame.offset:,} does not hold {frame.count} records of layer "
+                f"{self.layer}"
+            )
         flags = np.where(locations & location.DELETE, FLAG_DELETE, 0)
         self._changed = frame.lsn
         self._enter(self._hash(data, bounds), data, bounds, locations, expiries, flags)

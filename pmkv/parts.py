@@ -1,6 +1,7 @@
 """Values too long for one frame: written as PART frames, listed by the value of their record.
 
-The list: total length (u64), then the location of every part (u64 each); a part's check is owned by its keyspace and its number in the value.
+The list: total length (u64), then the location of every part (u64 each); a part's check is owned by its keyspace
+and its number in the value.
 """
 
 from __future__ import annotations
@@ -13,18 +14,19 @@ from .kernels.hashing import check16
 from .log.format import PART_SIZE, Kind
 from .log.writer import Log
 
-
 CHECK_SHIFT = int(location.CHECK_SHIFT)
 OFFSET_MASK = int(location.OFFSET_MASK)
 
 
 def size_for(log: Log) -> int:
-    """The longest value that stands in its record, and the length of a part: 1 MiB, less in pools with small segments."""
+    """The longest value that stands in its record, and the length of a part: 1 MiB, less in pools with small
+    segments."""
     return min(PART_SIZE, log.pool.segment_size // 4)
 
 
 def write(log: Log, keyspace: int, layer: int, owner: np.uint64, value: bytes, size: int) -> bytes:
-    """Append the parts of a value; returns the list for its record. Outside a batch every part is its own group, so others' writes go on between."""
+    """Append the parts of a value; returns the list for its record. Outside a batch every part is its own group,
+    so others' writes go on between."""
     view = memoryview(value).cast("B")
     lengths = [min(size, len(view) - start) for start in range(0, len(view), size)]
     locations = np.empty(len(lengths), np.uint64)
@@ -54,6 +56,8 @@ def read(log: Log, owner: np.uint64, at: int) -> bytes:
     for i, where in enumerate(locations.tolist()):
         start, taken = where & OFFSET_MASK, min(size, length - i * size)
         if check16(data, start, taken, owner, np.uint64(i)) != where >> CHECK_SHIFT:
-            raise CorruptionError(f"part {i} of a value, at offset {start:,} of the pool, is damaged: its check does not hold")
+            raise CorruptionError(
+                f"part {i} of a value, at offset {start:,} of the pool, is damaged: its check does not hold"
+            )
         out[i * size : i * size + taken] = data[start : start + taken]
     return out.tobytes()

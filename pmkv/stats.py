@@ -45,11 +45,24 @@ def stats_of(engine: Engine, path: Path | None) -> Stats:
     pool, log, recovery = engine.pool, engine.log, engine.recovery
     with log.lock, log.deferred():
         return Stats(
-            path=str(path) if path else None, granularity=pool.medium.granularity.word, durability=log.durability,
-            readonly=log.readonly is not None, failed=str(log.failed) if log.failed else None,
-            capacity=int(pool.medium.data.size), segment_size=pool.segment_size, segments=pool.count, segments_free=pool.free,
-            used=len(pool.taken) * pool.segment_size, lsn=log.lsn, durable_lsn=log.durable, epoch=epoch_of(log.lsn), flushes=log.flushes,
+            path=str(path) if path else None,
+            granularity=pool.medium.granularity.word,
+            durability=log.durability,
+            readonly=log.readonly is not None,
+            failed=str(log.failed) if log.failed else None,
+            capacity=int(pool.medium.data.size),
+            segment_size=pool.segment_size,
+            segments=pool.count,
+            segments_free=pool.free,
+            used=len(pool.taken) * pool.segment_size,
+            lsn=log.lsn,
+            durable_lsn=log.durable,
+            epoch=epoch_of(log.lsn),
+            flushes=log.flushes,
             keys={keyspace.number: len(keyspace) for keyspace in engine.keyspaces if len(keyspace)},
             tables={name: len(table) for name, table in engine.tables.items()},
             index_bytes=engine.heap.used * 8,
-            recovery_seconds=recovery.seconds, recovery_frames=recovery.frames, recovery_records=recovery.records)
+            recovery_seconds=recovery.seconds,
+            recovery_frames=recovery.frames,
+            recovery_records=recovery.records,
+        )

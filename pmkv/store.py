@@ -31,16 +31,30 @@ from .transaction import Transaction
 _open_stores: weakref.WeakSet[Store] = weakref.WeakSet()
 
 
-def open_store(path: str | os.PathLike[str] | None = None, *, capacity: int | str = "16GiB", dram: int | str = "1GiB", durability: str = "commit",
-               pool: str | os.PathLike[str] = "auto", require: str = "page", readonly: bool = False, verify_reads: bool = True) -> Store:
+def open_store(
+    path: str | os.PathLike[str] | None = None,
+    *,
+    capacity: int | str = "16GiB",
+    dram: int | str = "1GiB",
+    durability: str = "commit",
+    pool: str | os.PathLike[str] = "auto",
+    require: str = "page",
+    readonly: bool = False,
+    verify_reads: bool = True,
+) -> Store:
     """Create or recover a store.
 
-    path: the data directory (not needed with pool=":memory:"); capacity: bytes of the pool, a larger one than before grows it;
-    dram: budget of what is cached; durability: "commit" (an acknowledged write survives a loss of power), "interval" (synced once a second)
-    or "none"; pool: "auto" (a file in the directory), a path, "/dev/dax0.0" or ":memory:"; require: the coarsest granularity
-    accepted, "page", "cache_line" or "byte"; verify_reads: check every row and record read against its location's checksum.
+    path: the data directory (not needed with pool=":memory:"); capacity: bytes of the pool, a larger one than
+    before grows it;
+    dram: budget of what is cached; durability: "commit" (an acknowledged write survives a loss of power),
+    "interval" (synced once a second)
+    or "none"; pool: "auto" (a file in the directory), a path, "/dev/dax0.0" or ":memory:"; require: the coarsest
+    granularity
+    accepted, "page", "cache_line" or "byte"; verify_reads: check every row and record read against its location's
+    checksum.
 
-    LockedError: another process has it; FormatError: written by another version, or not a pool; CorruptionError: damaged."""
+    LockedError: another process has it; FormatError: written by another version, or not a pool; CorruptionError:
+    damaged."""
     place = directory.Directory(path, pool, parse_size(capacity), require, readonly)
     try:
         engine = Engine(place.open_pool(), durability, readonly, verify_reads)
@@ -91,8 +105,14 @@ class Store:
         """Was it there?"""
         return self._engine.keyspaces[0].delete(key)
 
-    def scan(self, prefix: bytes = b"", start: bytes | None = None, stop: bytes | None = None, reverse: bool = False,
-             limit: int | None = None) -> Iterator[tuple[bytes, bytes]]:
+    def scan(
+        self,
+        prefix: bytes = b"",
+        start: bytes | None = None,
+        stop: bytes | None = None,
+        reverse: bool = False,
+        limit: int | None = None,
+    ) -> Iterator[tuple[bytes, bytes]]:
         """(key, value) in the order of keys."""
         return self._engine.keyspaces[0].scan(prefix, start, stop, reverse, limit)
 
@@ -103,7 +123,8 @@ class Store:
     # tables
 
     def create_table(self, name: str, dtype: npt.DTypeLike, rows: int | None = None) -> Table:
-        """A new table of rows of any fixed-size NumPy dtype; rows=N: ids are 0 to N - 1 (dense). ExistsError: the name is taken."""
+        """A new table of rows of any fixed-size NumPy dtype; rows=N: ids are 0 to N - 1 (dense). ExistsError: the
+        name is taken."""
         return self._engine.create_table(name, dtype, rows)
 
     def table(self, name: str) -> Table:
@@ -131,20 +152,24 @@ class Store:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[Transaction]:
-        """Writes inside are collected and applied together at the end; an exception writes nothing. ConflictError: a watched key changed."""
+        """Writes inside are collected and applied together at the end; an exception writes nothing. ConflictError:
+        a watched key changed."""
         self._log.guard_write()
         transaction = Transaction(self._engine)
         yield transaction
         transaction.commit()
 
     def batch(self, reserve: int = 0) -> contextlib.AbstractContextManager[None]:
-        """Everything written inside, by this thread, takes effect together, after a crash too; other writers wait meanwhile.
+        """Everything written inside, by this thread, takes effect together, after a crash too; other writers wait
+        meanwhile.
 
-        reserve: an upper bound of what it takes in the log (bytes of keys and values and 256 a command), so that a full pool is noticed first."""
+        reserve: an upper bound of what it takes in the log (bytes of keys and values and 256 a command), so that a
+        full pool is noticed first."""
         return self._engine.batch(reserve)
 
     def deferred(self) -> contextlib.AbstractContextManager[Deferral]:
-        """Calls of this thread inside do not wait until they are durable; `.lsn` of the object says what their results depend on."""
+        """Calls of this thread inside do not wait until they are durable; `.lsn` of the object says what their
+        results depend on."""
         return self._log.deferred()
 
     def wait(self, lsn: int) -> None:
@@ -231,7 +256,8 @@ class Store:
         self._background.submit(self._engine.pool.prepare_ahead)
 
     def close(self) -> None:
-        """Make everything durable and let go of the directory. A closed store raises ClosedError; closing twice is fine."""
+        """Make everything durable and let go of the directory. A closed store raises ClosedError; closing twice is
+        fine."""
         if self._log.closed:
             return
         try:

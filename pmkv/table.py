@@ -1,6 +1,7 @@
 """A table: int64 ids to fixed-width rows of one NumPy dtype, in batches.
 
-A put is ROWS frames: a column of ids, then the rows; a get is one probe and one verified gather. Names, shapes and dtypes are checked here,
+A put is ROWS frames: a column of ids, then the rows; a get is one probe and one verified gather. Names, shapes and
+dtypes are checked here,
 so that kernels need not. Waiting for durability happens in `Log.settle` alone.
 """
 
@@ -36,9 +37,14 @@ def row_dtype(dtype: npt.DTypeLike) -> np.dtype:
         raise InvalidError(f"{dtype!r} is no NumPy dtype: {error}") from error
     row = row.newbyteorder("<")
     if row.hasobject or row.itemsize == 0:
-        raise InvalidError(f"dtype {row} has no fixed size in bytes: use numbers, booleans, S<n>, U<n>, or structures and arrays of them")
+        raise InvalidError(
+            f"dtype {row} has no fixed size in bytes: use numbers, booleans, S<n>, U<n>, or structures and "
+            "arrays of them"
+        )
     if row.itemsize > MAX_WIDTH:
-        raise InvalidError(f"rows of {row.itemsize:,} bytes are too wide: at most {MAX_WIDTH:,}; use a keyspace for blobs")
+        raise InvalidError(
+            f"rows of {row.itemsize:,} bytes are too wide: at most {MAX_WIDTH:,}; use a keyspace for blobs"
+        )
     return row
 
 
@@ -61,19 +67,34 @@ def as_descr(value: Any) -> Any:
     """Lists from JSON as the tuples that NumPy wants in a descr."""
     if isinstance(value, dict):
         return value
-    return [tuple([field[0], as_descr(field[1]) if isinstance(field[1], list) else field[1], *[tuple(s) for s in field[2:]]]) for field in value]
+    return [
+        (field[0], as_descr(field[1]) if isinstance(field[1], list) else field[1], *[tuple(s) for s in field[2:]])
+        for field in value
+    ]
 
 
 class Table:
     """Made by `Store.create_table`. Safe for threads; each call is atomic (put up to 16 MiB, then in atomic pieces)."""
 
-    def __init__(self, number: int, name: str, row: np.dtype, rows: int | None, layer: int, log: Log, heap: Heap, verify: bool = True) -> None:
+    def __init__(
+        self,
+        number: int,
+        name: str,
+        row: np.dtype,
+        rows: int | None,
+        layer: int,
+        log: Log,
+        heap: Heap,
+        verify: bool = True,
+    ) -> None:
         self.id, self.name, self.row_dtype, self.rows, self.layer = number, name, row, rows, layer
         self.dtype, self.shape, self.width = row.base, row.shape, row.itemsize
         self._log, self._verify = log, verify
         self._owner = np.uint64(number)
         self._seed = np.uint64(int.from_bytes(log.pool.hash_key[8:16], "little") ^ number)
-        self._index: OpenIndex | DenseIndex = OpenIndex(heap, int(self._seed)) if rows is None else DenseIndex(heap, rows)
+        self._index: OpenIndex | DenseIndex = (
+            OpenIndex(heap, int(self._seed)) if rows is None else DenseIndex(heap, rows)
+        )
         self._changed = layer  # the LSN of the last write
         self.dropped = False
 
@@ -87,15 +108,22 @@ class Table:
         if array.size == 0:
             return np.empty(0, np.int64)
         if array.ndim != 1 or array.dtype.kind not in "iu":
-            raise InvalidError(f"ids of table {self.name!r} must be integers in one dimension, not {array.dtype} of shape {array.shape}")
+            raise InvalidError(
+                f"ids of table {self.name!r} must be integers in one dimension, not {array.dtype} of shape "
+                f"{array.shape}"
+            )
         if array.dtype == np.uint64 and array.max() > np.uint64(np.iinfo(np.int64).max):
-            raise InvalidError(f"an id of table {self.name!r} is {array.max()}: ids are int64, at most {np.iinfo(np.int64).max}")
+            raise InvalidError(
+                f"an id of table {self.name!r} is {array.max()}: ids are int64, at most {np.iinfo(np.int64).max}"
+            )
         return np.ascontiguousarray(array, np.int64)
 
     def _bounded(self, ids: np.ndarray) -> np.ndarray:
         if self.rows is not None and ids.size and (ids.min() < 0 or ids.max() >= self.rows):
             bad = int(ids[(ids < 0) | (ids >= self.rows)][0])
-            raise InvalidError(f"id {bad} is outside table {self.name!r}, which is dense: its ids are 0 to {self.rows - 1}")
+            raise InvalidError(
+                f"id {bad} is outside table {self.name!r}, which is dense: its ids are 0 to {self.rows - 1}"
+            )
         return ids
 
     def _rows(self, rows: npt.ArrayLike, count: int) -> np.ndarray:
@@ -103,13 +131,21 @@ class Table:
         wanted = (count, *self.shape)
         if isinstance(rows, bytes | bytearray | memoryview):
             if memoryview(rows).nbytes != count * self.width:
-                raise InvalidError(f"{memoryview(rows).nbytes:,} bytes are not {count:,} rows of table {self.name!r}, of {self.width} bytes each")
+                raise InvalidError(
+                    f"{memoryview(rows).nbytes:,} bytes are not {count:,} rows of table {self.name!r}, of "
+                    f"{self.width} bytes each"
+                )
             return np.frombuffer(rows, np.uint8)
         array = np.asarray(rows)
         if array.shape != wanted:
-            raise InvalidError(f"rows of shape {array.shape} do not fit table {self.name!r}: {count} ids need shape {wanted}")
+            raise InvalidError(
+                f"rows of shape {array.shape} do not fit table {self.name!r}: {count} ids need shape {wanted}"
+            )
         if array.dtype != self.dtype and not np.can_cast(array.dtype, self.dtype, "same_kind"):
-            raise InvalidError(f"rows of dtype {array.dtype} do not fit table {self.name!r}, which has dtype {self.dtype}: convert them first")
+            raise InvalidError(
+                f"rows of dtype {array.dtype} do not fit table {self.name!r}, which has dtype {self.dtype}: "
+                "convert them first"
+            )
         return np.ascontiguousarray(array, self.dtype).reshape(-1).view(np.uint8)
 
     def _default(self, default: Any) -> np.ndarray:
@@ -119,7 +155,9 @@ class Table:
             filled = np.zeros(self.shape, self.dtype)
             filled[...] = default
         except (TypeError, ValueError) as error:
-            raise InvalidError(f"default={default!r} does not fit a row of table {self.name!r}, {self.row_dtype}: {error}") from error
+            raise InvalidError(
+                f"default={default!r} does not fit a row of table {self.name!r}, {self.row_dtype}: {error}"
+            ) from error
         return filled.reshape(-1).view(np.uint8) if filled.ndim else np.frombuffer(filled.tobytes(), np.uint8)
 
     def check_rows(self, ids: npt.ArrayLike, rows: npt.ArrayLike) -> tuple[np.ndarray, np.ndarray]:
@@ -129,7 +167,9 @@ class Table:
 
     # reading
 
-    def get(self, ids: npt.ArrayLike, default: Any = 0.0, return_found: bool = False, fields: Sequence[str] | None = None) -> Any:
+    def get(
+        self, ids: npt.ArrayLike, default: Any = 0.0, return_found: bool = False, fields: Sequence[str] | None = None
+    ) -> Any:
         """Rows of `ids` (int64[n]) as an array of shape (n, *shape); `default` fills those that are absent.
 
         return_found: also bool[n]. fields: only these of a structured dtype, packed. All of one moment."""
@@ -142,7 +182,10 @@ class Table:
     def _fields(self, rows: np.ndarray, fields: Sequence[str]) -> np.ndarray:
         missing = [field for field in fields if field not in (self.dtype.names or ())]
         if missing:
-            raise InvalidError(f"table {self.name!r} has no field {missing[0]!r}; it has {', '.join(self.dtype.names or ()) or 'no fields'}")
+            raise InvalidError(
+                f"table {self.name!r} has no field {missing[0]!r}; it has "
+                f"{', '.join(self.dtype.names or ()) or 'no fields'}"
+            )
         packed = np.empty(rows.shape, [(field, self.dtype[field]) for field in fields])
         for field in fields:
             packed[field] = rows[field]
@@ -180,8 +223,11 @@ class Table:
     def _complain(self, bad: int, where: np.uint64) -> None:
         if self._log.failed:  # what was found was pending when the flush failed, and is gone
             raise self._log.failed
-        raise CorruptionError(f"row {bad} of table {self.name!r}, at offset {int(where & location.OFFSET_MASK):,} of the pool, is damaged: "
-                              "its check does not hold; restore a backup, or write the row again")
+        raise CorruptionError(
+            f"row {bad} of table {self.name!r}, at offset {int(where & location.OFFSET_MASK):,} of the pool, "
+            "is damaged: "
+            "its check does not hold; restore a backup, or write the row again"
+        )
 
     def contains(self, ids: npt.ArrayLike) -> np.ndarray:
         """bool[n]: which ids are there."""
@@ -189,10 +235,14 @@ class Table:
         self._log.settle(lsn)
         return location_lives(found)
 
-    def pool(self, ids: npt.ArrayLike, offsets: npt.ArrayLike, weights: npt.ArrayLike | None = None, mode: str = "sum") -> np.ndarray:
-        """Bags of rows reduced to one row each, as torch.nn.EmbeddingBag: bag b is ids[offsets[b] : offsets[b + 1]], the last one ends with the ids.
+    def pool(
+        self, ids: npt.ArrayLike, offsets: npt.ArrayLike, weights: npt.ArrayLike | None = None, mode: str = "sum"
+    ) -> np.ndarray:
+        """Bags of rows reduced to one row each, as torch.nn.EmbeddingBag: bag b is ids[offsets[b] : offsets[b +
+        1]], the last one ends with the ids.
 
-        weights: f4[n], with mode "sum" only; mode: "sum", "mean", "max". Ids that are absent are left out (as padding_idx), an empty bag
+        weights: f4[n], with mode "sum" only; mode: "sum", "mean", "max". Ids that are absent are left out (as
+        padding_idx), an empty bag
         is zeros. Result: float64 for float64 and 64-bit integer tables, else float32; shape (bags, *shape)."""
         ids, starts = self._ids(ids), self._offsets(offsets, ids)
         real = self._pooled_dtype(mode)
@@ -218,7 +268,10 @@ class Table:
             raise InvalidError(f"offsets must be integers in one dimension, not {starts.dtype} of shape {starts.shape}")
         starts = np.ascontiguousarray(starts, np.int64)
         if starts.size and (starts[0] != 0 or starts[-1] > ids.size or np.any(np.diff(starts) < 0)):
-            raise InvalidError(f"offsets must begin with 0, never fall, and end within the {ids.size} ids; they are {starts[:3].tolist()} ... {starts[-1]}")
+            raise InvalidError(
+                f"offsets must begin with 0, never fall, and end within the {ids.size} ids; they are "
+                f"{starts[:3].tolist()} ... {starts[-1]}"
+            )
         if ids.size and not starts.size:
             raise InvalidError(f"{ids.size} ids, but no offsets: each id must belong to a bag")
         return starts
@@ -234,7 +287,8 @@ class Table:
     # writing
 
     def put(self, ids: npt.ArrayLike, rows: npt.ArrayLike) -> None:
-        """Store rows, shape (n, *shape), under ids, int64[n]; the last of equal ids wins. Atomic up to 16 MiB; more is applied in atomic pieces."""
+        """Store rows, shape (n, *shape), under ids, int64[n]; the last of equal ids wins. Atomic up to 16 MiB;
+        more is applied in atomic pieces."""
         ids = self._bounded(self._ids(ids))
         raw = self._rows(rows, ids.size)
         self._log.guard_write()
@@ -283,7 +337,15 @@ class Table:
 
     def _append(self, ids: np.ndarray, raw: np.ndarray, flags: int, purpose: Reserve) -> None:
         log = self._log
-        at = log.begin(Kind.ROWS, 8 * ids.size + raw.size, table=self.id, layer=self.layer, count=ids.size, flags=flags, purpose=purpose)
+        at = log.begin(
+            Kind.ROWS,
+            8 * ids.size + raw.size,
+            table=self.id,
+            layer=self.layer,
+            count=ids.size,
+            flags=flags,
+            purpose=purpose,
+        )
         log.data[at : at + 8 * ids.size] = ids.view(np.uint8)
         log.data[at + 8 * ids.size : at + 8 * ids.size + raw.size] = raw
         self._changed = log.end()
@@ -308,7 +370,8 @@ class Table:
         return count
 
     def scan_from(self, cursor: int = 0, count: int = 1000) -> tuple[int, np.ndarray, np.ndarray]:
-        """(next cursor, ids, rows) of about `count` rows from a cursor: 0 to begin, 0 at the end. What is there all the time is returned."""
+        """(next cursor, ids, rows) of about `count` rows from a cursor: 0 to begin, 0 at the end. What is there
+        all the time is returned."""
         self._guard()
         ids: list[np.ndarray] = []
         with self._log.lock, self._log.deferred():
@@ -343,7 +406,9 @@ class Table:
         """Enter what a ROWS frame holds. Its checksum was verified."""
         width = 0 if frame.flags & Flag.DELETED else self.width
         if frame.length != frame.count * (8 + width) or frame.layer != self.layer:
-            raise CorruptionError(f"frame {frame.lsn} at offset {frame.offset:,} does not hold {frame.count} rows of table {self.name!r}")
+            raise CorruptionError(
+                f"frame {frame.lsn} at offset {frame.offset:,} does not hold {frame.count} rows of table {self.name!r}"
+            )
         ids = self._log.data[frame.body : frame.body + 8 * frame.count].view(np.int64)
         self._index.insert(ids, self._locate(frame.body, ids, frame.flags))
         self._changed = frame.lsn

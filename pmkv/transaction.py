@@ -1,6 +1,7 @@
 """A transaction: writes are collected, seen by its own reads, and applied in one batch at the end.
 
-Reads see the store as it is at that moment, overlaid with what was written inside. Nothing conflicts but keys that were watched.
+Reads see the store as it is at that moment, overlaid with what was written inside. Nothing conflicts but keys that
+were watched.
 """
 
 from __future__ import annotations
@@ -63,7 +64,10 @@ class Transaction:
         with log.lock, log.deferred() as seen:
             for space, key, before in self._watched:
                 if space.fingerprint(key) != before:
-                    raise ConflictError(f"key {key!r} was written by another since this transaction watched it; nothing was written, try again")
+                    raise ConflictError(
+                        f"key {key!r} was written by another since this transaction watched it; nothing was "
+                        "written, try again"
+                    )
             size = sum(part.size for part in parts)
             if size:
                 with self._engine.batch(size):
@@ -111,14 +115,18 @@ class KeyspaceWrites:
     @property
     def size(self) -> int:
         """An upper bound of what this takes in the log."""
-        return sum(RECORD_OVERHEAD + len(key) + (len(write[0]) * 9 // 8 if write else 0) for key, write in self._writes.items())
+        return sum(
+            RECORD_OVERHEAD + len(key) + (len(write[0]) * 9 // 8 if write else 0) for key, write in self._writes.items()
+        )
 
     def apply(self) -> None:
         """Write it all, in the batch of the transaction."""
         puts = {key: write for key, write in self._writes.items() if write is not None}
         gone = [key for key, write in self._writes.items() if write is None]
         if puts:
-            self._keyspace.put_entries(list(puts), [write[0] for write in puts.values()], [write[1] for write in puts.values()])
+            self._keyspace.put_entries(
+                list(puts), [write[0] for write in puts.values()], [write[1] for write in puts.values()]
+            )
         if gone:
             self._keyspace.delete_many(gone)
 
@@ -167,7 +175,9 @@ class TableWrites:
     @property
     def size(self) -> int:
         """An upper bound of what this takes in the log."""
-        return sum(2 * frame_size(RECORD_OVERHEAD) + ids.size * (8 + self._table.width) * 9 // 8 for ids, _ in self._writes)
+        return sum(
+            2 * frame_size(RECORD_OVERHEAD) + ids.size * (8 + self._table.width) * 9 // 8 for ids, _ in self._writes
+        )
 
     def apply(self) -> None:
         """Write it all, in the batch of the transaction."""

@@ -1,6 +1,7 @@
 """The DRAM of all open indexes of a store: one array of words in reserved address space, handed out in pages.
 
-One array, so that a kernel can probe any index with the same arguments. Pages that nobody has stored to, or that were given back,
+One array, so that a kernel can probe any index with the same arguments. Pages that nobody has stored to, or that
+were given back,
 take no memory. Assumes: the caller holds the store's lock.
 """
 
@@ -43,7 +44,9 @@ class Heap:
             return self._free[words].pop()
         start, self._top = self._top, self._top + words
         if self._top > self.words.size:
-            raise MemoryError(f"the indexes need more than the {self.words.size * 8:,} bytes of address space that the system granted")
+            raise MemoryError(
+                f"the indexes need more than the {self.words.size * 8:,} bytes of address space that the system granted"
+            )
         return start
 
     def free(self, start: int, words: int) -> None:

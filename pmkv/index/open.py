@@ -1,7 +1,9 @@
 """The open index: words (ids, hashes of keys) to locations, mutable, in DRAM. `kernels.probe` says how it is laid out.
 
-It grows a sub-table at a time, by half until one is large and then by splitting it, so that no write ever waits for more than
-some ten thousand slots to be moved, and at most 28 bytes an entry are taken. A deleted word keeps its slot, with a delete
+It grows a sub-table at a time, by half until one is large and then by splitting it, so that no write ever waits for
+more than
+some ten thousand slots to be moved, and at most 28 bytes an entry are taken. A deleted word keeps its slot, with a
+delete
 location: what lies below must stay hidden. Assumes: the caller holds the store's lock.
 """
 
@@ -56,7 +58,9 @@ class OpenIndex:
         found = np.empty(ids.size, np.uint64)
         return found, find_ids(*self._shape, ids, pending, found)
 
-    def find_keys(self, data: np.ndarray, words: np.ndarray, keys: np.ndarray, bounds: np.ndarray, pending: np.ndarray) -> tuple[np.ndarray, int]:
+    def find_keys(
+        self, data: np.ndarray, words: np.ndarray, keys: np.ndarray, bounds: np.ndarray, pending: np.ndarray
+    ) -> tuple[np.ndarray, int]:
         """The same of keys: their hashes, an array with their bytes, where each begins and ends in it, int64[n, 2]."""
         found = np.empty(words.size, np.uint64)
         return found, find_keys(*self._shape, data, words, keys, bounds, pending, found)
@@ -69,7 +73,9 @@ class OpenIndex:
         self.live += count_new(before, locations)
         return before
 
-    def insert_keys(self, data: np.ndarray, words: np.ndarray, keys: np.ndarray, bounds: np.ndarray, locations: np.ndarray) -> np.ndarray:
+    def insert_keys(
+        self, data: np.ndarray, words: np.ndarray, keys: np.ndarray, bounds: np.ndarray, locations: np.ndarray
+    ) -> np.ndarray:
         """Enter keys in order, later ones win; returns what stood there before each."""
         before, done = np.empty(words.size, np.uint64), 0
         while (done := insert_keys(*self._shape, data, words, keys, bounds, locations, before, done)) < words.size:
@@ -85,7 +91,9 @@ class OpenIndex:
         if slots >= LARGEST_SUB and depth < MAX_DEPTH:
             self._split(sub, place, depth)
         else:
-            self._set_sub(sub, (slots + slots // 2) // PAGE_SLOTS * PAGE_SLOTS if slots > PAGE_SLOTS else 2 * slots, depth)
+            self._set_sub(
+                sub, (slots + slots // 2) // PAGE_SLOTS * PAGE_SLOTS if slots > PAGE_SLOTS else 2 * slots, depth
+            )
         reinsert(self._heap.words, base, slots, self.directory, self.subs, self.depth, self.seed)
         self._heap.free(base, 2 * slots)
 
@@ -105,9 +113,11 @@ class OpenIndex:
         self.directory[first + span // 2 : first + span] = other
 
     def walk(self, place: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """(places, words, locations) in ascending order of places from `place` on, a sub-table at a time, deletes included.
+        """(places, words, locations) in ascending order of places from `place` on, a sub-table at a time, deletes
+        included.
 
-        A word's place never changes: whoever goes on behind the last place seen misses nothing that was there all the time."""
+        A word's place never changes: whoever goes on behind the last place seen misses nothing that was there all
+        the time."""
         entry = place >> (64 - self.depth) if self.depth else 0
         while entry < len(self.directory):
             sub = int(self.directory[entry])
@@ -129,11 +139,16 @@ class OpenIndex:
         self.subs = self.subs[:0]
 
     def check(self) -> None:
-        """Every slot is found again from its word, counts agree, the directory covers every sub-table in one aligned block."""
+        """Every slot is found again from its word, counts agree, the directory covers every sub-table in one
+        aligned block."""
         taken = live = 0
         for number, (base, slots, count, depth) in enumerate(self.subs.tolist()):
             entries = np.flatnonzero(self.directory == number)
-            assert entries.size == 1 << (self.depth - depth) and entries[0] % entries.size == 0 and np.ptp(entries) == entries.size - 1
+            assert (
+                entries.size == 1 << (self.depth - depth)
+                and entries[0] % entries.size == 0
+                and np.ptp(entries) == entries.size - 1
+            )
             table = self._heap.words[base : base + 2 * slots].reshape(-1, 2)
             used = np.flatnonzero(table[:, 1])
             assert used.size == count <= slots * 7 // 8 + 1

@@ -1,6 +1,7 @@
 """Keys in order, for range scans: a superset of the live keys, sorted only when somebody asks.
 
-Most stores are never scanned in order, so nothing is kept until the first scan; from then on new keys wait in a list that the
+Most stores are never scanned in order, so nothing is kept until the first scan; from then on new keys wait in a
+list that the
 next scan sorts in. Assumes: the caller holds the store's lock, looks each key up, and tells which are dead.
 """
 

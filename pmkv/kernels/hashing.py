@@ -3,9 +3,11 @@
 - `siphash`: SipHash-1-3 of a key's bytes (Aumasson and Bernstein 2012), seeded by the pool, so that nobody can choose
   colliding keys.
 - `mix`: a bijection of uint64 (the finaliser of SplitMix64), seeded: where an id or a key's hash stands in an index.
-- `check16`: the CRC-16 in a location, generator polynomial G = 0x11265: it sees every single-bit flip, every burst of up to 16 bits
+- `check16`: the CRC-16 in a location, generator polynomial G = 0x11265: it sees every single-bit flip, every burst
+of up to 16 bits
   and every two-bit flip less than 57,337 bits apart. G divides x^64 + x^3 + 1, so x^64 = x^3 + 1 (mod G) and, squaring,
-  x^256 = x^12 + 1: eight bytes are taken in with three shifts and four XORs, four independent words at a time, without tables.
+  x^256 = x^12 + 1: eight bytes are taken in with three shifts and four XORs, four independent words at a time,
+  without tables.
 """
 
 from __future__ import annotations
@@ -111,7 +113,8 @@ def residue(a):
 def check16(data, start, length, owner, ident):
     """CRC-16 of (owner, ident, data[start : start + length]); owner: table or keyspace number, ident: id or 0.
 
-    Bit i of byte j stands for x^(8j + i): a burst in memory is a burst of the polynomial. Horner's rule runs from the end.
+    Bit i of byte j stands for x^(8j + i): a burst in memory is a burst of the polynomial. Horner's rule runs from
+    the end.
     """
     words = length >> 3
     a = load_tail(data, start + 8 * words, length & 7)

@@ -6,14 +6,13 @@ with the same behaviour written in NumPy for plain Python, and with a check of t
 
 from __future__ import annotations
 
+import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .compile import CHECKED, JIT
-
-import numpy as np
 
 if JIT:
 
@@ -55,8 +54,9 @@ if JIT:
             pointer = _pointer(context, builder, signature.args[0], *args)
             byte = builder.bitcast(pointer, ir.IntType(8).as_pointer())
             int32 = ir.IntType(32)
-            function = builder.module.declare_intrinsic("llvm.prefetch", [byte.type],
-                ir.FunctionType(ir.VoidType(), [byte.type, int32, int32, int32]))
+            function = builder.module.declare_intrinsic(
+                "llvm.prefetch", [byte.type], ir.FunctionType(ir.VoidType(), [byte.type, int32, int32, int32])
+            )
             builder.call(function, [byte, int32(0), int32(3), int32(1)])
             return context.get_dummy_value()
 

@@ -1,8 +1,11 @@
 """Finding and entering words (ids, or hashes of keys) in the open index, and walking it.
 
-The index is sub-tables in one heap of uint64, a slot being (word, location), location 0 = free. A word's place is `mix(word, seed)`:
-its first `depth` bits name an entry of `directory`, that one the sub-table's row in `subs`: (base in the heap, capacity in slots,
-slots taken, depth of its own); the 32 bits behind, scaled to the capacity, the slot where linear probing begins. So slots stand
+The index is sub-tables in one heap of uint64, a slot being (word, location), location 0 = free. A word's place is
+`mix(word, seed)`:
+its first `depth` bits name an entry of `directory`, that one the sub-table's row in `subs`: (base in the heap,
+capacity in slots,
+slots taken, depth of its own); the 32 bits behind, scaled to the capacity, the slot where linear probing begins. So
+slots stand
 nearly in the order of places, at any capacity. Nothing is ever taken out of a sub-table.
 """
 
@@ -71,7 +74,8 @@ def find_ids(heap, directory, subs, depth, seed, ids, pending, found):
 
 @kernel(U64, I64, I64_2D, INT, WORD, I64, U64, U64, INT)
 def insert_ids(heap, directory, subs, depth, seed, ids, locations, before, start):
-    """Enter ids[start:], later ones win; before[i] = what stood there. Returns the first that needs a larger sub-table, or ids.size."""
+    """Enter ids[start:], later ones win; before[i] = what stood there. Returns the first that needs a larger sub-
+    table, or ids.size."""
     for i in range(start, ids.size):
         if i + AHEAD < ids.size:
             prefetch(heap, first_slot(mix(U(ids[i + AHEAD]), seed), directory, subs, depth))
@@ -162,7 +166,8 @@ def insert_keys(heap, directory, subs, depth, seed, data, words, keys, bounds, l
 
 @kernel(U64, INT, INT, I64, I64_2D, INT, WORD)
 def reinsert(heap, base, capacity, directory, subs, depth, seed):
-    """Enter the slots of an old sub-table into those that `directory` names now. They are distinct: the first free slot is right."""
+    """Enter the slots of an old sub-table into those that `directory` names now. They are distinct: the first free
+    slot is right."""
     for old in range(base, base + 2 * capacity, 2):
         if heap[old + 1] != U(0):
             place = mix(heap[old], seed)

@@ -1,7 +1,9 @@
 """Records of keyspaces and rows of tables: writing them into a frame's body, finding them again, verifying them.
 
-A record: one word (value length: bits 0-31, key length: bits 32-55, flags: bits 56-63), one word expiry (unix ms, 0 = never), the key,
-the value, and zeros up to a multiple of 8. Its location's check covers both words, key and value, owned by its keyspace.
+A record: one word (value length: bits 0-31, key length: bits 32-55, flags: bits 56-63), one word expiry (unix ms, 0
+= never), the key,
+the value, and zeros up to a multiple of 8. Its location's check covers both words, key and value, owned by its
+keyspace.
 A row's check covers its bytes, owned by its table and id.
 """
 
@@ -57,7 +59,8 @@ def write_records(data, at, owner, keys, key_bounds, values, value_bounds, expir
 
 @kernel(BYTES, INT, INT, WORD, I64_2D, I64, U64)
 def scan_records(data, at, stop, owner, bounds, expiries, locations):
-    """The other way round, for replay: bounds[i] = where the i-th key begins and ends; returns the end, or -1 if they do not fit."""
+    """The other way round, for replay: bounds[i] = where the i-th key begins and ends; returns the end, or -1 if
+    they do not fit."""
     for i in range(locations.size):
         if at + RECORD_HEADER > stop:
             return -1
@@ -78,7 +81,8 @@ def scan_records(data, at, stop, owner, bounds, expiries, locations):
 
 @kernel(BYTES, U64, WORD, INT, BOOL, I64_2D)
 def read_records(data, locations, owner, now, verify, out):
-    """out[i] = (offset of the value or ABSENT or DAMAGED, its length, expiry, flags); what has expired by `now` is absent."""
+    """out[i] = (offset of the value or ABSENT or DAMAGED, its length, expiry, flags); what has expired by `now` is
+    absent."""
     for i in range(locations.size):
         if i + AHEAD < locations.size and locations[i + AHEAD] != U(0):
             prefetch(data, location.offset_of(locations[i + AHEAD]))
@@ -89,8 +93,9 @@ def read_records(data, locations, owner, now, verify, out):
         word, expiry = load64(data, at), np.int64(load64(data, at + 8))
         key_length, value_length = np.int64((word >> U(32)) & U(0xFFFFFF)), np.int64(word & U(0xFFFFFFFF))
         length = RECORD_HEADER + key_length + value_length
-        if verify and (at + length > data.size
-                       or check16(data, at, length, owner, U(0)) != location.check_of(locations[i])):
+        if verify and (
+            at + length > data.size or check16(data, at, length, owner, U(0)) != location.check_of(locations[i])
+        ):
             out[i, 0] = DAMAGED
         elif expiry == 0 or expiry > now:
             out[i, 0] = at + RECORD_HEADER + key_length
@@ -115,7 +120,8 @@ def locate_rows(data, at, ids, width, owner, locations):
 
 @kernel(BYTES, U64, I64, INT, WORD, BYTES, BOOL, U8, U8)
 def gather_rows(data, locations, ids, width, owner, default, verify, out, found):
-    """out = the rows one behind the other, `default` where there is none; found[i] = 1 or 0. Returns the first damaged i or -1."""
+    """out = the rows one behind the other, `default` where there is none; found[i] = 1 or 0. Returns the first
+    damaged i or -1."""
     for i in range(locations.size):
         if i + AHEAD < locations.size and locations[i + AHEAD] != U(0):
             prefetch(data, location.offset_of(locations[i + AHEAD]))
@@ -124,8 +130,9 @@ def gather_rows(data, locations, ids, width, owner, default, verify, out, found)
             copy(out, i * width, default, 0, width)
             continue
         at = location.offset_of(locations[i])
-        if verify and (at + width > data.size
-                       or check16(data, at, width, owner, U(ids[i])) != location.check_of(locations[i])):
+        if verify and (
+            at + width > data.size or check16(data, at, width, owner, U(ids[i])) != location.check_of(locations[i])
+        ):
             return i
         copy(out, i * width, data, at, width)
     return -1

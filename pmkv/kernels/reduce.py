@@ -34,7 +34,8 @@ def _signature(real):
 
 @kernel(_signature(types.float32), _signature(types.float64))
 def pool_rows(rows, found, weights, mode, offsets, out):
-    """out[b] = reduction of rows[offsets[b] : offsets[b + 1]] (the last bag ends with the rows); out holds zeros; weights may be empty."""
+    """out[b] = reduction of rows[offsets[b] : offsets[b + 1]] (the last bag ends with the rows); out holds zeros;
+    weights may be empty."""
     for b in range(offsets.size):
         stop = offsets[b + 1] if b + 1 < offsets.size else rows.shape[0]
         reduce_bag(rows, found, weights, mode, offsets[b], stop, out[b])

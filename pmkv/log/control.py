@@ -1,4 +1,5 @@
-"""Control frames: decisions about tables and keyspaces, as JSON. They carry what was decided, so that replay decides nothing again."""
+"""Control frames: decisions about tables and keyspaces, as JSON. They carry what was decided, so that replay
+decides nothing again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The flush thread: makes groups durable while the next ones gather, syncs once a second where that was asked for, marks an idle log."""
+"""The flush thread: makes groups durable while the next ones gather, syncs once a second where that was asked for,
+marks an idle log."""
 
 from __future__ import annotations
 

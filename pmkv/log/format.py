@@ -1,10 +1,13 @@
 """THE table of every byte in the pool. Nothing else knows an offset. docs/FORMAT.md has a worked example.
 
-All numbers are little-endian. The pool: a header page, then segments of equal size. A segment: a header of 64 bytes, then frames, each
-beginning at a multiple of 64. A frame: a header of 64 bytes and a body. Checksums are xxh3-64 over all bytes that follow them
+All numbers are little-endian. The pool: a header page, then segments of equal size. A segment: a header of 64
+bytes, then frames, each
+beginning at a multiple of 64. A frame: a header of 64 bytes and a body. Checksums are xxh3-64 over all bytes that
+follow them
 in their header (and the body); kind 0 is never written, so that zeros read as nothing.
 
-A frame's checksum is seeded with the pool's id, the segment's generation and the frame's own offset: a copy of a frame, in a value or
+A frame's checksum is seeded with the pool's id, the segment's generation and the frame's own offset: a copy of a
+frame, in a value or
 left over from a former use of the segment, is not a frame. `previous` is the checksum of the frame before it.
 """
 
@@ -22,11 +25,36 @@ ALIGN = 64
 HEADER_PAGE = 4096  # the pool's header; segments begin behind it
 POOL_MAGIC, SEGMENT_MAGIC, FRAME_MAGIC = b"pmkvpool", b"pmkvsegm", 0x6B70  # "pk"
 
-POOL_HEADER = np.dtype([("check", "<u8"), ("magic", "S8"), ("version", "<u4"), ("reserved", "<u4"), ("segment_size", "<u8"),
-                        ("pool_id", "V16"), ("hash_key", "V16")])
-SEGMENT_HEADER = np.dtype([("check", "<u8"), ("magic", "S8"), ("index", "<u8"), ("generation", "<u8"), ("reserved", "V32")])
-FRAME_HEADER = np.dtype([("check", "<u8"), ("magic", "<u2"), ("kind", "u1"), ("flags", "u1"), ("table", "<u4"), ("count", "<u4"),
-                         ("length", "<u4"), ("layer", "<u8"), ("lsn", "<u8"), ("durable", "<u8"), ("time", "<u8"), ("previous", "<u8")])
+POOL_HEADER = np.dtype(
+    [
+        ("check", "<u8"),
+        ("magic", "S8"),
+        ("version", "<u4"),
+        ("reserved", "<u4"),
+        ("segment_size", "<u8"),
+        ("pool_id", "V16"),
+        ("hash_key", "V16"),
+    ]
+)
+SEGMENT_HEADER = np.dtype(
+    [("check", "<u8"), ("magic", "S8"), ("index", "<u8"), ("generation", "<u8"), ("reserved", "V32")]
+)
+FRAME_HEADER = np.dtype(
+    [
+        ("check", "<u8"),
+        ("magic", "<u2"),
+        ("kind", "u1"),
+        ("flags", "u1"),
+        ("table", "<u4"),
+        ("count", "<u4"),
+        ("length", "<u4"),
+        ("layer", "<u8"),
+        ("lsn", "<u8"),
+        ("durable", "<u8"),
+        ("time", "<u8"),
+        ("previous", "<u8"),
+    ]
+)
 NEXT_BODY = np.dtype([("index", "<u8"), ("generation", "<u8")])
 OPEN_BODY = np.dtype([("nonce", "V16")])
 assert POOL_HEADER.itemsize == SEGMENT_HEADER.itemsize == FRAME_HEADER.itemsize == 64
@@ -47,8 +75,10 @@ MAX_BATCH = 16 << 20  # the longest atomic batch
 
 
 class Kind(enum.IntEnum):
-    """What a frame holds. Bodies: PUT records (kernels.records); ROWS `count` ids, then as many rows (none with DELETED);
-    PART bytes of a value; MOVE records or rows moved by a fold; CONTROL a decision as JSON; OPEN a nonce; MARK nothing; NEXT a segment."""
+    """What a frame holds. Bodies: PUT records (kernels.records); ROWS `count` ids, then as many rows (none with
+    DELETED);
+    PART bytes of a value; MOVE records or rows moved by a fold; CONTROL a decision as JSON; OPEN a nonce; MARK
+    nothing; NEXT a segment."""
 
     PUT = 1
     ROWS = 2
@@ -141,7 +171,18 @@ def unpack_segment(data: memoryview, pool_id: bytes, index: int) -> int:
     return generation if whole else 0
 
 
-def pack_frame(kind: int, flags: int, table: int, count: int, length: int, layer: int, lsn: int, durable: int, time: int, previous: int) -> bytes:
+def pack_frame(
+    kind: int,
+    flags: int,
+    table: int,
+    count: int,
+    length: int,
+    layer: int,
+    lsn: int,
+    durable: int,
+    time: int,
+    previous: int,
+) -> bytes:
     """A frame's header without its checksum, which `check_frame` makes when the body stands behind it."""
     return _FRAME.pack(0, FRAME_MAGIC, kind, flags, table, count, length, layer, lsn, durable, time, previous)
 
@@ -153,7 +194,9 @@ def check_frame(data: memoryview, offset: int, length: int, seed: int) -> int:
 
 def unpack_frame(data: memoryview, offset: int, stop: int, seed: int) -> Frame | None:
     """The frame at an offset, if its magic, length (within `stop`) and checksum hold."""
-    check, magic, kind, flags, table, count, length, layer, lsn, durable, time, previous = _FRAME.unpack_from(data, offset)
+    check, magic, kind, flags, table, count, length, layer, lsn, durable, time, previous = _FRAME.unpack_from(
+        data, offset
+    )
     if magic != FRAME_MAGIC or offset + 64 + length > stop or check != check_frame(data, offset, length, seed):
         return None
     return Frame(check, kind, flags, table, count, length, layer, lsn, durable, time, previous, offset)

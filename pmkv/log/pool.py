@@ -1,8 +1,11 @@
 """The pool: a medium cut into segments of equal size.
 
-A segment is *taken* by the log once and in order of need; a taken segment is prepared: reserved, zero-filled, its header durable.
-Segments kept back: the last one is for the log's own frames (OPEN, MARK, NEXT; later folds), the last but one for deletes and control frames,
-so that a full pool can still be opened and emptied. Assumes: the caller holds the log's lock, except for `prepare_ahead`.
+A segment is *taken* by the log once and in order of need; a taken segment is prepared: reserved, zero-filled, its
+header durable.
+Segments kept back: the last one is for the log's own frames (OPEN, MARK, NEXT; later folds), the last but one for
+deletes and control frames,
+so that a full pool can still be opened and emptied. Assumes: the caller holds the log's lock, except for
+`prepare_ahead`.
 """
 
 from __future__ import annotations
@@ -14,7 +17,18 @@ from collections.abc import Callable
 
 from ..errors import CorruptionError, FormatError, FullError
 from ..media.base import Medium
-from .format import ALIGN, HEADER_PAGE, POOL_MAGIC, VERSION, PoolHeader, pack_pool, pack_segment, seed_of, unpack_pool, unpack_segment
+from .format import (
+    ALIGN,
+    HEADER_PAGE,
+    POOL_MAGIC,
+    VERSION,
+    PoolHeader,
+    pack_pool,
+    pack_segment,
+    seed_of,
+    unpack_pool,
+    unpack_segment,
+)
 
 SEGMENT_SIZE = 64 << 20
 SMALLEST_SEGMENT = 256 << 10
@@ -54,7 +68,10 @@ class Pool:
         """Write a pool's header on an empty medium; it is a pool once this returns."""
         size = segment_size or segment_size_for(medium.data.size)
         if (medium.data.size - HEADER_PAGE) // size < 4:
-            raise FullError(f"a pool of {medium.data.size:,} bytes is too small: it needs 4 segments of {size:,} bytes and {HEADER_PAGE}")
+            raise FullError(
+                f"a pool of {medium.data.size:,} bytes is too small: it needs 4 segments of {size:,} bytes "
+                f"and {HEADER_PAGE}"
+            )
         header = PoolHeader(size, secrets.token_bytes(16), secrets.token_bytes(16))
         medium.prepare(0, HEADER_PAGE)
         pool = cls(medium, header)
@@ -71,9 +88,14 @@ class Pool:
         """Read the header of a pool; FormatError for another version, CorruptionError for a damaged one."""
         whole, version, header = unpack_pool(memoryview(medium.data)[:64])
         if not whole:
-            raise CorruptionError("the pool's header (bytes 0 to 64 of the pool) is damaged: its checksum does not hold")
+            raise CorruptionError(
+                "the pool's header (bytes 0 to 64 of the pool) is damaged: its checksum does not hold"
+            )
         if version != VERSION:
-            raise FormatError(f"the pool has format version {version}, this pmkv reads version {VERSION}: use the pmkv that wrote it to copy its data out")
+            raise FormatError(
+                f"the pool has format version {version}, this pmkv reads version {VERSION}: use the pmkv that "
+                "wrote it to copy its data out"
+            )
         pool = cls(medium, header)
         for index in range(pool.count):
             start = pool.start(index)
@@ -126,13 +148,17 @@ class Pool:
         """Have so many segments prepared, or raise FullError with nothing changed but what is prepared."""
         if self.free - count < purpose:
             used = len(self.taken) * self.segment_size
-            raise FullError(f"the pool is full: {used:,} of {self.medium.data.size:,} bytes are in use and {int(purpose)} segments are kept "
-                            "back for deletes and recovery; open the store with a larger capacity, or grow it")
+            raise FullError(
+                f"the pool is full: {used:,} of {self.medium.data.size:,} bytes are in use and {int(purpose)} "
+                "segments are kept "
+                "back for deletes and recovery; open the store with a larger capacity, or grow it"
+            )
         while len(self._ready) < count:
             self._prepare_one()
 
     def prepare_ahead(self) -> bool:
-        """Prepare one more segment than is needed now, if there is one; False when there was nothing to do. For a background thread."""
+        """Prepare one more segment than is needed now, if there is one; False when there was nothing to do. For a
+        background thread."""
         if self._ready or not self._free:
             return False
         self._prepare_one()
@@ -161,4 +187,6 @@ class Pool:
         assert sorted(parts) == list(range(self.count)), "a segment is lost or counted twice"
         for index in self.taken + self._ready:
             header = memoryview(self.medium.data)[self.start(index) : self.start(index) + ALIGN]
-            assert unpack_segment(header, self.pool_id, index) == self.generations[index], f"the header of segment {index} is damaged"
+            assert unpack_segment(header, self.pool_id, index) == self.generations[index], (
+                f"the header of segment {index} is damaged"
+            )

@@ -1,8 +1,11 @@
 """Recovery: reads the log from its first segment and yields its frames, whole batches only, up to where it ends.
 
-A frame counts iff magic, length, checksum, LSN and the predecessor's checksum agree. Where none does, the log ends: either in a torn tail, which
-nobody was promised, or in damage. The difference is proved, not guessed: every frame says up to which LSN the log was durable when it
-was written, so a whole frame found further on, durable up to or beyond the missing LSN, means that an acknowledged one is gone.
+A frame counts iff magic, length, checksum, LSN and the predecessor's checksum agree. Where none does, the log ends:
+either in a torn tail, which
+nobody was promised, or in damage. The difference is proved, not guessed: every frame says up to which LSN the log
+was durable when it
+was written, so a whole frame found further on, durable up to or beyond the missing LSN, means that an acknowledged
+one is gone.
 
 Assumes: nothing is written meanwhile (a readonly store beside a writer sees some prefix).
 """
@@ -54,8 +57,11 @@ class Replay:
         lsn, previous, start = 0, 0, self._pool.start(0) + ALIGN
         while self._last is None or lsn < self._last:
             segment = self.segments[-1]
-            frame = unpack_frame(self._view, start, self._pool.stop(segment), self._pool.seed(segment)) \
-                if start + ALIGN <= self._pool.stop(segment) else None
+            frame = (
+                unpack_frame(self._view, start, self._pool.stop(segment), self._pool.seed(segment))
+                if start + ALIGN <= self._pool.stop(segment)
+                else None
+            )
             if frame is None or frame.previous != previous or not follows(frame, lsn):
                 self.position = start
                 self._prove_end(start, lsn + 1 if lsn else 1 << EPOCH_SHIFT)
@@ -92,18 +98,25 @@ class Replay:
             self._enter_segment(0)
             return True
         if pool.generations:
-            raise CorruptionError(f"the header of segment 0 (offset {pool.start(0):,}) is damaged, those of later segments are whole")
+            raise CorruptionError(
+                f"the header of segment 0 (offset {pool.start(0):,}) is damaged, those of later segments are whole"
+            )
         seed = seed_of(pool.pool_id, 1)
         if any(self._whole_frames(0, pool.start(0) + ALIGN, pool.stop(0), seed)):
-            raise CorruptionError(f"the header of segment 0 (offset {pool.start(0):,}) is damaged, but whole frames stand behind it")
+            raise CorruptionError(
+                f"the header of segment 0 (offset {pool.start(0):,}) is damaged, but whole frames stand behind it"
+            )
         return False
 
     def _enter(self, frame: Frame) -> int:
-        """Go where a NEXT frame points. A header is durable before its NEXT is written: one that is not whole is damage."""
+        """Go where a NEXT frame points. A header is durable before its NEXT is written: one that is not whole is
+        damage."""
         index, generation = NEXT.unpack_from(self._view, frame.body)
         if self._pool.generations.get(index) != generation:
-            raise CorruptionError(f"the header of segment {index} (offset {self._pool.start(index):,}) is damaged: "
-                                  f"frame {frame.lsn} names it with generation {generation}, found {self._pool.generations.get(index)}")
+            raise CorruptionError(
+                f"the header of segment {index} (offset {self._pool.start(index):,}) is damaged: "
+                f"frame {frame.lsn} names it with generation {generation}, found {self._pool.generations.get(index)}"
+            )
         self._enter_segment(index)
         return self._pool.start(index) + ALIGN
 
@@ -120,8 +133,11 @@ class Replay:
             for frame in self._whole_frames(index, begin, pool.stop(index), pool.seed(index)):
                 if frame.durable >= missing:
                     raise CorruptionError(
-                        f"the log is damaged at offset {start:,} of the pool (segment {self.segments[-1]}): frame {missing} is missing there, but frame "
-                        f"{frame.lsn} at offset {frame.offset:,} says that it was durable; restore a backup, or salvage what is whole")
+                        f"the log is damaged at offset {start:,} of the pool (segment {self.segments[-1]}): "
+                        f"frame {missing} is missing there, but frame "
+                        f"{frame.lsn} at offset {frame.offset:,} says that it was durable; restore a backup, "
+                        "or salvage what is whole"
+                    )
 
     def _whole_frames(self, index: int, start: int, stop: int, seed: int) -> Iterator[Frame]:
         """Every frame in a range whose own checksum holds, whatever stands before it."""
@@ -136,7 +152,8 @@ class Replay:
 
 
 def follows(frame: Frame, lsn: int) -> bool:
-    """The next number, or the first of the next epoch: in the OPEN frame, or in the NEXT frame that makes room for it."""
+    """The next number, or the first of the next epoch: in the OPEN frame, or in the NEXT frame that makes room for
+    it."""
     if frame.lsn == (epoch_of(lsn) + 1) << EPOCH_SHIFT:
         return frame.kind in (Kind.OPEN, Kind.NEXT)
     return frame.lsn == lsn + 1 and lsn != 0

@@ -1,8 +1,11 @@
 """The log: appends frames, gathers them into groups, makes groups durable, and says who has to wait for what.
 
-What defines time: the LSN. What is true: every frame up to `durable` is on the medium; frames above it are *pending*, and lie in the
-intervals of `pending()`. What commit means: nothing that depends on a pending frame may be revealed before it is durable.
-`append` (begin, fill the body, end) and `flush` are separate: many writers share one flush. A flush takes what was appended so far
+What defines time: the LSN. What is true: every frame up to `durable` is on the medium; frames above it are
+*pending*, and lie in the
+intervals of `pending()`. What commit means: nothing that depends on a pending frame may be revealed before it is
+durable.
+`append` (begin, fill the body, end) and `flush` are separate: many writers share one flush. A flush takes what was
+appended so far
 under the lock, and writes it without the lock, while the next group gathers.
 
 Threads: everything that appends holds `lock` (re-entrant); a flush takes `_flushing` first, then `lock` for a moment.
@@ -19,8 +22,20 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from ..errors import ClosedError, FlushError, InvalidError, ReadOnlyError
-from ..media.base import Range
-from .format import ALIGN, EPOCH_SHIFT, FRAME_HEADER, MAX_BATCH, MAX_FRAME, NEXT, Flag, Kind, check_frame, epoch_of, frame_size, pack_frame
+from .format import (
+    ALIGN,
+    EPOCH_SHIFT,
+    FRAME_HEADER,
+    MAX_BATCH,
+    MAX_FRAME,
+    NEXT,
+    Flag,
+    Kind,
+    check_frame,
+    epoch_of,
+    frame_size,
+    pack_frame,
+)
 from .pool import Pool, Reserve
 from .replay import Replay
 
@@ -36,7 +51,8 @@ def unix_ms() -> int:
 
 
 class Deferral:
-    """Collects what a thread would have to wait for. `lsn`: the highest that must be durable before results may be revealed, 0 for none."""
+    """Collects what a thread would have to wait for. `lsn`: the highest that must be durable before results may be
+    revealed, 0 for none."""
 
     def __init__(self) -> None:
         self.lsn = 0
@@ -65,7 +81,9 @@ class Log:
     def resume(self, replay: Replay) -> None:
         """Stand where the replay ended."""
         self.lsn, self.previous, self.position = replay.lsn, replay.previous, replay.position
-        self.durable = replay.lsn  # once what was accepted without proof is rewritten: open_epoch does, before anything is revealed
+        self.durable = (
+            replay.lsn
+        )  # once what was accepted without proof is rewritten: open_epoch does, before anything is revealed
         self._unproved = replay.undurable
         self._last_is_mark = replay.is_marked
         self._segment = replay.segments[-1] if replay.segments else -1
@@ -96,9 +114,19 @@ class Log:
         if self.failed:
             raise self.failed
 
-    def begin(self, kind: Kind, length: int, *, table: int = 0, layer: int = 0, count: int = 0, flags: int = 0,
-              purpose: Reserve = Reserve.WRITE) -> int:
-        """Place a frame; returns where its body goes. The caller fills it and calls `end`, under one hold of the lock."""
+    def begin(
+        self,
+        kind: Kind,
+        length: int,
+        *,
+        table: int = 0,
+        layer: int = 0,
+        count: int = 0,
+        flags: int = 0,
+        purpose: Reserve = Reserve.WRITE,
+    ) -> int:
+        """Place a frame; returns where its body goes. The caller fills it and calls `end`, under one hold of the
+        lock."""
         self._finish(Flag.MORE)
         if self.position + frame_size(length) + NEXT_SIZE > self._stop:
             self._next_segment(purpose)
@@ -152,13 +180,17 @@ class Log:
         self.position = self.pool.start(index) + ALIGN
 
     def reserve(self, lengths: Sequence[int], purpose: Reserve = Reserve.WRITE) -> None:
-        """Have room for frames with these bodies, one after the other, before the first of them is begun. FullError: nothing was changed."""
+        """Have room for frames with these bodies, one after the other, before the first of them is begun.
+        FullError: nothing was changed."""
         position, stop, segments = self.position, self._stop, 0
         room = self.pool.segment_size - ALIGN - NEXT_SIZE
         for length in lengths:
             size = frame_size(length)
             if size > room:
-                raise InvalidError(f"{length:,} bytes do not fit in one frame: segments of this pool hold {room - HEADER:,}; use a larger pool")
+                raise InvalidError(
+                    f"{length:,} bytes do not fit in one frame: segments of this pool hold {room - HEADER:,}; "
+                    "use a larger pool"
+                )
             if position + size + NEXT_SIZE > stop:
                 segments += 1
                 position, stop = 0, room + NEXT_SIZE
@@ -167,7 +199,8 @@ class Log:
             self.pool.make_ready(segments, purpose)
 
     def reserve_bytes(self, length: int) -> None:
-        """Have room for frames that take `length` bytes together, none with a body beyond `frame_limit` and a key. FullError: nothing was changed."""
+        """Have room for frames that take `length` bytes together, none with a body beyond `frame_limit` and a key.
+        FullError: nothing was changed."""
         waste = frame_size(self.frame_limit) + NEXT_SIZE  # at most so much stays unused at a segment's end
         left = length - max(0, self._stop - self.position - waste)
         if left > 0:
@@ -177,9 +210,12 @@ class Log:
     def batch(self, length: int = 0) -> Iterator[None]:
         """All frames appended inside take effect together, after a crash too; other writers are kept out meanwhile.
 
-        length: bytes of the log that will be written, reserved now. If the body raises, what it wrote before stays written."""
+        length: bytes of the log that will be written, reserved now. If the body raises, what it wrote before stays
+        written."""
         if length > MAX_BATCH:
-            raise InvalidError(f"a batch of {length:,} bytes is too long to be atomic: at most {MAX_BATCH:,}; write it in pieces")
+            raise InvalidError(
+                f"a batch of {length:,} bytes is too long to be atomic: at most {MAX_BATCH:,}; write it in pieces"
+            )
         with self.lock:
             if length:
                 self.reserve_bytes(length)
@@ -194,7 +230,8 @@ class Log:
     # durability
 
     def pending(self) -> np.ndarray:
-        """Intervals of the pool, int64[n, 2], that are not durable; whoever finds a location in them has to `settle`. Under the lock."""
+        """Intervals of the pool, int64[n, 2], that are not durable; whoever finds a location in them has to
+        `settle`. Under the lock."""
         if self._pending is None:
             ranges = self._in_flight + self._gathered
             if self._open is not None:
@@ -204,7 +241,8 @@ class Log:
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[Deferral]:
-        """Calls of this thread inside do not wait for durability; the object yielded collects what they would have waited for."""
+        """Calls of this thread inside do not wait for durability; the object yielded collects what they would have
+        waited for."""
         outer = getattr(self._local, "deferral", None)
         self._local.deferral = inner = Deferral()
         try:
@@ -213,7 +251,8 @@ class Log:
             self._local.deferral = outer
 
     def settle(self, lsn: int) -> None:
-        """A result depends on everything up to this LSN: wait until it may be revealed, or note it where waiting is deferred."""
+        """A result depends on everything up to this LSN: wait until it may be revealed, or note it where waiting
+        is deferred."""
         if lsn <= self.durable:
             return
         deferral = getattr(self._local, "deferral", None)
@@ -235,7 +274,8 @@ class Log:
             self.write_back()
 
     def flush(self, lsn: int) -> None:
-        """Return when everything up to this LSN is durable. Raises FlushError when it never will be. Never under the lock."""
+        """Return when everything up to this LSN is durable. Raises FlushError when it never will be. Never under
+        the lock."""
         assert not self.lock._is_owned(), "waiting under the lock for a flush that needs it"
         while self.durable < lsn:
             with self._flushing:
@@ -261,7 +301,8 @@ class Log:
             self.on_durable()
 
     def write_back(self) -> None:
-        """Hand what was gathered to the system, without a sync: it survives the death of this process, not a loss of power."""
+        """Hand what was gathered to the system, without a sync: it survives the death of this process, not a loss
+        of power."""
         with self.lock:
             ranges, self._gathered = self._gathered, []
             try:
@@ -270,10 +311,14 @@ class Log:
                 self._fail(error)
 
     def _fail(self, error: OSError) -> None:
-        """Nothing that pretends: what is durable of the group is unknown, so memory goes back and nothing more is written."""
+        """Nothing that pretends: what is durable of the group is unknown, so memory goes back and nothing more is
+        written."""
         with self.lock:
-            self.failed = FlushError(f"the medium refused a flush ({error}): whether the last writes survive is not known; the store is read-only "
-                                     f"since, at LSN {self.durable}; mend the medium and open the store again")
+            self.failed = FlushError(
+                f"the medium refused a flush ({error}): whether the last writes survive is not known; the "
+                "store is read-only "
+                f"since, at LSN {self.durable}; mend the medium and open the store again"
+            )
             self.readonly = str(self.failed)
             self._in_flight, self._gathered, self._open, self._pending = [], [], None, NOTHING
             self.pool.medium.revert()
@@ -282,7 +327,8 @@ class Log:
             self.lsn = self.durable
 
     def mark(self) -> None:
-        """Write down how far the log is durable, unless the last frame says so already; makes the last acknowledged frame provable."""
+        """Write down how far the log is durable, unless the last frame says so already; makes the last
+        acknowledged frame provable."""
         with self.lock:
             if self._last_is_mark or self.failed or self.readonly or self._batch or self.durable < self.lsn:
                 return

@@ -77,8 +77,9 @@ class DaxMedium:
 
     inline = True
 
-    def __init__(self, path: str | os.PathLike[str], capacity: int | None = None, *, force: bool = False,
-                 sysfs: str = "/sys") -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], capacity: int | None = None, *, force: bool = False, sysfs: str = "/sys"
+    ) -> None:
         _check_force(force)
         self._ffi, self._pmem = libpmem()
         self._path, self._force = os.fspath(path), force
@@ -175,8 +176,10 @@ def _map_synced(path: str, fd: int, length: int, force: bool) -> mmap.mmap:
     try:
         return mmap.mmap(fd, length, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
     except OSError as exc:
-        raise NotDaxError(f"{path} is no persistent memory, MAP_SYNC was refused ({exc.strerror}): "
-                          "put the pool on a DAX file system, or use require='page'") from exc
+        raise NotDaxError(
+            f"{path} is no persistent memory, MAP_SYNC was refused ({exc.strerror}): "
+            "put the pool on a DAX file system, or use require='page'"
+        ) from exc
 
 
 def _try_sync(path: str | os.PathLike[str]) -> None:

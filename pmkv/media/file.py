@@ -1,11 +1,15 @@
 """A plain file as a medium.
 
-`data` is a private mapping of the file: what the engine stores is a private copy of its pages until `flush` writes the ranges with
-pwrite and syncs. So nothing half done ever reaches the page cache by itself, gathering the next group never waits for the
-sync of the last one, and every reader sees one flat array. Private copies of pages that were flushed whole are dropped again;
+`data` is a private mapping of the file: what the engine stores is a private copy of its pages until `flush` writes
+the ranges with
+pwrite and syncs. So nothing half done ever reaches the page cache by itself, gathering the next group never waits
+for the
+sync of the last one, and every reader sees one flat array. Private copies of pages that were flushed whole are
+dropped again;
 the mapping then shows the file's page cache, which holds the same bytes.
 
-The file has its full size from the beginning, with holes; `prepare` reserves and zero-fills a range before its first use, so
+The file has its full size from the beginning, with holes; `prepare` reserves and zero-fills a range before its
+first use, so
 that a full disk is an error here and never a fault on access, and a commit never waits for the file system's metadata.
 """
 
@@ -24,7 +28,9 @@ from .base import Granularity, Range
 
 PAGE = mmap.PAGESIZE
 FILL_STEP = 1 << 20  # zero-filling syncs by itself, in steps: a commit's fdatasync never has much of it to wait for
-RELEASE_STEP = 1 << 20  # private copies are dropped a MiB at a time: one madvise call costs as much as ten commits' share of it
+RELEASE_STEP = (
+    1 << 20
+)  # private copies are dropped a MiB at a time: one madvise call costs as much as ten commits' share of it
 MAP_NORESERVE = 0x4000  # not in the mmap module; a pool larger than memory must not count as memory asked for
 
 
@@ -54,7 +60,9 @@ class FileMedium:
         size = os.fstat(self._fd).st_size
         if size == 0:
             raise ValueError(f"{self.path} is empty")
-        self._mmap = mmap.mmap(self._fd, size, flags=mmap.MAP_PRIVATE | MAP_NORESERVE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+        self._mmap = mmap.mmap(
+            self._fd, size, flags=mmap.MAP_PRIVATE | MAP_NORESERVE, prot=mmap.PROT_READ | mmap.PROT_WRITE
+        )
         self._mmap.madvise(mmap.MADV_RANDOM)  # rows are read singly: read-ahead would fetch what nobody asked for
         self.data = np.frombuffer(self._mmap, np.uint8)
         self._unreleased: dict[int, int] = {}  # end of a flushed range: from where its copies are still held

@@ -23,7 +23,9 @@ class MemoryMedium:
     @staticmethod
     def _allocate(capacity: int) -> np.ndarray:
         try:
-            return np.frombuffer(mmap.mmap(-1, capacity, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000), np.uint8)
+            return np.frombuffer(
+                mmap.mmap(-1, capacity, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000), np.uint8
+            )
         except OSError as error:
             raise FullError(f"{capacity:,} bytes of memory are not to be had: {error.strerror}") from error
 

@@ -96,8 +96,14 @@ class SimulatedMedium:
 
     inline = True
 
-    def __init__(self, capacity: int, granularity: Granularity = Granularity.PAGE, *, room: int | None = None,
-                 on_point: Callable[[Stage], None] | None = None) -> None:
+    def __init__(
+        self,
+        capacity: int,
+        granularity: Granularity = Granularity.PAGE,
+        *,
+        room: int | None = None,
+        on_point: Callable[[Stage], None] | None = None,
+    ) -> None:
         blank = np.zeros(capacity // UNIT, np.uint64)
         self._take(granularity, blank, blank, np.zeros(len(blank), np.uint8))
         self.room, self.on_point = room, on_point
@@ -167,7 +173,8 @@ class SimulatedMedium:
         if self.granularity is Granularity.PAGE:
             self._seen[:] = self._cache  # a new mapping does not show the old one's private copies
         self._seen, self._cache, self._durable, self._flags = (
-            np.concatenate([a, np.zeros(more, a.dtype)]) for a in (self._seen, self._cache, self._durable, self._flags))
+            np.concatenate([a, np.zeros(more, a.dtype)]) for a in (self._seen, self._cache, self._durable, self._flags)
+        )
         self.data = self._seen.view(np.uint8)
 
     def close(self) -> None:
