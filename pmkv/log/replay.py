@@ -102,7 +102,7 @@ class Replay:
                 f"the header of segment 0 (offset {pool.start(0):,}) is damaged, those of later segments are whole"
             )
         seed = seed_of(pool.pool_id, 1)
-        if any(self._whole_frames(0, pool.start(0) + ALIGN, pool.stop(0), seed)):
+        if any(self.whole_frames(0, pool.start(0) + ALIGN, pool.stop(0), seed)):
             raise CorruptionError(
                 f"the header of segment 0 (offset {pool.start(0):,}) is damaged, but whole frames stand behind it"
             )
@@ -130,7 +130,7 @@ class Replay:
         places = [(self.segments[-1], start + ALIGN)]
         places += [(index, pool.start(index) + ALIGN) for index in pool.generations if index not in self.segments]
         for index, begin in places:
-            for frame in self._whole_frames(index, begin, pool.stop(index), pool.seed(index)):
+            for frame in self.whole_frames(index, begin, pool.stop(index), pool.seed(index)):
                 if frame.durable >= missing:
                     raise CorruptionError(
                         f"the log is damaged at offset {start:,} of the pool (segment {self.segments[-1]}): "
@@ -139,7 +139,7 @@ class Replay:
                         "or salvage what is whole"
                     )
 
-    def _whole_frames(self, index: int, start: int, stop: int, seed: int) -> Iterator[Frame]:
+    def whole_frames(self, index: int, start: int, stop: int, seed: int) -> Iterator[Frame]:
         """Every frame in a range whose own checksum holds, whatever stands before it."""
         found = np.empty(1024, np.int64)
         while start < stop:

@@ -1,0 +1,129 @@
+"""`pmkv check --salvage`: copy what is whole of a damaged store into a new one, and say what could not be known.
+
+Every frame whose own checksum holds is applied in the order of LSNs, whatever is missing between them. So a deleted
+key may come back, an
+old value may stand for a newer one, and half of a batch may be there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import Any
+
+import numpy as np
+
+from . import parts
+from .directory import Directory
+from .errors import CorruptionError, InvalidError
+from .kernels import location
+from .kernels.records import FLAG_DELETE, FLAG_PARTS, scan_records
+from .keyspace import OWNER
+from .log.control import read_control
+from .log.format import ALIGN, Flag, Frame, Kind
+from .log.pool import Pool
+from .log.replay import Replay
+from .log.writer import Log
+from .store import Store, open_store
+from .table import dtype_from
+
+
+@dataclass
+class Salvaged:
+    """What was copied, and what was left out and why."""
+
+    frames: int = 0
+    records: int = 0
+    problems: list[str] = field(default_factory=list)
+
+
+def salvage(
+    path: str | os.PathLike[str], target: str | os.PathLike[str], pool: str | os.PathLike[str] = "auto"
+) -> Salvaged:
+    """Make a new store in the empty directory `target` of the whole frames in `path`, which is only read."""
+    if os.path.exists(target) and os.listdir(target):
+        raise InvalidError(f"{target} is not empty: salvage into a new directory")
+    place, result = Directory(path, pool, 0, "page", readonly=True), Salvaged()
+    try:
+        source = place.open_pool()
+        with open_store(target, capacity=int(source.medium.data.size), durability="none") as store:
+            copy = Copy(source, store)
+            for frame in sorted(whole_frames(source), key=attrgetter("lsn")):
+                try:
+                    copy.apply(frame)
+                    result.frames, result.records = result.frames + 1, result.records + frame.count
+                except (LookupError, CorruptionError) as error:
+                    result.problems.append(f"frame {frame.lsn} at offset {frame.offset:,} is left out: {error}")
+    finally:
+        place.close()
+    return result
+
+
+def whole_frames(pool: Pool) -> Iterator[Frame]:
+    """All of them, of every segment whose header is whole."""
+    replay = Replay(pool)
+    for index in pool.generations:
+        yield from replay.whole_frames(index, pool.start(index) + ALIGN, pool.stop(index), pool.seed(index))
+
+
+class Copy:
+    """Applies frames of one pool to another store."""
+
+    def __init__(self, source: Pool, store: Store) -> None:
+        self._log = Log(source)  # for reading values in parts; it never writes
+        self._data, self._store = source.medium.data, store
+        self._names: dict[int, str] = {}
+
+    def apply(self, frame: Frame) -> None:
+        match frame.kind:
+            case Kind.PUT:
+                for key, value, expiry in self._records(frame):
+                    self._store.keyspace(frame.table).delete(key) if value is None else self._store.keyspace(
+                        frame.table
+                    ).put(key, value, expire_at=expiry or None)
+            case Kind.ROWS:
+                self._rows(frame)
+            case Kind.CONTROL:
+                self._decide(read_control(memoryview(self._data), frame))
+
+    def _rows(self, frame: Frame) -> None:
+        if frame.table not in self._names:
+            raise LookupError(f"table {frame.table} is not known: the frame that created it is lost")
+        table = self._store.table(self._names[frame.table])
+        ids = self._data[frame.body : frame.body + 8 * frame.count].view(np.int64)
+        if frame.flags & Flag.DELETED:
+            table.delete(ids)
+        else:
+            table.put(ids, self._data[frame.body + 8 * frame.count : frame.body + frame.length].tobytes())
+
+    def _decide(self, decision: dict[str, Any]) -> None:
+        match decision:
+            case {"op": "create_table", "id": number, "name": name, "descr": descr, "rows": rows}:
+                if name in self._store.tables():  # its drop is lost
+                    self._store.drop_table(name)
+                self._store.create_table(name, dtype_from(descr), rows)
+                self._names[number] = name
+            case {"op": "drop_table", "id": number}:
+                self._store.drop_table(self._names.pop(number))
+            case {"op": "clear", "keyspaces": numbers}:
+                for number in numbers:
+                    self._store.keyspace(number).clear()
+
+    def _records(self, frame: Frame) -> Iterator[tuple[bytes, bytes | None, int]]:
+        """(key, value or None for a delete, expiry)."""
+        bounds, expiries = np.empty((frame.count, 2), np.int64), np.empty(frame.count, np.int64)
+        locations = np.empty(frame.count, np.uint64)
+        owner = np.uint64(OWNER + frame.table)
+        scan_records(self._data, frame.body, frame.body + frame.length, owner, bounds, expiries, locations)
+        starts = (locations & location.OFFSET_MASK).astype(np.int64)
+        for start, (a, b), expiry in zip(starts.tolist(), bounds.tolist(), expiries.tolist(), strict=True):
+            word = int.from_bytes(self._data[start : start + 8].tobytes(), "little")
+            flags, key = word >> 56, self._data[a:b].tobytes()
+            if flags & FLAG_DELETE:
+                yield key, None, 0
+            elif flags & FLAG_PARTS:
+                yield key, parts.read(self._log, owner, b), expiry
+            else:
+                yield key, self._data[b : b + (word & 0xFFFFFFFF)].tobytes(), expiry
