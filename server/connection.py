@@ -144,11 +144,11 @@ class Connection(asyncio.Protocol):
 
     def _take_line(self, data: bytes, start: int, end: int) -> None:
         """An inline command."""
-        stop = data.find(b"\n", start, end)
+        stop = data.find(b"\n", start, min(end, start + resp.MAX_INLINE))
         if stop < 0:
             self._keep(data, start, end)
             self._need = self.size + 1
-            if self.size > resp.MAX_INLINE:
+            if self.size >= resp.MAX_INLINE:
                 self._refuse(resp.protocol_error(resp.LONG_LINE, 0))
             return
         self._keep(data, stop + 1, end)
@@ -202,7 +202,7 @@ class Connection(asyncio.Protocol):
         return False
 
     def release(self, durable: int, error: bytes | None) -> bool:
-        """Write held replies that became durable; with `error`, that in place of the others. Does it still hold some?"""
+        """Write held replies that became durable, and `error` in place of the others. Does it still hold some?"""
         held, out, total = self._held, [], 0
         while held and (held[0][0] <= durable or error):
             lsn, buffers, count, size = held.popleft()

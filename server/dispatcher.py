@@ -10,6 +10,7 @@ What takes long runs in a worker thread; its connection is served no further unt
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from concurrent.futures import Executor
@@ -19,7 +20,7 @@ from pmkv_server import resp
 from pmkv_server.commands import admit
 from pmkv_server.commands.running import failure, is_heavy, not_durable, run
 from pmkv_server.commands.table import Command
-from pmkv_server.resp import GET, INLINE, OK, SET, Scan, Scanner
+from pmkv_server.resp import GET, OK, SET, Scan, Scanner
 
 if TYPE_CHECKING:
     from pmkv_server.connection import Connection
@@ -34,11 +35,11 @@ ENOUGH_OUTPUT = 4 << 20  # bytes of replies after which a connection's other com
 class Dispatcher:
     """Owns the ready list, the scanner and the replies that wait. All methods run on the loop's thread."""
 
-    def __init__(self, server: Server, call_soon: Callable, call_soon_threadsafe: Callable, executor: Executor) -> None:
+    def __init__(self, server: Server, loop: asyncio.AbstractEventLoop, executor: Executor) -> None:
         self._server = server
         self._store: Any = server.store
-        self._call_soon = call_soon
-        self._call_threadsafe = call_soon_threadsafe
+        self._call_soon = loop.call_soon
+        self._call_threadsafe = loop.call_soon_threadsafe
         self._executor = executor
         self._scanner = Scanner()
         self._ready: list[Connection] = []
@@ -140,8 +141,6 @@ class Dispatcher:
             self._put_many(keyspace, pairs, owners)
 
     def _put_many(self, keyspace: Any, pairs: list, owners: list[tuple[Connection, int]]) -> None:
-        if self._server.watches:
-            self._server.watches.touch(owners[0][0].session.db, [key for key, _ in pairs])
         self._deferral.lsn = 0
         self._wrote = True
         try:
@@ -198,7 +197,6 @@ class Dispatcher:
     def _send_to_worker(self, connection: Connection, entry: Command, arguments: list[bytes]) -> None:
         session = connection.session
         writes = "write" in entry.flags or entry.name == "exec"
-        places = self._server.watches.start(session.db, entry.keys_of(arguments) if writes else [])
         connection.busy = True
         self.working += 1
 
@@ -209,7 +207,6 @@ class Dispatcher:
 
         def done(reply: resp.Reply, lsn: int) -> None:
             self.working -= 1
-            self._server.watches.finish(places)
             if writes:
                 self._store.flush_soon()
             connection.busy = False
@@ -232,7 +229,7 @@ class Dispatcher:
 
     def _on_durable(self) -> None:
         """From any thread: more became durable, or a flush failed."""
-        if self._waiting and not self._wake_sent:
+        if (self._waiting or self._server.waiters) and not self._wake_sent:
             self._wake_sent = True
             self._call_threadsafe(self._release)
 
@@ -243,6 +240,7 @@ class Dispatcher:
         for connection in list(self._waiting):
             if not connection.release(durable, not_durable(failed) if failed else None):
                 del self._waiting[connection]
+        self._server.wake()
 
     def forget(self, connection: Connection) -> None:
         self._waiting.pop(connection, None)

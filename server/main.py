@@ -16,7 +16,7 @@ from pmkv_server.commands.keys import KEYSPACES
 from pmkv_server.config import Config
 from pmkv_server.connection import Connection
 from pmkv_server.dispatcher import Dispatcher
-from pmkv_server.session import Session, Watches
+from pmkv_server.session import Session
 from pmkv_server.stats import Stats
 
 log = logging.getLogger("pmkv.server")
@@ -33,12 +33,11 @@ class Server:
         self.config = config
         self.store: Any = store
         self.stats = Stats()
-        self.watches = Watches()
         self.sessions: dict[int, Session] = {}
         self.loop: asyncio.AbstractEventLoop | None = None
         self.port = config.port
         self._connections: set[Connection] = set()
-        self._waiters: list[tuple[int, asyncio.Future]] = []
+        self.waiters: list[tuple[int, asyncio.Future]] = []
         self._rest: Any = None
         self._stopping: asyncio.Event | None = None
 
@@ -71,9 +70,7 @@ class Server:
                 require=config.require,
             )
         self._executor = ThreadPoolExecutor(config.workers, "pmkv-worker")
-        soon = self.loop.call_soon_threadsafe
-        self.dispatcher = Dispatcher(self, self.loop.call_soon, soon, self._executor)
-        self.store.on_durable(functools.partial(soon, self._wake))
+        self.dispatcher = Dispatcher(self, self.loop, self._executor)
         make = functools.partial(Connection, self, self.dispatcher)
         self._listener = await self.loop.create_server(make, config.host, config.port, backlog=511)
         self.port = self._listener.sockets[0].getsockname()[1]
@@ -160,7 +157,6 @@ class Server:
     def leave(self, connection: Connection) -> None:
         self._connections.discard(connection)
         self.sessions.pop(connection.session.id, None)
-        self.watches.forget(connection.session)
 
     # ---- for commands and REST ----
 
@@ -169,13 +165,14 @@ class Server:
         if lsn > self.store.durable_lsn:
             self.store.flush_soon()
             future = self.loop.create_future()
-            self._waiters.append((lsn, future))
-            self._wake()
+            self.waiters.append((lsn, future))
+            self.wake()
             await future
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """More is durable, or the store failed: tell who waits in `durable`."""
         durable, failed = self.store.durable_lsn, self.store.failed
-        waiters, self._waiters = self._waiters, []
+        waiters, self.waiters = self.waiters, []
         for lsn, future in waiters:
             if future.done():
                 continue
@@ -184,12 +181,7 @@ class Server:
             elif failed:
                 future.set_exception(failed)
             else:
-                self._waiters.append((lsn, future))
-
-    def modified(self, db: int, keys: list[bytes]) -> None:
-        """Someone other than a RESP client is about to write these keys: their watchers learn of it."""
-        if self.watches:
-            self.watches.touch(db, keys)
+                self.waiters.append((lsn, future))
 
     def parameters(self) -> dict[str, object]:
         """What CONFIG GET shows, by Redis' names."""

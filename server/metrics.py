@@ -1,31 +1,43 @@
-"""What Prometheus may ask of a server, read when it asks: nothing is counted twice. Names are redis_exporter's where the
-meaning is the same; what only pmkv has begins with pmkv_."""
+"""What Prometheus may ask of a server, read when it asks: nothing is counted twice. Names are redis_exporter's where
+the meaning is the same; what only pmkv has begins with pmkv_."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-KEYSPACES = 16
+# names in the store's statistics, and what they are called here
+GAUGES = {
+    "capacity": ("pmkv_pool_capacity_bytes", "Bytes of the pool."),
+    "used": ("pmkv_pool_used_bytes", "Bytes of the segments that hold the log."),
+    "segments": ("pmkv_pool_segments", "Segments of the pool."),
+    "segments_free": ("pmkv_pool_segments_free", "Segments that hold nothing."),
+    "index_bytes": ("pmkv_index_bytes", "DRAM of the indexes."),
+    "durable_lsn": (
+        "pmkv_durable_lsn",
+        "Everything up to this LSN is durable (rounded to 53 bits, as all numbers here).",
+    ),
+    "epoch": ("pmkv_epoch", "How many times the store was opened for writing."),
+    "recovery_seconds": ("pmkv_recovery_seconds", "What the last start took to read the log."),
+    "recovery_frames": ("pmkv_recovery_frames", "Frames replayed by the last start."),
+    "recovery_records": ("pmkv_recovery_records", "Records replayed by the last start."),
+}
 
 
 class StoreCollector(Collector):
-    """Reads `store.stats()`, the tables and `server.stats`."""
+    """Reads `store.stats()` and `server.stats`."""
 
     def __init__(self, server: Any) -> None:
         self._server = server
 
     def collect(self) -> Iterator[Metric]:
-        with self._server.store.deferred():  # a scrape reveals counts, not values, and waits for no flush
-            yield from self._of_the_server()
-            yield from self._of_keyspaces()
-            yield from self._of_tables()
-            yield from self._of_the_store()
+        yield from self._of_the_server()
+        yield from _of_the_store(self._server.store.stats())
 
     def _of_the_server(self) -> Iterator[Metric]:
         server, stats = self._server, self._server.stats
@@ -42,25 +54,23 @@ class StoreCollector(Collector):
         ):
             yield CounterMetricFamily(name, meaning, value)
 
-    def _of_keyspaces(self) -> Iterator[Metric]:
-        keys = GaugeMetricFamily("redis_db_keys", "Keys in a keyspace.", labels=["db"])
-        for number in range(KEYSPACES):
-            keys.add_metric([f"db{number}"], len(self._server.store.keyspace(number)))
-        yield keys
 
-    def _of_tables(self) -> Iterator[Metric]:
-        rows = GaugeMetricFamily("pmkv_table_rows", "Rows in a table.", labels=["table"])
-        width = GaugeMetricFamily("pmkv_table_row_bytes", "Bytes of one row of a table.", labels=["table"])
-        for name, table in self._server.store.tables().items():
-            rows.add_metric([name], len(table))
-            width.add_metric([name], table.width)
-        yield from (rows, width)
+def _of_the_store(stats: Any) -> Iterator[Metric]:
+    for field, (name, meaning) in GAUGES.items():
+        yield GaugeMetricFamily(name, meaning, getattr(stats, field))
+    yield GaugeMetricFamily("pmkv_pending_frames", "Frames not durable yet.", stats.lsn - stats.durable_lsn)
+    yield CounterMetricFamily("pmkv_flushes", "Groups made durable.", stats.flushes)
+    yield _labelled(
+        "redis_db_keys", "Keys in a keyspace.", "db", {f"db{number}": n for number, n in stats.keys.items()}
+    )
+    yield _labelled("pmkv_table_rows", "Rows in a table.", "table", stats.tables)
 
-    def _of_the_store(self) -> Iterator[Metric]:
-        """Every number of the store's statistics by its own name."""
-        for name, value in self._server.store.stats().asdict().items():
-            if isinstance(value, int | float):
-                yield GaugeMetricFamily(f"pmkv_{name}", f"{name} of the store's statistics.", value)
+
+def _labelled(name: str, meaning: str, label: str, values: Mapping[str, int]) -> Metric:
+    family = GaugeMetricFamily(name, meaning, labels=[label])
+    for value, number in values.items():
+        family.add_metric([value], number)
+    return family
 
 
 def registry(server: Any) -> CollectorRegistry:

@@ -1,8 +1,8 @@
 """Redis' glob patterns (`* ? [a-z] [^a] \\x`), matched in linear time.
 
 A pattern becomes a bit-parallel automaton: state j is "j characters of the pattern matched"; a byte moves every state
-at once, and a `*` lets its state stay. A key of n bytes costs n steps of one word for every 64 characters of the pattern,
-whatever the pattern: no backtracking, so no pattern can hold up the server.
+at once, and a `*` lets its state stay. A key of n bytes costs n steps of one word for every 64 characters of the
+pattern, whatever the pattern: no backtracking, so no pattern can hold up the server.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def _parse(pattern: bytes) -> tuple[list[set[int] | None], set[int]]:
 
 
 def _class(pattern: bytes, i: int) -> tuple[set[int], int]:
-    """The bytes of `[...]`, of which `i` is behind the bracket, and the offset of its end; an open one ends with the pattern."""
+    """The bytes of `[...]`, from behind the bracket, and where it ends; an open one ends with the pattern."""
     negated = pattern[i : i + 1] == b"^"
     i += negated
     allowed: set[int] = set()

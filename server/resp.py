@@ -44,7 +44,7 @@ _ROWS = types.Array(types.int64, 2, "C")
 
 @njit(types.UniTuple(types.int64, 2)(_BYTES, types.int64, types.int64), cache=True, nogil=True)
 def _line_number(data, start, end):
-    """The decimal from `start` to the next CR: (value, offset behind LF); offset 0: incomplete, -1: no number, -2: too long."""
+    """The decimal from `start` to CR LF: (value, offset behind); offset 0: incomplete, -1: no number, -2: too long."""
     cr = start
     stop = min(end, start + MAX_INLINE + 1)
     while cr < stop and data[cr] != 13:
@@ -87,7 +87,7 @@ def _kind(data, argc, first, starts, ends, protocol_limit):
     nogil=True,
 )
 def _command(data, pos, end, limited, starts, ends, first):
-    """Read one array of bulk strings at `pos`: (status, offset behind it, argument count); else (status, what it needs, 0)."""
+    """Read an array of bulk strings at `pos`: (DONE, offset behind it, arguments), or (status, detail, 0)."""
     begin = pos
     count, pos = _line_number(data, pos + 1, end)
     if pos <= 0:
@@ -212,7 +212,7 @@ class Scanner:
         return found
 
     def _grow(self, states: list[list[int]]) -> None:
-        """Make room for a command with more arguments than the arrays hold; its bytes are there, it is read the next time."""
+        """Make room for a command of more arguments than the arrays hold; it is read the next time."""
         wanted = max((detail for _, _, status, detail in states if status == AGAIN), default=0)
         if wanted > len(self._starts):
             self._starts = np.empty(wanted, np.int64)

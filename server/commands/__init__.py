@@ -44,10 +44,18 @@ def admit(session: Session, arguments: list[bytes]) -> Command | bytes:
         if session.queue is not None and "no_multi" in entry.flags:
             raise CommandError("ERR Command not allowed inside a transaction")
     except CommandError as problem:
-        session.broken = True
-        return error(str(problem))
+        return _refused(session, arguments, str(problem))
     session.last_command = entry.name
     if session.queue is None or "in_multi" in entry.flags:
         return entry
     session.queue.append((entry, arguments))
     return QUEUED
+
+
+def _refused(session: Session, arguments: list[bytes], problem: str) -> bytes:
+    """The reply to a command that may not run; a transaction will not be run after it."""
+    session.broken = True
+    if arguments[0].lower() == b"exec":
+        session.end()
+        problem = "EXECABORT Transaction discarded because of: " + problem.partition(" ")[2]
+    return error(problem)

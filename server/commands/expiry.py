@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pmkv_server.commands.strings import now_ms, reserve
-from pmkv_server.commands.table import INT_MAX, INT_MIN, CommandError, Group, parse_int, printable
+from pmkv_server.commands.table import FAR, INT_MIN, CommandError, Group, parse_int, printable
 from pmkv_server.resp import ONE, ZERO, Reply, integer
 from pmkv_server.session import Session
 
@@ -40,7 +40,7 @@ def pexpireat(session: Session, arguments: list[bytes]) -> Reply:
 def _expire(session: Session, arguments: list[bytes], factor: int, base: int) -> bytes:
     flags = _conditions(arguments[3:])
     at = parse_int(arguments[2]) * factor
-    if not INT_MIN <= at <= INT_MAX - base:
+    if not INT_MIN <= at < FAR - base:
         raise CommandError(f"ERR invalid expire time in '{arguments[0].decode().lower()}' command")
     at += base
     key, keyspace = arguments[1], session.keyspace
@@ -48,7 +48,6 @@ def _expire(session: Session, arguments: list[bytes], factor: int, base: int) ->
         current = keyspace.expiry(key)
         if current is None or not _allowed(flags, at, current):
             return ZERO
-        session.touch(key)
         if at <= now_ms():
             keyspace.delete(key)
         else:
@@ -70,7 +69,7 @@ def _conditions(words: list[bytes]) -> set[bytes]:
 
 def _allowed(flags: set[bytes], at: int, current: int) -> bool:
     """Do NX, XX, GT and LT let the expiry go from `current` (0: none, which counts as infinite) to `at`?"""
-    if b"NX" in flags and current or b"XX" in flags and not current:
+    if (b"NX" in flags and current) or (b"XX" in flags and not current):
         return False
     if b"GT" in flags and (not current or at <= current):
         return False
@@ -84,7 +83,6 @@ def persist(session: Session, arguments: list[bytes]) -> Reply:
     with session.server.store.batch(reserve=reserve(arguments)):
         if not session.keyspace.expiry(key):
             return ZERO
-        session.touch(key)
         session.keyspace.expire(key, 0)
         return ONE
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pmkv_server import patterns
-from pmkv_server.commands.strings import LONG, reserve, value_is_long
+from pmkv_server.commands.strings import reserve, value_is_long
 from pmkv_server.commands.table import NO_SUCH_KEY, NOT_AN_INTEGER, SYNTAX, CommandError, Group, parse_int
 from pmkv_server.resp import NULL, OK, ONE, ZERO, Reply, array, bulk, bulks, integer, simple
 from pmkv_server.session import Session
@@ -24,8 +24,6 @@ def has_many_keys(session: Session, arguments: list[bytes]) -> bool:
 def delete(session: Session, arguments: list[bytes]) -> Reply:
     """Delete keys; how many there were."""
     keyspace, keys = session.keyspace, arguments[1:]
-    if session.server.watches:
-        session.touch(*(key for key, there in zip(keys, keyspace.contains_many(keys), strict=True) if there))
     return integer(keyspace.delete_many(keys))
 
 
@@ -127,7 +125,6 @@ def _move(session: Session, arguments: list[bytes], replace: bool) -> bool:
             return replace
         if not replace and target in keyspace:
             return False
-        session.touch(source, target)
         keyspace.put(target, found[0], expire_at=found[1] or None)
         keyspace.delete(source)
         return True
@@ -146,7 +143,6 @@ def copy(session: Session, arguments: list[bytes]) -> Reply:
         found = session.keyspace.entry(source)
         if found is None or (not replace and target in there):
             return ZERO
-        session.server.watches.touch(db, [target])
         there.put(target, found[0], expire_at=found[1] or None)
         return ONE
 
@@ -177,7 +173,6 @@ def parse_db(word: bytes) -> int:
 def flushdb(session: Session, arguments: list[bytes]) -> Reply:
     """Delete all keys of this keyspace; tables stay."""
     _check_flush_mode(arguments)
-    session.server.watches.touch_all(session.db)
     session.keyspace.clear()
     return OK
 
@@ -186,7 +181,6 @@ def flushdb(session: Session, arguments: list[bytes]) -> Reply:
 def flushall(session: Session, arguments: list[bytes]) -> Reply:
     """Delete all keys of all keyspaces; tables stay."""
     _check_flush_mode(arguments)
-    session.server.watches.touch_all()
     session.server.store.flush_all()
     return OK
 

@@ -38,6 +38,8 @@ def failure(problem: Exception) -> bytes:
             return error(str(problem))
         case errors.FullError():
             return error(f"OOM command not allowed when used memory > 'maxmemory'. {problem}")
+        case errors.FlushError():
+            return not_durable(problem)
         case errors.ReadOnlyError():
             return error(f"READONLY {problem}")
         case errors.ConflictError():
@@ -53,6 +55,4 @@ def failure(problem: Exception) -> bytes:
 
 def not_durable(problem: Exception) -> bytes:
     """The reply to whoever waited for a flush that failed."""
-    return error(
-        f"MISCONF Errors writing to the log: {problem}. What this reply waited for may be lost; the store takes no writes."
-    )
+    return error(f"MISCONF Errors writing to the log: {problem}. What this reply waited for may be lost.")

@@ -6,7 +6,7 @@ import time
 
 from pmkv_server import patterns
 from pmkv_server.commands.table import COMMANDS, SYNTAX, Command, CommandError, Group, printable, wrong_arity
-from pmkv_server.resp import EMPTY_ARRAY, NULL_ARRAY, OK, Reply, a_map, a_set, array, bulk, bulks, integer, simple
+from pmkv_server.resp import EMPTY_ARRAY, NULL, OK, Reply, a_map, a_set, array, bulk, bulks, integer, simple
 from pmkv_server.session import Session
 
 group = Group("server")
@@ -44,7 +44,7 @@ def command_list(session: Session, arguments: list[bytes]) -> Reply:
 def command_info(session: Session, arguments: list[bytes]) -> Reply:
     """Arity, flags and keys of some commands."""
     names = [name.lower() for name in arguments[2:]] or list(COMMANDS)
-    none = NULL_ARRAY[session.protocol]
+    none = NULL[session.protocol]
     return array(_described(COMMANDS[name], session.protocol) if name in COMMANDS else none for name in names)
 
 
@@ -121,7 +121,10 @@ group.container("function")
 @command("function|flush", -2, "loop")
 def function_flush(session: Session, arguments: list[bytes]) -> Reply:
     """There are no functions, so there is nothing to do; test suites ask for it."""
-    if len(arguments) > 3 or (len(arguments) == 3 and arguments[2].upper() not in (b"SYNC", b"ASYNC")):
+    if len(arguments) > 3:
+        shown = printable(arguments[1])
+        raise CommandError(f"ERR unknown subcommand or wrong number of arguments for '{shown}'. Try FUNCTION HELP.")
+    if len(arguments) == 3 and arguments[2].upper() not in (b"SYNC", b"ASYNC"):
         raise CommandError("ERR FUNCTION FLUSH only supports SYNC|ASYNC option")
     return OK
 

@@ -7,6 +7,7 @@ import time
 import numpy as np
 
 from pmkv_server.commands.table import (
+    FAR,
     INT_MAX,
     INT_MIN,
     NOT_AN_INTEGER,
@@ -46,7 +47,7 @@ def deadline(word: bytes, unit: bytes, title: str) -> int:
     factor, relative = _UNITS[unit]
     value = parse_int(word)
     at = value * factor + (now_ms() if relative else 0)
-    if value <= 0 or at > INT_MAX:
+    if value <= 0 or at >= FAR:
         raise CommandError(f"ERR invalid expire time in '{title}' command")
     return at
 
@@ -93,7 +94,6 @@ def set_(session: Session, arguments: list[bytes]) -> Reply:
     """Give a key a value, with an expiry, or only if it is (not) there."""
     key, value = arguments[1], arguments[2]
     if len(arguments) == 3:
-        session.touch(key)
         session.keyspace.put(key, value)
         return OK
     options = Options(arguments[3:], _SET_OPTIONS)
@@ -109,7 +109,6 @@ def _set_with(session: Session, key: bytes, value: bytes, options: Options, expi
     if not refused:
         if b"KEEPTTL" in flags and old:
             expire_at = old[1]
-        session.touch(key)
         keyspace.put(key, value, expire_at=expire_at or None)
     if b"GET" in flags:
         return bulk_or_null(old and old[0], session.protocol)
@@ -128,7 +127,6 @@ def setnx(session: Session, arguments: list[bytes]) -> Reply:
     with session.server.store.batch(reserve=reserve(arguments)):
         if key in session.keyspace:
             return ZERO
-        session.touch(key)
         session.keyspace.put(key, value)
         return ONE
 
@@ -148,7 +146,6 @@ def psetex(session: Session, arguments: list[bytes]) -> Reply:
 def _set_expiring(session: Session, arguments: list[bytes], unit: bytes, title: str) -> Reply:
     _, key, time_to_live, value = arguments
     expire_at = deadline(time_to_live, unit, title)
-    session.touch(key)
     session.keyspace.put(key, value, expire_at=expire_at)
     return OK
 
@@ -159,7 +156,6 @@ def getset(session: Session, arguments: list[bytes]) -> Reply:
     _, key, value = arguments
     with session.server.store.batch(reserve=reserve(arguments)):
         old = session.keyspace.get(key)
-        session.touch(key)
         session.keyspace.put(key, value)
     return bulk_or_null(old, session.protocol)
 
@@ -171,7 +167,6 @@ def getdel(session: Session, arguments: list[bytes]) -> Reply:
     with session.server.store.batch(reserve=reserve(arguments)):
         old = session.keyspace.get(key)
         if old is not None:
-            session.touch(key)
             session.keyspace.delete(key)
     return bulk_or_null(old, session.protocol)
 
@@ -187,7 +182,6 @@ def getex(session: Session, arguments: list[bytes]) -> Reply:
             return NULL[session.protocol]
         expire_at = options.deadline("getex")
         if expire_at or (b"PERSIST" in options.flags and found[1]):
-            session.touch(key)
             session.keyspace.expire(key, expire_at)
     return bulk(found[0])
 
@@ -202,7 +196,6 @@ def mget(session: Session, arguments: list[bytes]) -> Reply:
 @command("mset", -3, "write denyoom", (1, -1, 2))
 def mset(session: Session, arguments: list[bytes]) -> Reply:
     """Give several keys their values."""
-    session.touch(*arguments[1::2])
     session.keyspace.put_many(_pairs(arguments, "mset"))
     return OK
 
@@ -214,7 +207,6 @@ def msetnx(session: Session, arguments: list[bytes]) -> Reply:
     with session.server.store.batch(reserve=reserve(arguments)):
         if any(session.keyspace.contains_many(arguments[1::2])):
             return ZERO
-        session.touch(*arguments[1::2])
         session.keyspace.put_many(pairs)
     return ONE
 
@@ -244,7 +236,6 @@ def _change(session: Session, arguments: list[bytes], change, size: int = 0) -> 
     with session.server.store.batch(reserve=reserve(arguments, size)):
         old, expire_at = keyspace.entry(key) or (b"", 0)
         value = change(old)
-        session.touch(key)
         keyspace.put(key, value, expire_at=expire_at or None)
     return value
 

@@ -1,7 +1,7 @@
 """What a command is: the table's entries, and how its arguments are read.
 
-A command is a function `(session, arguments) -> Reply`; `arguments[0]` is its name. It runs on the loop's thread, or in a
-worker when it is heavy, always inside `store.deferred()`. It raises `CommandError` for what Redis answers with `-`.
+A command is a function `(session, arguments) -> Reply`; `arguments[0]` is its name. It runs on the loop's thread, or
+in a worker when it is heavy, always inside `store.deferred()`. It raises `CommandError` for what Redis answers with `-`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ Function = Callable[["Session", list[bytes]], Reply]
 Heavy = Callable[["Session", list[bytes]], bool]
 
 INT_MIN, INT_MAX = -(1 << 63), (1 << 63) - 1
+FAR = 1 << 62  # unix ms: the store knows no expiry as far away as this
 
 
 class CommandError(Exception):

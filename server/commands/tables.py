@@ -135,7 +135,7 @@ def list_(session: Session, arguments: list[bytes]) -> Reply:
 
 @command("table.info", 2, "readonly fast")
 def info(session: Session, arguments: list[bytes]) -> Reply:
-    """What a table is: its dtype (the JSON form of NumPy's descr), shape and width of a row, and how many rows it has."""
+    """What a table is: its dtype as JSON, the shape and width of a row, and how many rows it has."""
     items = _table(session, arguments[1])
     pairs = [
         (bulk(b"name"), bulk(items.name.encode())),

@@ -38,14 +38,15 @@ def watch(session: Session, arguments: list[bytes]) -> Reply:
     if session.queue is not None:
         raise CommandError("ERR WATCH inside MULTI is not allowed")
     for key in arguments[1:]:
-        session.server.watches.watch(session, key, session.keyspace.expiry(key) or 0)
+        state = (session.keyspace.fingerprint(key), session.keyspace.expiry(key) or 0)
+        session.watched.setdefault((session.db, key), state)
     return OK
 
 
 @command("unwatch", 1, "fast loop")
 def unwatch(session: Session, arguments: list[bytes]) -> Reply:
     """Watch nothing any more."""
-    session.server.watches.forget(session)
+    session.watched = {}
     return OK
 
 
@@ -63,7 +64,7 @@ def exec_(session: Session, arguments: list[bytes]) -> Reply:
             raise CommandError(_ABORTED)
         room = sum(reserve(words) for _, words in session.queue)
         with session.server.store.batch(reserve=room):
-            if session.dirty or _expired(session):
+            if _watched_changed(session):
                 return NULL_ARRAY[session.protocol]
             queue, session.queue = session.queue, None
             return joined([run(session, entry, words) for entry, words in queue])
@@ -71,7 +72,11 @@ def exec_(session: Session, arguments: list[bytes]) -> Reply:
         session.end()
 
 
-def _expired(session: Session) -> bool:
-    """Has a watched key ceased since WATCH?"""
+def _watched_changed(session: Session) -> bool:
+    """Was a watched key written since WATCH, by whomever, or has it ceased?"""
     store = session.server.store
-    return any(at and key not in store.keyspace(db) for (db, key), at in session.watched.items())
+    for (db, key), (fingerprint, expiry) in session.watched.items():
+        keyspace = store.keyspace(db)
+        if keyspace.fingerprint(key) != fingerprint or (expiry and key not in keyspace):
+            return True
+    return False
