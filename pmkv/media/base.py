@@ -43,11 +43,11 @@ class Medium(Protocol):
     inline: bool  # flush is a matter of microseconds: do it on the caller's thread
 
     def prepare(self, start: int, stop: int) -> None:
-        """Reserve the range, fill it with zeros, durably. FullError when there is no room; nothing is changed then."""
+        """Reserve the range (whole pages), fill it with zeros, durably; FullError changes nothing."""
 
     def flush(self, ranges: Sequence[Range], sync: bool = True) -> None:
-        """Make the ranges durable (sync=False: only out of this process, so that they survive its death); OSError
-        on failure."""
+        """Make the ranges durable, and what was flushed with sync=False before (which only takes it out of this process,
+        so that it survives its death). OSError on failure."""
 
     def will_read(self, start: int, stop: int) -> None:
         """A hint: the range is about to be read from end to end."""

@@ -102,11 +102,10 @@ class DaxMedium:
         self._pmem.pmem_memset_persist(self._address(start), 0, stop - start)
 
     def flush(self, ranges: Sequence[Range], sync: bool = True) -> None:
-        if not sync:
-            return  # a shared mapping survives the process as it is
         for start, stop in ranges:
             self._pmem.pmem_flush(self._address(start), stop - start)
-        self._pmem.pmem_drain()
+        if sync:  # the death of the process is survived by a shared mapping as it is
+            self._pmem.pmem_drain()
 
     def will_read(self, start: int, stop: int) -> None:
         """Nothing to fetch: loads go to the medium."""

@@ -77,6 +77,7 @@ class FileMedium:
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise FullError(f"no room for {stop - start:,} more bytes of {self.path}: {error.strerror}") from error
             raise
+        self._mmap.madvise(mmap.MADV_DONTNEED, start, stop - start)  # private copies from a former use of the range
 
     def flush(self, ranges: Sequence[Range], sync: bool = True) -> None:
         view = memoryview(self._mmap)
@@ -102,7 +103,7 @@ class FileMedium:
     def _release(self, start: int, stop: int, at_least: int) -> None:
         """Drop private copies of whole pages below the end of a flushed range: nothing is stored there again."""
         start = self._unreleased.pop(start, start)
-        first, last = start // PAGE * PAGE, stop // PAGE * PAGE
+        first, last = -(-start // PAGE) * PAGE, stop // PAGE * PAGE
         if last - first >= at_least:
             self._mmap.madvise(mmap.MADV_DONTNEED, first, last - first)
             start = last
@@ -116,5 +117,6 @@ class FileMedium:
         self._map()  # readers may still hold the old mapping: it goes when the last of them does
 
     def close(self) -> None:
-        os.close(self._fd)
-        self._fd = -1
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1

@@ -143,9 +143,9 @@ class SimulatedMedium:
         self._point("flush")
         for start, stop in ranges:
             self._take_over(slice(start // UNIT, -(-stop // UNIT)))
-        if sync:
-            self._write_back(units)
         self._flags[units] |= FLUSHED
+        if sync:
+            self._write_back()
         self._point("flushed")
 
     def will_read(self, start: int, stop: int) -> None:
@@ -156,8 +156,8 @@ class SimulatedMedium:
         self._point("rewrite")
         self._cache[units] = self._seen[units]
         self._flags[units] |= PENDING
-        self._write_back(units)
         self._flags[units] |= FLUSHED
+        self._write_back()
         self._point("rewritten")
 
     def revert(self) -> None:
@@ -233,9 +233,9 @@ class SimulatedMedium:
         if UNIT * int(wanted.sum()) > self.room:
             raise FullError(f"simulated medium: no room to reserve bytes {units.start * UNIT} to {units.stop * UNIT}")
 
-    def _write_back(self, units: np.ndarray) -> None:
+    def _write_back(self) -> None:
         self.flushes += 1
-        pending = units[self._flags[units] & PENDING != 0]
+        pending = np.flatnonzero(self._flags & PENDING)
         fails = self._failing is not None and self.flushes == self._failing[0]
         reached = self._survivors(pending) if fails else pending
         self._durable[reached] = self._cache[reached]

@@ -125,11 +125,11 @@ def test_revert_shows_the_cache_or_what_the_kernel_read_again(evicted: bool, sho
 
 def test_the_next_process_sees_what_a_power_cut_still_takes() -> None:
     medium = medium_of()
-    store(medium, 5, 5)  # in the dead process only
-    medium.flush([store(medium, 0, 1)], sync=False)
     medium.fail_flush(reached="none")
     with pytest.raises(OSError):
         medium.flush([store(medium, 1, 2)])
+    medium.flush([store(medium, 0, 1)], sync=False)
+    store(medium, 5, 5)  # in the dead process only
     after = medium.kill()
     assert words(after, 0, 6) == [1, 2, 0, 0, 0, 0]
     assert words(after.point().medium(np.zeros(2, bool)), 0, 2) == [0, 0]
