@@ -5,6 +5,7 @@ PYTHON  ?= python3
 ARGS    ?=
 VENV    := .venv
 BIN     := $(VENV)/bin
+MADE    := $(VENV)/.made
 RUNTIME := $(VENV)/.runtime
 DEMO    := $(VENV)/.demo
 DEV     := $(VENV)/.dev
@@ -44,11 +45,12 @@ clean:
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	rm -rf *.egg-info client/*.egg-info
 
-$(BIN)/python:
+$(MADE):
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "pmkv needs Python 3.11 or later; name one: make PYTHON=python3.12")'
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
 
-$(RUNTIME): pyproject.toml | $(BIN)/python
+$(RUNTIME): pyproject.toml | $(MADE)
 	$(PIP) -e .
 	@touch $@
 
