@@ -70,7 +70,7 @@ class Store:
     def __init__(self, place: directory.Directory, engine: Engine, dram: int) -> None:
         self._place, self._engine, self._log, self.dram = place, engine, engine.log, dram
         self._flusher, self._background = Flusher(self._log), Background()
-        engine.pool.on_take = lambda: self._background.submit(engine.pool.prepare_ahead)
+        engine.pool.on_take = lambda: self._background.submit(self._prepare_ahead)
         if not self.readonly:
             self._flusher.start()
             self._background.start()
@@ -253,7 +253,12 @@ class Store:
         size = parse_size(capacity)
         if size > self.capacity:
             self._log.grow(size)
-        self._background.submit(self._engine.pool.prepare_ahead)
+        self._background.submit(self._prepare_ahead)
+
+    def _prepare_ahead(self) -> None:
+        """One segment after another, so that closing has to wait for one at most."""
+        if self._log.prepare_ahead():
+            self._background.submit(self._prepare_ahead)
 
     def close(self) -> None:
         """Make everything durable and let go of the directory. A closed store raises ClosedError; closing twice is

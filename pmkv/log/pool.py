@@ -145,7 +145,8 @@ class Pool:
         return index
 
     def make_ready(self, count: int, purpose: Reserve) -> None:
-        """Have so many segments prepared, or raise FullError with nothing changed but what is prepared."""
+        """Have so many segments prepared, or raise FullError with nothing changed but what is prepared. Those kept back
+        are prepared too, before the last segment of a log is left: on a full disk they would not be there."""
         if self.free - count < purpose:
             used = len(self.taken) * self.segment_size
             raise FullError(
@@ -153,16 +154,22 @@ class Pool:
                 "segments are kept "
                 "back for deletes and recovery; open the store with a larger capacity, or grow it"
             )
-        while len(self._ready) < count:
+        while len(self._ready) < count + (purpose if self.taken else 0):
             self._prepare_one()
 
     def prepare_ahead(self) -> bool:
-        """Prepare one more segment than is needed now, if there is one; False when there was nothing to do. For a
+        """Prepare one segment beyond those kept back, if there is one; False when there was nothing to do. For a
         background thread."""
-        if self._ready or not self._free:
+        if len(self._ready) > Reserve.WRITE or not self._free:
             return False
         self._prepare_one()
         return True
+
+    @property
+    def unproved_headers(self) -> list[tuple[int, int]]:
+        """Where headers stand that nothing in the log proves to be durable: of the segments that are ready, and of the
+        first one while it is empty. `load` may have seen them in a cache only."""
+        return [(self.start(index), self.start(index) + ALIGN) for index in self.taken[-1:] + self._ready]
 
     def _prepare_one(self) -> None:
         with self._preparing:
@@ -176,10 +183,13 @@ class Pool:
             self._free.pop()
             self._ready.insert(0, index)
 
-    def extend(self) -> None:
-        """The medium has grown: so much more is free."""
-        known = set(self.taken) | set(self._free) | set(self._ready)
-        self._free = [index for index in range(self.count - 1, -1, -1) if index not in known] + self._free
+    def grow(self, capacity: int) -> None:
+        """Have a medium of `capacity` bytes: so much more is free. Not while a segment is prepared, whose header might
+        be stored in the mapping before and flushed from the one after."""
+        with self._preparing:
+            self.medium.grow(capacity)
+            known = set(self.taken) | set(self._free) | set(self._ready)
+            self._free = [index for index in range(self.count - 1, -1, -1) if index not in known] + self._free
 
     def check(self) -> None:
         """Every segment is taken, ready or free, once; what is taken or ready has a whole header on the medium."""

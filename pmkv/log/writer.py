@@ -102,9 +102,10 @@ class Log:
 
     def open_epoch(self) -> None:
         """Make durable again what recovery accepted, then begin a new epoch, so that no LSN is ever used twice."""
-        if self._unproved:
-            self.pool.medium.rewrite(self._unproved)
-            self._unproved = []
+        if unproved := self._unproved + self.pool.unproved_headers:
+            with self._failing():
+                self.pool.medium.rewrite(unproved)
+        self._unproved = []
         with self.lock:
             self.lsn = ((epoch_of(self.lsn) + 1) << EPOCH_SHIFT) - 1
             body = self.begin(Kind.OPEN, 16, purpose=Reserve.LOG)
@@ -171,7 +172,8 @@ class Log:
 
     def _next_segment(self, purpose: Reserve) -> None:
         """Leave the segment with a NEXT frame (part of the batch, if there is one)."""
-        index = self.pool.take(purpose)
+        with self._failing():
+            index = self.pool.take(purpose)
         if self._segment >= 0:
             body = self._place(Kind.NEXT, Flag.MORE if self._batch else 0, 0, 0, NEXT.size, 0)
             NEXT.pack_into(self._view, body, index, self.pool.generations[index])
@@ -196,7 +198,7 @@ class Log:
                 position, stop = 0, room + NEXT_SIZE
             position += size
         if segments:
-            self.pool.make_ready(segments, purpose)
+            self._make_ready(segments, purpose)
 
     def reserve_bytes(self, length: int) -> None:
         """Have room for frames that take `length` bytes together, none with a body beyond `frame_limit` and a key.
@@ -204,7 +206,16 @@ class Log:
         waste = frame_size(self.frame_limit) + NEXT_SIZE  # at most so much stays unused at a segment's end
         left = length - max(0, self._stop - self.position - waste)
         if left > 0:
-            self.pool.make_ready(-(-left // (self.pool.segment_size - ALIGN - waste)), Reserve.WRITE)
+            self._make_ready(-(-left // (self.pool.segment_size - ALIGN - waste)), Reserve.WRITE)
+
+    def _make_ready(self, segments: int, purpose: Reserve) -> None:
+        with self._failing():
+            self.pool.make_ready(segments, purpose)
+
+    def prepare_ahead(self) -> bool:
+        """Prepare a segment, if one is due, before it is needed: for a background thread, which holds no lock."""
+        with self._failing():
+            return self.pool.prepare_ahead()
 
     @contextlib.contextmanager
     def batch(self, length: int = 0) -> Iterator[None]:
@@ -295,8 +306,9 @@ class Log:
             self._fail(error)
         else:
             with self.lock:
-                self.durable, self._in_flight, self._pending = last, [], None
-                self.flushes += 1
+                if not self.failed:  # something else failed meanwhile, and took memory back
+                    self.durable, self._in_flight, self._pending = last, [], None
+                    self.flushes += 1
         if self.on_durable:
             self.on_durable()
 
@@ -310,11 +322,22 @@ class Log:
             except OSError as error:
                 self._fail(error)
 
+    @contextlib.contextmanager
+    def _failing(self) -> Iterator[None]:
+        """Any error of the medium ends writing: the kernel tells it once, perhaps not to the one whose bytes are lost."""
+        try:
+            yield
+        except OSError as error:
+            self._fail(error)
+            if self.on_durable:
+                self.on_durable()
+            raise self.failed from error
+
     def _fail(self, error: OSError) -> None:
         """Nothing that pretends: what is durable of the group is unknown, so memory goes back and nothing more is
         written."""
         with self.lock:
-            self.failed = FlushError(
+            self.failed = self.failed or FlushError(
                 f"the medium refused a flush ({error}): whether the last writes survive is not known; the "
                 "store is read-only "
                 f"since, at LSN {self.durable}; mend the medium and open the store again"
@@ -345,10 +368,10 @@ class Log:
         """Extend the pool to `capacity` bytes."""
         with self._flushing, self.lock:
             assert not self._batch
-            self.pool.medium.flush([(start, stop) for start, stop in self._gathered])
-            self.durable, self._gathered, self._pending = self.lsn, [], None
-            self.pool.medium.grow(capacity)
-            self.pool.extend()
+            with self._failing():
+                self.pool.medium.flush([(start, stop) for start, stop in self._gathered])
+                self.durable, self._gathered, self._pending = self.lsn, [], None
+                self.pool.grow(capacity)
             self._remap()
 
     # who may do what
