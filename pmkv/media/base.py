@@ -46,7 +46,7 @@ class Medium(Protocol):
         """Reserve the range (whole pages), fill it with zeros, durably; FullError changes nothing."""
 
     def flush(self, ranges: Sequence[Range], sync: bool = True) -> None:
-        """Make the ranges durable, and what was flushed with sync=False before (which only takes it out of this process,
+        """Make the ranges durable, and what was flushed with sync=False before (that takes it out of this process only,
         so that it survives its death). OSError on failure."""
 
     def will_read(self, start: int, stop: int) -> None:

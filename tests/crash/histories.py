@@ -1,0 +1,221 @@
+"""Makes histories: steps, drawn from a `random.Random` (or hypothesis' own, which shrinks).
+
+Few keys, few ids and few sizes, so that operations meet each other, and frames of equal size follow each other: what
+was lost in one epoch fits exactly where something else is written in the next.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tests.crash.operations import (
+    FAR,
+    AddRows,
+    Batch,
+    Clear,
+    CreateTable,
+    Delete,
+    DeleteMany,
+    DeleteRows,
+    DropTable,
+    Expire,
+    FlushAll,
+    Model,
+    Put,
+    PutMany,
+    PutRows,
+    Transaction,
+)
+
+SPACES = (0, 0, 0, 3)
+KEYS = (b"a", b"b", b"c", b"", b"key\x00with\xff", b"k" * 70, b"kept", b"long" * 60)
+SIZES = (0, 1, 8, 8, 24, 24, 60, 120, 200)
+TABLES = ("t", "u", "v")
+SHAPES: tuple[tuple[Any, int | None], ...] = (
+    (("<f4", (4,)), None), (("<i8", (1,)), 12), (("<f4", (16,)), 12),
+    ([("price", "<f8"), ("tags", "<i2", (3,))], None), (("<i4", (2,)), None),
+)  # fmt: skip
+IDS = (0, 1, 2, 3, 5, 8, 11)
+FAR_IDS = (-1, 2**62, -(2**63), 2**63 - 1)
+KEY_FACES = ("get", "get_many", "entry", "expiry", "size", "contains", "contains_many", "len", "scan", "keys")
+TABLE_FACES = ("get", "contains", "len", "scan", "gather")
+EXPIRIES = (0, 0, 0, 0, FAR, FAR + 1, 1000)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Operations that wait for one flush together, as the commands of one tick do."""
+
+    operations: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Peek:
+    """The same, but nobody waits: a reader meets what the last one wrote, by a face of its keyspace or table."""
+
+    operations: tuple[Any, ...]
+    face: str
+
+
+@dataclass(frozen=True)
+class FailFlush:
+    """The next flush raises; what it has reached, and what is seen of it afterwards."""
+
+    reached: str
+    evicted: bool
+    seed: int
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What an idle store does."""
+
+
+class Generator:
+    """Draws steps that make sense on the model so far; `large` is a value size that takes several PART frames."""
+
+    def __init__(self, rng: random.Random, large: int) -> None:
+        self.rng, self.large = rng, large
+
+    def step(self, model: Model) -> Any:
+        """A step for a store whose state is `model`, which takes what the step does."""
+        dice = self.rng.randrange(100)
+        if dice < 50:
+            return self.operation(model)
+        if dice < 68:
+            return Group(self._several(model))
+        if dice < 76:
+            return self._peek(model)
+        if dice < 86:
+            steps = self._several(model.copy())
+            return Batch(steps, self.rng.choice((0, bound_of(steps))))
+        if dice < 94:
+            return Transaction(self._several(model.copy(), definitions=False))
+        if dice < 97:
+            return Mark()
+        reached = self.rng.choice(("none", "all", "prefix", "some"))
+        return FailFlush(reached, self.rng.random() < 0.5, self.rng.randrange(1 << 30))
+
+    def _several(self, model: Model, definitions: bool = True) -> tuple[Any, ...]:
+        return tuple(self.operation(model, definitions) for _ in range(self.rng.randrange(2, 5)))
+
+    def _peek(self, model: Model) -> Peek:
+        before = tuple(self.operation(model) for _ in range(self.rng.randrange(2)))
+        if model.tables and self.rng.randrange(2):
+            return Peek((*before, self.put_rows(model)), self.rng.choice(TABLE_FACES))
+        last = Put(self.rng.choice(SPACES), self.rng.choice(KEYS), self._bytes(24))
+        if last.key in model.spaces.get(last.space, {}) and self.rng.randrange(2):
+            return Peek((*before, Delete(last.space, last.key)), self.rng.choice(KEY_FACES))
+        return Peek((*before, last), self.rng.choice(KEY_FACES))
+
+    @staticmethod
+    def _applied(model: Model, operation: Any) -> Any:
+        operation.on_model(model)
+        return operation
+
+    def operation(self, model: Model, definitions: bool = True) -> Any:
+        """One operation; without `definitions` one that a transaction knows."""
+        kind = self.rng.choice(self._possible(model, definitions))
+        return self._applied(model, getattr(self, kind)(model))
+
+    def _possible(self, model: Model, definitions: bool) -> list[str]:
+        kinds = ["put"] * 8 + ["delete"] * 3
+        if definitions:
+            kinds += ["put_many"] * 2 + ["delete_many", "expire", "put_large", "clear"]
+            kinds += ["flush_all"] * (self.rng.randrange(8) == 0)
+            kinds += ["create_table"] * 2 * (len(model.tables) < len(TABLES))
+            kinds += ["drop_table"] * bool(model.tables)
+        if model.tables:
+            kinds += ["put_rows"] * 6 + ["delete_rows"] * 2
+        if any(table.descr.base.names is None for table in model.tables.values()):
+            kinds += ["add_rows"] * 2
+        return kinds
+
+    # --- one operation each
+
+    def _bytes(self, size: int) -> bytes:
+        """Compressible by the eye: mostly one letter, ending in noise, so that values differ in few units."""
+        return (b"%c" % self.rng.randrange(97, 123)) * max(0, size - 4) + self.rng.randbytes(min(size, 4))
+
+    def _expiry(self) -> int:
+        return self.rng.choice(EXPIRIES)
+
+    def put(self, model: Model) -> Any:
+        value = self._bytes(self.rng.choice(SIZES))
+        return Put(self.rng.choice(SPACES), self.rng.choice(KEYS), value, self._expiry())
+
+    def put_large(self, model: Model) -> Any:
+        return Put(0, self.rng.choice(KEYS[:3]), self._bytes(self.large + self.rng.randrange(3) * 40))
+
+    def put_many(self, model: Model) -> Any:
+        keys = [self.rng.choice(KEYS) for _ in range(self.rng.randrange(1, 7))]
+        pairs = tuple((key, self._bytes(self.rng.choice(SIZES))) for key in keys)
+        return PutMany(self.rng.choice(SPACES), pairs, self._expiry())
+
+    def delete(self, model: Model) -> Any:
+        return Delete(self.rng.choice(SPACES), self.rng.choice(KEYS))
+
+    def delete_many(self, model: Model) -> Any:
+        return DeleteMany(self.rng.choice(SPACES), tuple(self.rng.choice(KEYS) for _ in range(4)))
+
+    def expire(self, model: Model) -> Any:
+        return Expire(self.rng.choice(SPACES), self.rng.choice(KEYS), self._expiry())
+
+    def clear(self, model: Model) -> Any:
+        return Clear(self.rng.choice(SPACES))
+
+    def flush_all(self, model: Model) -> Any:
+        return FlushAll()
+
+    def create_table(self, model: Model) -> Any:
+        descr, bound = self.rng.choice(SHAPES)
+        return CreateTable(self.rng.choice([name for name in TABLES if name not in model.tables]), descr, bound)
+
+    def drop_table(self, model: Model) -> Any:
+        return DropTable(self.rng.choice(sorted(model.tables)))
+
+    def _ids(self, bound: int | None) -> tuple[int, ...]:
+        pool = IDS if bound is not None or self.rng.randrange(3) else IDS + FAR_IDS
+        return tuple(self.rng.choice(pool) for _ in range(self.rng.randrange(1, 6)))
+
+    def _rows(self, descr: np.dtype, count: int) -> bytes:
+        rows = np.zeros((count, descr.itemsize), np.uint8)
+        if descr.base.names is not None:
+            rows[:] = np.frombuffer(self.rng.randbytes(rows.size), np.uint8).reshape(rows.shape) & 0x3F
+            return rows.tobytes()
+        numbers = [self.rng.randrange(-99, 100) for _ in range(count)]
+        return np.repeat(np.array(numbers), descr.itemsize // descr.base.itemsize).astype(descr.base).tobytes()
+
+    def put_rows(self, model: Model) -> Any:
+        name = self.rng.choice(sorted(model.tables))
+        ids = self._ids(model.tables[name].bound)
+        return PutRows(name, ids, self._rows(model.tables[name].descr, len(ids)))
+
+    def add_rows(self, model: Model) -> Any:
+        name = self.rng.choice([name for name, t in sorted(model.tables.items()) if t.descr.base.names is None])
+        ids = tuple(dict.fromkeys(self._ids(model.tables[name].bound)))
+        return AddRows(name, ids, self._rows(model.tables[name].descr, len(ids)))
+
+    def delete_rows(self, model: Model) -> Any:
+        name = self.rng.choice(sorted(model.tables))
+        return DeleteRows(name, self._ids(model.tables[name].bound))
+
+
+def bound_of(steps: tuple[Any, ...]) -> int:
+    """What a batch of these takes in the log at most, as `Store.batch` says it."""
+    return sum(sum(map(len, payloads(step))) + 256 * max(1, len(payloads(step))) for step in steps)
+
+
+def payloads(step: Any) -> list[bytes]:
+    """The bytes that an operation carries."""
+    if isinstance(step, PutMany):
+        return [key + value for key, value in step.pairs]
+    if isinstance(step, PutRows | AddRows):
+        return [step.rows + bytes(8 * len(step.ids))]
+    if isinstance(step, DeleteMany):
+        return list(step.keys)
+    return [getattr(step, "key", b"") + getattr(step, "value", b"")]

@@ -1,0 +1,375 @@
+"""What histories are made of: each operation knows what it does to a store and what to a model of plain dicts.
+
+A model's state can be compared with `==`. Expiries are never near the present: those in the past delete at once, those
+in the future stay, so that no clock decides.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from pmkv.engine import Engine
+from pmkv.errors import FullError
+from pmkv.keyspace import Keyspace
+from pmkv.table import Table
+from pmkv.transaction import Transaction as StoreTransaction
+
+FAR = 4_000_000_000_000  # unix ms, in the year 2096
+
+Entry = tuple[bytes, int]  # value, expiry
+
+
+class Operation:
+    """What all have in common."""
+
+    def fits(self, model: Model) -> bool:
+        """May a store in this state be asked for it?"""
+        return not hasattr(self, "name") or self.name in model.tables
+
+
+@dataclass
+class Rows:
+    """One table of the model."""
+
+    descr: Any
+    bound: int | None
+    rows: dict[int, bytes] = field(default_factory=dict)
+
+
+@dataclass
+class Model:
+    spaces: dict[int, dict[bytes, Entry]] = field(default_factory=dict)  # keyspaces that hold something
+    tables: dict[str, Rows] = field(default_factory=dict)
+
+    def copy(self) -> Model:
+        tables = {name: Rows(t.descr, t.bound, dict(t.rows)) for name, t in self.tables.items()}
+        return Model({n: dict(space) for n, space in self.spaces.items()}, tables)
+
+    def put(self, space: int, key: bytes, value: bytes, at: int) -> None:
+        if at == 0 or at >= FAR:
+            self.spaces.setdefault(space, {})[key] = (value, at)
+        else:
+            self.delete(space, key)
+
+    def delete(self, space: int, key: bytes) -> bool:
+        keys = self.spaces.get(space, {})
+        found = keys.pop(key, None) is not None
+        if not keys:
+            self.spaces.pop(space, None)
+        return found
+
+
+@dataclass(frozen=True)
+class Put(Operation):
+    space: int
+    key: bytes
+    value: bytes
+    at: int = 0
+
+    def on_model(self, model: Model) -> Any:
+        return model.put(self.space, self.key, self.value, self.at)
+
+    def on_store(self, store: Any) -> Any:
+        return store.keyspace(self.space).put(self.key, self.value, expire_at=self.at or None)
+
+
+@dataclass(frozen=True)
+class PutMany(Operation):
+    space: int
+    pairs: tuple[tuple[bytes, bytes], ...]
+    at: int = 0
+
+    def on_model(self, model: Model) -> Any:
+        for key, value in self.pairs:
+            model.put(self.space, key, value, self.at)
+
+    def on_store(self, store: Any) -> Any:
+        return store.keyspace(self.space).put_many(self.pairs, expire_at=self.at or None)
+
+
+@dataclass(frozen=True)
+class Delete(Operation):
+    space: int
+    key: bytes
+
+    def on_model(self, model: Model) -> Any:
+        return model.delete(self.space, self.key)
+
+    def on_store(self, store: Any) -> Any:
+        return store.keyspace(self.space).delete(self.key)
+
+
+@dataclass(frozen=True)
+class DeleteMany(Operation):
+    space: int
+    keys: tuple[bytes, ...]
+
+    def on_model(self, model: Model) -> Any:
+        return sum(model.delete(self.space, key) for key in self.keys)
+
+    def on_store(self, store: Any) -> Any:
+        return store.keyspace(self.space).delete_many(list(self.keys))
+
+
+@dataclass(frozen=True)
+class Expire(Operation):
+    space: int
+    key: bytes
+    at: int
+
+    def on_model(self, model: Model) -> Any:
+        entry = model.spaces.get(self.space, {}).get(self.key)
+        if entry is not None:
+            model.put(self.space, self.key, entry[0], self.at)
+        return entry is not None
+
+    def on_store(self, store: Any) -> Any:
+        return store.keyspace(self.space).expire(self.key, self.at)
+
+
+@dataclass(frozen=True)
+class Clear(Operation):
+    space: int
+
+    def on_model(self, model: Model) -> Any:
+        model.spaces.pop(self.space, None)
+
+    def on_store(self, store: Any) -> Any:
+        return store.keyspace(self.space).clear()
+
+
+@dataclass(frozen=True)
+class FlushAll(Operation):
+    def on_model(self, model: Model) -> Any:
+        model.spaces.clear()
+
+    def on_store(self, store: Any) -> Any:
+        return store.flush_all()
+
+
+@dataclass(frozen=True)
+class CreateTable(Operation):
+    name: str
+    descr: Any
+    bound: int | None = None
+
+    def fits(self, model: Model) -> bool:
+        return self.name not in model.tables
+
+    def on_model(self, model: Model) -> Any:
+        model.tables[self.name] = Rows(np.dtype(self.descr), self.bound)
+
+    def on_store(self, store: Any) -> Any:
+        store.create_table(self.name, np.dtype(self.descr), rows=self.bound)
+
+
+@dataclass(frozen=True)
+class DropTable(Operation):
+    name: str
+
+    def on_model(self, model: Model) -> Any:
+        del model.tables[self.name]
+
+    def on_store(self, store: Any) -> Any:
+        return store.drop_table(self.name)
+
+
+@dataclass(frozen=True)
+class PutRows(Operation):
+    name: str
+    ids: tuple[int, ...]
+    rows: bytes
+
+    def on_model(self, model: Model) -> Any:
+        table = model.tables[self.name]
+        width = table.descr.itemsize
+        for i, id_ in enumerate(self.ids):
+            table.rows[id_] = self.rows[i * width : (i + 1) * width]
+
+    def on_store(self, store: Any) -> Any:
+        return store.table(self.name).put(np.array(self.ids, np.int64), self.rows)
+
+
+@dataclass(frozen=True)
+class AddRows(Operation):
+    """Ids are distinct; rows are small whole numbers, so that sums are exact in every dtype."""
+
+    name: str
+    ids: tuple[int, ...]
+    rows: bytes
+
+    def on_model(self, model: Model) -> Any:
+        table = model.tables[self.name]
+        base = table.descr.base
+        for id_, more in zip(self.ids, np.frombuffer(self.rows, base).reshape(len(self.ids), -1)):
+            before = np.frombuffer(table.rows.get(id_, bytes(more.nbytes)), base)
+            table.rows[id_] = (before + more).astype(base).tobytes()
+
+    def on_store(self, store: Any) -> Any:
+        return store.table(self.name).add(np.array(self.ids, np.int64), self.rows)
+
+
+@dataclass(frozen=True)
+class DeleteRows(Operation):
+    name: str
+    ids: tuple[int, ...]
+
+    def on_model(self, model: Model) -> Any:
+        rows = model.tables[self.name].rows
+        return sum(rows.pop(id_, None) is not None for id_ in self.ids)
+
+    def on_store(self, store: Any) -> Any:
+        return store.table(self.name).delete(np.array(self.ids, np.int64))
+
+
+@dataclass(frozen=True)
+class Bare:
+    """An engine with the faces of a store, without its files and threads."""
+
+    engine: Engine
+
+    def keyspace(self, number: int) -> Keyspace:
+        return self.engine.keyspaces[number]
+
+    def flush_all(self) -> None:
+        self.engine.clear_all()
+
+    def create_table(self, name: str, dtype: Any, rows: int | None = None) -> Table:
+        return self.engine.create_table(name, dtype, rows)
+
+    def drop_table(self, name: str) -> None:
+        self.engine.drop_table(name)
+
+    def table(self, name: str) -> Table:
+        return self.engine.table(name)
+
+    def tables(self) -> dict[str, Table]:
+        return dict(self.engine.tables)
+
+    def batch(self, reserve: int = 0) -> Any:
+        return self.engine.batch(reserve)
+
+    def deferred(self) -> Any:
+        return self.engine.log.deferred()
+
+    def wait(self, lsn: int) -> None:
+        self.engine.log.flush(lsn)
+
+    def mark(self) -> None:
+        self.engine.log.mark()
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[StoreTransaction]:
+        transaction = StoreTransaction(self.engine)
+        yield transaction
+        transaction.commit()
+
+
+FULL = "full"  # the result of a step of a batch for which there was no room
+
+
+@dataclass(frozen=True)
+class Together(Operation):
+    """Several operations, one after the other."""
+
+    steps: tuple[Any, ...]
+
+    def fits(self, model: Model) -> bool:
+        model = model.copy()
+        return all(step.fits(model) and (step.on_model(model), True)[1] for step in self.steps)
+
+
+@dataclass(frozen=True)
+class Batch(Together):
+    """All or nothing after a crash; steps for which there is no room are left out, as in MULTI. With `reserve` there is
+    room for all steps or FullError before the first of them."""
+
+    reserve: int = 0
+
+    def on_model(self, model: Model) -> Any:
+        return [step.on_model(model) for step in self.steps]
+
+    def on_store(self, store: Any) -> Any:
+        with store.batch(self.reserve):
+            return [self._try(step, store) for step in self.steps]
+
+    @staticmethod
+    def _try(step: Any, store: Any) -> Any:
+        try:
+            return step.on_store(store)
+        except FullError:
+            return FULL
+
+    def without_full(self, results: list[Any]) -> Batch:
+        return Batch(tuple(step for step, result in zip(self.steps, results) if result is not FULL))
+
+
+@dataclass(frozen=True)
+class Transaction(Together):
+    """All or nothing, and applied when it ends."""
+
+    def on_model(self, model: Model) -> Any:
+        for step in self.steps:
+            step.on_model(model)
+
+    def on_store(self, store: Any) -> Any:
+        with store.transaction() as transaction:
+            for step in self.steps:
+                step.on_store(transaction)
+
+
+def state_of(store: Any, spaces: int = 16) -> Model:
+    """All that a store holds, read through its faces."""
+    model = Model()
+    for number in range(spaces):
+        keyspace = store.keyspace(number)
+        if len(keyspace):
+            keys = [key for key, _ in keyspace.scan()]
+            model.spaces[number] = {key: keyspace.entry(key) for key in keys}
+            assert len(keyspace) == len(keys), f"keyspace {number} counts {len(keyspace)} keys and shows {len(keys)}"
+    for name, table in store.tables().items():
+        shown = model.tables[name] = Rows(table.row_dtype, table.rows)
+        for ids, rows in table.scan():
+            width = table.width
+            raw = rows.tobytes()
+            shown.rows.update({int(id_): raw[i * width : (i + 1) * width] for i, id_ in enumerate(ids)})
+        assert len(table) == len(shown.rows), f"table {name} counts {len(table)} rows and shows {len(shown.rows)}"
+    return model
+
+
+def peek(store: Any, operation: Any, face: str) -> bool:
+    """Read by one face what an operation wrote: when it returns True, the operation is revealed."""
+    if hasattr(operation, "space"):
+        return peek_key(store.keyspace(operation.space), operation.key, face)
+    table, ids = store.table(operation.name), np.array(operation.ids, np.int64)
+    reads = {
+        "get": lambda: table.get(ids),
+        "contains": lambda: table.contains(ids),
+        "len": lambda: len(table),
+        "scan": lambda: list(table.scan()),
+        "gather": lambda: store.engine.gather({operation.name: ids}),
+    }
+    reads[face]()
+    return True
+
+
+def peek_key(keyspace: Keyspace, key: bytes, face: str) -> bool:
+    reads = {
+        "get": lambda: keyspace.get(key),
+        "get_many": lambda: keyspace.get_many([b"other", key]),
+        "entry": lambda: keyspace.entry(key),
+        "expiry": lambda: keyspace.expiry(key),
+        "size": lambda: keyspace.size(key),
+        "contains": lambda: key in keyspace,
+        "contains_many": lambda: keyspace.contains_many([key]),
+        "len": lambda: len(keyspace),
+        "scan": lambda: list(keyspace.scan()),
+        "keys": lambda: keyspace.keys(count=1000),
+    }
+    reads[face]()
+    return True
