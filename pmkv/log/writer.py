@@ -324,7 +324,7 @@ class Log:
 
     @contextlib.contextmanager
     def _failing(self) -> Iterator[None]:
-        """Any error of the medium ends writing: the kernel tells it once, perhaps not to the one whose bytes are lost."""
+        """Any error of the medium ends writing: the kernel tells it once, perhaps not to those whose bytes are lost."""
         try:
             yield
         except OSError as error:

@@ -22,20 +22,23 @@ from dataclasses import dataclass, field
 from itertools import count
 from multiprocessing import get_context
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
+from pmkv import engine as engine_module
 from pmkv.engine import Engine
 from pmkv.errors import FlushError, FullError
 from pmkv.log.pool import Pool
 from pmkv.media.base import Granularity
 from pmkv.media.simulated import CrashPoint, SimulatedMedium, Stage
+from tests.crash.damage import silent_damage
 from tests.crash.histories import FailFlush, Generator, Group, Mark, Peek
-from tests.crash.operations import FULL, Bare, Batch, Model, peek, state_of
+from tests.crash.operations import FULL, Bare, Batch, Model, Put, peek, state_of
 
 LIVES = 3  # in one history
 SPACES = 4  # keyspaces that histories write to have numbers below
-TWICE = 0.08  # the share of images whose recovery is interrupted too
+DAMAGES = 8  # tried after each life
 NOW = 1_700_000_000_000  # the clock stands: two operations alike make two frames alike
 DISK_ERRORS = (OSError, FlushError)
 
@@ -49,13 +52,21 @@ class Knobs:
     steps: int = 7
     images: int = 24  # at most, of one point
     granularity: Granularity = Granularity.PAGE
+    twice: float = 0.08  # the share of images whose recovery is interrupted too
     room: int | None = None  # bytes that the disk has
+    left: int | None = None  # segments that are free when the history begins; 0: as few as writes may leave
 
     @classmethod
-    def drawn(cls, rng: random.Random) -> Knobs:
+    def drawn(cls, rng: random.Random, **fixed: Any) -> Knobs:
         segments = rng.choice((5, 8, 14, 14))
-        room = rng.choice((None, None, None, 4096 * (segments - 2)))
-        return cls(segments=segments, granularity=rng.choice(list(Granularity)), room=room, steps=rng.randrange(4, 11))
+        drawn = {
+            "segments": segments,
+            "steps": rng.randrange(4, 11),
+            "granularity": rng.choice(list(Granularity)),
+            "room": rng.choice((None, None, None, 4096 * (segments - 1))),
+            "left": rng.choice((None, None, None, 0, 3, 4)),
+        }
+        return cls(**drawn | fixed)
 
 
 class Violation(AssertionError):
@@ -70,6 +81,7 @@ class Counts:
     points: int = 0
     images: int = 0  # on which the engine's own replay ran, and whose whole state was compared
     twice: int = 0  # of these, after a crash during recovery
+    damages: int = 0  # to what was acknowledged, each noticed
 
     def add(self, other: Counts) -> None:
         for name, value in vars(other).items():
@@ -133,21 +145,35 @@ class Life:
         elif isinstance(step, Mark):
             with contextlib.suppress(FullError):
                 store.mark()
-        elif isinstance(step, Group | Peek):
-            self._together(store, step)
+        else:
+            self._wait_for(store, step)
+
+    def _wait_for(self, store: Bare, step: Any) -> None:
+        """Take a step that is acknowledged at its end, and all before it too. What changed nothing waits for nothing."""
+        before, behind = self.states[-1], self.acked < self.submitted
+        if isinstance(step, Peek):
+            waited = self._peek(store, step)
+        elif isinstance(step, Group):
+            store.wait(self._deferred(store, step.operations))
+            waited = not behind or self.states[-1] != before
         else:
             self._operation(store, step)
+            waited = not behind or self.states[-1] != before
+        if waited:
             self.acked = self.submitted
 
-    def _together(self, store: Bare, step: Group | Peek) -> None:
+    def _deferred(self, store: Bare, operations: tuple[Any, ...]) -> int:
         with store.deferred() as deferral:
-            for operation in step.operations:
+            for operation in operations:
                 self._operation(store, operation)
-        if isinstance(step, Group):
-            store.wait(deferral.lsn)
-        elif self.states[-1] == self.states[-2] or not peek(store, step.operations[-1], step.face):
-            return
-        self.acked = self.submitted
+        return deferral.lsn
+
+    def _peek(self, store: Bare, step: Peek) -> bool:
+        self._deferred(store, step.operations[:-1])
+        before = self.states[-1]
+        self._deferred(store, step.operations[-1:])
+        peek(store, step.operations[-1], step.face)
+        return self.states[-1] != before
 
     def _operation(self, store: Bare, operation: Any) -> None:
         before, after = self.states[-1], self.states[-1].copy()
@@ -164,10 +190,10 @@ class Life:
             return
         finally:
             self.issued = max(self.issued, store.engine.log.lsn)
-        if isinstance(operation, Batch) and FULL in result:
-            self.states[-1] = before.copy()
-            operation.without_full(result).on_model(self.states[-1])
-        elif result != expected:
+            if isinstance(operation, Batch) and FULL in operation.results:
+                self.states[-1] = before.copy()
+                operation.on_model_without_full(self.states[-1])
+        if result != expected and FULL not in getattr(operation, "results", ()):
             raise Violation(f"{operation} gave {result!r} instead of {expected!r}")
 
     def finish(self, store: Bare) -> None:
@@ -196,7 +222,7 @@ class History:
 
     def explore(self) -> Counts:
         with reproducible(self.seed):
-            life = Life(self._pool(), [Model()])
+            life = self._first()
             for _ in range(LIVES):
                 self._live(life)
                 for recorded in life.points:
@@ -204,12 +230,16 @@ class History:
                 life = self._next(life)
         return self.counts
 
-    def _pool(self) -> SimulatedMedium:
-        """A pool just made: its header is durable before the data directory knows it."""
+    def _first(self) -> Life:
+        """The life in a pool just made (its header is durable before the data directory knows it), or almost full."""
         knobs = self.knobs
         medium = SimulatedMedium(4096 + knobs.segments * knobs.segment, knobs.granularity, room=knobs.room)
-        Pool.create(medium, knobs.segment)
-        return medium
+        pool, model = Pool.create(medium, knobs.segment), Model()
+        if knobs.left is not None:
+            engine = Engine(pool, now=lambda: NOW)
+            for size in (900, 100, 0):
+                fill(Bare(engine), model, size, knobs.left)
+        return Life(medium, [model])
 
     def _live(self, life: Life) -> None:
         retried = life.operations[: self.rng.randrange(4)]
@@ -223,10 +253,22 @@ class History:
                 for _ in range(self.knobs.steps):
                     life.take(store, self.generator.step(life.states[-1].copy()))
             life.finish(store)
+            self._damage(life, store)
         finally:
             self._tell(*map(repr, life.steps))
         self.counts.lives += 1
         self.counts.operations += life.submitted
+
+    def _damage(self, life: Life, store: Bare) -> None:
+        """Whatever happens to what a MARK proves durable is noticed."""
+        with contextlib.suppress(FullError, FlushError):
+            life.finish(store)  # a reader has waited for everything
+            store.mark()
+        if store.engine.log.failed or not store.engine.log.is_idle:
+            return
+        for what in silent_damage(life.medium, life.states[-1], SPACES, self.rng, DAMAGES):
+            raise Violation(f"seed {self.seed}, life {self.counts.lives}: damage went unnoticed: {what}")
+        self.counts.damages += DAMAGES
 
     def _next(self, life: Life) -> Life:
         """What comes after one of the crashes; the operations that it may have lost are to be repeated."""
@@ -244,7 +286,7 @@ class History:
         """Recover from images of one point."""
         self.counts.points += 1
         for mask in recorded.point.masks(limit, self.noise):
-            twice = self.rng.random() < TWICE
+            twice = self.rng.random() < self.knobs.twice
             self._recover(recorded, mask, self._reached(mask) if twice else None, twice)
 
     def _recover(self, recorded: Recorded, mask: np.ndarray, reached: np.ndarray | None, twice: bool) -> None:
@@ -287,15 +329,22 @@ class History:
             print(*lines, sep="\n    ")
 
 
+def fill(store: Bare, model: Model, size: int, left: int) -> None:
+    """Write one key until so few segments are free, or no room is left for a value of this size."""
+    with contextlib.suppress(FullError):
+        while store.engine.pool.free > left:
+            put = Put(0, b"filler", bytes(size))
+            put.on_store(store)
+            put.on_model(model)
+
+
 @contextlib.contextmanager
 def reproducible(seed: int) -> Iterator[None]:
-    """Ids and nonces of the engine follow from the seed."""
-    rng, token_bytes = random.Random(seed), secrets.token_bytes
-    secrets.token_bytes = lambda size=32: rng.randbytes(size)
-    try:
-        yield
-    finally:
-        secrets.token_bytes = token_bytes
+    """Ids and nonces of the engine follow from the seed; it has as many keyspaces as are looked at, to be quick."""
+    rng = random.Random(seed)
+    with patch.object(secrets, "token_bytes", lambda size=32: rng.randbytes(size)):
+        with patch.object(engine_module, "KEYSPACES", SPACES):
+            yield
 
 
 def explore(seed: int, knobs: Knobs | None = None) -> Counts | str:

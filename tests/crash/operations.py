@@ -290,13 +290,17 @@ class Batch(Together):
     room for all steps or FullError before the first of them."""
 
     reserve: int = 0
+    results: list[Any] = field(default_factory=list, compare=False, repr=False)  # of the steps taken, as far as it came
 
     def on_model(self, model: Model) -> Any:
         return [step.on_model(model) for step in self.steps]
 
     def on_store(self, store: Any) -> Any:
+        self.results.clear()
         with store.batch(self.reserve):
-            return [self._try(step, store) for step in self.steps]
+            for step in self.steps:
+                self.results.append(self._try(step, store))
+        return self.results
 
     @staticmethod
     def _try(step: Any, store: Any) -> Any:
@@ -305,8 +309,10 @@ class Batch(Together):
         except FullError:
             return FULL
 
-    def without_full(self, results: list[Any]) -> Batch:
-        return Batch(tuple(step for step, result in zip(self.steps, results) if result is not FULL))
+    def on_model_without_full(self, model: Model) -> None:
+        for step, result in zip(self.steps, self.results):
+            if result is not FULL:
+                step.on_model(model)
 
 
 @dataclass(frozen=True)
@@ -342,23 +348,27 @@ def state_of(store: Any, spaces: int = 16) -> Model:
     return model
 
 
-def peek(store: Any, operation: Any, face: str) -> bool:
-    """Read by one face what an operation wrote: when it returns True, the operation is revealed."""
+def peek(store: Any, operation: Any, face: str) -> None:
+    """Read by one face what an operation wrote."""
     if hasattr(operation, "space"):
-        return peek_key(store.keyspace(operation.space), operation.key, face)
-    table, ids = store.table(operation.name), np.array(operation.ids, np.int64)
+        peek_key(store.keyspace(operation.space), operation.key, face)
+    else:
+        peek_rows(store, operation.name, np.array(operation.ids, np.int64), face)
+
+
+def peek_rows(store: Any, name: str, ids: np.ndarray, face: str) -> None:
+    table = store.table(name)
     reads = {
         "get": lambda: table.get(ids),
         "contains": lambda: table.contains(ids),
         "len": lambda: len(table),
         "scan": lambda: list(table.scan()),
-        "gather": lambda: store.engine.gather({operation.name: ids}),
+        "gather": lambda: store.engine.gather({name: ids}),
     }
     reads[face]()
-    return True
 
 
-def peek_key(keyspace: Keyspace, key: bytes, face: str) -> bool:
+def peek_key(keyspace: Keyspace, key: bytes, face: str) -> None:
     reads = {
         "get": lambda: keyspace.get(key),
         "get_many": lambda: keyspace.get_many([b"other", key]),
@@ -372,4 +382,3 @@ def peek_key(keyspace: Keyspace, key: bytes, face: str) -> bool:
         "keys": lambda: keyspace.keys(count=1000),
     }
     reads[face]()
-    return True
