@@ -34,6 +34,7 @@ def write(log: Log, keyspace: int, layer: int, owner: np.uint64, value: bytes, s
         log.reserve(lengths)
     for i, length in enumerate(lengths):
         with log.lock:
+            log.reserve([length])  # again: others may have written since
             at = log.begin(Kind.PART, length, table=keyspace, layer=layer, count=1)
             log.data[at : at + length] = view[i * size : i * size + length]
             locations[i] = at | check16(log.data, at, length, owner, np.uint64(i)) << CHECK_SHIFT

@@ -147,15 +147,19 @@ class Pool:
     def make_ready(self, count: int, purpose: Reserve) -> None:
         """Have so many segments prepared, or raise FullError with nothing changed but what is prepared. Those kept back
         are prepared too, before the last segment of a log is left: on a full disk they would not be there."""
+        self.admit(purpose, count)
+        while len(self._ready) < count + (purpose if self.taken else 0):
+            self._prepare_one()
+
+    def admit(self, purpose: Reserve, count: int = 0) -> None:
+        """FullError unless so many segments may be taken for this. Asked before a frame goes into the current segment,
+        too: it may be one that was kept back for others."""
         if self.free - count < purpose:
             used = len(self.taken) * self.segment_size
             raise FullError(
-                f"the pool is full: {used:,} of {self.medium.data.size:,} bytes are in use and {int(purpose)} "
-                "segments are kept "
-                "back for deletes and recovery; open the store with a larger capacity, or grow it"
+                f"the pool is full: {used:,} of {self.medium.data.size:,} bytes are in use and {int(purpose)} segments "
+                "are kept back for deletes and recovery; open the store with a larger capacity, or grow it"
             )
-        while len(self._ready) < count + (purpose if self.taken else 0):
-            self._prepare_one()
 
     def prepare_ahead(self) -> bool:
         """Prepare one segment beyond those kept back, if there is one; False when there was nothing to do. For a

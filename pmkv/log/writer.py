@@ -197,18 +197,20 @@ class Log:
                 segments += 1
                 position, stop = 0, room + NEXT_SIZE
             position += size
-        if segments:
-            self._make_ready(segments, purpose)
+        self._make_ready(segments, purpose)
 
     def reserve_bytes(self, length: int) -> None:
         """Have room for frames that take `length` bytes together, none with a body beyond `frame_limit` and a key.
         FullError: nothing was changed."""
         waste = frame_size(self.frame_limit) + NEXT_SIZE  # at most so much stays unused at a segment's end
         left = length - max(0, self._stop - self.position - waste)
-        if left > 0:
-            self._make_ready(-(-left // (self.pool.segment_size - ALIGN - waste)), Reserve.WRITE)
+        segments = max(0, -(-left // (self.pool.segment_size - ALIGN - waste)))
+        self._make_ready(segments, Reserve.WRITE)
 
     def _make_ready(self, segments: int, purpose: Reserve) -> None:
+        if segments == 0:
+            self.pool.admit(purpose)
+            return
         with self._failing():
             self.pool.make_ready(segments, purpose)
 

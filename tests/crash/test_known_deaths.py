@@ -241,6 +241,18 @@ def test_a_full_disk_leaves_room_to_open_and_to_delete() -> None:
     assert world.power_cut().space.get(b"filler 0") is None
 
 
+def test_what_is_kept_back_is_not_written_to_by_others() -> None:
+    """Opening a full pool takes a segment that was kept back; its room is for the log's own frames, not for writes."""
+    world = World(segments=5)
+    for opening in range(25):
+        for size in (500, 50, 0):
+            with pytest.raises(FullError):
+                while True:
+                    world.space.put(b"filler", bytes(size))
+        world.power_cut()
+        assert world.space.get(b"filler") is not None, f"at opening {opening}"
+
+
 def test_growing_waits_for_a_segment_that_is_being_prepared() -> None:
     pool = World().engine.pool
     assert pool._preparing.acquire()
