@@ -12,23 +12,29 @@ Everything follows from the seed: `python -m tests.crash.explore SEED` tells one
 from __future__ import annotations
 
 import contextlib
+import json
 import random
 import secrets
 import sys
+import tempfile
 import traceback
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
 from itertools import count
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import numpy as np
 
+import pmkv
+from pmkv import directory
 from pmkv import engine as engine_module
 from pmkv.engine import Engine
 from pmkv.errors import FlushError, FullError
+from pmkv.log.format import VERSION
 from pmkv.log.pool import Pool
 from pmkv.media.base import Granularity
 from pmkv.media.simulated import CrashPoint, SimulatedMedium, Stage
@@ -38,6 +44,7 @@ from tests.crash.operations import FULL, Bare, Batch, Model, Put, peek, state_of
 
 LIVES = 3  # in one history
 SPACES = 4  # keyspaces that histories write to have numbers below
+FULL_OPENS = 0.01  # the share of images that are opened as files too, where there is a folder for them
 DAMAGES = 8  # tried after each life
 NOW = 1_700_000_000_000  # the clock stands: two operations alike make two frames alike
 DISK_ERRORS = (OSError, FlushError)
@@ -82,6 +89,7 @@ class Counts:
     images: int = 0  # on which the engine's own replay ran, and whose whole state was compared
     twice: int = 0  # of these, after a crash during recovery
     damages: int = 0  # to what was acknowledged, each noticed
+    opened: int = 0  # of the images, as files in a data directory
 
     def add(self, other: Counts) -> None:
         for name, value in vars(other).items():
@@ -149,7 +157,7 @@ class Life:
             self._wait_for(store, step)
 
     def _wait_for(self, store: Bare, step: Any) -> None:
-        """Take a step that is acknowledged at its end, and all before it too. What changed nothing waits for nothing."""
+        """Take a step that is acknowledged at its end, and all before it. What changed nothing waits for nothing."""
         before, behind = self.states[-1], self.acked < self.submitted
         if isinstance(step, Peek):
             waited = self._peek(store, step)
@@ -212,9 +220,13 @@ class Life:
 class History:
     """Everything that one seed stands for."""
 
-    def __init__(self, seed: int, knobs: Knobs | None = None, told: bool = False) -> None:
-        self.seed, self.told = seed, told
-        self.rng = random.Random(seed)
+    def __init__(
+        self, seed: int, knobs: Knobs | None = None, rng: random.Random | None = None, folder: Path | None = None,
+        told: bool = False,
+    ) -> None:  # fmt: skip
+        """rng: decides on the steps; folder: where some of the images are opened as files; told: print every step."""
+        self.seed, self.folder, self.told = seed, folder, told
+        self.rng = rng or random.Random(seed)
         self.noise = np.random.default_rng(seed)
         self.knobs = knobs or Knobs.drawn(self.rng)
         self.generator = Generator(self.rng, 2 * self.knobs.segment // 4 + 100)
@@ -299,10 +311,23 @@ class History:
         except Exception as error:
             raise Violation(f"{self._place(recorded, mask, reached)}: {error}") from error
         self.counts.images += 1
+        if self.folder is not None and self.noise.random() < FULL_OPENS:
+            self._open_as_file(recorded, mask)
         for inner in life.points:
             for again in inner.point.masks(3, self.noise):
                 self.counts.twice += 1
                 self._recover(inner, again, None, False)
+
+    def _open_as_file(self, recorded: Recorded, mask: np.ndarray) -> None:
+        """The whole way: a data directory with this image as its pool, opened by pmkv.open."""
+        with tempfile.TemporaryDirectory(dir=self.folder) as folder:
+            image = recorded.point.medium(mask)
+            place(Path(folder), image)
+            with pmkv.open(folder, capacity=len(image.data)) as store:
+                found = state_of(store, SPACES)
+        if found not in recorded.allowed:
+            raise Violation(f"{self._place(recorded, mask, None)}: opened as a file it shows {found}")
+        self.counts.opened += 1
 
     def _open_and_fail(self, life: Life) -> None:
         """Recover, perhaps with a disk error on the way; every point of it, and the end, is a point to crash at."""
@@ -329,6 +354,13 @@ class History:
             print(*lines, sep="\n    ")
 
 
+def place(folder: Path, image: SimulatedMedium) -> None:
+    """Make a data directory whose pool is this image."""
+    identity = {"format": VERSION, "pool_id": Pool.load(image).pool_id.hex()}
+    (folder / directory.IDENTITY).write_text(json.dumps(identity))
+    (folder / "pool").write_bytes(image.data.tobytes())
+
+
 def fill(store: Bare, model: Model, size: int, left: int) -> None:
     """Write one key until so few segments are free, or no room is left for a value of this size."""
     with contextlib.suppress(FullError):
@@ -347,9 +379,9 @@ def reproducible(seed: int) -> Iterator[None]:
             yield
 
 
-def explore(seed: int, knobs: Knobs | None = None) -> Counts | str:
+def explore(seed: int, knobs: Knobs | None = None, folder: Path | None = None) -> Counts | str:
     """Counts, or what went wrong in words, with the seed."""
-    history = History(seed, knobs)
+    history = History(seed, knobs, folder=folder)
     try:
         return history.explore()
     except Exception as error:
@@ -357,13 +389,17 @@ def explore(seed: int, knobs: Knobs | None = None) -> Counts | str:
         return f"seed {seed} ({history.counts}): {error}\nagain: python -m tests.crash.explore {seed}\n{text}"
 
 
-def explore_for(images: int, first_seed: int, processes: int = 2) -> tuple[Counts, list[str]]:
-    """Histories from a seed on, until so many images were compared or one history failed."""
+def explore_for(images: int, first_seed: int, folder: Path | None = None) -> tuple[Counts, list[str]]:
+    """Histories from a seed on, on two cores, until so many images were compared or one history failed."""
     total, failures, seeds = Counts(), [], count(first_seed)
-    with ProcessPoolExecutor(processes, get_context("fork")) as pool:
-        while total.images < images and not failures:
-            for outcome in pool.map(explore, [next(seeds) for _ in range(16 * processes)]):
+    with ProcessPoolExecutor(2, get_context("fork")) as pool:
+        running = {pool.submit(explore, next(seeds), folder=folder) for _ in range(4)}
+        while running:
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            for outcome in (future.result() for future in done):
                 failures.append(outcome) if isinstance(outcome, str) else total.add(outcome)
+            if total.images < images and not failures:
+                running |= {pool.submit(explore, next(seeds), folder=folder) for _ in done}
     return total, failures
 
 

@@ -1,4 +1,4 @@
-"""The engine with one safeguard switched off: what the exploration must catch, or it would not catch the mistake either.
+"""The engine with one safeguard switched off: exploration must catch it, or it would not catch the mistake either.
 
 Each mutant is a list of patches (object, attribute, replacement). Where two safeguards stand for one another, the
 mutant is both of them off, and says so: an engine with either one alone is whole.

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from pmkv.engine import Engine
-from pmkv.errors import FullError
+from pmkv.errors import FullError, UnknownNameError
 from pmkv.keyspace import Keyspace
 from pmkv.table import Table
 from pmkv.transaction import Transaction as StoreTransaction
@@ -302,12 +302,15 @@ class Batch(Together):
                 self.results.append(self._try(step, store))
         return self.results
 
-    @staticmethod
-    def _try(step: Any, store: Any) -> Any:
+    def _try(self, step: Any, store: Any) -> Any:
         try:
             return step.on_store(store)
         except FullError:
             return FULL
+        except UnknownNameError:  # of a table for which there was no room
+            if FULL in self.results:
+                return FULL
+            raise
 
     def on_model_without_full(self, model: Model) -> None:
         for step, result in zip(self.steps, self.results):
