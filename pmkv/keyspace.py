@@ -113,7 +113,8 @@ class Keyspace:
         return rows
 
     def _find(self, blob: np.ndarray, bounds: np.ndarray) -> tuple[np.ndarray, int]:
-        return self._index.find_keys(self._log.data, self._hash(blob, bounds), blob, bounds, self._log.pending())
+        words, pending = self._hash(blob, bounds), self._log.pending()
+        return self._index.find_keys(self._log.data, words, blob, bounds, pending, self._owner, self._verify)
 
     def fingerprint(self, key: bytes) -> int:
         """Changes whenever the key is written: its location, 0 where it never was. For watching."""

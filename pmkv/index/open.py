@@ -59,11 +59,20 @@ class OpenIndex:
         return found, find_ids(*self._shape, ids, pending, found)
 
     def find_keys(
-        self, data: np.ndarray, words: np.ndarray, keys: np.ndarray, bounds: np.ndarray, pending: np.ndarray
+        self,
+        data: np.ndarray,
+        words: np.ndarray,
+        keys: np.ndarray,
+        bounds: np.ndarray,
+        pending: np.ndarray,
+        owner: np.uint64,
+        verify: bool,
     ) -> tuple[np.ndarray, int]:
-        """The same of keys: their hashes, an array with their bytes, where each begins and ends in it, int64[n, 2]."""
+        """The same of keys: their hashes, an array with their bytes, where each begins and ends in it, int64[n, 2].
+
+        verify: a record of their owner that is damaged, and may be the one asked for, is found instead of none."""
         found = np.empty(words.size, np.uint64)
-        return found, find_keys(*self._shape, data, words, keys, bounds, pending, found)
+        return found, find_keys(*self._shape, data, words, keys, bounds, pending, owner, verify, found)
 
     def insert(self, ids: np.ndarray, locations: np.ndarray) -> np.ndarray:
         """Enter ids in order, later ones win; returns what stood there before each."""
@@ -89,7 +98,8 @@ class OpenIndex:
         sub = int(self.directory[place >> (64 - self.depth) if self.depth else 0])
         base, slots, _, depth = self.subs[sub].tolist()
         if slots >= LARGEST_SUB and depth < MAX_DEPTH:
-            self._split(sub, place, depth)
+            # five eighths each: chance never puts so many of its entries into one half
+            self._split(sub, place, depth, slots * 5 // 8 // PAGE_SLOTS * PAGE_SLOTS)
         else:
             self._set_sub(
                 sub, (slots + slots // 2) // PAGE_SLOTS * PAGE_SLOTS if slots > PAGE_SLOTS else 2 * slots, depth
@@ -100,12 +110,11 @@ class OpenIndex:
     def _set_sub(self, sub: int, slots: int, depth: int) -> None:
         self.subs[sub] = (self._heap.allocate(2 * slots), slots, 0, depth)
 
-    def _split(self, sub: int, place: int, depth: int) -> None:
+    def _split(self, sub: int, place: int, depth: int, slots: int) -> None:
         """One more bit of the place decides: half of the directory's entries for this sub-table name a new one."""
         if depth == self.depth:
             self.directory = np.repeat(self.directory, 2)
             self.depth += 1
-        slots = LARGEST_SUB * 5 // 8 // PAGE_SLOTS * PAGE_SLOTS
         self._set_sub(sub, slots, depth + 1)
         other = self._add_sub(slots, depth + 1)
         span = 1 << (self.depth - depth)  # entries that named the sub-table

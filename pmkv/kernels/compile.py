@@ -15,6 +15,7 @@ INT, WORD, BOOL = types.int64, types.uint64, types.boolean
 U8 = types.uint8[::1]
 BYTES = types.Array(types.uint8, 1, "C", readonly=True)  # takes writable arrays too
 I64 = types.int64[::1]
+IDS = types.Array(types.int64, 1, "C", readonly=True)  # what callers hand in: read-only where it came over the network
 I64_2D = types.int64[:, ::1]
 U64 = types.uint64[::1]
 

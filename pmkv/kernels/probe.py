@@ -15,8 +15,8 @@ import numpy as np
 from numba import njit
 
 from . import location
-from .compile import BYTES, I64, I64_2D, INT, U64, WORD, kernel
-from .hashing import mix, siphash
+from .compile import BOOL, BYTES, I64, I64_2D, IDS, INT, U64, WORD, kernel
+from .hashing import check16, mix, siphash
 from .memory import load64, prefetch
 
 U = np.uint64
@@ -54,7 +54,7 @@ def next_slot(at, subs, sub):
     return at
 
 
-@kernel(U64, I64, I64_2D, INT, WORD, I64, I64_2D, U64)
+@kernel(U64, I64, I64_2D, INT, WORD, IDS, I64_2D, U64)
 def find_ids(heap, directory, subs, depth, seed, ids, pending, found):
     """found[i] = location of ids[i] or 0; returns how many of them are pending."""
     waiting = 0
@@ -72,7 +72,7 @@ def find_ids(heap, directory, subs, depth, seed, ids, pending, found):
     return waiting
 
 
-@kernel(U64, I64, I64_2D, INT, WORD, I64, U64, U64, INT)
+@kernel(U64, I64, I64_2D, INT, WORD, IDS, U64, U64, INT)
 def insert_ids(heap, directory, subs, depth, seed, ids, locations, before, start):
     """Enter ids[start:], later ones win; before[i] = what stood there. Returns the first that needs a larger sub-
     table, or ids.size."""
@@ -114,6 +114,15 @@ def same_key(data, record, keys, start, length):
 
 
 @njit(inline="always")
+def is_damaged(data, where, owner):
+    """Does the record at this location not agree with the location's check?"""
+    at = location.offset_of(where)
+    word = load64(data, at)
+    length = RECORD_HEADER + np.int64((word >> U(32)) & U(0xFFFFFF)) + np.int64(word & U(0xFFFFFFFF))
+    return at + length > data.size or check16(data, at, length, owner, U(0)) != location.check_of(where)
+
+
+@njit(inline="always")
 def find_key(heap, subs, sub, at, data, word, keys, start, length):
     """The slot of a key, or the free slot where it would be entered: equal hashes are only candidates."""
     while heap[at + 1] != U(0):
@@ -130,17 +139,28 @@ def hash_keys(keys, bounds, k0, k1, words):
         words[i] = siphash(keys, bounds[i, 0], bounds[i, 1] - bounds[i, 0], k0, k1)
 
 
-@kernel(U64, I64, I64_2D, INT, WORD, BYTES, U64, BYTES, I64_2D, I64_2D, U64)
-def find_keys(heap, directory, subs, depth, seed, data, words, keys, bounds, pending, found):
-    """found[i] = location of keys[bounds[i, 0] : bounds[i, 1]] or 0; returns how many of them are pending."""
+@njit(inline="always")
+def find_damaged(heap, subs, sub, at, data, word, owner):
+    """The slot of a damaged record with this hash: its key may be the one asked for; or the free slot."""
+    while heap[at + 1] != U(0) and not (heap[at] == word and is_damaged(data, heap[at + 1], owner)):
+        at = next_slot(at, subs, sub)
+    return at
+
+
+@kernel(U64, I64, I64_2D, INT, WORD, BYTES, U64, BYTES, I64_2D, I64_2D, WORD, BOOL, U64)
+def find_keys(heap, directory, subs, depth, seed, data, words, keys, bounds, pending, owner, verify, found):
+    """found[i] = location of keys[bounds[i, 0] : bounds[i, 1]] or 0, or with `verify` that of a damaged record that may
+    be it; returns how many of them are pending."""
     waiting = 0
     for i in range(words.size):
         if i + AHEAD < words.size:
             prefetch(heap, first_slot(mix(words[i + AHEAD], seed), directory, subs, depth))
         place = mix(words[i], seed)
         sub = sub_of(place, directory, depth)
-        at = subs[sub, 0] + 2 * slot_of(place, subs[sub, 3], subs[sub, 1])
-        at = find_key(heap, subs, sub, at, data, words[i], keys, bounds[i, 0], bounds[i, 1] - bounds[i, 0])
+        first = subs[sub, 0] + 2 * slot_of(place, subs[sub, 3], subs[sub, 1])
+        at = find_key(heap, subs, sub, first, data, words[i], keys, bounds[i, 0], bounds[i, 1] - bounds[i, 0])
+        if verify and heap[at + 1] == U(0):
+            at = find_damaged(heap, subs, sub, first, data, words[i], owner)
         found[i] = heap[at + 1]
         waiting += location.is_pending(found[i], pending)
     return waiting
@@ -195,7 +215,7 @@ def collect(heap, base, capacity, seed, first_place, places, words, locations):
     return count
 
 
-@kernel(U64, I64, I64_2D, U64)
+@kernel(U64, IDS, I64_2D, U64)
 def find_dense(slots, ids, pending, found):
     """As find_ids, where the index is an array of locations by id; the ids are within it."""
     waiting = 0
@@ -205,7 +225,7 @@ def find_dense(slots, ids, pending, found):
     return waiting
 
 
-@kernel(U64, I64, U64, U64)
+@kernel(U64, IDS, U64, U64)
 def insert_dense(slots, ids, locations, before):
     """As insert_ids, where the index is an array of locations by id."""
     for i in range(ids.size):

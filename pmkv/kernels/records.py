@@ -13,7 +13,7 @@ import numpy as np
 from numba import njit
 
 from . import location
-from .compile import BOOL, BYTES, I64, I64_2D, INT, U8, U64, WORD, kernel
+from .compile import BOOL, BYTES, I64, I64_2D, IDS, INT, U8, U64, WORD, kernel
 from .hashing import check16
 from .memory import copy, load64, prefetch, store64
 from .probe import AHEAD, RECORD_HEADER
@@ -111,14 +111,14 @@ def read_expiries(data, locations, expiries):
             expiries[i] = np.int64(load64(data, location.offset_of(locations[i]) + 8))
 
 
-@kernel(BYTES, INT, I64, INT, WORD, U64)
+@kernel(BYTES, INT, IDS, INT, WORD, U64)
 def locate_rows(data, at, ids, width, owner, locations):
     """locations[i] of rows of `width` bytes that stand one behind the other at data[at:]."""
     for i in range(ids.size):
         locations[i] = location.make(at + i * width, check16(data, at + i * width, width, owner, U(ids[i])))
 
 
-@kernel(BYTES, U64, I64, INT, WORD, BYTES, BOOL, U8, U8)
+@kernel(BYTES, U64, IDS, INT, WORD, BYTES, BOOL, U8, U8)
 def gather_rows(data, locations, ids, width, owner, default, verify, out, found):
     """out = the rows one behind the other, `default` where there is none; found[i] = 1 or 0. Returns the first
     damaged i or -1."""

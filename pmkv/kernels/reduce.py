@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from numba import njit, types
 
-from .compile import I64, INT, U8, kernel
+from .compile import IDS, INT, U8, kernel
 
 MODES = {"sum": 0, "mean": 1, "max": 2}
 
@@ -29,7 +29,7 @@ def reduce_bag(rows, found, weights, mode, start, stop, out):
 
 
 def _signature(real):
-    return [real[:, ::1], U8, real[::1], INT, I64, real[:, ::1]]
+    return [real[:, ::1], U8, types.Array(real, 1, "C", readonly=True), INT, IDS, real[:, ::1]]
 
 
 @kernel(_signature(types.float32), _signature(types.float64))
