@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 from pathlib import Path
 
 import orjson
@@ -12,6 +13,7 @@ from .errors import CorruptionError, FormatError, InvalidError, LockedError, Unk
 from .log.format import VERSION
 from .log.pool import Pool
 from .media.base import Granularity, Medium
+from .media.dax import DaxMedium, probe
 from .media.file import FileMedium
 from .media.memory import MemoryMedium
 
@@ -98,21 +100,32 @@ class Directory:
         if self.path is None:
             return MemoryMedium(self._capacity)
         try:
-            return FileMedium(self._place, self._capacity, self._readonly)
+            return self._open_place()
+        except InvalidError:
+            raise
         except (OSError, ValueError) as error:
             raise InvalidError(f"the pool {self._place} cannot be opened: {error}") from error
+
+    def _open_place(self) -> Medium:
+        """Persistent memory where the kernel grants it, or nothing less is wanted; a plain file otherwise."""
+        place = Path(self._place)
+        if place.exists() and stat.S_ISCHR(place.stat().st_mode):
+            return DaxMedium(place)  # as large as the device
+        if self._require < Granularity.PAGE or (not self._readonly and probe(place) is not None):
+            return DaxMedium(place, self._capacity)
+        return FileMedium(place, self._capacity, self._readonly)
 
     def _create(self, medium: Medium) -> Pool:
         """A new pool. Nothing is in one before its id stands in the directory, so a crash in between leaves
         nothing to lose."""
         if self._readonly:
             raise UnknownNameError(f"{self.path} holds no store to be read")
-        if Pool.is_pool(medium) and Pool.load(medium).generations:
-            raise FormatError(
-                f"{self._place} is a pool with data in it, and belongs to another directory: {self.path} has "
-                f"no {IDENTITY}"
-            )
-        if medium.data[:4096].any() and not Pool.is_pool(medium):
+        if not Pool.is_unfinished(medium):
+            if Pool.is_pool(medium):
+                raise FormatError(
+                    f"{self._place} is a pool with data in it, and belongs to another directory: {self.path} has "
+                    f"no {IDENTITY}"
+                )
             raise FormatError(f"{self._place} is no pool of pmkv and not empty: name another file, or remove it")
         pool = Pool.create(medium)
         self._write_identity(pool)

@@ -83,6 +83,14 @@ class Pool:
     def is_pool(medium: Medium) -> bool:
         return bytes(medium.data[8:16]) == POOL_MAGIC
 
+    @staticmethod
+    def is_unfinished(medium: Medium) -> bool:
+        """Is there nothing, or what a crash leaves while a pool is made: a header or parts of it, and no segment?"""
+        if unpack_pool(memoryview(medium.data)[:ALIGN])[0]:
+            return not Pool.load(medium).generations
+        magic = bytes(medium.data[8:16])
+        return magic in (POOL_MAGIC, bytes(8)) and not medium.data[ALIGN : HEADER_PAGE + ALIGN].any()
+
     @classmethod
     def load(cls, medium: Medium) -> Pool:
         """Read the header of a pool; FormatError for another version, CorruptionError for a damaged one."""

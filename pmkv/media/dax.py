@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from pmkv.errors import FullError, InvalidError, PmkvError
+from pmkv.errors import FullError, InvalidError
 from pmkv.media.base import Granularity, Range
 
 MAP_SHARED_VALIDATE, MAP_SYNC = 0x03, 0x80000  # not in the mmap module before Python 3.12 and 3.13
@@ -34,7 +34,7 @@ void *pmem_memset_persist(void *dest, int c, size_t len);
 """
 
 
-class NotDaxError(PmkvError):
+class NotDaxError(InvalidError):
     """The path is no persistent memory, or libpmem is missing; a plain file may do instead."""
 
 
