@@ -33,7 +33,7 @@ import pmkv
 from pmkv import directory
 from pmkv import engine as engine_module
 from pmkv.engine import Engine
-from pmkv.errors import FlushError, FullError
+from pmkv.errors import FlushError, FullError, ReadOnlyError
 from pmkv.log.format import VERSION
 from pmkv.log.pool import Pool
 from pmkv.media.base import Granularity
@@ -210,6 +210,10 @@ class Life:
         found, allowed = state_of(store, SPACES), self.states[self.acked : self.submitted + 1]
         if found not in allowed:
             raise Violation(f"the store shows {found}\nwhich is none of {allowed}")
+        if store.engine.log.failed:
+            with contextlib.suppress(ReadOnlyError):
+                store.keyspace(0).put(b"after the failure", b"")
+                raise Violation("a store whose medium failed goes on writing")
 
     def record(self, stage: Stage) -> None:
         if stage in ("prepare", "flush", "rewrite"):

@@ -14,7 +14,8 @@ from unittest.mock import patch
 import numpy as np
 from xxhash import xxh3_64_intdigest
 
-from pmkv import engine
+from pmkv import engine, parts
+from pmkv.index.open import OpenIndex
 from pmkv.keyspace import Keyspace
 from pmkv.log import format as format_
 from pmkv.log import pool as pool_module
@@ -257,6 +258,11 @@ def _() -> list[Patch]:
     return [(Replay, "__init__", lambda self, pool, last=None: init(self, pool))]
 
 
+@mutant("a store whose medium failed goes on writing")
+def _() -> list[Patch]:
+    return [(Log, "guard_write", Log.guard_read)]
+
+
 # --- what makes a frame one
 
 
@@ -328,6 +334,17 @@ class Anything(int):
 def _() -> list[Patch]:
     init = engine.Engine.__init__
     return [(engine.Engine, "__init__", lambda self, pool, **options: init(self, pool, **options, verify=False))]
+
+
+@mutant("parts of values have no checks")
+def _() -> list[Patch]:
+    return [(parts, "check16", lambda *arguments: np.uint64(0))]
+
+
+@mutant("a damaged key is taken for an absent one")
+def _() -> list[Patch]:
+    find = OpenIndex.find_keys
+    return [(OpenIndex, "find_keys", lambda self, *arguments: find(self, *arguments[:-1], False))]
 
 
 # --- torn or damaged

@@ -64,6 +64,23 @@ def test_the_file_is_reserved_by_prepare_only(tmp_path: Path) -> None:
     assert os.stat(medium.path).st_blocks * 512 >= 1 << 20
 
 
+def test_writes_come_before_the_sync_and_it_before_the_return(
+    medium: FileMedium, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple] = []
+    monkeypatch.setattr("os.pwrite", lambda fd, view, at: calls.append(("pwrite", at)) or len(view))
+    monkeypatch.setattr("os.pwritev", lambda fd, views, at, flags: calls.append((flags, at)) or len(views[0]))
+    monkeypatch.setattr("os.fdatasync", lambda fd: calls.append(("fdatasync",)))
+    medium.flush([(64, 128), (8192, 8256)])
+    assert calls == [("pwrite", 64), ("pwrite", 8192), ("fdatasync",)]
+    calls.clear()
+    medium.flush([(64, 128)], sync=False)
+    assert calls == [("pwrite", 64)]
+    calls.clear()
+    medium.prepare(0, 2 << 20)
+    assert calls == [(os.RWF_DSYNC, 0), (os.RWF_DSYNC, 1 << 20)]
+
+
 def test_short_writes_go_on(medium: FileMedium, monkeypatch: pytest.MonkeyPatch) -> None:
     pwrite = os.pwrite
     monkeypatch.setattr("os.pwrite", lambda fd, view, at: pwrite(fd, view[:1000], at))
