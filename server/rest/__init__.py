@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from . import keys, service, tables
 from .access import guard
@@ -56,15 +58,26 @@ async def _say_version(request: web.Request, response: web.StreamResponse) -> No
     response.headers["Pmkv-Version"] = f"{promotions}-{lsn}"
 
 
+def _not_the_clients_fault(record: logging.LogRecord) -> bool:
+    """aiohttp logs what is no HTTP with a stack trace; anyone could fill a disk with that."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
+http_log = logging.getLogger("pmkv.rest.http")
+http_log.addFilter(_not_the_clients_fault)
+
+RUNNER: dict[str, Any] = {
+    "access_log": None,
+    "logger": http_log,
+    "max_line_size": MAX_HEADER,
+    "max_field_size": MAX_HEADER,
+    "shutdown_timeout": SHUTDOWN_S,
+}
+
+
 async def start_rest(server: Server, host: str, port: int) -> web.AppRunner:
     """Listen; port 0 takes a free one, found in `runner.addresses`. `await runner.cleanup()` drains and stops."""
-    runner = web.AppRunner(
-        application(server),
-        access_log=None,
-        shutdown_timeout=SHUTDOWN_S,
-        max_line_size=MAX_HEADER,
-        max_field_size=MAX_HEADER,
-    )
+    runner = web.AppRunner(application(server), **RUNNER)
     await runner.setup()
     await web.TCPSite(runner, host, port).start()
     return runner

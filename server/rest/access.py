@@ -31,17 +31,26 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 def _check_bearer(request: web.Request, password: str) -> None:
     scheme, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
-    right = hmac.compare_digest(given.strip().encode("utf-8", "surrogateescape"), password.encode("utf-8", "surrogateescape"))
+    sides = (text.encode("utf-8", "surrogateescape") for text in (given.strip(), password))
+    right = hmac.compare_digest(*sides)
     if scheme.lower() != "bearer" or not right:
         detail = "this server has a password: send it as Authorization: Bearer <password>"
         raise Problem(401, "unauthorized", detail, {hdrs.WWW_AUTHENTICATE: "Bearer"})
 
 
 def _check_host(request: web.Request) -> None:
-    name = urlsplit(f"//{request.host}").hostname or ""
+    name = _name_of(request.headers.get(hdrs.HOST, ""))
     if not (name == "localhost" or name.endswith(".localhost") or _is_address(name)):
         detail = f"without a password this server answers to localhost and to addresses only, not to {name!r}"
         raise Problem(403, "host", detail)
+
+
+def _name_of(host: str) -> str:
+    """Without port and brackets; empty for what is no host."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
 
 
 def _is_address(name: str) -> bool:
@@ -54,5 +63,5 @@ def _is_address(name: str) -> bool:
 
 def _check_origin(request: web.Request) -> None:
     origin = request.headers.get(hdrs.ORIGIN)
-    if origin is not None and urlsplit(origin).netloc != request.host:
+    if origin is not None and origin.partition("://")[2] != request.headers.get(hdrs.HOST):
         raise Problem(403, "origin", f"without a password this server serves no pages of {origin}")

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from .problems import Problem, invalid
 
@@ -27,7 +28,6 @@ class Server(Protocol):
     config: Any
     stats: Any
     sessions: Any  # of RESP
-    watches: Any
 
     async def durable(self, lsn: int) -> None: ...
 
@@ -42,21 +42,7 @@ def store_of(request: web.Request) -> Any:
 async def run(request: web.Request, work: Callable[[], T], size: int = 0) -> T:
     """The result of `work`, once all it saw is durable; in a thread if it handles more than 1 MiB."""
     server = request.app[SERVER]
-    return await _settled(server, *await off_loop(lambda: _deferred(server.store, work), size))
-
-
-async def run_write(request: web.Request, db: int, key: bytes, work: Callable[[], T], size: int = 0) -> T:
-    """`run` for a write to one key: whoever has WATCHed it learns of it."""
-    server = request.app[SERVER]
-    places = server.watches.start(db, [key])
-    try:
-        outcome, lsn = await off_loop(lambda: _deferred(server.store, work), size)
-    finally:
-        server.watches.finish(places)
-    return await _settled(server, outcome, lsn)
-
-
-async def _settled(server: Server, outcome: T | Failure, lsn: int) -> T:
+    outcome, lsn = await off_loop(lambda: _deferred(server.store, work), size)
     try:
         await server.durable(lsn)
     except Exception as error:
@@ -93,11 +79,14 @@ async def read_body(request: web.Request, limit: int = MAX_BODY) -> bytes:
     if (request.content_length or 0) > limit:
         raise _too_long(limit)
     parts, size = [], 0
-    async for part in request.content.iter_any():
-        size += len(part)
-        if size > limit:
-            raise _too_long(limit)
-        parts.append(part)
+    try:
+        async for part in request.content.iter_any():
+            size += len(part)
+            if size > limit:
+                raise _too_long(limit)
+            parts.append(part)
+    except (web.RequestPayloadError, HttpProcessingError) as error:
+        raise invalid(f"the body cannot be read: {error}") from None
     return b"".join(parts)
 
 

@@ -17,7 +17,7 @@ ROW_FORMATS = (JSON, NPY, NPZ, ARROW)
 def sent(request: web.Request) -> str:
     """The format of the body. Raises Problem 415, also for what curl calls a body that was given no type: a browser
     would send that to anyone without asking."""
-    if hdrs.CONTENT_TYPE not in request.headers:
+    if hdrs.CONTENT_TYPE not in request.headers or not request.body_exists:
         return JSON
     if request.content_type in ROW_FORMATS:
         return request.content_type

@@ -112,7 +112,7 @@ def to_rows(value: Any, dtype: np.dtype[Any], shape: tuple[int, ...], what: str 
         return _numbers(value, dtype, (len(value), *shape), what)
     if dtype.kind == "c":
         parts = _numbers(value, np.dtype(f"f{dtype.itemsize // 2}"), (len(value), *shape, 2), what)
-        return parts[..., 0] + 1j * parts[..., 1].astype(dtype)
+        return np.ascontiguousarray(parts).view(dtype.newbyteorder("=")).reshape(len(value), *shape)
     flat = _flatten(value, (len(value), *shape), what)
     return _elements(flat, dtype, what).reshape(len(value), *shape)
 

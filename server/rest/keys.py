@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -13,7 +13,7 @@ import xxhash
 from aiohttp import ETag, hdrs, web
 
 from . import jsonrows
-from .context import INLINE, MAX_VALUE, database, integer, query, read_body, run, run_write, store_of
+from .context import INLINE, MAX_VALUE, database, integer, query, read_body, run, store_of
 from .formats import BYTES, JSON, wanted
 from .problems import Problem, invalid
 
@@ -21,6 +21,7 @@ PATH = "/v1/keys/"
 EXPIRES = "Pmkv-Expire-At"  # a header: milliseconds since the epoch
 MAX_LIMIT, MAX_BATCH = 10_000, 10_000
 MAX_TTL_MS = 1 << 52
+OVERHEAD = 256  # of a batch of one command in the log
 PARAMETERS = ("db", "key64")
 
 
@@ -50,10 +51,11 @@ class Conditions:
         missed = self.match is not None and not _covers(self.match, tag, weakly=False)
         return missed or (self.none is not None and _covers(self.none, tag, weakly=True))
 
-    def require(self, value: bytes | None) -> None:
-        if self.refused(value):
-            stored = "there is no such key" if value is None else f'its ETag is "{etag_of(value)}"'
-            raise Problem(412, "precondition", f"If-Match or If-None-Match forbids it: {stored}")
+    def refusal(self, value: bytes | None) -> Problem | None:
+        if not self.refused(value):
+            return None
+        stored = "there is no such key" if value is None else f'its ETag is "{etag_of(value)}"'
+        return Problem(412, "precondition", f"If-Match or If-None-Match forbids it: {stored}")
 
 
 def _covers(tags: Iterable[ETag], tag: str | None, weakly: bool) -> bool:
@@ -71,15 +73,16 @@ async def get_key(request: web.Request) -> web.Response:
     size = await run(request, lambda: space.size(key))
     entry = await run(request, lambda: space.entry(key), size or 0)
     conditions = Conditions(request)
-    if conditions.match is not None:
-        conditions.require(None if entry is None else entry[0])
+    refusal = conditions.refusal(None if entry is None else entry[0])
+    if refusal and conditions.match is not None:
+        raise refusal
     if entry is None:
         raise missing(key)
     value, expire_at = entry
     headers = {hdrs.ETAG: f'"{etag_of(value)}"', hdrs.VARY: hdrs.ACCEPT}
     if expire_at:
         headers[EXPIRES] = str(expire_at)
-    if conditions.refused(value):
+    if refusal:
         return web.Response(status=304, headers=headers)
     body = value if form == BYTES else jsonrows.dump({**to_json(value), "expire_at": expire_at or None})
     return web.Response(body=body, headers=headers, content_type=form)
@@ -109,11 +112,24 @@ def text_to_bytes(text: Any, encoding: Any) -> bytes:
     return text.encode() if encoding == "utf8" else jsonrows.from_base64(text)
 
 
+def conditionally(
+    store: Any, space: Any, key: bytes, conditions: Conditions, write: Callable[[], bool], size: int
+) -> bool:
+    """`write`, if the conditions allow it; nobody writes between the look and the write."""
+    if not conditions:
+        return write()
+    with store.batch(reserve=size + OVERHEAD):
+        refusal = conditions.refusal(space.get(key))
+        done = refusal is None and write()
+    if refusal:  # not raised within: the batch has to say first what was seen
+        raise refusal
+    return done
+
+
 async def put_key(request: web.Request) -> web.Response:
     parameters = query(request, *PARAMETERS, "ttl_ms")
-    key, db = key_of(request, parameters), database(parameters)
-    store = store_of(request)
-    space = store.keyspace(db)
+    key, store = key_of(request, parameters), store_of(request)
+    space = store.keyspace(database(parameters))
     expire_at = None
     if "ttl_ms" in parameters:
         expire_at = int(time.time() * 1000) + integer(parameters["ttl_ms"], "ttl_ms", 1, MAX_TTL_MS)
@@ -123,34 +139,24 @@ async def put_key(request: web.Request) -> web.Response:
     conditions = Conditions(request)
 
     def work() -> bool:
-        if not conditions:
-            existed = key in space
-            space.put(key, value, expire_at=expire_at)
-            return existed
-        with store.batch(reserve=len(key) + len(value)):
-            current = space.get(key)
-            conditions.require(current)
-            space.put(key, value, expire_at=expire_at)
-            return current is not None
+        existed = key in space
+        space.put(key, value, expire_at=expire_at)
+        return existed
 
-    existed = await run_write(request, db, key, work, len(value))
+    size = len(key) + len(value)
+    existed = await run(request, lambda: conditionally(store, space, key, conditions, work, size), size)
     return web.Response(status=204 if existed else 201, headers={hdrs.ETAG: f'"{etag_of(value)}"'})
 
 
 async def delete_key(request: web.Request) -> web.Response:
     parameters = query(request, *PARAMETERS)
-    key, db = key_of(request, parameters), database(parameters)
-    store = store_of(request)
-    space, conditions = store.keyspace(db), Conditions(request)
+    key, store = key_of(request, parameters), store_of(request)
+    space, conditions = store.keyspace(database(parameters)), Conditions(request)
 
     def work() -> bool:
-        if not conditions:
-            return bool(space.delete(key))
-        with store.batch(reserve=len(key)):
-            conditions.require(space.get(key))
-            return bool(space.delete(key))
+        return conditionally(store, space, key, conditions, lambda: bool(space.delete(key)), len(key))
 
-    if not await run_write(request, db, key, work):
+    if not await run(request, work):
         raise missing(key)
     return web.Response(status=204)
 

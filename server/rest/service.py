@@ -29,7 +29,10 @@ async def readyz(request: web.Request) -> web.Response:
 async def stats(request: web.Request) -> web.Response:
     query(request)
     server = request.app[SERVER]
-    return reply({"store": server.store.stats().asdict(), "server": {**vars(server.stats), "sessions": len(server.sessions)}})
+    figures = server.store.stats().asdict()
+    figures["keys"] = {str(number): count for number, count in figures["keys"].items()}
+    counted = {**vars(server.stats), "sessions": len(server.sessions)}
+    return reply({"store": figures, "server": counted})
 
 
 async def metrics(request: web.Request) -> web.Response:

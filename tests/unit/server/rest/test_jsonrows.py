@@ -23,9 +23,9 @@ NUMBERS = st.one_of(
 )
 TEXTS = st.sampled_from(["S5", "U5", "M8[ms]", "m8[s]"]).map(np.dtype)
 SCALARS = st.one_of(NUMBERS, TEXTS)
-STRUCTS = st.lists(
-    st.one_of(st.tuples(SCALARS), st.tuples(SCALARS, st.just((2,)))), min_size=1, max_size=3
-).map(lambda kinds: np.dtype([(f"f{i}", *kind) for i, kind in enumerate(kinds)]))
+STRUCTS = st.lists(st.one_of(st.tuples(SCALARS), st.tuples(SCALARS, st.just((2,)))), min_size=1, max_size=3).map(
+    lambda kinds: np.dtype([(f"f{i}", *kind) for i, kind in enumerate(kinds)])
+)
 ROWS = st.tuples(st.one_of(SCALARS, STRUCTS), st.sampled_from([(), (1,), (3,), (2, 2)]), st.integers(0, 3)).flatmap(
     lambda row: arrays.arrays(row[0], (row[2], *row[1]))
 )
@@ -40,8 +40,7 @@ def finite(array: np.ndarray) -> np.ndarray:
     elif array.dtype.kind == "f":
         array[~np.isfinite(array)] = np.nan
     elif array.dtype.kind == "c":
-        parts = array.view(f"f{array.dtype.itemsize // 2}") if array.ndim else array
-        parts[~np.isfinite(parts)] = np.nan
+        array.real, array.imag = finite(array.real), finite(array.imag)
     return array
 
 

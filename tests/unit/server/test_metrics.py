@@ -1,0 +1,47 @@
+"""What Prometheus finds."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from prometheus_client import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+import pmkv
+from pmkv_server.metrics import registry
+from pmkv_server.stats import Stats
+
+
+@pytest.fixture
+def scraped() -> dict[str, dict[str, float]]:
+    """{name: {label or "": value}} after a few writes."""
+    with pmkv.open(None, pool=":memory:", capacity="256MiB") as store:
+        store.put_many({b"a": b"1", b"b": b"2"})
+        store.keyspace(5).put(b"c", b"3")
+        store.create_table("items", ("f4", 4)).put([1, 2, 3], [[0.0] * 4] * 3)
+        stats = Stats()
+        stats.commands, stats.connections = 7, 2
+        text = generate_latest(registry(SimpleNamespace(store=store, stats=stats, sessions={1: None}))).decode()
+    samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+    found: dict[str, dict[str, float]] = {}
+    for sample in samples:
+        found.setdefault(sample.name, {})["".join(sample.labels.values())] = sample.value
+    return found
+
+
+def test_redis_names(scraped: dict[str, dict[str, float]]) -> None:
+    assert scraped["redis_up"] == {"": 1}
+    assert scraped["redis_connected_clients"] == {"": 1}
+    assert scraped["redis_commands_processed_total"] == {"": 7}
+    assert scraped["redis_connections_received_total"] == {"": 2}
+    assert scraped["redis_db_keys"] == {"db0": 2, "db5": 1}
+    assert scraped["redis_uptime_in_seconds"][""] >= 0
+
+
+def test_our_own_names(scraped: dict[str, dict[str, float]]) -> None:
+    assert scraped["pmkv_table_rows"] == {"items": 3}
+    assert scraped["pmkv_pool_capacity_bytes"][""] >= scraped["pmkv_pool_used_bytes"][""] > 0
+    assert scraped["pmkv_pending_frames"] == {"": 0}
+    assert scraped["pmkv_flushes_total"][""] > 0
+    assert scraped["process_resident_memory_bytes"][""] > 0
