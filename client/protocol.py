@@ -106,9 +106,12 @@ def as_rows(info: TableInfo, ids: Ids, rows: ArrayLike) -> Array:
     return np.ascontiguousarray(given, info.dtype)
 
 
-def as_number(value: float | int) -> bytes:
-    """A number as text that reads back the same."""
-    return repr(value.item() if isinstance(value, np.generic) else value).encode()
+def as_default(value: float) -> tuple[str, bytes] | tuple[()]:
+    """The option DEFAULT, as text that reads back the same; nothing for 0, which is the default's default."""
+    number = value.item() if isinstance(value, np.generic) else value
+    if not isinstance(number, int | float):
+        raise ValueError(f"default={value!r} is not a number")
+    return () if number == 0 and math.copysign(1, number) > 0 else ("DEFAULT", repr(float(number)).encode())
 
 
 # Descriptions of dtypes
@@ -184,7 +187,7 @@ def get(
 ) -> Work[Any]:
     keys = as_ids(ids)
     row = row_of_fields(info, fields)
-    options: Args = () if _is_zero(default) else ("DEFAULT", as_number(default))
+    options: Args = as_default(default)
     options += ("FIELDS", len(fields), *fields) if fields is not None else ()
     options += ("FOUND",) if return_found else ()
     parts = pieces(len(keys), row.itemsize, REPLY_BYTES)
@@ -334,10 +337,6 @@ def parse_flags(reply: bytes, count: int) -> NDArray[np.bool_]:
 
 def _concatenate(parts: list[Array]) -> Array:
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-
-def _is_zero(value: float) -> bool:
-    return value == 0 and math.copysign(1, value) > 0
 
 
 def _size(part: slice) -> int:
