@@ -1,4 +1,4 @@
-"""pmkv-client against a served store: over RESP2 and RESP3, blocking and awaited, with the results of embedded tables."""
+"""pmkv-client against a served store: over RESP2 and RESP3, with the results that embedded tables give."""
 
 from __future__ import annotations
 
