@@ -55,7 +55,8 @@ def head(frame: Frame) -> str:
     time = datetime.datetime.fromtimestamp(frame.time / 1000, datetime.UTC).isoformat(timespec="milliseconds")
     flags = "".join(f" {flag.name}" for flag in Flag if frame.flags & flag)
     owner = f" {'keyspace' if frame.kind in (Kind.PUT, Kind.PART) else 'table'} {frame.table} layer {name(frame.layer)}"
-    line = f"{name(frame.lsn)} {Kind(frame.kind).name}{flags} at {frame.offset}, {frame.length} bytes, durable {name(frame.durable)}, {time}"
+    place = f"at {frame.offset}, {frame.length} bytes"
+    line = f"{name(frame.lsn)} {Kind(frame.kind).name}{flags} {place}, durable {name(frame.durable)}, {time}"
     return f"{line}{owner if frame.kind in (Kind.PUT, Kind.PART, Kind.ROWS) else ''}"
 
 
