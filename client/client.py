@@ -12,7 +12,8 @@ from numpy.typing import ArrayLike, DTypeLike
 from redis.client import NEVER_DECODE
 from redis.exceptions import ResponseError
 
-from . import protocol
+import pmkv_client.protocol as protocol
+
 from .protocol import Array, TableInfo, Work
 from .table import AsyncTable, Mode, Table
 

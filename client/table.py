@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from . import protocol
+import pmkv_client.protocol as protocol
+
 from .protocol import Array, Ids, TableInfo
 
 if TYPE_CHECKING:

@@ -10,7 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import arrow, jsonrows, npy
+import pmkv_server.rest.arrow as arrow
+import pmkv_server.rest.jsonrows as jsonrows
+import pmkv_server.rest.npy as npy
+
 from .formats import ARROW, JSON, NPY, NPZ
 from .problems import Problem, invalid
 

@@ -12,7 +12,8 @@ from urllib.parse import unquote_to_bytes
 import xxhash
 from aiohttp import ETag, hdrs, web
 
-from . import jsonrows
+import pmkv_server.rest.jsonrows as jsonrows
+
 from .context import INLINE, MAX_VALUE, database, integer, query, read_body, run, store_of
 from .formats import BYTES, JSON, wanted
 from .problems import Problem, invalid

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 from aiohttp import hdrs, web
 
-from . import codec, jsonrows
+import pmkv_server.rest.codec as codec
+import pmkv_server.rest.jsonrows as jsonrows
+
 from .codec import Message, Row
 from .context import MAX_BODY, integer, off_loop, query, read_body, run, store_of
 from .formats import JSON, NPZ, ROW_FORMATS, sent, wanted
