@@ -70,6 +70,6 @@ def test_shell(text: str, ports: dict[str, str]) -> None:
         result = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60)
         assert result.returncode == 0, f"{command}\n{result.stderr}"
         assert not result.stdout.startswith(("ERR", "WRONG")), f"{command}\n{result.stdout}"
-        assert '"status"' not in result.stdout, f"{command}\n{result.stdout}"  # problem+json
+        assert '"type":"pmkv:' not in result.stdout, f"{command}\n{result.stdout}"  # problem+json
         if shown:
             assert result.stdout.strip() == shown.strip().strip('"'), command
