@@ -1,0 +1,45 @@
+"""The decorator: explicit signatures, nothing compiled later."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import pmkv.kernels
+from pmkv.kernels.compile import JIT
+from pmkv.kernels.hashing import check16
+
+compiled_only = pytest.mark.skipif(not JIT, reason="under NUMBA_DISABLE_JIT=1 kernels are plain functions")
+
+
+def kernels() -> Iterator[tuple[str, Any]]:
+    for module in pkgutil.iter_modules(pmkv.kernels.__path__):
+        if module.name != "__main__":
+            loaded = importlib.import_module(f"pmkv.kernels.{module.name}")
+            for name, value in vars(loaded).items():
+                if hasattr(value, "nopython_signatures") and not value._can_compile:
+                    yield f"{module.name}.{name}", value
+
+
+@compiled_only
+def test_a_kernel_is_compiled_for_its_signatures_and_no_others() -> None:
+    found = dict(kernels())
+    assert {"hashing.check16", "probe.find_ids", "records.gather_rows", "reduce.pool_rows"} <= set(found)
+    for name, function in found.items():
+        assert function.nopython_signatures, name
+        assert function.targetoptions["nogil"], name
+
+
+@compiled_only
+def test_other_types_are_refused_rather_than_compiled() -> None:
+    with pytest.raises(TypeError, match="No matching definition"):
+        check16(np.zeros(4, np.float32), 0, 4, np.uint64(0), np.uint64(0))
+
+
+def test_read_only_bytes_are_taken() -> None:
+    assert check16(np.frombuffer(b"abcd", np.uint8), 0, 4, np.uint64(0), np.uint64(0)) >= 0
