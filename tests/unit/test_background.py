@@ -1,0 +1,64 @@
+"""The background queue: in order, one at a time, past errors, and quick to end."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+import pytest
+
+from pmkv.background import Background
+from pmkv.errors import FullError
+
+PATIENCE = 5
+
+
+@pytest.fixture
+def background():
+    background = Background()
+    background.start()
+    yield background
+    if background.is_alive():
+        background.stop()
+
+
+def test_work_is_done_in_order_in_a_thread_of_its_own(background: Background) -> None:
+    done: list[tuple[int, str]] = []
+    last = threading.Event()
+    for number in range(5):
+        background.submit(lambda number=number: done.append((number, threading.current_thread().name)))
+    background.submit(last.set)
+    assert last.wait(PATIENCE)
+    assert done == [(number, "pmkv-background") for number in range(5)]
+
+
+@pytest.mark.parametrize("error", [FullError("no room"), OSError(5, "input/output error")], ids=repr)
+def test_an_error_is_logged_and_work_goes_on(
+    background: Background, error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail() -> None:
+        raise error
+
+    last = threading.Event()
+    with caplog.at_level(logging.WARNING, "pmkv"):
+        background.submit(fail)
+        background.submit(last.set)
+        assert last.wait(PATIENCE)
+    assert str(error) in caplog.text
+
+
+def test_stopping_waits_for_the_piece_at_hand_and_forgets_the_rest(background: Background) -> None:
+    begun, go_on, done = threading.Event(), threading.Event(), []
+
+    def piece() -> None:
+        begun.set()
+        go_on.wait(PATIENCE)
+        done.append("at hand")
+
+    background.submit(piece)
+    background.submit(lambda: done.append("not begun"))
+    assert begun.wait(PATIENCE)
+    threading.Timer(0.05, go_on.set).start()
+    background.stop()
+    assert done == ["at hand"]
+    assert not background.is_alive()
