@@ -109,6 +109,14 @@ class Connection(asyncio.Protocol):
         """Is there a row left that may be served in this tick?"""
         return self.row < self.row_end and not self.session.closing and not self.busy and self._out_size < OUTPUT_LIMIT
 
+    def is_plain(self, commands: int) -> bool:
+        """Nothing goes on here but this one command."""
+        return commands == 1 and self.session.plain and not (self._out or self._held or self.session.closing)
+
+    def empty(self) -> None:
+        """All of its input is being served."""
+        self.inbox, self.size, self._need = [], 0, 0
+
     def _may_serve(self) -> bool:
         waiting = self.busy or self._choked or self.session.closing or self._transport is None
         return not waiting and self._held_size < OUTPUT_LIMIT
@@ -184,6 +192,14 @@ class Connection(asyncio.Protocol):
         self._out_count += count
         if lsn > self._out_lsn:
             self._out_lsn = lsn
+
+    def send(self, reply: bytes) -> None:
+        """Write the reply of a plain command."""
+        if self._transport is not None:
+            self._server.stats.output_bytes += len(reply)
+            self._transport.write(reply)
+            if self._eof:
+                self._close_if_over()
 
     def deliver(self, durable: int) -> bool:
         """Write what was replied in this tick, or hold it; does it hold something now?"""
