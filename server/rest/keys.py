@@ -23,6 +23,7 @@ EXPIRES = "Pmkv-Expire-At"  # a header: milliseconds since the epoch
 MAX_LIMIT, MAX_BATCH = 10_000, 10_000
 MAX_TTL_MS = 1 << 52
 OVERHEAD = 256  # of a batch of one command in the log
+MAX_CONDITIONAL = (16 << 20) - (128 << 10)  # a batch ends at 16 MiB, key and overhead included
 PARAMETERS = ("db", "key64")
 
 
@@ -134,10 +135,10 @@ async def put_key(request: web.Request) -> web.Response:
     expire_at = None
     if "ttl_ms" in parameters:
         expire_at = int(time.time() * 1000) + integer(parameters["ttl_ms"], "ttl_ms", 1, MAX_TTL_MS)
-    value = await read_body(request, MAX_VALUE)
+    conditions = Conditions(request)
+    value = await read_body(request, MAX_CONDITIONAL if conditions else MAX_VALUE)
     if request.content_type == JSON:
         value = from_json(value)
-    conditions = Conditions(request)
 
     def work() -> bool:
         existed = key in space

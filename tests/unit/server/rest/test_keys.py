@@ -15,7 +15,7 @@ from yarl import URL
 
 from pmkv import errors
 from pmkv_server.rest.context import SERVER
-from pmkv_server.rest.keys import base64url, etag_of
+from pmkv_server.rest.keys import MAX_CONDITIONAL, base64url, etag_of
 
 PROBLEM = "application/problem+json"
 
@@ -169,6 +169,14 @@ async def test_large_values_go_to_a_thread(rest: TestClient) -> None:
     assert (await rest.put("/v1/keys/a", data=value, headers={"If-None-Match": "*"})).status == 201
     assert await (await rest.get("/v1/keys/a")).read() == value
     assert (await rest.put("/v1/keys/a", data=value)).status == 204
+
+
+async def test_how_large_a_conditional_put_may_be(rest: TestClient) -> None:
+    value = bytes(MAX_CONDITIONAL + 1)
+    key = at(b"k" * 65_536)
+    await problem(await rest.put(key, data=value, headers={"If-None-Match": "*"}), 413, str(MAX_CONDITIONAL))
+    assert (await rest.put(key, data=value[:-1], headers={"If-None-Match": "*"})).status == 201
+    assert (await rest.put(key, data=value)).status == 204
 
 
 async def test_no_reply_before_it_is_durable(rest: TestClient) -> None:
