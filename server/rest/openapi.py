@@ -145,8 +145,8 @@ KEY64 = parameter("key64", "query", STRING, "The key in base64url, padding optio
 TABLE = parameter("table", "path", STRING, "A table's name.")
 TTL = parameter("ttl_ms", "query", {"type": "integer", "minimum": 1}, "Lives so long; without it, for ever.")
 CONDITIONS = [
-    parameter("If-Match", "header", STRING, "ETags or *: only if one of these is stored. A PUT so is of 15.8 MiB at most."),
-    parameter("If-None-Match", "header", STRING, "ETags or *: only if none is stored. A PUT so is of 15.8 MiB at most."),
+    parameter("If-Match", "header", STRING, "ETags or *: only if one of these is stored. PUT: at most 15.8 MiB."),
+    parameter("If-None-Match", "header", STRING, "ETags or *: only if none is stored. PUT: at most 15.8 MiB."),
 ]
 ROW_OPTIONS = {
     "default": parameter("default", "query", {"type": "number"}, "As in the JSON body."),
