@@ -27,6 +27,7 @@ from ..errors import FullError
 from .base import Granularity, Range
 
 PAGE = mmap.PAGESIZE
+UNIT = Granularity.CACHE_LINE  # ranges begin at multiples of it, and end anywhere
 FILL_STEP = 1 << 20  # zero-filling syncs by itself, in steps: a commit's fdatasync never has much of it to wait for
 RELEASE_STEP = (
     1 << 20
@@ -107,7 +108,7 @@ class FileMedium:
         if last - first >= at_least:
             self._mmap.madvise(mmap.MADV_DONTNEED, first, last - first)
             start = last
-        self._unreleased[stop] = start
+        self._unreleased[-(-stop // UNIT) * UNIT] = start  # where the next range begins
 
     def revert(self) -> None:
         self._mmap.madvise(mmap.MADV_DONTNEED)

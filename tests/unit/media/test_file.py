@@ -126,3 +126,15 @@ def test_private_copies_of_what_was_flushed_are_dropped(medium: FileMedium) -> N
         medium.flush([(start, start + (64 << 10))])
     assert private_dirty(medium) <= 1 << 20
     assert (medium.data[: 3 << 20] == 7).all()
+
+
+def test_private_copies_are_dropped_though_ranges_end_anywhere(medium: FileMedium) -> None:
+    start = 64
+    while start < 3 << 20:
+        stop = start + 5000
+        medium.data[start:stop] = 7
+        medium.flush([(start, stop)])
+        start = -(-stop // 64) * 64
+    assert private_dirty(medium) <= 2 << 20
+    assert len(medium._unreleased) == 1, "one run of ranges, one place to remember"
+    assert (medium.data[64:5064] == 7).all()
