@@ -190,9 +190,13 @@ class Engine:
         """Everything written inside takes effect together. length: an upper bound of what it takes in the log,
         reserved first."""
         self.log.guard_write()
-        with self.log.deferred() as inner, self.log.batch(length):
-            yield
-        self.log.settle(inner.lsn if self.log.durability == "commit" else self.log.lsn)
+        with self.log.deferred() as inner:
+            try:
+                with self.log.batch(length):
+                    yield
+            finally:  # what was written before the body raised stays, and is waited for
+                written = inner.lsn if self.log.durability == "commit" else self.log.lsn
+        self.log.settle(written)
 
     def gather(self, wanted: Mapping[str, npt.ArrayLike], default: Any = 0.0) -> dict[str, np.ndarray]:
         """Rows of several tables, of one moment: {name: ids} to {name: rows}."""

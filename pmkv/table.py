@@ -149,16 +149,16 @@ class Table:
         return np.ascontiguousarray(array, self.dtype).reshape(-1).view(np.uint8)
 
     def _default(self, default: Any) -> np.ndarray:
+        """One row, uint8[width], every element `default`; the number 0 means zero bytes whatever the dtype."""
+        filled = np.zeros(self.shape, self.dtype)
         try:
-            if self.dtype.names is not None and not isinstance(default, tuple | np.void | np.ndarray):
-                default = np.zeros((), self.dtype) if default == 0 else default
-            filled = np.zeros(self.shape, self.dtype)
-            filled[...] = default
+            if not (isinstance(default, int | float) and default == 0):
+                filled[...] = default
         except (TypeError, ValueError) as error:
             raise InvalidError(
                 f"default={default!r} does not fit a row of table {self.name!r}, {self.row_dtype}: {error}"
             ) from error
-        return filled.reshape(-1).view(np.uint8) if filled.ndim else np.frombuffer(filled.tobytes(), np.uint8)
+        return np.frombuffer(filled.tobytes(), np.uint8)
 
     def check_rows(self, ids: npt.ArrayLike, rows: npt.ArrayLike) -> tuple[np.ndarray, np.ndarray]:
         """Copies of ids and rows as a later put would take them; refuses what does not fit."""
@@ -244,7 +244,8 @@ class Table:
         weights: f4[n], with mode "sum" only; mode: "sum", "mean", "max". Ids that are absent are left out (as
         padding_idx), an empty bag
         is zeros. Result: float64 for float64 and 64-bit integer tables, else float32; shape (bags, *shape)."""
-        ids, starts = self._ids(ids), self._offsets(offsets, ids)
+        ids = self._ids(ids)
+        starts = self._offsets(offsets, ids)
         real = self._pooled_dtype(mode)
         scale = np.empty(0, real) if weights is None else self._weights(weights, ids.size, mode, real)
         out, found = self._gather(ids, self._default(0))
