@@ -19,7 +19,8 @@ READY = "Ready to accept connections"
 
 
 class Raw:
-    """A connection that sends words, or bytes as they are, and returns replies as nested tuples with their type bytes."""
+    """A connection that sends words, or bytes as they are, and returns replies as nested tuples with their type
+    bytes."""
 
     def __init__(self, port: int, timeout: float = 20.0) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=timeout)

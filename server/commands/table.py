@@ -1,7 +1,8 @@
 """What a command is: the table's entries, and how its arguments are read.
 
 A command is a function `(session, arguments) -> Reply`; `arguments[0]` is its name. It runs on the loop's thread, or
-in a worker when it is heavy, always inside `store.deferred()`. It raises `CommandError` for what Redis answers with `-`.
+in a worker when it is heavy, always inside `store.deferred()`. It raises `CommandError` for what Redis answers with
+`-`.
 """
 
 from __future__ import annotations

@@ -425,7 +425,7 @@ SCENARIOS: dict[str, str] = {
         QUITX
         NOSUCH
         NOSUCH a b c
-        NOSUCH aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb cccccccccc dddddddddddd eee f
+        NOSUCH aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa bbbbbbbbbbbbbbbbbbbbbbbbbb cccccccccc dddddd eee f
         no\\r\\nsuch a\\r\\nb
         nosuch\\x00x a\\x00b
         ""
