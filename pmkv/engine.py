@@ -24,7 +24,7 @@ from .log.control import append_control, read_control
 from .log.format import Frame, Kind
 from .log.pool import Pool
 from .log.replay import Replay
-from .log.writer import Log, unix_ms
+from .log.writer import Deferral, Log, unix_ms
 from .media.base import Medium
 from .table import NAME, Table, descr_of, dtype_from, row_dtype
 
@@ -190,13 +190,12 @@ class Engine:
         """Everything written inside takes effect together. length: an upper bound of what it takes in the log,
         reserved first."""
         self.log.guard_write()
-        with self.log.deferred() as inner:
-            try:
-                with self.log.batch(length):
-                    yield
-            finally:  # what was written before the body raised stays, and is waited for
-                written = inner.lsn if self.log.durability == "commit" else self.log.lsn
-        self.log.settle(written)
+        inner = Deferral()
+        try:
+            with self.log.deferred() as inner, self.log.batch(length):
+                yield
+        finally:  # what was written before the body raised stays written: it is waited for, too
+            self.log.settle(inner.lsn if self.log.durability == "commit" else self.log.lsn)
 
     def gather(self, wanted: Mapping[str, npt.ArrayLike], default: Any = 0.0) -> dict[str, np.ndarray]:
         """Rows of several tables, of one moment: {name: ids} to {name: rows}."""
