@@ -135,10 +135,10 @@ class Directory:
         assert self.path is not None
         try:
             identity = orjson.loads((self.path / IDENTITY).read_bytes())
-            version = identity["format"]
+            version, pool_id = identity["format"], identity.get("pool_id")
         except FileNotFoundError:
             return None
-        except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+        except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
             raise CorruptionError(
                 f"{self.path / IDENTITY} is damaged: {error}; it must hold format and pool_id"
             ) from error
@@ -147,6 +147,8 @@ class Directory:
                 f"{self.path} has format version {version}, this pmkv reads version {VERSION}: use the pmkv "
                 "that wrote it to copy its data out"
             )
+        if not isinstance(pool_id, str):
+            raise CorruptionError(f"{self.path / IDENTITY} is damaged: it must hold format and pool_id")
         return identity
 
     def _write_identity(self, pool: Pool) -> None:

@@ -33,6 +33,7 @@ from .format import (
 SEGMENT_SIZE = 64 << 20
 SMALLEST_SEGMENT = 256 << 10
 SEGMENTS_AT_LEAST = 16  # a pool smaller than 16 full segments has smaller ones instead
+LOOKED_AT = 1 << 20  # bytes at the beginning that must be zeros where there is no header: else it is somebody's file
 
 
 class Reserve(enum.IntEnum):
@@ -89,7 +90,7 @@ class Pool:
         if unpack_pool(memoryview(medium.data)[:ALIGN])[0]:
             return not Pool.load(medium).generations
         magic = bytes(medium.data[8:16])
-        return magic in (POOL_MAGIC, bytes(8)) and not medium.data[ALIGN : HEADER_PAGE + ALIGN].any()
+        return magic in (POOL_MAGIC, bytes(8)) and not medium.data[ALIGN:LOOKED_AT].any()
 
     @classmethod
     def load(cls, medium: Medium) -> Pool:
