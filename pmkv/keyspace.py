@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from sortedcontainers import SortedList
@@ -154,7 +155,7 @@ class Keyspace:
 
     def deadline(self, ttl: float | None, expire_at: int | None) -> int:
         if ttl is not None:
-            if not ttl > 0:
+            if not 0 < ttl < 1e15:
                 raise InvalidError(f"ttl={ttl!r}: seconds above 0, or None for no expiry")
             expire_at = self._log.now() + max(1, round(ttl * 1000))
         if expire_at is None:
@@ -170,7 +171,7 @@ class Keyspace:
     def check_item(self, key: bytes, value: bytes) -> None:
         """Refuse what cannot be stored."""
         check_keys([key])
-        size_of(value)
+        as_values([value])
 
     def _put(self, keys: list[bytes], values: list[bytes], expiry: int) -> None:
         self.put_entries(keys, values, [expiry] * len(keys))
@@ -179,16 +180,14 @@ class Keyspace:
         """put_many with an expiry a key (unix ms, 0 for none)."""
         self._log.guard_write()
         check_keys(keys)
+        values = as_values(values)
         flags = np.zeros(len(keys), np.int64)
-        lengths = [size_of(value) for value in values]
-        if max(lengths) > self._part:
+        if max(map(len, values)) > self._part:
             values = list(values)
-            for i, length in enumerate(lengths):
-                if length > self._part:
-                    values[i], flags[i] = (
-                        parts.write(self._log, self.number, self.layer, self._owner, values[i], self._part),
-                        FLAG_PARTS,
-                    )
+            for i, value in enumerate(values):
+                if len(value) > self._part:
+                    values[i] = parts.write(self._log, self.number, self.layer, self._owner, value, self._part)
+                    flags[i] = FLAG_PARTS
         self._log.settle(self._write(keys, values, np.array(expiries, np.int64), flags))
 
     def _write(
@@ -424,26 +423,37 @@ class Keyspace:
 
 def check_keys(keys: Sequence[bytes]) -> None:
     """Refuse what is no key."""
-    for key in keys:
-        if not isinstance(key, bytes | bytearray):
-            raise InvalidError(f"a key must be bytes, not {type(key).__name__}")
-        if len(key) > MAX_KEY:
-            raise InvalidError(f"a key of {len(key):,} bytes is too long: at most {MAX_KEY:,}")
+    for kind in set(map(type, keys)):  # few kinds, many keys
+        if not issubclass(kind, bytes | bytearray):
+            raise InvalidError(f"a key must be bytes, not {kind.__name__}")
+    longest = max(map(len, keys))
+    if longest > MAX_KEY:
+        raise InvalidError(f"a key of {longest:,} bytes is too long: at most {MAX_KEY:,}")
 
 
-def size_of(value: bytes) -> int:
-    """The length of a value in bytes, if it is one."""
-    size = len(value) if isinstance(value, bytes) else memoryview(value).nbytes
-    if size > MAX_VALUE:
-        raise InvalidError(f"a value of {size:,} bytes is too long: at most {MAX_VALUE:,}")
-    return size
+def as_values(values: Sequence[bytes]) -> Sequence[bytes]:
+    """Values as bytes; refuse what is none, or too long."""
+    if set(map(type, values)) != {bytes}:
+        values = [value if isinstance(value, bytes) else bytes_of(value) for value in values]
+    longest = max(map(len, values))
+    if longest > MAX_VALUE:
+        raise InvalidError(f"a value of {longest:,} bytes is too long: at most {MAX_VALUE:,}")
+    return values
+
+
+def bytes_of(value: Any) -> bytes:
+    """What a bytearray, memoryview or array holds."""
+    try:
+        return memoryview(value).tobytes()
+    except TypeError:
+        raise InvalidError(f"a value must be bytes, not {type(value).__name__}") from None
 
 
 def join(items: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
     """Byte strings one behind the other, and where each begins and ends, int64[n, 2]."""
     bounds = np.zeros((len(items), 2), np.int64)
     if len(items):
-        np.cumsum(np.fromiter(map(len, items), np.int64, len(items)), out=bounds[:, 1])
+        np.fromiter(map(len, items), np.int64, len(items)).cumsum(out=bounds[:, 1])
         bounds[1:, 0] = bounds[:-1, 1]
     return np.frombuffer(b"".join(items) or b"\0", np.uint8), bounds
 
