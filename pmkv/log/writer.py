@@ -89,6 +89,7 @@ class Log:
         self._segment = replay.segments[-1] if replay.segments else -1
         self._stop = self.pool.stop(self._segment) if replay.segments else 0
         self._open: tuple[int, int] | None = None  # the last frame of a batch waits for its checksum: is there more?
+        self._filling = self._more = False  # it was begun and not ended; the frame before said that there is more
         self._batch = 0
         self._gathered: list[list[int]] = []
         self._in_flight: list[list[int]] = []
@@ -128,7 +129,7 @@ class Log:
     ) -> int:
         """Place a frame; returns where its body goes. The caller fills it and calls `end`, under one hold of the
         lock."""
-        self._finish(Flag.MORE)
+        self._finish(Flag.MORE if self._batch else 0)
         if self.position + frame_size(length) + NEXT_SIZE > self._stop:
             self._next_segment(purpose)
         return self._place(kind, flags, table, count, length, layer)
@@ -137,8 +138,9 @@ class Log:
         start, lsn = self.position, self.lsn + 1
         header = pack_frame(kind, flags, table, count, length, layer, lsn, self.durable, self.now(), self.previous)
         self._view[start : start + HEADER] = header
-        self._open, self._pending = (start, length), None
-        self.lsn, self.position = lsn, start + frame_size(length)
+        end = start + frame_size(length)
+        # no call in between: an interrupt finds all of it done, or nothing
+        self._open, self._filling, self._pending, self.lsn, self.position = (start, length), True, None, lsn, end
         if self._last_is_mark and self.on_busy:
             self.on_busy()
         self._last_is_mark = kind == Kind.MARK
@@ -146,20 +148,24 @@ class Log:
 
     def end(self) -> int:
         """The body stands. Returns the frame's LSN."""
+        self._filling = False
         if not self._batch:
             self._finish(0)
         return self.lsn
 
     def _finish(self, more: int) -> None:
-        """Give the last frame its checksum, once it is known whether its batch goes on behind it."""
+        """Give the last frame its checksum, once it is known whether its batch goes on behind it. A frame that was begun
+        and never ended (Ctrl-C comes anywhere) becomes a MARK, which says nothing."""
         if self._open is None:
             return
         start, length = self._open
-        self._open = None
-        self._view[start + 11] |= more
-        self.previous = check_frame(self._view, start, length, self.pool.seed(self._segment))
-        self._view[start : start + 8] = self.previous.to_bytes(8, "little")
+        if self._filling:
+            self._view[start + 10] = Kind.MARK
+        self._view[start + 11] = self._view[start + 11] & ~Flag.MORE | more
+        check = check_frame(self._view, start, length, self.pool.seed(self._segment))
+        self._view[start : start + 8] = check.to_bytes(8, "little")
         self._gather(start, start + HEADER + length)
+        self.previous, self._more, self._open = check, bool(more), None
 
     def _gather(self, start: int, stop: int) -> None:
         """A frame belongs to the group; the padding before it does too, so that a group is few ranges."""
@@ -175,15 +181,17 @@ class Log:
         with self._failing():
             index = self.pool.take(purpose)
         if self._segment >= 0:
-            body = self._place(Kind.NEXT, Flag.MORE if self._batch else 0, 0, 0, NEXT.size, 0)
+            body = self._place(Kind.NEXT, 0, 0, 0, NEXT.size, 0)
             NEXT.pack_into(self._view, body, index, self.pool.generations[index])
-            self._finish(0)
+            self._filling = False
+            self._finish(Flag.MORE if self._batch else 0)
         self._segment, self._stop = index, self.pool.stop(index)
         self.position = self.pool.start(index) + ALIGN
 
     def reserve(self, lengths: Sequence[int], purpose: Reserve = Reserve.WRITE) -> None:
         """Have room for frames with these bodies, one after the other, before the first of them is begun.
         FullError: nothing was changed."""
+        self.guard_write()  # again, under the lock: it may have failed or been closed since
         position, stop, segments = self.position, self._stop, 0
         room = self.pool.segment_size - ALIGN - NEXT_SIZE
         for length in lengths:
@@ -238,7 +246,13 @@ class Log:
             finally:
                 self._batch -= 1
                 if not self._batch:
-                    self._finish(0)
+                    self._end_batch()
+
+    def _end_batch(self) -> None:
+        if self._more and self._open is None:  # there was to be more, and it did not come
+            self.begin(Kind.MARK, 0, purpose=Reserve.LOG)
+            self._filling = False
+        self._finish(0)
 
     # durability
 
@@ -300,7 +314,9 @@ class Log:
     def _flush_group(self) -> None:
         with self.lock:
             assert not self._batch, "a batch is never flushed in parts"
-            self._in_flight, self._gathered = self._gathered, []
+            self._finish(0)
+            # what is in flight already: a flush that was interrupted
+            self._in_flight, self._gathered = self._in_flight + self._gathered, []
             last = self.lsn
         try:
             self.pool.medium.flush([(start, stop) for start, stop in self._in_flight])
@@ -318,11 +334,11 @@ class Log:
         """Hand what was gathered to the system, without a sync: it survives the death of this process, not a loss
         of power."""
         with self.lock:
-            ranges, self._gathered = self._gathered, []
             try:
-                self.pool.medium.flush([(start, stop) for start, stop in ranges], sync=False)
+                self.pool.medium.flush([(start, stop) for start, stop in self._gathered], sync=False)
             except OSError as error:
                 self._fail(error)
+            self._gathered = []
 
     @contextlib.contextmanager
     def _failing(self) -> Iterator[None]:
@@ -346,6 +362,7 @@ class Log:
             )
             self.readonly = str(self.failed)
             self._in_flight, self._gathered, self._open, self._pending = [], [], None, NOTHING
+            self._filling = self._more = False
             self.pool.medium.revert()
             if self.on_failure:
                 self.on_failure()
