@@ -415,6 +415,8 @@ class Keyspace:
                 read_records(self._log.data, found, self._owner, 0, True, out)
                 if found.size and out[:, 0].min() == DAMAGED:
                     self._complain(found, out)
+                for at, length, _, flags in out[(out[:, 3] & FLAG_PARTS) != 0].tolist():
+                    self._value(at, length, flags)  # every part of it
                 expiries += out[out[:, 2] != 0, 2].tolist()
             assert sorted(expiries) == list(self._expiries), "the expiries kept are not those of the records"
             if self._order is not None:

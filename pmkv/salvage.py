@@ -22,7 +22,7 @@ from .kernels import location
 from .kernels.records import FLAG_DELETE, FLAG_PARTS, scan_records
 from .keyspace import OWNER
 from .log.control import read_control
-from .log.format import ALIGN, Flag, Frame, Kind
+from .log.format import ALIGN, Flag, Frame, Kind, seed_of
 from .log.pool import Pool
 from .log.replay import Replay
 from .log.writer import Log
@@ -49,11 +49,11 @@ def salvage(
     try:
         source = place.open_pool()
         with open_store(target, capacity=int(source.medium.data.size), durability="none") as store:
-            copy = Copy(source, store)
+            copy = Copy(source, store, result.problems)
             for frame in sorted(whole_frames(source), key=attrgetter("lsn")):
                 try:
-                    copy.apply(frame)
-                    result.frames, result.records = result.frames + 1, result.records + frame.count
+                    result.records += copy.apply(frame)
+                    result.frames += 1
                 except (LookupError, CorruptionError) as error:
                     result.problems.append(f"frame {frame.lsn} at offset {frame.offset:,} is left out: {error}")
     finally:
@@ -62,33 +62,46 @@ def salvage(
 
 
 def whole_frames(pool: Pool) -> Iterator[Frame]:
-    """All of them, of every segment whose header is whole."""
+    """All of them, of every segment. Where a header is damaged its generation is taken to be 1, as no segment is
+    used twice in this version: the frames' own checksums decide."""
     replay = Replay(pool)
-    for index in pool.generations:
-        yield from replay.whole_frames(index, pool.start(index) + ALIGN, pool.stop(index), pool.seed(index))
+    for index in range(pool.count):
+        seed = seed_of(pool.pool_id, pool.generations.get(index, 1))
+        yield from replay.whole_frames(index, pool.start(index) + ALIGN, pool.stop(index), seed)
 
 
 class Copy:
     """Applies frames of one pool to another store."""
 
-    def __init__(self, source: Pool, store: Store) -> None:
+    def __init__(self, source: Pool, store: Store, problems: list[str]) -> None:
         self._log = Log(source)  # for reading values in parts; it never writes
-        self._data, self._store = source.medium.data, store
+        self._data, self._store, self._problems = source.medium.data, store, problems
         self._names: dict[int, str] = {}
 
-    def apply(self, frame: Frame) -> None:
+    def apply(self, frame: Frame) -> int:
+        """Do what the frame did; returns how many records or rows were copied."""
         match frame.kind:
             case Kind.PUT:
-                for key, value, expiry in self._records(frame):
-                    self._store.keyspace(frame.table).delete(key) if value is None else self._store.keyspace(
-                        frame.table
-                    ).put(key, value, expire_at=expiry or None)
+                return self._put(frame)
             case Kind.ROWS:
-                self._rows(frame)
+                return self._rows(frame)
             case Kind.CONTROL:
                 self._decide(read_control(memoryview(self._data), frame))
+        return 0
 
-    def _rows(self, frame: Frame) -> None:
+    def _put(self, frame: Frame) -> int:
+        """In one call each, so that the copy has as few frames as the source, and fits where that did."""
+        entries = list(self._records(frame))
+        puts = [(key, value, expiry) for key, value, expiry in entries if value is not None]
+        gone = [key for key, value, _ in entries if value is None]
+        keyspace = self._store.keyspace(frame.table)
+        if puts:
+            keys, values, expiries = map(list, zip(*puts, strict=True))
+            keyspace.put_entries(keys, values, expiries)
+        keyspace.delete_many(gone)
+        return len(entries)
+
+    def _rows(self, frame: Frame) -> int:
         if frame.table not in self._names:
             raise LookupError(f"table {frame.table} is not known: the frame that created it is lost")
         table = self._store.table(self._names[frame.table])
@@ -97,6 +110,7 @@ class Copy:
             table.delete(ids)
         else:
             table.put(ids, self._data[frame.body + 8 * frame.count : frame.body + frame.length].tobytes())
+        return frame.count
 
     def _decide(self, decision: dict[str, Any]) -> None:
         match decision:
@@ -124,6 +138,9 @@ class Copy:
             if flags & FLAG_DELETE:
                 yield key, None, 0
             elif flags & FLAG_PARTS:
-                yield key, parts.read(self._log, owner, b), expiry
+                try:
+                    yield key, parts.read(self._log, owner, b), expiry
+                except CorruptionError as error:
+                    self._problems.append(f"key {key!r} of keyspace {frame.table} is left out: {error}")
             else:
                 yield key, self._data[b : b + (word & 0xFFFFFFFF)].tobytes(), expiry
