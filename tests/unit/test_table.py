@@ -84,7 +84,7 @@ def test_any_int64_is_an_id(engine: Engine) -> None:
 
 def test_a_dense_table_bounds_its_ids(engine: Engine) -> None:
     table = engine.create_table("t", "f4", rows=10)
-    with pytest.raises(InvalidError, match="id 10 is outside table 't'.*0 to 9"):
+    with pytest.raises(InvalidError, match=r"id 10 is outside table 't'.*0 to 9"):
         table.put([3, 10], [1.0, 2.0])
     assert len(table) == 0
     table.put([9], [4.0])
