@@ -176,6 +176,12 @@ class Engine:
             raise UnknownNameError(f"there is no table {name!r}; there are: {', '.join(sorted(self.tables)) or 'none'}")
         return table
 
+    def keyspace(self, number: int) -> Keyspace:
+        """One of the 16."""
+        if not 0 <= number < len(self.keyspaces):
+            raise InvalidError(f"there is no keyspace {number}: they are 0 to {len(self.keyspaces) - 1}")
+        return self.keyspaces[number]
+
     def clear_all(self) -> None:
         """Empty all keyspaces at once (FLUSHALL)."""
         self.log.guard_write()

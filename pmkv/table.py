@@ -165,6 +165,11 @@ class Table:
         ids = self._bounded(self._ids(ids)).copy()
         return ids, self._rows(rows, ids.size).copy().view(self.dtype).reshape(ids.size, *self.shape)
 
+    def check_adds(self) -> None:
+        """Refuse a table whose rows are no numbers."""
+        if self.dtype.kind not in "fiuc":
+            raise InvalidError(f"table {self.name!r} has dtype {self.dtype}: only numbers can be added to")
+
     # reading
 
     def get(
@@ -301,8 +306,7 @@ class Table:
     def add(self, ids: npt.ArrayLike, rows: npt.ArrayLike) -> None:
         """Add to rows, absent ones counting as zeros; equal ids add up. Atomic as put."""
         ids = self._bounded(self._ids(ids))
-        if self.dtype.kind not in "fiuc":
-            raise InvalidError(f"table {self.name!r} has dtype {self.dtype}: only numbers can be added to")
+        self.check_adds()
         change = self._rows(rows, ids.size).view(self.dtype).reshape(ids.size, *self.shape)
         self._log.guard_write()
         with self._log.lock, self._log.deferred():

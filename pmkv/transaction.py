@@ -32,7 +32,7 @@ class Transaction:
 
     def keyspace(self, number: int) -> KeyspaceWrites:
         """Keyspace `number` as this transaction sees it."""
-        return self._keyspaces.setdefault(number, KeyspaceWrites(self._engine.keyspaces[number]))
+        return self._keyspaces.setdefault(number, KeyspaceWrites(self._engine.keyspace(number)))
 
     def table(self, name: str) -> TableWrites:
         """A table as this transaction sees it."""
@@ -54,7 +54,7 @@ class Transaction:
 
     def watch(self, key: bytes, keyspace: int = 0) -> None:
         """If anyone writes this key before the end, the transaction raises ConflictError and writes nothing."""
-        space = self._engine.keyspaces[keyspace]
+        space = self._engine.keyspace(keyspace)
         self._watched.append((space, key, space.fingerprint(key)))
 
     def commit(self) -> None:
@@ -160,6 +160,7 @@ class TableWrites:
 
     def add(self, ids: npt.ArrayLike, rows: npt.ArrayLike) -> None:
         """Add to rows as this transaction sees them; equal ids add up."""
+        self._table.check_adds()
         some, change = self._table.check_rows(ids, rows)
         unique, where = np.unique(some, return_inverse=True)
         current = self.get(unique)
