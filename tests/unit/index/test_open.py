@@ -1,0 +1,68 @@
+"""The hash index beyond its contract: growth, splitting, memory, keys with equal hashes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pmkv.index.heap import Heap
+from pmkv.index.open import LARGEST_SUB, DenseIndex, OpenIndex
+from pmkv.kernels.records import FLAG_DELETE, write_records
+from pmkv.keyspace import join
+
+NOTHING = np.empty((0, 2), np.int64)
+
+
+def test_it_grows_a_sub_table_at_a_time_within_its_budget() -> None:
+    heap = Heap()
+    index = OpenIndex(heap, 7)
+    rng = np.random.default_rng(0)
+    total, largest_step = 0, 0
+    for _ in range(120):
+        ids = rng.integers(-(2**63), 2**63 - 1, 5000)
+        slots = index.subs[:, 1].copy()
+        index.insert(ids, np.full(ids.size, 9, np.uint64))
+        total += ids.size
+        largest_step = max(largest_step, int(slots.max()))
+        if total > 20_000:
+            assert heap.used * 8 <= 40 * total, f"{heap.used * 8 / total:.1f} bytes an id at {total}"
+    assert index.live == total and len(index.subs) > 16 and index.depth >= 4
+    assert largest_step <= LARGEST_SUB * 3 // 2
+    assert np.count_nonzero(index.find(rng.integers(-(2**63), 2**63 - 1, 1000), NOTHING)[0]) == 0
+    index.check()
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**64 - 1])
+def test_ids_in_a_row_spread(seed: int) -> None:
+    index = OpenIndex(Heap(), seed)
+    ids = np.arange(200_000)
+    index.insert(ids, np.ones(ids.size, np.uint64))
+    taken = index.subs[:, 2]
+    assert taken.max() < 4 * taken.mean()
+    assert index.find(ids, NOTHING)[0].all()
+
+
+def test_equal_hashes_are_only_candidates() -> None:
+    data, keys = np.zeros(1 << 14, np.uint8), [b"one", b"two", b"three", b"o"]
+    blob, bounds = join(keys)
+    locations = np.empty(4, np.uint64)
+    owner = np.uint64(3)
+    none = np.zeros(4, np.int64)
+    write_records(data, 64, owner, blob, bounds, *join([b"v"] * 4), none, none, locations)
+    index = OpenIndex(Heap(), 5)
+    same = np.full(4, 77, np.uint64)
+    assert index.insert_keys(data, same, blob, bounds, locations).tolist() == [0] * 4
+    found, waiting = index.find_keys(data, same, blob, bounds, NOTHING, owner, True)
+    assert found.tolist() == locations.tolist() and waiting == 0 and index.live == 4
+    other, its_bounds = join([b"tw"])
+    assert index.find_keys(data, same[:1], other, its_bounds, NOTHING, owner, True)[0].tolist() == [0]
+    write_records(data, 4096, owner, blob, bounds, *join([b""] * 4), none, none + FLAG_DELETE, locations)
+    index.insert_keys(data, same, blob, bounds, locations)
+    assert index.live == 0
+    index.check()
+
+
+def test_a_dense_index_takes_eight_bytes_a_row() -> None:
+    heap = Heap()
+    index = DenseIndex(heap, 1_000_000)
+    assert 8_000_000 <= index.nbytes == heap.used * 8 < 8_010_000
