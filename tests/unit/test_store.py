@@ -1,0 +1,269 @@
+"""A store on a data directory: its life, its threads, its processes."""
+
+from __future__ import annotations
+
+import errno
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import pmkv
+from pmkv.errors import ClosedError, FlushError, InvalidError, LockedError, ReadOnlyError
+
+SMALL = "8MiB"
+
+
+def test_what_was_acknowledged_is_there_after_a_restart(tmp_path: Path) -> None:
+    with pmkv.open(tmp_path / "s", capacity=SMALL) as store:
+        store.put(b"k", b"v")
+        store.create_table("t", ("f4", 2)).put([1], [[1, 2]])
+        first = store.epoch
+    with pmkv.open(tmp_path / "s", capacity=SMALL) as store:
+        assert store.get(b"k") == b"v" and store.table("t").get([1]).tolist() == [[1, 2]]
+        assert store.epoch == first + 1 and store.version[0] == 0
+        assert (store.path, store.granularity, store.durability, store.readonly) == (
+            tmp_path / "s",
+            "page",
+            "commit",
+            False,
+        )
+        store.check()
+
+
+def test_a_closed_store_says_so(tmp_path: Path) -> None:
+    store = pmkv.open(tmp_path, capacity=SMALL)
+    table = store.create_table("t", "f4")
+    store.close()
+    store.close()
+    for call in (lambda: store.get(b"k"), lambda: store.put(b"k", b""), lambda: table.get([1]), lambda: store.tables()):
+        with pytest.raises(ClosedError, match="closed"):
+            call()
+
+
+def test_in_memory_needs_no_directory() -> None:
+    with pmkv.open(pool=":memory:", capacity=SMALL) as store:
+        store.put(b"k", b"v")
+        assert store.get(b"k") == b"v" and store.path is None and store.granularity == "byte"
+
+
+@pytest.mark.parametrize(
+    "options", [{"durability": "maybe"}, {"require": "atom"}, {"capacity": "much"}, {"require": "byte"}]
+)
+def test_options_are_checked(tmp_path: Path, options: dict) -> None:
+    with pytest.raises(InvalidError):
+        pmkv.open(tmp_path, **{"capacity": SMALL, **options})
+    pmkv.open(tmp_path, capacity=SMALL).close()  # and the directory is free again
+
+
+def test_a_keyspace_has_a_number_below_16() -> None:
+    with pmkv.open(pool=":memory:", capacity=SMALL) as store:
+        store.keyspace(15).put(b"k", b"v")
+        assert store.stats().keys == {15: 1}
+        for number in (-1, 16):
+            with pytest.raises(InvalidError, match="0 to 15"):
+                store.keyspace(number)
+
+
+@pytest.mark.parametrize("durability", ["commit", "interval", "none"])
+def test_every_durability_survives_the_death_of_the_process(tmp_path: Path, durability: str) -> None:
+    code = (
+        "import pmkv, sys, os, signal\n"
+        f"store = pmkv.open(sys.argv[1], capacity={SMALL!r}, durability={durability!r})\n"
+        "for i in range(200): store.put(b'%d' % i, b'x' * i)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code, tmp_path], timeout=60).returncode == -signal.SIGKILL
+    with pmkv.open(tmp_path, capacity=SMALL) as store:
+        assert [store.get(b"%d" % i) for i in range(200)] == [b"x" * i for i in range(200)]
+
+
+def test_interval_syncs_by_itself(tmp_path: Path) -> None:
+    with pmkv.open(tmp_path, capacity=SMALL, durability="interval") as store:
+        store.put(b"k", b"v")
+        lsn = store.version[1]
+        assert store.durable_lsn < lsn
+        deadline = time.monotonic() + 10
+        while store.durable_lsn < lsn and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert store.durable_lsn >= lsn
+
+
+def test_an_idle_store_marks_its_log(tmp_path: Path) -> None:
+    with pmkv.open(tmp_path, capacity=SMALL) as store:
+        store.put(b"k", b"v")
+        lsn = store.version[1]
+        deadline = time.monotonic() + 10
+        while store.version[1] == lsn and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert store.version[1] == lsn + 1
+        time.sleep(0.3)
+        assert store.version[1] == lsn + 1 == store.durable_lsn  # one MARK, not one every 100 ms
+
+
+def test_a_second_process_is_told_who_has_it(tmp_path: Path) -> None:
+    with pmkv.open(tmp_path, capacity=SMALL) as store:
+        store.put(b"k", b"v")
+        code = (
+            "import pmkv, sys\n"
+            "try: pmkv.open(sys.argv[1])\n"
+            "except pmkv.LockedError as error: print(error)\n"
+            "reader = pmkv.open(sys.argv[1], readonly=True)\n"
+            "print(reader.get(b'k'), reader.readonly)\n"
+        )
+        done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, timeout=60)
+        assert f"locked by process {os.getpid()}" in done.stdout and "b'v' True" in done.stdout, done.stderr
+        with pytest.raises(LockedError):
+            pmkv.open(tmp_path)
+
+
+def child(store: pmkv.Store, answers: multiprocessing.Queue) -> None:
+    for call in (lambda: store.get(b"k"), lambda: store.put(b"k", b"child"), store.stats):
+        try:
+            answers.put(repr(call()))
+        except ClosedError as error:
+            answers.put(str(error))
+
+
+def test_a_forked_child_gets_closed_error(tmp_path: Path) -> None:
+    with pmkv.open(tmp_path, capacity=SMALL) as store:
+        store.put(b"k", b"parent")
+        context = multiprocessing.get_context("fork")
+        answers = context.Queue()
+        process = context.Process(target=child, args=(store, answers))
+        process.start()
+        said = [answers.get(timeout=30) for _ in range(3)]
+        process.join(30)
+        assert all("parent process" in one for one in said), said
+        store.put(b"k", b"still mine")
+        assert store.get(b"k") == b"still mine"
+
+
+def test_writers_and_readers_side_by_side(tmp_path: Path) -> None:
+    """Each writer's keys are its own: what it was told is stored is there, at once and at the end."""
+    store = pmkv.open(tmp_path, capacity="64MiB")
+    table = store.create_table("t", ("i8", 4))
+    problems: list[str] = []
+    counts = [0] * 4
+    stop = threading.Event()
+
+    def write(number: int) -> None:
+        rng = random.Random(number)
+        while not stop.is_set():
+            n = counts[number]
+            store.put(b"%d:%d" % (number, n % 50), b"%d" % n * rng.randrange(1, 200))
+            ids = np.arange(8) + 8 * number
+            table.put(ids, np.full((8, 4), n))
+            got = store.get(b"%d:%d" % (number, n % 50))
+            if got is None or not got.startswith(b"%d" % n):
+                problems.append(f"writer {number} read {got!r} after writing {n}")
+            counts[number] += 1
+
+    def read() -> None:
+        while not stop.is_set():
+            for number in range(4):
+                rows = table.get(np.arange(8) + 8 * number)
+                if len(set(rows.reshape(-1).tolist())) != 1:
+                    problems.append(f"half of a put was seen: {rows[:, 0]}")
+            list(store.scan(limit=20))
+            len(store.keyspace(0))
+
+    def guarded(target, *arguments: int) -> None:
+        try:
+            target(*arguments)
+        except Exception as error:
+            problems.append(repr(error))
+            stop.set()
+
+    threads = [threading.Thread(target=guarded, args=(write, number), daemon=True) for number in range(4)]
+    threads += [threading.Thread(target=guarded, args=(read,), daemon=True) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    stop.wait(2.0)
+    stop.set()
+    for thread in threads:
+        thread.join(20)
+    assert not any(thread.is_alive() for thread in threads), "a thread waits for ever"
+    assert not problems, problems[:3]
+    assert min(counts) > 5
+    last = [table.get([8 * number])[0, 0] for number in range(4)]
+    store.close()
+    with pmkv.open(tmp_path) as again:
+        assert [again.table("t").get([8 * number])[0, 0] for number in range(4)] == last == [n - 1 for n in counts]
+        again.check()
+
+
+def test_threads_share_flushes(tmp_path: Path) -> None:
+    with pmkv.open(tmp_path, capacity=SMALL) as store:
+        before = store.stats().flushes
+
+        def write(number: int) -> None:
+            for i in range(40):
+                store.put(b"%d:%d" % (number, i), b"")
+
+        threads = [threading.Thread(target=write, args=(number,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert len(store.keyspace(0)) == 320 and store.stats().flushes - before < 320
+
+
+def test_after_a_failed_flush_the_store_is_read_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = pmkv.open(tmp_path, capacity=SMALL)
+    store.put(b"a", b"1")
+    called = threading.Event()
+    store.on_durable(called.set)
+    real = os.fdatasync
+
+    def fail(descriptor: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fdatasync", fail)
+    with pytest.raises(FlushError, match="Input/output error"):
+        store.put(b"a", b"2")
+    monkeypatch.setattr(os, "fdatasync", real)
+    assert called.is_set() and isinstance(store.failed, FlushError) and store.readonly
+    assert store.get(b"a") == b"1" and store.stats().failed
+    with pytest.raises(ReadOnlyError):
+        store.put(b"b", b"")
+    store.close()
+    with pmkv.open(tmp_path, capacity=SMALL) as again:
+        assert again.get(b"a") in (b"1", b"2")  # it was never acknowledged; it may have survived
+
+
+def test_flush_soon_and_on_durable(tmp_path: Path) -> None:
+    with pmkv.open(tmp_path, capacity=SMALL) as store:
+        told = threading.Event()
+        store.on_durable(told.set)
+        with store.deferred() as seen:
+            store.put(b"k", b"v")
+            assert seen.lsn > store.durable_lsn
+            told.clear()
+            store.flush_soon()
+            assert told.wait(10) and store.durable_lsn >= seen.lsn
+        store.wait(seen.lsn)
+
+
+def test_grow_while_it_is_used(tmp_path: Path) -> None:
+    with pmkv.open(tmp_path, capacity="4MiB") as store:
+        stored = 0
+        with pytest.raises(pmkv.FullError):
+            while True:
+                store.put(b"%d" % stored, bytes(100_000))
+                stored += 1
+        store.grow("16MiB")
+        assert store.capacity == 16 << 20
+        for i in range(stored, 2 * stored):
+            store.put(b"%d" % i, bytes(100_000))
+        assert len(store.keyspace(0)) == 2 * stored and store.get(b"0") == bytes(100_000)
+    with pmkv.open(tmp_path, capacity="4MiB") as store:  # a smaller capacity takes nothing away
+        assert store.capacity == 16 << 20 and len(store.keyspace(0)) == 2 * stored
