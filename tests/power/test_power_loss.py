@@ -152,7 +152,8 @@ def test_every_acknowledged_write_survives_at_any_moment(shadowed: Callable[[], 
         acked = [writer.ledger.acked for writer in writers]
         with recover(store, tmp_path / str(cut)) as after:
             for writer, count in zip(writers, acked):
-                ledger = Ledger(writer.name, list(writer.ledger.operations), count)
+                ledger = writer.ledger.copy()
+                ledger.acked = count
                 ledger.check(found_by(after, writer.number))
     for writer in writers:
         writer.stopped = True
