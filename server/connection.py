@@ -69,7 +69,7 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         self._eof = True
-        return self._queued or self.busy or bool(self._held)
+        return not self._is_served or bool(self._held)
 
     def connection_lost(self, problem: Exception | None) -> None:
         self._transport = None
@@ -137,10 +137,10 @@ class Connection(asyncio.Protocol):
             self._need = detail
             if self.size > QUERY_LIMIT:
                 self.abort()
+        elif status == resp.AGAIN or self.busy:  # what a worker does is answered first
+            self._keep(found.data, position, end)
         elif status == resp.INLINE:
             self._take_line(found.data, position, end)
-        elif status == resp.AGAIN:
-            self._keep(found.data, position, end)
         else:
             self._refuse(resp.protocol_error(status, detail))
         if self.size > self._need:
@@ -247,8 +247,13 @@ class Connection(asyncio.Protocol):
     # ---- the end ----
 
     def _close_if_over(self) -> None:
-        if (self.session.closing or (self._eof and not self.busy and not self._queued)) and self._transport:
+        if self._transport and (self.session.closing or (self._eof and self._is_served)):
             self._transport.close()
+
+    @property
+    def _is_served(self) -> bool:
+        """Is nothing under way, and no whole command left?"""
+        return not (self.busy or self._queued or (self.size and self.size >= self._need))
 
     def close(self) -> None:
         """No more commands; close once all replies have left."""

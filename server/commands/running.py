@@ -17,8 +17,11 @@ HEAVY_ARGUMENTS = 4096
 
 def is_heavy(session: Session, entry: Command, arguments: list[bytes]) -> bool:
     """Does this belong in a worker? Long arguments, many of them, or what the command itself says."""
-    if entry.heavy is not None and entry.heavy(session, arguments):
-        return True
+    try:
+        if entry.heavy is not None and entry.heavy(session, arguments):
+            return True
+    except Exception:
+        return False  # running it will meet the same, and say so
     if len(arguments) > HEAVY_ARGUMENTS:
         return "loop" not in entry.flags
     return sum(map(len, arguments)) > HEAVY_BYTES and "loop" not in entry.flags
