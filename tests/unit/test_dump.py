@@ -1,0 +1,81 @@
+"""`pmkv.dump`: one line a frame, its contents below; the golden test in tests/golden compares every byte of it."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import pmkv
+from pmkv.dump import dump, name, shown
+from pmkv.errors import CorruptionError, UnknownNameError
+from pmkv.log.format import EPOCH_SHIFT, Kind
+from tests.unit.damaged import CAPACITY, frames_of, overwrite
+
+
+def printed(path: Path) -> list[str]:
+    out = io.StringIO()
+    dump(path, out)
+    return out.getvalue().splitlines()
+
+
+def make(path: Path) -> Path:
+    with pmkv.open(path, capacity=CAPACITY) as store:
+        store.put(b"greeting", b"hello")
+        store.put(b"long", bytes(600_000))
+        store.create_table("items", "i8").put(np.arange(100), np.arange(100))
+        store.delete(b"greeting")
+    return path
+
+
+def test_a_line_a_frame_and_its_contents_below(tmp_path: Path) -> None:
+    frames = frames_of(make(tmp_path))
+    first, second, *lines, last = printed(tmp_path)
+    assert re.fullmatch(r"pool [0-9a-f]{32}: \d+ segments of \d+ bytes", first)
+    assert second.startswith("segment 0 generation 1 at 4096")
+    heads = [line for line in lines if re.match(r"\d", line)]
+    assert [line.split()[:2] for line in heads] == [[name(frame.lsn), Kind(frame.kind).name] for frame in frames]
+    for line, frame in zip(heads, frames):
+        assert f" at {frame.offset}, {frame.length} bytes, durable {name(frame.durable)}, " in line
+    assert "    'greeting' = 'hello'" in lines and "    delete 'greeting'" in lines
+    assert any(re.fullmatch(r"    'long' = 600000 bytes in \d parts", line) for line in lines)
+    assert "    100 ids: " + " ".join(map(str, range(64))) + " ... 99" in lines
+    assert last == f"end at {frames[-1].end}, durable up to {name(frames[-1].durable)}"
+
+
+def test_a_damaged_log_is_printed_up_to_the_damage(tmp_path: Path) -> None:
+    whole = printed(make(tmp_path))
+    victim = next(frame for frame in frames_of(tmp_path) if frame.kind == Kind.ROWS)
+    overwrite(tmp_path, victim.body, b"\xff" * 8)
+    out = io.StringIO()
+    with pytest.raises(CorruptionError, match=f"damaged at offset {victim.offset:,}"):
+        dump(tmp_path, out)
+    found = out.getvalue().splitlines()
+    assert found == whole[: len(found)] and whole[len(found)].startswith(f"{name(victim.lsn)} ROWS")
+
+
+def test_there_must_be_a_store(tmp_path: Path) -> None:
+    with pytest.raises(UnknownNameError):
+        dump(tmp_path, io.StringIO())
+
+
+def test_an_lsn_is_written_as_epoch_and_number() -> None:
+    assert name(0) == "0.0"
+    assert name((3 << EPOCH_SHIFT) + 17) == "3.17"
+
+
+@pytest.mark.parametrize(
+    ("raw", "text"),
+    [
+        (b"", "''"),
+        (b"plain", "'plain'"),
+        (b"\x00\xff'", '"\\x00\\xff\'"'),
+        (b"k" * 64, repr("k" * 64)),
+        (b"k" * 65, repr("k" * 64) + "... (65 bytes)"),
+    ],
+)
+def test_bytes_are_shown_as_python_writes_them_and_not_too_many(raw: bytes, text: str) -> None:
+    assert shown(np.frombuffer(raw, np.uint8)) == text
