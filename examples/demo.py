@@ -119,6 +119,11 @@ class Loading:
         return thread
 
 
+def bytes_of(rows: np.ndarray) -> np.ndarray:
+    """The bytes of each row, uint8[n, width]."""
+    return np.ascontiguousarray(rows).view("u1").reshape(len(rows), -1)
+
+
 def found(client: pmkv_client.Client, cities: Cities) -> dict[str, np.ndarray]:
     """For each of the three, a number per city: 1 exactly what was sent is there, 0 nothing, -1 something else."""
     same: dict[str, np.ndarray] = {}
@@ -127,8 +132,7 @@ def found(client: pmkv_client.Client, cities: Cities) -> dict[str, np.ndarray]:
         ("embeddings", "spelling", cities.embeddings),
     ):
         there, has = client.table(table).get(cities.ids, return_found=True)
-        width = rows.nbytes // len(rows)
-        equal = (there.view("u1").reshape(-1, width) == rows.view("u1").reshape(-1, width)).all(axis=1)
+        equal = (bytes_of(there) == bytes_of(rows)).all(axis=1)
         same[name] = np.where(has, np.where(equal, 1, -1), 0)
     values = client.mget([f"city:{i}" for i in cities.ids])
     same["names"] = np.array([0 if v is None else 1 if v.decode() == n else -1 for v, n in zip(values, cities.names)])
