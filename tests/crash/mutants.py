@@ -352,16 +352,16 @@ def _() -> list[Patch]:
 
 @mutant("the end of the log is taken for a torn tail")
 def _() -> list[Patch]:
-    return [(Replay, "_prove_end", lambda self, start, missing: None)]
+    return [(Replay, "_prove_end", lambda self, *end: None)]
 
 
 @mutant("proof of damage is looked for in the last segment only")
 def _() -> list[Patch]:
     prove = Replay._prove_end
 
-    def near(self: Replay, start: int, missing: int) -> None:
+    def near(self: Replay, *end: int) -> None:
         with patch.object(self._pool, "generations", {self.segments[-1]: 1}):
-            prove(self, start, missing)
+            prove(self, *end)
 
     return [(Replay, "_prove_end", near)]
 
@@ -381,7 +381,7 @@ def _() -> list[Patch]:
 @mutant("a frame proves only what is older than it says")
 def _() -> list[Patch]:
     prove = Replay._prove_end
-    return [(Replay, "_prove_end", lambda self, start, missing: prove(self, start, missing + 1))]
+    return [(Replay, "_prove_end", lambda self, start, lsn, *rest: prove(self, start, lsn + 1, *rest))]
 
 
 @mutant("a NEXT frame is followed without a look at the header")
