@@ -107,11 +107,16 @@ class Pool:
             )
         pool = cls(medium, header)
         for index in range(pool.count):
-            start = pool.start(index)
-            generation = unpack_segment(memoryview(medium.data)[start : start + ALIGN], pool.pool_id, index)
-            if generation:
-                pool.generations[index] = generation
+            pool.look(index)
         return pool
+
+    def look(self, index: int) -> int:
+        """The generation in a segment's header as it is now, 0 where that is not whole."""
+        start = self.start(index)
+        generation = unpack_segment(memoryview(self.medium.data)[start : start + ALIGN], self.pool_id, index)
+        if generation:
+            self.generations[index] = generation
+        return generation
 
     def _store(self, at: int, header: bytes) -> None:
         memoryview(self.medium.data)[at : at + len(header)] = header

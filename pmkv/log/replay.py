@@ -56,21 +56,24 @@ class Replay:
             return
         lsn, previous, start = 0, 0, self._pool.start(0) + ALIGN
         while self._last is None or lsn < self._last:
-            segment = self.segments[-1]
-            frame = (
-                unpack_frame(self._view, start, self._pool.stop(segment), self._pool.seed(segment))
-                if start + ALIGN <= self._pool.stop(segment)
-                else None
-            )
-            if frame is None or frame.previous != previous or not follows(frame, lsn):
+            frame = self._frame_at(start, lsn, previous)
+            if frame is None:
                 self.position = start
-                self._prove_end(start, lsn + 1 if lsn else 1 << EPOCH_SHIFT)
+                self._prove_end(start, lsn, previous)
                 return
             lsn, previous, start = frame.lsn, frame.check, frame.end
             yield frame
             if frame.kind == Kind.NEXT:
                 start = self._enter(frame)
         self.position = start
+
+    def _frame_at(self, start: int, lsn: int, previous: int) -> Frame | None:
+        """The frame at this offset, if it is whole and follows frame `lsn`."""
+        stop = self._pool.stop(self.segments[-1])
+        if start + ALIGN > stop:
+            return None
+        frame = unpack_frame(self._view, start, stop, self._pool.seed(self.segments[-1]))
+        return frame if frame is not None and frame.previous == previous and follows(frame, lsn) else None
 
     def _accept(self, frame: Frame) -> None:
         self.lsn, self.previous = frame.lsn, frame.check
@@ -112,7 +115,7 @@ class Replay:
         """Go where a NEXT frame points. A header is durable before its NEXT is written: one that is not whole is
         damage."""
         index, generation = NEXT.unpack_from(self._view, frame.body)
-        if self._pool.generations.get(index) != generation:
+        if self._pool.look(index) != generation:
             raise CorruptionError(
                 f"the header of segment {index} (offset {self._pool.start(index):,}) is damaged: "
                 f"frame {frame.lsn} names it with generation {generation}, found {self._pool.generations.get(index)}"
@@ -124,14 +127,15 @@ class Replay:
         self.segments.append(index)
         self._pool.medium.will_read(self._pool.start(index), self._pool.stop(index))
 
-    def _prove_end(self, start: int, missing: int) -> None:
-        """Raise CorruptionError if a whole frame found anywhere behind was written when `missing` was durable."""
-        pool = self._pool
+    def _prove_end(self, start: int, lsn: int, previous: int) -> None:
+        """Raise CorruptionError if a whole frame found anywhere behind was written when the one that is missing was
+        durable, unless a writer beside a readonly store has just written that."""
+        pool, missing = self._pool, lsn + 1 if lsn else 1 << EPOCH_SHIFT
         places = [(self.segments[-1], start + ALIGN)]
         places += [(index, pool.start(index) + ALIGN) for index in pool.generations if index not in self.segments]
         for index, begin in places:
             for frame in self.whole_frames(index, begin, pool.stop(index), pool.seed(index)):
-                if frame.durable >= missing:
+                if frame.durable >= missing and self._frame_at(start, lsn, previous) is None:
                     raise CorruptionError(
                         f"the log is damaged at offset {start:,} of the pool (segment {self.segments[-1]}): "
                         f"frame {missing} is missing there, but frame "

@@ -154,8 +154,8 @@ class Log:
         return self.lsn
 
     def _finish(self, more: int) -> None:
-        """Give the last frame its checksum, once it is known whether its batch goes on behind it. A frame that was begun
-        and never ended (Ctrl-C comes anywhere) becomes a MARK, which says nothing."""
+        """Give the last frame its checksum, once it is known whether its batch goes on behind it. One that was begun and
+        never ended (Ctrl-C comes anywhere) becomes a MARK, which says nothing."""
         if self._open is None:
             return
         start, length = self._open
