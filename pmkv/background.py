@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
@@ -25,8 +26,9 @@ class Background(threading.Thread):
 
     def stop(self) -> None:
         """Forget what has not begun."""
-        while not self._work.empty():
-            self._work.get_nowait()
+        with contextlib.suppress(queue.Empty):  # the thread may be quicker
+            while True:
+                self._work.get_nowait()
         self._work.put(None)
         self.join()
 

@@ -17,8 +17,8 @@ import numpy.typing as npt
 
 from . import directory
 from .background import Background
-from .engine import KEYSPACES, Engine
-from .errors import InvalidError
+from .engine import Engine
+from .errors import FullError
 from .keyspace import Keyspace, Pairs
 from .log.flusher import Flusher
 from .log.format import epoch_of
@@ -81,9 +81,7 @@ class Store:
 
     def keyspace(self, number: int) -> Keyspace:
         """One of the 16 keyspaces."""
-        if not 0 <= number < KEYSPACES:
-            raise InvalidError(f"there is no keyspace {number}: they are 0 to {KEYSPACES - 1}")
-        return self._engine.keyspaces[number]
+        return self._engine.keyspace(number)
 
     def get(self, key: bytes) -> bytes | None:
         """The value of a key, or None."""
@@ -263,21 +261,24 @@ class Store:
     def close(self) -> None:
         """Make everything durable and let go of the directory. A closed store raises ClosedError; closing twice is
         fine."""
-        if self._log.closed:
-            return
+        with self._log.lock:
+            if self._log.closed:
+                return
+            self._log.closed = "the store is closed"  # who comes later is told so; who waits is still served
         try:
-            if not self.readonly:
+            if self._flusher.is_alive():
                 self._flusher.stop()
                 self._background.stop()
                 self._log.flush(self._log.lsn)
-                self._log.mark()
+                with contextlib.suppress(FullError):
+                    self._log.mark()
         finally:
-            self._log.closed = "the store is closed"
             self._place.close()
 
     def forked(self) -> None:
         """In a forked child: the store is the parent's."""
         self._log.closed = "the store was opened by the parent process: a forked child must open its own"
+        self._place.close()  # a child that outlives its parent must not keep the directory locked
 
     def __enter__(self) -> Store:
         return self
