@@ -12,12 +12,15 @@ from typing import Any
 import numpy as np
 
 from pmkv.engine import Engine
-from pmkv.log.format import HEADER_PAGE, Frame, unpack_frame
+from pmkv.log.format import HEADER_PAGE, Frame, Kind, unpack_frame
 from pmkv.log.pool import Pool
+from pmkv.log.replay import Replay
+from pmkv.log.writer import Log
 from pmkv.media.base import Granularity, Medium, Range
 from pmkv.media.memory import MemoryMedium
 
 SEGMENT = 16 << 10
+PAGE_SEGMENT = 4096  # for logs without an engine on top
 
 
 class Clock:
@@ -37,6 +40,28 @@ def small_medium(segments: int = 8, segment: int = SEGMENT) -> MemoryMedium:
 def small_engine(medium: Medium | None = None, *, segments: int = 8, segment: int = SEGMENT, **options: Any) -> Engine:
     """An engine with segments of 16 KiB: frames and parts are cut at 4 KiB."""
     return Engine.on_medium(medium or small_medium(segments, segment), segment, **options)
+
+
+def make_log(medium: Medium | None = None, durability: str = "commit") -> Log:
+    """A log on a new or a used medium, with its next epoch open."""
+    medium = medium or small_medium(8, PAGE_SEGMENT)
+    pool = Pool.load(medium) if Pool.is_pool(medium) else Pool.create(medium, PAGE_SEGMENT)
+    log, replay = Log(pool, durability, Clock(1000)), Replay(pool)
+    for _ in replay:
+        pass
+    pool.adopt(replay.segments)
+    log.resume(replay)
+    log.open_epoch()
+    return log
+
+
+def append(log: Log, body: bytes = b"body", kind: Kind = Kind.PART, **fields: int) -> int:
+    """One frame, as those above the log append theirs."""
+    with log.lock:
+        log.reserve([len(body)])
+        at = log.begin(kind, len(body), **fields)
+        log.data[at : at + len(body)] = memoryview(body)
+        return log.end()
 
 
 def copy_of(medium: Medium) -> MemoryMedium:

@@ -11,30 +11,19 @@ from pmkv.errors import ClosedError, FlushError, FullError, InvalidError, ReadOn
 from pmkv.log.format import EPOCH_SHIFT, MAX_BATCH, Flag, Kind, epoch_of
 from pmkv.log.pool import Pool, Reserve
 from pmkv.log.replay import Replay
-from pmkv.log.writer import Log
-from tests.engines import Clock, Failing, at_the_same_time, copy_of, eio, frames, small_medium
+from tests.engines import (
+    PAGE_SEGMENT,
+    Failing,
+    append,
+    at_the_same_time,
+    copy_of,
+    eio,
+    frames,
+    make_log,
+    small_medium,
+)
 
-SEGMENT = 4096
-
-
-def make_log(medium=None, durability: str = "commit") -> Log:
-    medium = medium or small_medium(8, SEGMENT)
-    pool = Pool.load(medium) if Pool.is_pool(medium) else Pool.create(medium, SEGMENT)
-    log, replay = Log(pool, durability, Clock(1000)), Replay(pool)
-    for _ in replay:
-        pass
-    pool.adopt(replay.segments)
-    log.resume(replay)
-    log.open_epoch()
-    return log
-
-
-def append(log: Log, body: bytes = b"body", kind: Kind = Kind.PART, **fields: int) -> int:
-    with log.lock:
-        log.reserve([len(body)])
-        at = log.begin(kind, len(body), **fields)
-        log.data[at : at + len(body)] = memoryview(body)
-        return log.end()
+SEGMENT = PAGE_SEGMENT
 
 
 def test_frames_are_numbered_and_linked_from_the_first_open() -> None:
