@@ -1,0 +1,127 @@
+"""Keys of any type: replies and error texts of Redis 7; SCAN's guarantee."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from pmkv_server.commands.keys import MANY_KEYS, has_many_keys
+from tests.unit.server.stand import Client
+
+
+def test_delete_and_look(client: Client) -> None:
+    client.follows("""
+        MSET a 1 b 2 c 3 => OK
+        EXISTS a b a none => :3
+        TOUCH a none => :1
+        TYPE a => string
+        TYPE none => none
+        DBSIZE => :3
+        DEL a a none => :1
+        UNLINK b none => :1
+        DBSIZE => :1
+        RANDOMKEY => "c"
+        KEYS * => ["c"]
+        DEL c => :1
+        RANDOMKEY => nil
+        KEYS * => []
+    """)
+
+
+def test_rename(client: Client) -> None:
+    client.follows("""
+        RENAME none x => -ERR no such key
+        RENAMENX none x => -ERR no such key
+        SET a 1 EX 100 => OK
+        SET b 2 => OK
+        RENAMENX a b => :0
+        RENAMENX a a => :0
+        RENAME a a => OK
+        RENAME a b => OK
+        GET b => "1"
+        TTL b => :100
+        EXISTS a => :0
+        RENAMENX b c => :1
+        DBSIZE => :1
+    """)
+
+
+def test_copy(client: Client) -> None:
+    client.follows("""
+        SET a 1 EX 100 => OK
+        COPY a b => :1
+        TTL b => :100
+        COPY a b => :0
+        SET a 2 => OK
+        COPY a b REPLACE => :1
+        TTL b => :-1
+        COPY none b => :0
+        COPY a a => -ERR source and destination objects are the same
+        COPY a a DB 0 => -ERR source and destination objects are the same
+        COPY a a DB 16 => -ERR DB index is out of range
+        COPY a a DB => -ERR syntax error
+        COPY a c FOO => -ERR syntax error
+        COPY a a DB 1 => :1
+        SELECT 1 => OK
+        GET a => "2"
+    """)
+
+
+def test_flush_leaves_tables_and_other_keyspaces(client: Client, store: Any) -> None:
+    store.create_table("t", "f4").put([1], [1.0])
+    client.follows("""
+        SET a 1 => OK
+        SELECT 1 => OK
+        SET b 1 => OK
+        FLUSHDB => OK
+        DBSIZE => :0
+        SELECT 0 => OK
+        DBSIZE => :1
+        FLUSHALL ASYNC => OK
+        DBSIZE => :0
+        FLUSHALL NOW => -ERR syntax error
+        FLUSHDB SYNC ASYNC => -ERR syntax error
+        TABLE.LEN t => :1
+    """)
+
+
+def test_scan_options(client: Client) -> None:
+    client.follows("""
+        SCAN 0 => ["0", []]
+        MSET a 1 => OK
+        SCAN 0 COUNT 100 MATCH a* TYPE string => ["0", ["a"]]
+        SCAN 0 MATCH b* => ["0", []]
+        SCAN 0 TYPE hash => ["0", []]
+        SCAN x => -ERR invalid cursor
+        SCAN -1 => -ERR invalid cursor
+        SCAN 18446744073709551616 => -ERR invalid cursor
+        SCAN 0 COUNT => -ERR syntax error
+        SCAN 0 COUNT 0 => -ERR syntax error
+        SCAN 0 COUNT x => -ERR value is not an integer or out of range
+        SCAN 0 FOO 1 => -ERR syntax error
+    """)
+
+
+def test_scan_finds_what_was_there_all_the_time(client: Client, store: Any) -> None:
+    """Also while others come and go between the steps, and the index grows."""
+    rng = random.Random(7)
+    lasting = {b"lasting%d" % i for i in range(500)}
+    store.put_many([(key, b"") for key in lasting])
+    found, cursor = set(), b"0"
+    for step in range(10_000):
+        _, ((_, cursor), (_, names)) = client("SCAN", cursor, "COUNT", 20)
+        found.update(name for _, name in names)
+        if cursor == b"0":
+            break
+        store.put_many([(b"new%d.%d" % (step, i), b"") for i in range(50)])
+        store.keyspace(0).delete_many([b"new%d.%d" % (step, i) for i in range(rng.randrange(50))])
+    assert cursor == b"0", "the scan never ended"
+    assert lasting <= found
+
+
+def test_keys_finds_each_once_by_pattern(client: Client, store: Any) -> None:
+    store.put_many([(b"k%d" % i, b"") for i in range(MANY_KEYS + 1)])
+    assert has_many_keys(client.session, [b"KEYS", b"*"]), "it is work for a worker"
+    _, names = client("KEYS", "k1?")
+    assert sorted(name for _, name in names) == [b"k1%d" % i for i in range(10)]
+    assert len(client("KEYS", "*")[1]) == MANY_KEYS + 1
