@@ -61,7 +61,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self.inbox.append(data)
         self.size += len(data)
-        if not self._queued and self.size >= self._need:
+        if not self._queued and self.size >= self._need and self._may_serve():
             self._queued = True
             self._dispatcher.add(self)
         elif self.size > INBOX_LIMIT:
