@@ -1,0 +1,59 @@
+"""INFO: sections by name, and numbers that are true."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.unit.server.stand import Client
+
+
+def sections(client: Client, *names: str) -> dict[str, dict[str, str]]:
+    text = client("INFO", *names)[1].decode()
+    found: dict[str, dict[str, str]] = {}
+    for line in text.splitlines():
+        if line.startswith("# "):
+            fields = found.setdefault(line[2:], {})
+        elif line:
+            fields.update([line.split(":", 1)])
+    return found
+
+
+def test_without_a_name_it_tells_everything(client: Client) -> None:
+    everything = sections(client)
+    assert set(everything) >= {"Server", "Clients", "Memory", "Persistence", "Stats", "Replication", "CPU", "Keyspace"}
+    for word in ("all", "everything", "DEFAULT"):
+        assert list(sections(client, word)) == list(everything)
+
+
+@pytest.mark.parametrize("name", ["server", "MEMORY", "Pmkv"])
+def test_one_section(name: str, client: Client) -> None:
+    assert list(sections(client, name)) == [name.capitalize()]
+
+
+def test_several_sections_and_an_unknown_one(client: Client) -> None:
+    assert list(sections(client, "cpu", "server", "nosuch")) == ["Server", "CPU"]
+    assert sections(client, "nosuch") == {}
+
+
+def test_the_numbers(client: Client, another: Client) -> None:
+    client.server.stats.commands = 7
+    client.says("MSET a 1 b 2")
+    client.says("SELECT 5")
+    client.says("SET c 1")
+    found = sections(client)
+    assert found["Server"]["process_id"] == str(os.getpid())
+    assert found["Clients"]["connected_clients"] == "2"
+    assert found["Stats"]["total_commands_processed"] == "7"
+    assert found["Persistence"]["aof_last_write_status"] == "ok"
+    assert found["Keyspace"] == {"db0": "keys=2,expires=0,avg_ttl=0", "db5": "keys=1,expires=0,avg_ttl=0"}
+    assert int(found["Memory"]["used_memory_rss"]) > 1 << 20
+    assert int(found["Pmkv"]["pmkv_capacity"]) == client.server.store.capacity
+
+
+def test_resp3_gives_a_text_for_people(client: Client) -> None:
+    client.session.protocol = 3
+    kind, text = client("INFO", "server")
+    assert kind == "="
+    assert text.startswith(b"txt:# Server\r\n")
