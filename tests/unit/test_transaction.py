@@ -115,6 +115,17 @@ def test_a_watched_key_that_another_writes_is_a_conflict(store: pmkv.Store, writ
     assert store.get(b"mine") is None and len(store.table("items")) == 2
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_a_table_dropped_meanwhile_is_a_conflict_before_anything_is_written(store: pmkv.Store, again: bool) -> None:
+    with pytest.raises(ConflictError, match="table 'items' was dropped by another"), store.transaction() as txn:
+        txn.put(b"mine", b"1")
+        txn.table("items").put([1], [[5, 5]])
+        store.drop_table("items")
+        if again:
+            store.create_table("items", ("f4", 2))
+    assert store.get(b"mine") is None
+
+
 def test_what_was_not_watched_is_no_conflict(store: pmkv.Store) -> None:
     with store.transaction() as txn:
         txn.watch(b"a")
