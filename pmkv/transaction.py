@@ -68,6 +68,11 @@ class Transaction:
                         f"key {key!r} was written by another since this transaction watched it; nothing was "
                         "written, try again"
                     )
+            for name, writes in self._tables.items():
+                if writes.is_gone:
+                    raise ConflictError(
+                        f"table {name!r} was dropped by another since this transaction used it; nothing was written"
+                    )
             size = sum(part.size for part in parts)
             if size:
                 with self._engine.batch(size):
@@ -137,6 +142,11 @@ class TableWrites:
     def __init__(self, table: Table) -> None:
         self._table = table
         self._writes: list[tuple[np.ndarray, np.ndarray | None]] = []  # ids and rows, or None: deleted; in order
+
+    @property
+    def is_gone(self) -> bool:
+        """Was the table dropped meanwhile?"""
+        return self._table.dropped
 
     def get(self, ids: npt.ArrayLike, default: Any = 0.0, return_found: bool = False) -> Any:
         """Rows, as written here or as stored."""

@@ -116,8 +116,8 @@ def test_a_watched_key_that_another_writes_is_a_conflict(store: pmkv.Store, writ
 
 
 @pytest.mark.parametrize("again", [False, True])
-def test_a_table_dropped_meanwhile_is_refused_before_anything_is_written(store: pmkv.Store, again: bool) -> None:
-    with pytest.raises(UnknownNameError, match="table 'items' was dropped"), store.transaction() as txn:
+def test_a_table_dropped_meanwhile_is_a_conflict_before_anything_is_written(store: pmkv.Store, again: bool) -> None:
+    with pytest.raises(ConflictError, match="table 'items' was dropped by another"), store.transaction() as txn:
         txn.put(b"mine", b"1")
         txn.table("items").put([1], [[5, 5]])
         store.drop_table("items")
