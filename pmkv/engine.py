@@ -59,6 +59,7 @@ class Engine:
         self.tables: dict[str, Table] = {}
         self._tables: dict[int, Table] = {}
         self._last_table = 0  # ids are never used again
+        self._decided = 0  # the LSN of the last decision: names that are missing may be so because of it
         self.recovery = self._recover()
         self.log.on_failure = self._go_back
         if readonly:
@@ -135,7 +136,7 @@ class Engine:
                 raise CorruptionError(f"control frame {lsn} holds {decision!r}, which this version does not know")
 
     def _decide(self, decision: dict[str, Any]) -> int:
-        lsn = append_control(self.log, decision)
+        lsn = self._decided = append_control(self.log, decision)
         self._carry_out(decision, lsn)
         return lsn
 
@@ -147,24 +148,33 @@ class Engine:
             raise InvalidError(
                 f"{name!r} cannot name a table: letters, digits, _ . : and -, at most 128, not beginning with . : or -"
             )
-        if rows is not None and not 0 < rows <= 1 << 40:
-            raise InvalidError(f"rows={rows}: a dense table has 1 to {1 << 40:,} rows; None for any int64 ids")
+        rows = self._check_rows(rows)
         descr = descr_of(row_dtype(dtype))
         self.log.guard_write()
         with self.log.lock:
-            if name in self.tables:
-                raise ExistsError(f"there is a table {name!r} already, with rows of {self.tables[name].row_dtype}")
-            lsn = self._decide(
-                {"op": "create_table", "id": self._last_table + 1, "name": name, "descr": descr, "rows": rows}
-            )
+            there = self.tables.get(name)
+            if there is None:
+                number = self._last_table + 1
+                self._decide({"op": "create_table", "id": number, "name": name, "descr": descr, "rows": rows})
             table = self.tables[name]
-        self.log.settle(lsn)
+        self.log.settle(table.layer)
+        if there is not None:
+            raise ExistsError(f"there is a table {name!r} already, with rows of {there.row_dtype}")
         return table
+
+    def _check_rows(self, rows: Any) -> int | None:
+        if rows is None:
+            return None
+        most = self.heap.left
+        if not isinstance(rows, int | np.integer) or not 0 < rows <= most:
+            raise InvalidError(f"rows={rows!r}: a dense table has 1 to {most:,} rows here; None for any int64 ids")
+        return int(rows)
 
     def drop_table(self, name: str) -> None:
         """Remove a table with all its rows."""
         self.log.guard_write()
-        with self.log.lock:
+        self.table(name)
+        with self.log.lock, self.log.deferred():
             lsn = self._decide({"op": "drop_table", "id": self.table(name).id})
         self.log.settle(lsn)
 
@@ -173,6 +183,7 @@ class Engine:
         self.log.guard_read()
         table = self.tables.get(name)
         if table is None:
+            self.log.settle(self._decided)
             raise UnknownNameError(f"there is no table {name!r}; there are: {', '.join(sorted(self.tables)) or 'none'}")
         return table
 

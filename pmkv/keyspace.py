@@ -19,7 +19,7 @@ from sortedcontainers import SortedList
 from . import parts
 from .errors import CorruptionError, InvalidError
 from .index.heap import Heap
-from .index.open import OpenIndex
+from .index.open import OpenIndex, check_cursor
 from .index.order import KeyOrder, after_prefix
 from .kernels import location
 from .kernels.probe import RECORD_HEADER, hash_keys
@@ -104,7 +104,7 @@ class Keyspace:
         blob, bounds = join(keys)
         with self._log.lock:
             found, waiting = self._find(blob, bounds)
-            lsn, data = self._log.lsn if waiting else 0, self._log.data
+            lsn, data = self._log.depends(waiting, self.layer), self._log.data
         out = np.empty((len(keys), 4), np.int64)
         read_records(data, found, self._owner, self._log.now(), self._verify, out)
         rows = out.tolist()
@@ -228,8 +228,8 @@ class Keyspace:
                         )
                         self._changed = self._log.end()
                         self._enter(words[a:b], key_blob, key_bounds[a:b], locations, expiries[a:b], flags[a:b])
-            if self._order is not None:
-                self._order.add(keys)
+                        if self._order is not None:
+                            self._order.add(keys[a:b])
             return self._changed
 
     def _enter(
@@ -301,6 +301,7 @@ class Keyspace:
         is there all the
         time is returned at least once. In no order."""
         self._log.guard_read()
+        check_cursor(cursor)
         names: list[bytes] = []
         with self._log.lock:
             lsn = self._changed
@@ -309,7 +310,7 @@ class Keyspace:
                 if take > count - len(names):
                     # all of one place go together: the next cursor begins behind it
                     take = int(np.searchsorted(places, places[max(count - len(names), 1) - 1], "right"))
-                names += self._names(found[:take])
+                names += self._names(found[:take], self._log.now())
                 cursor = int(places[take - 1]) + 1 if take else cursor
                 if take < places.size or len(names) >= count:
                     break
@@ -318,10 +319,10 @@ class Keyspace:
         self._log.settle(lsn)
         return cursor % (1 << 64), names
 
-    def _names(self, found: np.ndarray) -> list[bytes]:
-        """The keys of live records."""
+    def _names(self, found: np.ndarray, now: int) -> list[bytes]:
+        """The keys of records that live at this time."""
         out = np.empty((found.size, 4), np.int64)
-        read_records(self._log.data, found, self._owner, self._log.now(), self._verify, out)
+        read_records(self._log.data, found, self._owner, now, self._verify, out)
         if found.size and out[:, 0].min() == DAMAGED:
             self._complain(found, out)
         data, starts = self._log.data, (found & location.OFFSET_MASK).astype(np.int64) + RECORD_HEADER
@@ -374,16 +375,19 @@ class Keyspace:
         self._log.guard_read()
         with self._log.lock:
             if self._order is None:
-                self._order = KeyOrder(key for _, _, found in self._index.walk() for key in self._names(found))
+                self._order = KeyOrder(key for _, _, found in self._index.walk() for key in self._names(found, 0))
             keys, lsn = self._order.chunk(low, high, reverse, count), self._changed
         self._log.settle(lsn)
         return keys
 
     def _forget(self, dead: list[bytes]) -> None:
-        """Take dead keys out of the order, unless they came back meanwhile."""
-        with self._log.lock, self._log.deferred():
+        """Take deleted keys out of the order, unless they came back meanwhile. What has only expired stays: a clock
+        that was ahead once must not hide it for ever."""
+        with self._log.lock:
             if dead and self._order is not None:
-                self._order.discard(key for key, row in zip(dead, self._look(dead), strict=True) if row[0] < 0)
+                found = self._find(*join(dead))[0]
+                gone = (found == 0) | (found & location.DELETE != 0)
+                self._order.discard(key for key, is_gone in zip(dead, gone.tolist(), strict=True) if is_gone)
 
     # recovery and care
 
@@ -426,7 +430,7 @@ class Keyspace:
 def check_keys(keys: Sequence[bytes]) -> None:
     """Refuse what is no key."""
     for kind in set(map(type, keys)):  # few kinds, many keys
-        if not issubclass(kind, bytes | bytearray):
+        if not issubclass(kind, bytes):
             raise InvalidError(f"a key must be bytes, not {kind.__name__}")
     longest = max(map(len, keys))
     if longest > MAX_KEY:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from .errors import CorruptionError, InvalidError, UnknownNameError
 from .index.heap import Heap
-from .index.open import DenseIndex, OpenIndex
+from .index.open import DenseIndex, OpenIndex, check_cursor
 from .kernels import location
 from .kernels.records import gather_rows, locate_rows
 from .kernels.reduce import MODES, pool_rows
@@ -32,10 +32,11 @@ IDS_ONLY = np.empty(0, np.uint8)
 def row_dtype(dtype: npt.DTypeLike) -> np.dtype:
     """A dtype as stored: fixed size, little-endian, no Python objects; subarrays keep their shape."""
     try:
-        row = np.dtype(dtype)
-    except TypeError as error:
-        raise InvalidError(f"{dtype!r} is no NumPy dtype: {error}") from error
-    row = row.newbyteorder("<")
+        row = np.dtype(dtype).newbyteorder("<")
+        if row.base.names is not None:
+            np.lib.format.dtype_to_descr(row.base)  # ValueError: fields overlap, or stand in another order
+    except (TypeError, ValueError) as error:
+        raise InvalidError(f"{dtype!r} is no NumPy dtype for rows: {error}") from error
     if row.hasobject or row.itemsize == 0:
         raise InvalidError(
             f"dtype {row} has no fixed size in bytes: use numbers, booleans, S<n>, U<n>, or structures and "
@@ -52,15 +53,22 @@ def descr_of(row: np.dtype) -> Any:
     """A row dtype as JSON can carry it: a NumPy descr for structures, [base, shape] otherwise."""
     if row.names is not None:
         return np.lib.format.dtype_to_descr(row)
-    return [row.base.str, list(row.shape)]
+    return [descr_of(row.base) if row.base.names is not None else row.base.str, list(row.shape)]
 
 
 def dtype_from(descr: Any) -> np.dtype:
     """The other way round."""
-    if isinstance(descr, dict) or (descr and isinstance(descr[0], list | tuple)):
-        return row_dtype(np.lib.format.descr_to_dtype(as_descr(descr)))
-    base, shape = descr
+    base, shape = (descr, ()) if is_structure(descr) else descr
+    if is_structure(base):
+        base = np.lib.format.descr_to_dtype(as_descr(base))
     return row_dtype((base, tuple(shape)) if shape else base)
+
+
+def is_structure(descr: Any) -> bool:
+    """Is this a list of fields, (name, dtype[, shape]) each, rather than a dtype's name or [base, shape]?"""
+    if not isinstance(descr, list | tuple):
+        return False
+    return all(isinstance(field, list | tuple) and len(field) > 1 and isinstance(field[0], str) for field in descr)
 
 
 def as_descr(value: Any) -> Any:
@@ -141,7 +149,7 @@ class Table:
             raise InvalidError(
                 f"rows of shape {array.shape} do not fit table {self.name!r}: {count} ids need shape {wanted}"
             )
-        if array.dtype != self.dtype and not np.can_cast(array.dtype, self.dtype, "same_kind"):
+        if array.dtype != self.dtype and not can_become(array.dtype, self.dtype):
             raise InvalidError(
                 f"rows of dtype {array.dtype} do not fit table {self.name!r}, which has dtype {self.dtype}: "
                 "convert them first"
@@ -154,7 +162,7 @@ class Table:
         try:
             if not (isinstance(default, int | float) and default == 0):
                 filled[...] = default
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise InvalidError(
                 f"default={default!r} does not fit a row of table {self.name!r}, {self.row_dtype}: {error}"
             ) from error
@@ -164,6 +172,10 @@ class Table:
         """Copies of ids and rows as a later put would take them; refuses what does not fit."""
         ids = self._bounded(self._ids(ids)).copy()
         return ids, self._rows(rows, ids.size).copy().view(self.dtype).reshape(ids.size, *self.shape)
+
+    def absent_row(self, default: Any) -> np.ndarray:
+        """What stands for a row that is not there."""
+        return self._default(default).view(self.dtype).reshape(self.shape)
 
     def check_adds(self) -> None:
         """Refuse a table whose rows are no numbers."""
@@ -208,14 +220,14 @@ class Table:
 
     def _find(self, ids: np.ndarray) -> tuple[np.ndarray, int, np.ndarray]:
         """(locations, LSN to settle, the pool's bytes as of now)."""
-        self._guard()
         outside = None
         if self.rows is not None and ids.size and (ids.min() < 0 or ids.max() >= self.rows):
             outside = (ids < 0) | (ids >= self.rows)
             ids = np.where(outside, 0, ids)
         with self._log.lock:
+            self._guard()  # under the lock: the index of a dropped table is gone
             found, waiting = self._index.find(ids, self._log.pending())
-            lsn, data = self._log.lsn if waiting else 0, self._log.data
+            lsn, data = self._log.depends(waiting, self.layer), self._log.data
         if outside is not None:
             found[outside] = 0
         return found, lsn, data
@@ -254,8 +266,8 @@ class Table:
         real = self._pooled_dtype(mode)
         scale = np.empty(0, real) if weights is None else self._weights(weights, ids.size, mode, real)
         out, found = self._gather(ids, self._default(0))
-        rows = out.view(self.dtype).reshape(ids.size, -1).astype(real, copy=False)
-        pooled = np.zeros((starts.size, rows.shape[1] if ids.size else self.width // self.dtype.itemsize), real)
+        rows = out.view(self.dtype).reshape(ids.size, self.width // self.dtype.itemsize).astype(real, copy=False)
+        pooled = np.zeros((starts.size, rows.shape[1]), real)
         pool_rows(rows, found, scale, MODES[mode], starts, pooled)
         return pooled.reshape(starts.size, *self.shape)
 
@@ -368,8 +380,8 @@ class Table:
 
     def __len__(self) -> int:
         """How many ids are there; exact, O(1)."""
-        self._guard()
         with self._log.lock:
+            self._guard()
             count, lsn = self._index.live, self._changed
         self._log.settle(lsn)
         return count
@@ -377,10 +389,11 @@ class Table:
     def scan_from(self, cursor: int = 0, count: int = 1000) -> tuple[int, np.ndarray, np.ndarray]:
         """(next cursor, ids, rows) of about `count` rows from a cursor: 0 to begin, 0 at the end. What is there
         all the time is returned."""
-        self._guard()
+        check_cursor(cursor)
         ids: list[np.ndarray] = []
         with self._log.lock, self._log.deferred():
-            lsn, left = self._changed, count
+            self._guard()
+            lsn, left = self._changed, max(1, count)
             for places, words, found in self._index.walk(cursor):
                 take = min(left, places.size)
                 cursor = int(places[take - 1]) + 1 if take else cursor
@@ -437,6 +450,11 @@ class Table:
         with self._log.lock, self._log.deferred():
             self._index.check()
             assert sum(ids.size for ids, _ in self.scan()) == self._index.live
+
+
+def can_become(given: np.dtype, wanted: np.dtype) -> bool:
+    """May rows of one dtype be stored as another? NumPy goes by the order of fields, whatever they are called."""
+    return given.names == wanted.names and np.can_cast(given, wanted, "same_kind")
 
 
 def location_lives(found: np.ndarray) -> np.ndarray:

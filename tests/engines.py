@@ -147,6 +147,12 @@ class Failing:
     def close(self) -> None:
         pass
 
+    def survivor(self) -> MemoryMedium:
+        """What is left after the power failed."""
+        other = MemoryMedium(self.durable.size)
+        other.data[:] = self.durable
+        return other
+
 
 def eio() -> OSError:
     return OSError(errno.EIO, "Input/output error")

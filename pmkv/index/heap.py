@@ -39,15 +39,21 @@ class Heap:
 
     def allocate(self, words: int) -> int:
         """The start of so many zeroed words (a multiple of 512)."""
-        self.used += words
         if self._free[words]:
+            self.used += words
             return self._free[words].pop()
-        start, self._top = self._top, self._top + words
-        if self._top > self.words.size:
+        if words > self.left:
             raise MemoryError(
                 f"the indexes need more than the {self.words.size * 8:,} bytes of address space that the system granted"
             )
+        self.used += words
+        start, self._top = self._top, self._top + words
         return start
+
+    @property
+    def left(self) -> int:
+        """Words of address space never handed out."""
+        return (self.words.size - self._top) // PAGE_WORDS * PAGE_WORDS
 
     def free(self, start: int, words: int) -> None:
         """Give pages back, to the system too."""

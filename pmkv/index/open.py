@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from ..errors import InvalidError
 from ..kernels import location
 from ..kernels.hashing import place_of
 from ..kernels.probe import (
@@ -31,6 +32,12 @@ from .heap import PAGE_WORDS, Heap
 PAGE_SLOTS = PAGE_WORDS // 2
 LARGEST_SUB = 64 * PAGE_SLOTS  # 256 KiB: moved in about a millisecond
 MAX_DEPTH = 24
+
+
+def check_cursor(cursor: int) -> None:
+    """Refuse a place where no walk can go on."""
+    if not 0 <= cursor < 1 << 64:
+        raise InvalidError(f"{cursor} is no cursor: begin with 0, go on with what the last call returned")
 
 
 class OpenIndex:

@@ -28,6 +28,7 @@ from .format import (
     FRAME_HEADER,
     MAX_BATCH,
     MAX_FRAME,
+    MAX_KEY,
     NEXT,
     Flag,
     Kind,
@@ -154,8 +155,8 @@ class Log:
         return self.lsn
 
     def _finish(self, more: int) -> None:
-        """Give the last frame its checksum, once it is known whether its batch goes on behind it. One that was begun and
-        never ended (Ctrl-C comes anywhere) becomes a MARK, which says nothing."""
+        """Give the last frame its checksum, once it is known whether its batch goes on behind it. One that was begun
+        and never ended (Ctrl-C comes anywhere) becomes a MARK, which says nothing."""
         if self._open is None:
             return
         start, length = self._open
@@ -210,9 +211,11 @@ class Log:
     def reserve_bytes(self, length: int) -> None:
         """Have room for frames that take `length` bytes together, none with a body beyond `frame_limit` and a key.
         FullError: nothing was changed."""
-        waste = frame_size(self.frame_limit) + NEXT_SIZE  # at most so much stays unused at a segment's end
-        left = length - max(0, self._stop - self.position - waste)
-        segments = max(0, -(-left // (self.pool.segment_size - ALIGN - waste)))
+        # one frame may hold a value of frame_limit and a key: so much may stay unused at a segment's end; but of any two
+        # segments in a row more than one is used, whatever the frames
+        waste, room = frame_size(self.frame_limit + MAX_KEY + ALIGN), self.pool.segment_size - ALIGN - NEXT_SIZE
+        left = length - max(0, self._stop - self.position - NEXT_SIZE - waste)
+        segments = max(0, min(-(-left // max(1, room - waste)), -(-2 * left // room) + 1) if left > 0 else 0)
         self._make_ready(segments, Reserve.WRITE)
 
     def _make_ready(self, segments: int, purpose: Reserve) -> None:
@@ -265,6 +268,13 @@ class Log:
                 ranges = [*ranges, [self._open[0], self.position]]
             self._pending = np.array(ranges, np.int64) if ranges and self.durability == "commit" else NOTHING
         return self._pending
+
+    def depends(self, waiting: int, layer: int) -> int:
+        """The LSN that a read has to settle, which met so many pending locations: else that of its layer, as what is
+        absent may be so because of a clear that is pending itself. Under the lock."""
+        if self.durability != "commit":
+            return 0
+        return self.lsn if waiting else layer
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[Deferral]:

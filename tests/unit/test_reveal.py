@@ -1,0 +1,132 @@
+"""No reply reveals what is not durable: whatever a read says depends on an LSN, that it waits for or notes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pmkv.engine import Engine
+from pmkv.errors import ExistsError, FlushError, UnknownNameError
+from tests.engines import contents, eio, failing_engine
+
+Step = Callable[[Engine], Any]
+
+
+@pytest.fixture
+def engine() -> Engine:
+    engine, _ = failing_engine()
+    engine.keyspaces[0].put_many({b"a": b"1", b"b": b"2", b"gone": b"3"})
+    engine.create_table("t", "f4").put([1, 2], [1.0, 2.0])
+    engine.create_table("old", "f4")
+    return engine
+
+
+def rest(engine: Engine) -> Any:
+    return engine.keyspaces[0]
+
+
+WRITES: dict[str, Step] = {
+    "put": lambda e: rest(e).put(b"a", b"new"),
+    "delete": lambda e: rest(e).delete(b"gone"),
+    "expire": lambda e: rest(e).expire(b"a", 1),
+    "clear": lambda e: rest(e).clear(),
+    "clear all": lambda e: e.clear_all(),
+    "rows": lambda e: e.table("t").put([1], [5.0]),
+    "add": lambda e: e.table("t").add([1], [5.0]),
+    "delete rows": lambda e: e.table("t").delete([1]),
+    "create": lambda e: e.create_table("new", "f4"),
+    "drop": lambda e: e.drop_table("old"),
+}
+
+KEYS: dict[str, Step] = {
+    "get": lambda e: rest(e).get(b"a"),
+    "contains": lambda e: rest(e).contains_many([b"a"]),
+    "in": lambda e: b"a" in rest(e),
+    "expiry": lambda e: rest(e).expiry(b"a"),
+    "size": lambda e: rest(e).size(b"a"),
+    "entry": lambda e: rest(e).entry(b"a"),
+    "len": lambda e: len(rest(e)),
+    "keys": lambda e: rest(e).keys(),
+    "scan": lambda e: list(rest(e).scan()),
+    "random": lambda e: rest(e).random_key(),
+    "delete of what is not there": lambda e: rest(e).delete(b"a"),
+}
+ROWS: dict[str, Step] = {
+    "get": lambda e: e.table("t").get([1]),
+    "contains": lambda e: e.table("t").contains([1]),
+    "len": lambda e: len(e.table("t")),
+    "scan": lambda e: list(e.table("t").scan()),
+    "pool": lambda e: e.table("t").pool([1], [0]),
+    "gather": lambda e: e.gather({"t": [1]}),
+    "pool many": lambda e: e.pool_many({"t": ([1], [0])}),
+    "delete of what is not there": lambda e: e.table("t").delete([1]),
+}
+PAIRS = [
+    *((w, f"key {r}", WRITES[w], KEYS[r]) for w in ("put", "expire", "clear", "clear all") for r in KEYS),
+    *((w, f"row {r}", WRITES[w], ROWS[r]) for w in ("rows", "add", "delete rows") for r in ROWS),
+    ("delete", "key get", WRITES["delete"], lambda e: rest(e).get(b"gone")),
+    ("create", "new row", WRITES["create"], lambda e: e.table("new").get([1])),
+    ("create", "new len", WRITES["create"], lambda e: len(e.table("new"))),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("write", "read"), [pair[2:] for pair in PAIRS], ids=[f"{w}-{r}" for w, r, *_ in PAIRS])
+def test_a_read_depends_on_the_pending_write(engine: Engine, write: Step, read: Step) -> None:
+    with engine.log.deferred() as writer:
+        write(engine)
+    assert writer.lsn == engine.log.lsn
+    with engine.log.deferred() as reader:
+        read(engine)
+    assert reader.lsn >= writer.lsn
+    engine.log.flush(writer.lsn)
+    with engine.log.deferred() as later:
+        read(engine)
+    assert later.lsn in (0, engine.log.lsn), "nothing pending is left, but what the read itself wrote"
+
+
+def test_that_a_name_is_taken_or_gone_depends_on_the_decision(engine: Engine) -> None:
+    with engine.log.deferred() as writer:
+        engine.drop_table("old")
+    with engine.log.deferred() as reader, pytest.raises(UnknownNameError):
+        engine.table("old")
+    assert reader.lsn == writer.lsn
+    with engine.log.deferred() as writer:
+        engine.create_table("new", "f4")
+    with engine.log.deferred() as reader, pytest.raises(ExistsError):
+        engine.create_table("new", "f4")
+    assert reader.lsn == writer.lsn
+    with engine.log.deferred() as reader, pytest.raises(UnknownNameError):
+        engine.drop_table("never was")
+    assert reader.lsn == writer.lsn
+
+
+def test_what_nobody_writes_depends_on_nothing(engine: Engine) -> None:
+    with engine.log.deferred():
+        engine.keyspaces[3].put(b"a", b"1")
+    with engine.log.deferred() as reader:
+        rest(engine).get(b"a")
+        rest(engine).get(b"never")
+        engine.table("t").get([1, 77])
+        len(engine.table("t"))
+    assert reader.lsn == 0
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+def test_after_a_failed_flush_memory_is_the_durable_state(write: Step) -> None:
+    engine, medium = failing_engine()
+    rest(engine).put_many({b"a": b"1", b"gone": b"3"})
+    table = engine.create_table("t", "f4")
+    table.put([1, 2], [1.0, 2.0])
+    engine.create_table("old", "f4")
+    before = contents(engine)
+    medium.flush_error = eio()
+    with pytest.raises(FlushError):
+        write(engine)
+    assert contents(engine) == before
+    assert engine.table("t") is table
+    assert table.get([1, 2]).tolist() == [1.0, 2.0]
+    engine.check()
+    recovered = Engine.on_medium(medium.survivor())
+    assert contents(recovered) == before
