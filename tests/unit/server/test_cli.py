@@ -1,0 +1,130 @@
+"""The command line: options, variables and a TOML file; commands that ask a running server."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from pmkv_server import main as server_module
+from pmkv_server.cli import main
+from pmkv_server.config import Config
+
+
+@pytest.fixture
+def configured(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
+    """The settings of every server that would have been started."""
+    made: list[Config] = []
+
+    class Silent:
+        def __init__(self, config: Config) -> None:
+            made.append(config)
+
+        def serve(self) -> None:
+            pass
+
+    monkeypatch.setattr(server_module, "Server", Silent)
+    return made
+
+
+def run(*words: str, **how: object) -> Result:
+    return CliRunner().invoke(main, list(words), **how)
+
+
+def test_defaults_are_those_of_config(configured: list[Config]) -> None:
+    assert run("serve").exit_code == 0
+    assert configured == [Config()]
+
+
+def test_options_beat_variables_and_these_a_file(configured: list[Config], tmp_path: Path) -> None:
+    path = tmp_path / "pmkv.toml"
+    path.write_text('port = 1\nworkers = 3\nrest-port = "off"\ncapacity = "1GiB"\n')
+    result = run("serve", "--config", str(path), "--port", "3", env={"PMKV_PORT": "2", "PMKV_WORKERS": "5"})
+    assert result.exit_code == 0, result.output
+    (config,) = configured
+    assert (config.port, config.workers, config.rest_port, config.capacity) == (3, 5, None, "1GiB")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--port", "70000"], "70000"),
+        (["--rest-port", "x"], "x"),
+        (["--durability", "maybe"], "maybe"),
+        (["--max-clients", "0"], "0"),
+    ],
+)
+def test_wrong_values(words: list[str], said: str, configured: list[Config]) -> None:
+    result = run("serve", *words)
+    assert result.exit_code == 2 and said in result.output
+    assert not configured
+
+
+@pytest.mark.parametrize(("text", "said"), [("prot = 1", "unknown keys prot; known are"), ("port =", "pmkv.toml")])
+def test_a_file_that_is_wrong(text: str, said: str, configured: list[Config], tmp_path: Path) -> None:
+    path = tmp_path / "pmkv.toml"
+    path.write_text(text)
+    result = run("serve", "--config", str(path))
+    assert result.exit_code == 2
+    assert said in " ".join(result.output.split())
+    assert not configured
+
+
+def test_an_unsafe_server_is_not_started() -> None:
+    result = run("serve", "--host", "0.0.0.0")
+    assert result.exit_code == 1
+    assert "no password is set" in result.output
+    assert "Traceback" not in result.output
+
+
+Answering = Callable[..., int]
+
+
+@pytest.fixture
+def answering() -> Iterator[Answering]:
+    """`answering(*replies)` is the port of a server that says them, one for each command."""
+    listeners = []
+
+    def start(*replies: bytes) -> int:
+        listener = socket.create_server(("127.0.0.1", 0))
+        listeners.append(listener)
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                for reply in replies:
+                    connection.recv(65536)
+                    connection.sendall(reply)
+
+        threading.Thread(target=answer, daemon=True).start()
+        return listener.getsockname()[1]
+
+    yield start
+    for listener in listeners:
+        listener.close()
+
+
+def test_get_put_stats(answering: Answering) -> None:
+    result = run("get", "a", "--port", str(answering(b"$3\r\n\xff\r\n\r\n")))
+    assert (result.exit_code, result.stdout_bytes) == (0, b"\xff\r\n")
+    assert run("put", "a", "b", "--port", str(answering(b"+OK\r\n"))).exit_code == 0
+    result = run("stats", "--password", "p", "--port", str(answering(b"+OK\r\n", b"$9\r\n# A\r\nb:1\n\r\n")))
+    assert result.output == "# A\nb:1\n"
+
+
+def test_what_can_go_wrong_is_said(answering: Answering) -> None:
+    for words, reply, said in (
+        (["get", "a"], b"$-1\r\n", "no key 'a'"),
+        (["put", "a", "b"], b"-OOM full\r\n", "OOM full"),
+        (["get", "a"], b"-NOAUTH Authentication required.\r\n", "NOAUTH"),
+    ):
+        result = run(*words, "--port", str(answering(reply)))
+        assert result.exit_code == 1 and said in result.output
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    result = run("get", "a", "--port", str(port))
+    assert result.exit_code == 1 and f"no answer from 127.0.0.1:{port}" in result.output
