@@ -22,6 +22,7 @@ U = np.uint64
 FLAG_DELETE = 16  # of a record: the key is gone
 FLAG_PARTS = 32  # of a record: the value stands in PART frames, listed here
 ABSENT, DAMAGED = -1, -2
+PREFETCHED = 512  # bytes of a row asked for ahead; behind that the processor has seen the pattern
 
 
 @njit(inline="always")
@@ -124,7 +125,8 @@ def gather_rows(data, locations, ids, width, owner, default, verify, out, found)
     damaged i or -1."""
     for i in range(locations.size):
         if i + AHEAD < locations.size and locations[i + AHEAD] != U(0):
-            prefetch(data, location.offset_of(locations[i + AHEAD]))
+            for line in range(0, min(width, PREFETCHED), 64):
+                prefetch(data, location.offset_of(locations[i + AHEAD]) + line)
         found[i] = location.lives(locations[i])
         if not found[i]:
             copy(out, i * width, default, 0, width)
