@@ -106,7 +106,7 @@ def get(host: str, port: int, password: str, key: str) -> None:
     value = _ask(host, port, password, "GET", key)
     if value is None:
         raise click.ClickException(f"no key '{key}'")
-    click.get_binary_stream("stdout").write(value)
+    sys.stdout.buffer.write(value)
 
 
 @main.command()
@@ -121,11 +121,24 @@ def put(host: str, port: int, password: str, key: str, value: str | None) -> Non
 
 @main.command()
 @click.argument("directory", type=click.Path(exists=True, file_okay=False))
-def check(directory: str) -> None:
-    """Verify every invariant of a data directory that no server has open."""
-    from pmkv.check import check as run
+@click.option("--salvage", type=click.Path(file_okay=False), help="Copy what is whole into this new directory.")
+def check(directory: str, salvage: str | None) -> None:
+    """Verify every invariant of a data directory that no server has open; exit status 1 when something is damaged."""
+    from pmkv.check import check as verify
+    from pmkv.salvage import salvage as rescue
 
-    _report(run, directory)
+    report = _run(verify, directory)
+    click.echo(f"{report.frames:,} frames replayed, {report.keys:,} keys and {report.rows:,} rows verified")
+    for problem in report.problems:
+        click.echo(f"damaged: {problem}", err=True)
+    if salvage:
+        saved = _run(rescue, directory, salvage)
+        click.echo(f"{saved.frames:,} frames with {saved.records:,} records copied to {salvage}")
+        click.echo("what was lost is not known: deleted keys may be back, old values may stand for newer ones")
+        for problem in saved.problems:
+            click.echo(f"left out: {problem}", err=True)
+    if report.problems:
+        raise SystemExit(1)
 
 
 @main.command()
@@ -134,16 +147,15 @@ def dump(directory: str) -> None:
     """Print a data directory, entry by entry."""
     from pmkv.dump import dump as run
 
-    _report(run, directory, sys.stdout)
+    _run(run, directory, sys.stdout)
 
 
-def _report(run: Callable, *arguments: Any) -> None:
+def _run(run: Callable, *arguments: Any) -> Any:
+    """Errors of the engine are for people to read."""
     try:
-        found = run(*arguments)
+        return run(*arguments)
     except PmkvError as problem:
         raise click.ClickException(str(problem)) from None
-    if found is not None:
-        click.echo(found)
 
 
 def _ask(host: str, port: int, password: str, *words: str | bytes) -> Any:

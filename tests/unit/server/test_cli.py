@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+import pmkv
 from pmkv_server import main as server_module
 from pmkv_server.cli import main
 from pmkv_server.config import Config
@@ -128,3 +129,18 @@ def test_what_can_go_wrong_is_said(answering: Answering) -> None:
         port = free.getsockname()[1]
     result = run("get", "a", "--port", str(port))
     assert result.exit_code == 1 and f"no answer from 127.0.0.1:{port}" in result.output
+
+
+def test_check_verifies_and_salvages(tmp_path: Path) -> None:
+    with pmkv.open(tmp_path / "s", capacity="8MiB") as store:
+        for i in range(50):
+            store.put(b"key:%d" % i, b"v" * 100)
+    whole = CliRunner().invoke(main, ["check", str(tmp_path / "s")])
+    assert whole.exit_code == 0 and "50 keys" in whole.output
+    with open(tmp_path / "s" / "pool", "r+b") as pool:
+        pool.seek(4096 + 4096)
+        pool.write(bytes(256))
+    damaged = CliRunner().invoke(main, ["check", str(tmp_path / "s"), "--salvage", str(tmp_path / "new")])
+    assert damaged.exit_code == 1 and "damaged" in damaged.output and "copied to" in damaged.output
+    with pmkv.open(tmp_path / "new") as store:
+        assert 40 < len(store.keyspace(0)) < 50
