@@ -239,3 +239,68 @@ def test_a_dropped_table_is_gone(engine: Engine) -> None:
 def test_dtypes_without_a_fixed_size_are_refused(engine: Engine, dtype: object) -> None:
     with pytest.raises(InvalidError):
         engine.create_table("t", dtype)
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [("f4", -1), {"names": ["a", "b"], "formats": ["f4", "f4"], "offsets": [4, 0]},
+     {"names": ["a", "b"], "formats": ["f4", "f4"], "offsets": [0, 2]}],
+    ids=["negative", "in another order", "overlapping"],
+)  # fmt: skip
+def test_dtypes_that_cannot_be_described_are_refused(engine: Engine, dtype: object) -> None:
+    with pytest.raises(InvalidError, match="is no NumPy dtype for rows"):
+        engine.create_table("t", dtype)
+
+
+STRUCT = [("price", "<f4"), ("n", "<i2")]
+
+
+@pytest.mark.parametrize("dtype", [(STRUCT, (3,)), (STRUCT, (1, 2)), np.dtype(STRUCT, align=True), ([("a", "i1")],
+(2,))])
+def test_arrays_of_structures_keep_their_fields(engine: Engine, dtype: object) -> None:
+    table = engine.create_table("t", dtype)
+    assert table.row_dtype == row_dtype(dtype)
+    rows = np.zeros((2, *table.shape), table.dtype)
+    rows[table.dtype.names[0]] = 7
+    table.put([1, 2], rows)
+    assert (table.get([1, 2])[table.dtype.names[0]] == 7).all()
+
+
+@pytest.mark.parametrize("given", [[("n", "i2"), ("price", "f4")], [("price", "f4"), ("count", "i2")], [("price",
+"f4")]])
+def test_rows_with_other_fields_are_refused_not_taken_by_position(engine: Engine, given: list) -> None:
+    table = engine.create_table("t", STRUCT)
+    with pytest.raises(InvalidError, match="convert them first"):
+        table.put([1], np.zeros(1, given))
+    table.put([1], np.zeros(1, [("price", ">f8"), ("n", ">i4")]))
+
+
+@pytest.mark.parametrize("default", [10**20, -1, 256, "x"])
+def test_a_default_that_does_not_fit_is_refused(engine: Engine, default: object) -> None:
+    table = engine.create_table("t", "u1")
+    with pytest.raises(InvalidError, match="does not fit a row of table 't'"):
+        table.get([1], default=default)
+
+
+@pytest.mark.parametrize("shape", [(), (3,)])
+def test_bags_without_any_id(engine: Engine, shape: tuple) -> None:
+    table = engine.create_table("t", ("f4", shape) if shape else "f4")
+    assert table.pool([], []).shape == (0, *shape)
+    assert table.pool([], [0, 0]).tolist() == np.zeros((2, *shape)).tolist()
+
+
+@pytest.mark.parametrize("rows", [None, 500])
+def test_scans_of_any_batch_size_end_and_meet_all(engine: Engine, rows: int | None) -> None:
+    table = engine.create_table("t", "i8", rows)
+    ids = np.arange(0, 500, 3)
+    table.put(ids, ids * 10)
+    table.delete(ids[::4])
+    there = np.delete(ids, np.s_[::4])
+    for batch in (0, 1, 13, 10_000):
+        parts = list(table.scan(batch))
+        seen = np.concatenate([part for part, _ in parts])
+        assert np.sort(seen).tolist() == there.tolist()
+        assert (np.concatenate([part for _, part in parts]) == seen * 10).all()
+    for cursor in (-1, 1 << 64):
+        with pytest.raises(InvalidError, match="is no cursor"):
+            table.scan_from(cursor)
