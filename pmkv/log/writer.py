@@ -41,6 +41,7 @@ from .pool import Pool, Reserve
 from .replay import Replay
 
 HEADER = FRAME_HEADER.itemsize
+MORE = Flag.MORE.value  # a plain number: arithmetic on flags costs more than a frame's checksum
 NEXT_SIZE = frame_size(NEXT.size)  # kept free at the end of every segment
 NOTHING = np.empty((0, 2), np.int64)
 DURABILITIES = ("commit", "interval", "none")
@@ -82,9 +83,8 @@ class Log:
     def resume(self, replay: Replay) -> None:
         """Stand where the replay ended."""
         self.lsn, self.previous, self.position = replay.lsn, replay.previous, replay.position
-        self.durable = (
-            replay.lsn
-        )  # once what was accepted without proof is rewritten: open_epoch does, before anything is revealed
+        # durable once what was accepted without proof is rewritten: open_epoch does, before anything is revealed
+        self.durable = replay.lsn
         self._unproved = replay.undurable
         self._last_is_mark = replay.is_marked
         self._segment = replay.segments[-1] if replay.segments else -1
@@ -130,7 +130,7 @@ class Log:
     ) -> int:
         """Place a frame; returns where its body goes. The caller fills it and calls `end`, under one hold of the
         lock."""
-        self._finish(Flag.MORE if self._batch else 0)
+        self._finish(MORE if self._batch else 0)
         if self.position + frame_size(length) + NEXT_SIZE > self._stop:
             self._next_segment(purpose)
         return self._place(kind, flags, table, count, length, layer)
@@ -162,7 +162,7 @@ class Log:
         start, length = self._open
         if self._filling:
             self._view[start + 10] = Kind.MARK
-        self._view[start + 11] = self._view[start + 11] & ~Flag.MORE | more
+        self._view[start + 11] = self._view[start + 11] & ~MORE | more
         check = check_frame(self._view, start, length, self.pool.seed(self._segment))
         self._view[start : start + 8] = check.to_bytes(8, "little")
         self._gather(start, start + HEADER + length)
@@ -185,7 +185,7 @@ class Log:
             body = self._place(Kind.NEXT, 0, 0, 0, NEXT.size, 0)
             NEXT.pack_into(self._view, body, index, self.pool.generations[index])
             self._filling = False
-            self._finish(Flag.MORE if self._batch else 0)
+            self._finish(MORE if self._batch else 0)
         self._segment, self._stop = index, self.pool.stop(index)
         self.position = self.pool.start(index) + ALIGN
 
