@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("pmkv.server")
 
 JOINED = 256 << 10  # a longer buffer is read on its own, not copied beside others
-ENOUGH_OUTPUT = 4 << 20  # bytes of replies after which a connection's other commands wait for the next tick
 
 
 class Dispatcher:
