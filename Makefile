@@ -10,7 +10,7 @@ RUNTIME := $(VENV)/.runtime
 DEMO    := $(VENV)/.demo
 DEV     := $(VENV)/.dev
 KERNELS := $(VENV)/.kernels
-PIP     := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+PIP     := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile
 KERNEL_TESTS := $(BIN)/python -m pytest -q tests/unit/kernels
 
 .PHONY: serve test test-long lint bench demo clean kernel-modes
@@ -67,6 +67,5 @@ $(DEV): $(RUNTIME) client/pyproject.toml
 $(KERNELS): $(RUNTIME) $(wildcard pmkv/kernels/*.py) server/resp.py server/patterns.py
 	@echo "Compiling the kernels (once, and again when one changes) ..."
 	@rm -rf pmkv/kernels/__pycache__ server/__pycache__ $(VENV)/boundscheck
-	@$(BIN)/python -m pmkv.kernels
-	@$(BIN)/python -c 'import pmkv_server.main'
+	@$(BIN)/python -c 'import pmkv_server.main' & $(BIN)/python -m pmkv.kernels && wait $$!
 	@touch $@
