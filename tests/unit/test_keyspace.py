@@ -217,3 +217,52 @@ def test_join_and_cut() -> None:
     sizes = np.array([10] * 25)
     assert list(cut_batches(sizes, 100)) == [[(0, 10, 100), (10, 20, 100), (20, 25, 50)]]
     assert list(cut_batches(np.array([500, 1]), 100)) == [[(0, 1, 500), (1, 2, 1)]]
+
+
+def test_a_clock_that_was_ahead_once_hides_nothing_from_scans(engine: Engine, clock: Clock) -> None:
+    keys = engine.keyspaces[0]
+    keys.put(b"kept", b"1", ttl=60)
+    keys.put(b"lasting", b"2")
+    clock.now += 10**9
+    assert list(keys.scan()) == [(b"lasting", b"2")]
+    clock.now -= 10**9
+    assert list(keys.scan()) == [(b"kept", b"1"), (b"lasting", b"2")]
+
+
+def test_a_scan_meets_the_first_pieces_of_a_put_for_which_there_was_no_room() -> None:
+    engine = Engine.on_medium(MemoryMedium(4096 + 24 * (1 << 20)), segment_size=1 << 20)
+    keys = engine.keyspaces[0]
+    keys.put(b"a", b"")
+    assert len(list(keys.scan())) == 1
+    with pytest.raises(FullError):
+        keys.put_many([(b"%03d" % i, bytes(200_000)) for i in range(150)])
+    assert len(keys) > 1, "the first atomic piece is in"
+    assert sum(1 for _ in keys.scan()) == len(keys)
+    engine.check()
+
+
+@pytest.mark.parametrize("cursor", [-1, 1 << 64])
+def test_what_is_no_cursor_is_refused(engine: Engine, cursor: int) -> None:
+    with pytest.raises(InvalidError, match="is no cursor: begin with 0"):
+        engine.keyspaces[0].keys(cursor)
+
+
+@pytest.mark.parametrize("key", [bytearray(b"k"), memoryview(b"k"), "k", None, 3])
+def test_only_bytes_are_keys(engine: Engine, key: object) -> None:
+    """A bytearray could be stored, but not be found in the order of keys: it has no hash."""
+    with pytest.raises(InvalidError, match=f"a key must be bytes, not {type(key).__name__}"):
+        engine.keyspaces[0].put(key, b"v")
+
+
+def test_keys_are_returned_from_any_cursor_and_for_any_count(engine: Engine) -> None:
+    keys = engine.keyspaces[0]
+    keys.put_many({b"%d" % i: b"" for i in range(300)})
+    for count in (0, 1, 7, 1000):
+        cursor, seen = 0, []
+        while True:
+            cursor, some = keys.keys(cursor, count)
+            seen += some
+            if not cursor:
+                break
+        assert sorted(seen) == sorted(b"%d" % i for i in range(300))
+    assert keys.keys((1 << 64) - 1)[0] == 0

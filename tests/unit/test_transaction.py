@@ -225,3 +225,10 @@ def state(engine: Engine) -> object:
                 for one, row in zip(ids, rows)
             },
         )
+
+
+def test_a_row_deleted_inside_reads_as_absent_whatever_id_minus_one_holds(store: pmkv.Store) -> None:
+    store.table("items").put([-1], [[9, 9]])
+    with store.transaction() as txn:
+        txn.table("items").delete([1])
+        assert txn.table("items").get([1, -1], default=5).tolist() == [[5, 5], [9, 9]]
