@@ -297,11 +297,11 @@ class Keyspace:
         return count
 
     def keys(self, cursor: int = 0, count: int = 10) -> tuple[int, list[bytes]]:
-        """About `count` keys from a cursor, 0 to begin, and the next cursor, 0 at the end. Redis' guarantee: what
-        is there all the
-        time is returned at least once. In no order."""
+        """About `count` (at least one) keys from a cursor, 0 to begin, and the next cursor, 0 at the end. Redis'
+        guarantee: what is there all the time is returned at least once. In no order."""
         self._log.guard_read()
         check_cursor(cursor)
+        count = max(1, count)  # no progress is no scan
         names: list[bytes] = []
         with self._log.lock:
             lsn = self._changed
