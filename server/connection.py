@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 OUTPUT_LIMIT = 4 << 20  # bytes of replies, written or held, above which no more commands are served
 INBOX_LIMIT = 1 << 20  # bytes read ahead while a command is under way
+SHORT = 64 << 10  # bytes that may take the short way
 QUERY_LIMIT = 1 << 30  # bytes of one command
 
 
@@ -34,6 +35,8 @@ class Connection(asyncio.Protocol):
         self.size = 0  # bytes in the inbox
         self._need = 0  # bytes without which the command at hand cannot be complete
         self._queued = False  # on the ready list
+        self._at_rest = False  # nothing is under way, and a single plain command may take the short way
+        self._taken = False  # its input is on the short way
         self.busy = False  # a worker has its command
         self._choked = False  # the client does not read
         self._reading = True
@@ -57,8 +60,15 @@ class Connection(asyncio.Protocol):
         if not self._server.enter(self):
             transport.write(resp.error("ERR max number of clients reached"))
             transport.close()
+        self._rest()
 
     def data_received(self, data: bytes) -> None:
+        if self._at_rest:
+            self._at_rest = False
+            if len(data) <= SHORT:
+                self._taken = True
+                self._dispatcher.take(self, data)
+                return
         self.inbox.append(data)
         self.size += len(data)
         if not self._queued and self.size >= self._need and self._may_serve():
@@ -69,10 +79,12 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         self._eof = True
+        self._at_rest = False
         return not self._is_served or bool(self._held)
 
     def connection_lost(self, problem: Exception | None) -> None:
         self._transport = None
+        self._at_rest = False
         self.inbox, self.size = [], 0
         self._held.clear()
         self._held_size = 0
@@ -81,6 +93,7 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._choked = True
+        self._at_rest = False
         self._regulate()
 
     def resume_writing(self) -> None:
@@ -109,17 +122,48 @@ class Connection(asyncio.Protocol):
         """Is there a row left that may be served in this tick?"""
         return self.row < self.row_end and not self.session.closing and not self.busy and self._out_size < OUTPUT_LIMIT
 
-    def is_plain(self, commands: int) -> bool:
-        """Nothing goes on here but this one command."""
-        return commands == 1 and self.session.plain and not (self._out or self._held or self.session.closing)
-
-    def empty(self) -> None:
-        """All of its input is being served."""
-        self.inbox, self.size, self._need = [], 0, 0
-
     def _may_serve(self) -> bool:
-        waiting = self.busy or self._choked or self.session.closing or self._transport is None
+        waiting = self.busy or self._taken or self._choked or self.session.closing or self._transport is None
         return not waiting and self._held_size < OUTPUT_LIMIT
+
+    def _rest(self) -> None:
+        """Is nothing under way here?"""
+        session = self.session
+        self._at_rest = (
+            session.plain
+            and session.keyspace is self._dispatcher.keyspace
+            and not (
+                self.size
+                or self._out
+                or self._held
+                or self._queued
+                or self._eof
+                or session.closing
+                or not self._may_serve()
+            )
+        )
+
+    # The short way: a client that sent one GET or SET and waits. `answer` follows `take`, in this tick or later.
+
+    def answer(self, reply: bytes) -> None:
+        """Write the reply of its one command, which may be revealed."""
+        self._taken = False
+        if self._transport is None:
+            return
+        self._at_rest = not (self.size or self._choked or self._eof or self.session.closing)
+        self._transport.write(reply)
+        if not self._at_rest:
+            self._close_if_over()
+            self.go_on()
+
+    def leave_short_way(self) -> None:
+        """It was something else: `give_rows` and `took` follow."""
+        self._taken = False
+
+    def chunks(self) -> list[bytes]:
+        """What is in the inbox, to be scanned now."""
+        chunks, self.inbox, self.size = self.inbox, [], 0
+        return chunks
 
     def took(self, found: Scan, start: int, end: int, state: list[int]) -> None:
         """The rounds are over: keep what was not served, and see why the scan stopped."""
@@ -131,7 +175,7 @@ class Connection(asyncio.Protocol):
             position = found.rows[self.row - 1][0] if self.row > self.first_row else start
             self._keep(found.data, position, end)
         elif status == resp.DONE:
-            self._keep(found.data, end, end)
+            pass
         elif status == resp.INCOMPLETE:
             self._keep(found.data, position, end)
             self._need = detail
@@ -147,8 +191,9 @@ class Connection(asyncio.Protocol):
             self.go_on()
 
     def _keep(self, data: bytes, start: int, end: int) -> None:
-        self.inbox = [data[start:end]] if start < end else []
-        self.size = end - start
+        if start < end:
+            self.inbox.insert(0, data[start:end])
+            self.size += end - start
 
     def _take_line(self, data: bytes, start: int, end: int) -> None:
         """An inline command."""
@@ -177,6 +222,7 @@ class Connection(asyncio.Protocol):
         if self.size and self.size >= self._need and not self._queued and self._may_serve():
             self._queued = True
             self._dispatcher.add(self)
+        self._rest()
         self._regulate()
 
     # ---- replies ----
@@ -193,14 +239,6 @@ class Connection(asyncio.Protocol):
         if lsn > self._out_lsn:
             self._out_lsn = lsn
 
-    def send(self, reply: bytes) -> None:
-        """Write the reply of a plain command."""
-        if self._transport is not None:
-            self._server.stats.output_bytes += len(reply)
-            self._transport.write(reply)
-            if self._eof:
-                self._close_if_over()
-
     def deliver(self, durable: int) -> bool:
         """Write what was replied in this tick, or hold it; does it hold something now?"""
         out = self._out
@@ -215,6 +253,7 @@ class Connection(asyncio.Protocol):
         if self._held:
             return True
         self._close_if_over()
+        self._rest()
         return False
 
     def release(self, durable: int, error: bytes | None) -> bool:
@@ -253,17 +292,19 @@ class Connection(asyncio.Protocol):
     @property
     def _is_served(self) -> bool:
         """Is nothing under way, and no whole command left?"""
-        return not (self.busy or self._queued or (self.size and self.size >= self._need))
+        return not (self.busy or self._taken or self._queued or (self.size and self.size >= self._need))
 
     def close(self) -> None:
         """No more commands; close once all replies have left."""
         self.session.closing = True
-        if not self._held and not self.busy:
+        self._at_rest = False
+        if not (self._held or self.busy or self._taken):
             self._close_if_over()
 
     def abort(self) -> None:
         """Close at once, saying nothing."""
         self.session.closing = True
+        self._at_rest = False
         self.inbox, self.size = [], 0
         self._out, self._out_size, self._out_count = [], 0, 0
         if self._transport:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("pmkv.server")
 
+Portion = tuple["Connection", int, int, int, list[int]]  # first row, its bytes from, to, and state of the scan
+Answers = tuple[int, list["Connection"], list[bytes]]  # the LSN they depend on, and a reply a connection
+
+NO_SINGLE = (0, 0, 0, resp.OTHER)
 JOINED = 256 << 10  # a longer buffer is read on its own, not copied beside others
 
 
@@ -37,6 +41,7 @@ class Dispatcher:
     def __init__(self, server: Server, loop: asyncio.AbstractEventLoop, executor: Executor) -> None:
         self._server = server
         self._store: Any = server.store
+        self.keyspace = self._store.keyspace(0)  # of connections that take the short way
         self._call_soon = loop.call_soon
         self._call_threadsafe = loop.call_soon_threadsafe
         self._executor = executor
@@ -46,94 +51,132 @@ class Dispatcher:
         self._wake_sent = False
         self._wrote = False
         self._deferral: Any = None
-        self._slow: list[Connection] = []  # of this tick: those whose replies are gathered in them
-        self._quick: list[tuple[list[Connection], list[bytes], int]] = []  # of this tick: connections, replies, lsn
+        self._taken: list[Connection] = []  # that sent something after having been at rest
+        self._taken_data: list[bytes] = []
+        self._answers: list[Answers] = []  # to single commands, not revealed yet
         self.working = 0  # commands in workers
         self._store.on_durable(self._on_durable)
 
     def add(self, connection: Connection) -> None:
-        """This connection has something to read."""
-        if not self._ready:
+        """This connection has something in its inbox."""
+        if not self._ready and not self._taken:
             self._call_soon(self.tick)
         self._ready.append(connection)
+
+    def take(self, connection: Connection, data: bytes) -> None:
+        """A connection at rest sent this: most likely one command, for whose reply the client waits."""
+        if not self._taken and not self._ready:
+            self._call_soon(self.tick)
+        self._taken.append(connection)
+        self._taken_data.append(data)
 
     # ---- a tick ----
 
     def tick(self) -> None:
         ready, self._ready = self._ready, []
+        taken, self._taken = self._taken, []
+        chunks, self._taken_data = self._taken_data, []
         self._wrote = False
         self._server.stats.ticks += 1
-        self._slow, self._quick = [], []
+        served: list[Connection] = []
         with self._store.deferred() as self._deferral:
+            if taken:
+                served += self._serve_taken(taken, chunks)
             for group in _groups(ready):
-                self._serve(group)
+                served += self._serve_inboxes(group)
         if self._wrote:
             self._store.flush_soon()
-        self._deliver([*self._slow, *self._answer_quick()])
+        if self._answers:
+            self._answer()
+        if served:
+            self._deliver(served)
 
-    def _serve(self, connections: list[Connection]) -> None:
-        chunks = [chunk for connection in connections for chunk in connection.inbox]
-        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+    def _serve_inboxes(self, connections: list[Connection]) -> list[Connection]:
         sizes = [connection.scan_size() for connection in connections]
-        found = self._scanner.scan(data, sizes)
-        slow: list[tuple[Connection, int, int, list[int]]] = []
-        quick: dict[tuple[Any, int], list[tuple[Connection, int]]] = {}
-        row = end = 0
-        for connection, size, state in zip(connections, sizes, found.states, strict=True):
-            start, end = end, end + abs(size)
-            first, row = row, state[0]
-            if (
-                row - first == 1
-                and state[2] == resp.DONE
-                and found.rows[first][3]
-                and connection.is_plain(found.rows[first][2])
-            ):
-                connection.empty()
-                quick.setdefault((connection.session.keyspace, found.rows[first][3]), []).append(
-                    (connection, found.rows[first][1])
-                )
-            else:
-                connection.give_rows(first, row)
-                slow.append((connection, start, end, state))
-        for (keyspace, kind), owners in quick.items():
-            self._serve_quick(keyspace, kind, owners, found)
-        self._rounds([connection for connection, *_ in slow], found)
-        for connection, start, end, state in slow:
-            connection.took(found, start, end, state)
-        self._slow += [connection for connection, *_ in slow]
+        found = self._scan([chunk for connection in connections for chunk in connection.chunks()], sizes)
+        self._serve(list(_portions(connections, sizes, found)), found)
+        return connections
+
+    def _scan(self, chunks: list[bytes], sizes: list[int]) -> Scan:
+        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         self._server.stats.input_bytes += len(data)
+        return self._scanner.scan(data, sizes)
 
-    # Most clients send one command and wait: these take the short way, without the accounts that pipelines need.
+    def _serve(self, portions: list[Portion], found: Scan) -> None:
+        """Serve connections, whatever they sent; returns once their replies are in them."""
+        for connection, first, _, _, state in portions:
+            connection.give_rows(first, state[0])
+        self._rounds([portion[0] for portion in portions], found)
+        for connection, _, start, end, state in portions:
+            connection.took(found, start, end, state)
 
-    def _serve_quick(self, keyspace: Any, kind: int, owners: list[tuple[Connection, int]], found: Scan) -> None:
-        """One batch of connections whose whole input is one GET, or one SET."""
-        data, starts, ends = found.data, found.starts, found.ends
-        connections = [connection for connection, _ in owners]
-        keys = [data[starts[i + 1] : ends[i + 1]] for _, i in owners]
-        self._deferral.lsn = 0
-        if kind == GET:
-            values = self._values(keyspace, keys)
-            replies = [
-                _get_reply(value, connection.null) for value, connection in zip(values, connections, strict=True)
-            ]
-        else:
-            pairs = list(zip(keys, [data[starts[i + 2] : ends[i + 2]] for _, i in owners], strict=True))
-            replies = self._put(keyspace, pairs)
-        self._quick.append((connections, replies, self._deferral.lsn))
+    # Most clients send one command and wait: these take a short way, without the accounts that pipelines need.
 
-    def _answer_quick(self) -> list[Connection]:
-        """Write what may be revealed; return the connections that have to hold their reply."""
-        durable, holding = self._store.durable_lsn, []
-        for connections, replies, lsn in self._quick:
-            if lsn <= durable:
-                self._server.stats.commands += len(replies)
-                for connection, reply in zip(connections, replies, strict=True):
-                    connection.send(reply)
+    def _serve_taken(self, connections: list[Connection], chunks: list[bytes]) -> list[Connection]:
+        """Serve connections that were at rest; returns those that sent something else than one GET or SET."""
+        sizes = list(map(len, chunks))
+        found = self._scan(chunks, sizes)
+        if found.gets == len(connections):
+            self._get_singles(connections, found.column(1, 2))
+            return []
+        if found.sets == len(connections):
+            self._set_singles(connections, found.column(1, 3), found.column(2, 3))
+            return []
+        return self._sort_taken(_portions(connections, sizes, found), found)
+
+    def _sort_taken(self, portions: Iterable[Portion], found: Scan) -> list[Connection]:
+        getters: list[tuple[Connection, int]] = []
+        setters: list[tuple[Connection, int]] = []
+        others: list[Portion] = []
+        for portion in portions:
+            connection, row, _, _, (end, _, status, _) = portion
+            _, first, count, kind = found.rows[row] if end - row == 1 else NO_SINGLE
+            if status != resp.DONE or count != 1 or kind == resp.OTHER:
+                connection.leave_short_way()
+                others.append(portion)
             else:
-                for connection, reply in zip(connections, replies, strict=True):
-                    connection.reply(reply, 1, lsn)
-                holding += connections
-        return holding
+                (getters if kind == GET else setters).append((connection, first))
+        data, starts, ends = found.data, found.starts, found.ends
+        if getters:
+            keys = [data[starts[i + 1] : ends[i + 1]] for _, i in getters]
+            self._get_singles([connection for connection, _ in getters], keys)
+        if setters:
+            keys = [data[starts[i + 1] : ends[i + 1]] for _, i in setters]
+            values = [data[starts[i + 2] : ends[i + 2]] for _, i in setters]
+            self._set_singles([connection for connection, _ in setters], keys, values)
+        self._serve(others, found)
+        return [portion[0] for portion in others]
+
+    def _get_singles(self, connections: list[Connection], keys: list[bytes]) -> None:
+        self._deferral.lsn = 0
+        replies = [
+            b"$%d\r\n%b\r\n" % (len(value), value) if type(value) is bytes else _get_reply(value, connection.null)
+            for value, connection in zip(self._values(self.keyspace, keys), connections)
+        ]
+        self._answers.append((self._deferral.lsn, connections, replies))
+
+    def _set_singles(self, connections: list[Connection], keys: list[bytes], values: list[bytes]) -> None:
+        self._deferral.lsn = 0
+        replies = self._put(self.keyspace, list(zip(keys, values)))
+        self._answers.append((self._deferral.lsn, connections, replies))
+
+    def _answer(self) -> None:
+        """Write the replies to single commands that may be revealed, or that failed; keep the others."""
+        durable, failed = self._store.durable_lsn, self._store.failed
+        kept, stats = [], self._server.stats
+        for lsn, connections, replies in self._answers:
+            if lsn > durable and not failed:
+                kept.append((lsn, connections, replies))
+                continue
+            if lsn > durable:
+                replies = [not_durable(failed)] * len(replies)
+            stats.commands += len(replies)
+            stats.output_bytes += sum(map(len, replies))
+            for connection, reply in zip(connections, replies):
+                connection.answer(reply)
+        self._answers = kept
+        if kept and (self._store.durable_lsn != durable or self._store.failed != failed):  # it came between
+            self._answer()
 
     def _values(self, keyspace: Any, keys: list[bytes]) -> list:
         """The values of a batch, errors in the place of those that cannot be read."""
@@ -287,12 +330,13 @@ class Dispatcher:
 
     def _on_durable(self) -> None:
         """From any thread: more became durable, or a flush failed."""
-        if (self._waiting or self._server.waiters) and not self._wake_sent:
+        if (self._waiting or self._answers or self._server.waiters) and not self._wake_sent:
             self._wake_sent = True
             self._call_threadsafe(self._release)
 
     def _release(self) -> None:
         self._wake_sent = False
+        self._answer()
         failed = self._store.failed
         durable = self._store.durable_lsn
         for connection in list(self._waiting):
@@ -305,7 +349,7 @@ class Dispatcher:
 
     @property
     def is_idle(self) -> bool:
-        return not (self._ready or self._waiting or self.working)
+        return not (self._ready or self._taken or self._answers or self._waiting or self.working)
 
 
 def _groups(ready: list[Connection]) -> list[list[Connection]]:
@@ -316,6 +360,15 @@ def _groups(ready: list[Connection]) -> list[list[Connection]]:
         return [ready] if ready else []
     groups = [[connection] for connection in ready if connection.size > JOINED]
     return [*groups, short] if short else groups
+
+
+def _portions(connections: list[Connection], sizes: list[int], found: Scan) -> Iterator[Portion]:
+    """Which rows and bytes of a scan are whose."""
+    row = end = 0
+    for connection, size, state in zip(connections, sizes, found.states):
+        first, row = row, state[0]
+        start, end = end, end + abs(size)
+        yield connection, first, start, end, state
 
 
 def _get_reply(value: bytes | bytearray | None, null: bytes) -> bytes:

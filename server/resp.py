@@ -7,8 +7,8 @@ checks every header against the limits before anything is allocated or waited fo
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 from numba import njit, types
@@ -125,13 +125,17 @@ def _command(data, pos, end, limited, starts, ends, first):
     return DONE, pos, count
 
 
-@njit(types.int64(_BYTES, _INTS, _INTS, _INTS, _ROWS, _ROWS), cache=True, nogil=True)
+@njit(types.UniTuple(types.int64, 3)(_BYTES, _INTS, _INTS, _INTS, _ROWS, _ROWS), cache=True, nogil=True)
 def scan(data, sizes, starts, ends, rows, states):
     """Read the buffers of len(sizes) connections, one after another in `data`; a negative size: not authenticated.
 
     rows:   (offset behind it, first argument, commands in a run | arguments of another command, kind)
     states: a connection's (end of its rows, offset behind its last whole command, status, detail)
+
+    Returns the number of arguments, and how many connections sent nothing but one GET, and nothing but one SET.
     """
+    gets = 0
+    sets = 0
     base = 0
     row = 0
     argument = 0
@@ -171,23 +175,40 @@ def scan(data, sizes, starts, ends, rows, states):
         states[c, 1] = pos
         states[c, 2] = status
         states[c, 3] = detail
+        if status == DONE and row - first_row == 1 and rows[first_row, 2] == 1:
+            gets += rows[first_row, 3] == GET
+            sets += rows[first_row, 3] == SET
         base = end
-    return argument
+    return argument, gets, sets
 
 
-class Scan(NamedTuple):
-    """What one look at the buffers found. Offsets are into `data`."""
+class Scan:
+    """What one look at the buffers found, valid until the next. Offsets are into `data`; `gets`, `sets`: see `scan`."""
 
-    data: bytes
-    starts: list[int]
-    ends: list[int]
-    rows: list[list[int]]
-    states: list[list[int]]
+    def __init__(self, data: bytes, counts: tuple[int, int, int], arrays: Sequence[np.ndarray]) -> None:
+        used, self.gets, self.sets = counts
+        self.data = data
+        self.starts: list[int] = arrays[0][:used].tolist()
+        self.ends: list[int] = arrays[1][:used].tolist()
+        self._rows, self._states = arrays[2], arrays[3]
+
+    @functools.cached_property
+    def states(self) -> list[list[int]]:
+        return self._states.tolist()
+
+    @functools.cached_property
+    def rows(self) -> list[list[int]]:
+        return self._rows[: self.states[-1][0]].tolist()
+
+    def column(self, first: int, step: int) -> list[bytes]:
+        """Every step-th argument."""
+        data = self.data
+        return [data[a:b] for a, b in zip(self.starts[first::step], self.ends[first::step])]
 
     def arguments(self, first: int, count: int) -> list[bytes]:
         data = self.data
         stop = first + count
-        return [data[a:b] for a, b in zip(self.starts[first:stop], self.ends[first:stop], strict=True)]
+        return [data[a:b] for a, b in zip(self.starts[first:stop], self.ends[first:stop])]
 
 
 class Scanner:
@@ -204,11 +225,10 @@ class Scanner:
         if count > len(self._states):
             self._states = np.empty((2 * count, 4), np.int64)
         view = np.frombuffer(data, np.uint8)
-        used = scan(view, np.array(sizes, np.int64), self._starts, self._ends, self._rows, self._states)
-        states = self._states[:count].tolist()
-        rows = self._rows[: states[-1][0]].tolist()
-        found = Scan(data, self._starts[:used].tolist(), self._ends[:used].tolist(), rows, states)
-        self._grow(states)
+        arrays = (self._starts, self._ends, self._rows, self._states[:count])
+        found = Scan(data, scan(view, np.array(sizes, np.int64), *arrays), arrays)
+        if found.gets + found.sets < count:
+            self._grow(found.states)
         return found
 
     def _grow(self, states: list[list[int]]) -> None:

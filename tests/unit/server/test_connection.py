@@ -215,8 +215,8 @@ async def test_a_client_that_leaves_early_is_forgotten(connect: Any, gate: Gate,
     wire.transport.close()
     await settled()
     assert server.sessions == {}
-    assert server.dispatcher.is_idle
     gate.open()
+    await until(lambda: server.dispatcher.is_idle)
     other = connect()
     await until(lambda: server.store.durable_lsn)
     assert await other.answers("GET a") == ['"1"']

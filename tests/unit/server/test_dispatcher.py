@@ -49,6 +49,7 @@ async def test_a_write_is_not_acknowledged_before_it_is_durable(connect: Any, ga
     wire, reader = connect(), connect()
     gate.shut()
     wire.ask("SET a 1")
+    await settled()
     reader.ask("GET a")
     reader.ask("PING")
     await settled()
