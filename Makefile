@@ -13,6 +13,10 @@ KERNELS := $(VENV)/.kernels
 PIP     := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile
 KERNEL_TESTS := $(BIN)/python -m pytest -q tests/unit/kernels
 
+# pip compiles every file of every package, Python only those that are used, and keeps them: the faster way to a cold start.
+# It needs Python to be allowed to keep them.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: serve test test-long lint bench demo clean kernel-modes
 .DEFAULT_GOAL := serve
 
