@@ -23,6 +23,7 @@ pytestmark = pytest.mark.crash
 WRITERS = 4
 ROWS = 6
 UNITS = ("key", "other", "many", "multi", "rows", "gone", "large")
+ROUNDS = int(os.environ.get("PMKV_TEST_ROUNDS", 200))
 SEED = int(os.environ.get("PMKV_TEST_SEED", 0)) or random.randrange(1 << 30)
 
 
@@ -129,4 +130,4 @@ def test_nothing_is_lost_or_halved(tmp_path: Path, capsys: pytest.CaptureFixture
 
 @pytest.mark.long
 def test_nothing_is_lost_or_halved_over_many_rounds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rounds(tmp_path, int(os.environ.get("PMKV_TEST_ROUNDS", 200)), capsys)
+    rounds(tmp_path, ROUNDS, capsys)
