@@ -24,8 +24,10 @@ import redis
 from cities import DIMENSIONS, FEATURES, Cities, load_cities
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
 
 import pmkv_client
 
@@ -142,19 +144,18 @@ def found(client: pmkv_client.Client, cities: Cities) -> dict[str, np.ndarray]:
 def verify(client: pmkv_client.Client, loading: Loading) -> bool:
     """Compare every city, byte for byte: acknowledged means there; a batch without an answer is there whole or not."""
     whole = True
+    table = Table("", "acknowledged", "found", "in flight", "missing", "different", "", box=SIMPLE)
     for name, state in found(client, loading.cities).items():
         acknowledged = loading.acknowledged[name]
-        lost, wrong = int((state[:acknowledged] == 0).sum()), int((state == -1).sum())
-        unanswered = state[acknowledged : acknowledged + BATCH]
-        more = int((state[acknowledged:] == 1).sum())
-        half = more not in (0, len(unanswered)) or more != int((unanswered == 1).sum())
-        verdict = "[red]WRONG[/]" if lost or wrong or half else "[green]whole[/]"
-        tail = {0: "none of the batch in flight"}.get(more, f"and {more} of the {len(unanswered)} in flight")
-        console.print(
-            f"  {name:<11} acknowledged {acknowledged:>6,}   found {acknowledged - lost:>6,}, {tail}"
-            f"   missing {lost}, different {wrong}   {verdict}"
-        )
-        whole = whole and not (lost or wrong or half)
+        missing, different = int((state[:acknowledged] == 0).sum()), int((state == -1).sum())
+        in_flight, beyond = state[acknowledged : acknowledged + BATCH], state[acknowledged + BATCH :]
+        half = in_flight.any() != in_flight.all() if len(in_flight) else False
+        good = not (missing or different or half or beyond.any())
+        tail = f"{int((in_flight == 1).sum())} of {len(in_flight)}" if len(in_flight) else "-"
+        counts = [f"{n:,}" for n in (acknowledged, acknowledged - missing)], [str(missing), str(different)]
+        table.add_row(name, *counts[0], tail, *counts[1], "[green]whole[/]" if good else "[bold red]WRONG[/]")
+        whole = whole and good
+    console.print(table)
     return whole
 
 
