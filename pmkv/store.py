@@ -18,7 +18,7 @@ import numpy.typing as npt
 from . import directory
 from .background import Background
 from .engine import Engine
-from .errors import FullError
+from .errors import FullError, InvalidError
 from .keyspace import Keyspace, Pairs
 from .log.flusher import Flusher
 from .log.format import epoch_of
@@ -172,6 +172,8 @@ class Store:
 
     def wait(self, lsn: int) -> None:
         """Return when everything up to this LSN is durable."""
+        if lsn > self._log.lsn and not self._log.failed:
+            raise InvalidError(f"LSN {lsn} was never given out; the last one is {self._log.lsn}")
         if self._log.durability == "commit":
             self._log.flush(lsn)
 

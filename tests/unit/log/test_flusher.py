@@ -1,114 +1,121 @@
-"""The flush thread: kicks, idle marks, intervals, failures."""
+"""The flush thread: flushes when kicked, syncs in intervals, marks what is idle, survives failures, ends."""
 
 from __future__ import annotations
 
-import errno
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from pmkv.engine import Engine
-from pmkv.errors import FlushError
+from pmkv.errors import FullError
+from pmkv.log import flusher as module
 from pmkv.log.flusher import Flusher
-from pmkv.media.base import Range
-from pmkv.media.memory import MemoryMedium
+from pmkv.log.format import Kind
+from pmkv.log.writer import Log
+from tests.engines import PAGE_SEGMENT, Failing, append, eio, frames, make_log, small_medium
 
 
-class SlowMedium(MemoryMedium):
-    """Memory that counts its syncs, as a disk that takes its time, or fails."""
-
-    inline = False
-
-    def __init__(self) -> None:
-        super().__init__(1 << 20)
-        self.syncs, self.error = 0, 0
-
-    def flush(self, ranges: Sequence[Range], sync: bool = True) -> None:
+def until(true: Callable[[], bool], seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "it did not happen"
         time.sleep(0.002)
-        if self.error:
-            raise OSError(self.error, "no")
-        self.syncs += sync
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "IDLE", 0.02)
+    monkeypatch.setattr(module, "INTERVAL", 0.02)
 
 
 @pytest.fixture
-def medium() -> SlowMedium:
-    return SlowMedium()
-
-
-@pytest.fixture
-def start(medium: SlowMedium) -> Iterator[Callable[[str], tuple[Engine, Flusher]]]:
+def start() -> Iterator[Callable[[Log], Flusher]]:
     running: list[Flusher] = []
 
-    def make(durability: str = "commit") -> tuple[Engine, Flusher]:
-        engine = Engine.on_medium(medium, segment_size=1 << 14, durability=durability)
-        flusher = Flusher(engine.log)
-        flusher.start()
-        running.append(flusher)
-        return engine, flusher
+    def begin(log: Log) -> Flusher:
+        running.append(Flusher(log))
+        running[-1].start()
+        return running[-1]
 
-    yield make
-    for flusher in running:
-        flusher.stop()
-        assert not flusher.is_alive()
+    yield begin
+    for one in running:
+        one.stop()
+        assert not one.is_alive()
 
 
-def wait_for(condition: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + 10
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.005)
-    return condition()
+def a_medium() -> Failing:
+    return Failing(small_medium(8, PAGE_SEGMENT))
 
 
 def test_a_kick_makes_durable_what_was_appended(start: Callable) -> None:
-    engine, flusher = start()
-    with engine.log.deferred():
-        engine.keyspaces[0].put(b"a", b"1")
-    lsn = engine.log.lsn
-    assert engine.log.durable < lsn
-    flusher.kick()
-    assert wait_for(lambda: engine.log.durable >= lsn)
-
-
-def test_many_kicks_are_few_flushes(start: Callable, medium: SlowMedium) -> None:
-    engine, flusher = start()
-    before = medium.syncs
-    with engine.log.deferred():
-        for i in range(300):
-            engine.keyspaces[0].put(b"%d" % (i % 7), b"")
-            flusher.kick()
-    lsn = engine.log.lsn
-    assert wait_for(lambda: engine.log.durable >= lsn)
-    assert medium.syncs - before < 150
+    log = make_log(a_medium())
+    told: list[int] = []
+    log.on_durable = lambda: told.append(log.durable)
+    thread = start(log)
+    lsn = append(log)
+    for _ in range(3):
+        thread.kick()
+    until(lambda: log.durable >= lsn)
+    assert told
 
 
 def test_an_idle_log_is_marked_once(start: Callable) -> None:
-    engine, _ = start()
-    engine.keyspaces[0].put(b"a", b"1")
-    lsn = engine.log.lsn
-    assert not engine.log.is_idle
-    assert wait_for(lambda: engine.log.is_idle) and engine.log.lsn == lsn + 1
-    time.sleep(0.3)
-    assert engine.log.lsn == lsn + 1
+    log = make_log(a_medium())
+    start(log)
+    log.settle(append(log))
+    until(lambda: log.is_idle)
+    marked = log.lsn
+    time.sleep(0.1)
+    assert log.lsn == marked
+    log.settle(append(log))
+    until(lambda: log.is_idle)
+    kinds = [frame.kind for frame in frames(log.pool.medium)]
+    assert kinds[-2:] == [Kind.PART, Kind.MARK]
+    assert kinds.count(Kind.MARK) <= 3
 
 
-def test_interval_syncs_without_being_asked_and_none_never(start: Callable, medium: SlowMedium) -> None:
-    engine, _ = start("interval")
-    engine.keyspaces[0].put(b"a", b"1")
-    lsn = engine.log.lsn
-    assert engine.log.durable < lsn and wait_for(lambda: engine.log.durable >= lsn)
-    engine, _ = start("none")
-    before = medium.syncs
-    engine.keyspaces[0].put(b"a", b"1")
-    time.sleep(0.3)
-    assert engine.log.durable < engine.log.lsn and medium.syncs == before
+def test_an_interval_syncs_by_itself_and_marks(start: Callable) -> None:
+    log = make_log(a_medium(), "interval")
+    start(log)
+    lsn = append(log)
+    log.settle(lsn)
+    until(lambda: log.durable >= lsn)
+    until(lambda: log.is_idle)
 
 
-def test_a_failure_is_the_logs_to_tell_and_the_thread_goes_on(start: Callable, medium: SlowMedium) -> None:
-    engine, flusher = start()
-    medium.error = errno.EIO
-    with engine.log.deferred():
-        engine.keyspaces[0].put(b"a", b"1")
-    flusher.kick()
-    assert wait_for(lambda: isinstance(engine.log.failed, FlushError))
-    assert flusher.is_alive()
+def test_none_never_syncs(start: Callable) -> None:
+    log = make_log(a_medium(), "none")
+    start(log)
+    lsn = append(log)
+    log.settle(lsn)
+    time.sleep(0.1)
+    assert log.durable < lsn
+    assert log.lsn == lsn, "and never marks"
+
+
+def test_a_failed_flush_ends_the_log_and_not_the_thread(start: Callable) -> None:
+    medium = a_medium()
+    log = make_log(medium)
+    thread = start(log)
+    until(lambda: log.is_idle)
+    medium.flush_error = eio()
+    append(log)
+    thread.kick()
+    until(lambda: log.failed is not None)
+    assert thread.is_alive()
+
+
+def test_a_full_pool_has_no_marks_and_goes_on(start: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = make_log(a_medium())
+    calls: list[int] = []
+
+    def full() -> None:
+        calls.append(1)
+        raise FullError("no room for marks")
+
+    monkeypatch.setattr(log, "mark", full)
+    thread = start(log)
+    until(lambda: bool(calls))
+    lsn = append(log)
+    thread.kick()
+    until(lambda: log.durable >= lsn)
