@@ -1,4 +1,4 @@
-"""The demo's judgement: it must see a lost city, a changed byte, half a batch. And, among the long tests, the demo."""
+"""The demo's judgement: it must see a lost city, a changed byte and half a batch. Among the long tests: the demo."""
 
 from __future__ import annotations
 
