@@ -14,6 +14,8 @@ from pmkv.log.pool import Pool
 from pmkv.media.base import Granularity
 from pmkv.media.simulated import CrashPoint, SimulatedMedium
 
+pytestmark = pytest.mark.crash
+
 NOW = 1_700_000_000_000
 SEGMENT = 4096
 every_granularity = pytest.mark.parametrize("granularity", Granularity)
