@@ -165,6 +165,13 @@ class Connection(asyncio.Protocol):
         chunks, self.inbox, self.size = self.inbox, [], 0
         return chunks
 
+    def give_back(self, joined: bytes) -> None:
+        """The chunks as one, once joined."""
+        if self._transport is not None and not self.session.closing:
+            self._keep(joined, 0, len(joined))
+        self._close_if_over()
+        self.go_on()
+
     def took(self, found: Scan, start: int, end: int, state: list[int]) -> None:
         """The rounds are over: keep what was not served, and see why the scan stopped."""
         _, position, status, detail = state

@@ -33,6 +33,7 @@ Answers = tuple[int, list["Connection"], list[bytes]]  # the LSN they depend on,
 
 NO_SINGLE = (0, 0, 0, resp.OTHER)
 JOINED = 256 << 10  # a longer buffer is read on its own, not copied beside others
+LONG_INBOX = 2 << 20  # pieces of more bytes are joined in a worker
 
 
 class Dispatcher:
@@ -82,7 +83,7 @@ class Dispatcher:
         with self._store.deferred() as self._deferral:
             if taken:
                 served += self._serve_taken(taken, chunks)
-            for group in _groups(ready):
+            for group in self._groups(ready):
                 served += self._serve_inboxes(group)
         if self._wrote:
             self._store.flush_soon()
@@ -90,6 +91,34 @@ class Dispatcher:
             self._answer()
         if served:
             self._deliver(served)
+
+    def _groups(self, ready: list[Connection]) -> list[list[Connection]]:
+        """Connections to read together: those with long buffers alone, very long ones not before they are joined."""
+        short: list[Connection] = []
+        groups = []
+        for connection in ready:
+            if not connection.start():
+                continue
+            if connection.size <= JOINED:
+                short.append(connection)
+            elif connection.size <= LONG_INBOX or len(connection.inbox) == 1:
+                groups.append([connection])
+            else:
+                self._join(connection)
+        return [*groups, short] if short else groups
+
+    def _join(self, connection: Connection) -> None:
+        """Many pieces of something long arrived: make them one in a worker, which does not hold up the loop."""
+        connection.busy = True
+        self.working += 1
+        pieces = connection.chunks()
+
+        def done(joined: bytes) -> None:
+            self.working -= 1
+            connection.busy = False
+            connection.give_back(joined)
+
+        self._executor.submit(lambda: self._call_threadsafe(done, b"".join(pieces)))
 
     def _serve_inboxes(self, connections: list[Connection]) -> list[Connection]:
         sizes = [connection.scan_size() for connection in connections]
@@ -293,7 +322,8 @@ class Dispatcher:
             self._send_to_worker(connection, entry, arguments)
         else:
             self._wrote |= "write" in entry.flags or entry.name == "exec"
-            connection.reply(run(session, entry, arguments), 1, self._deferral.lsn)
+            words = entry.owned(arguments) if "loop" in entry.flags else arguments
+            connection.reply(run(session, entry, words), 1, self._deferral.lsn)
 
     def _send_to_worker(self, connection: Connection, entry: Command, arguments: list[bytes]) -> None:
         session = connection.session
@@ -303,7 +333,7 @@ class Dispatcher:
 
         def work() -> None:
             with self._store.deferred() as deferral:
-                reply = run(session, entry, arguments)
+                reply = run(session, entry, entry.owned(arguments))
             self._call_threadsafe(done, reply, deferral.lsn)
 
         def done(reply: resp.Reply, lsn: int) -> None:
@@ -350,16 +380,6 @@ class Dispatcher:
     @property
     def is_idle(self) -> bool:
         return not (self._ready or self._taken or self._answers or self._waiting or self.working)
-
-
-def _groups(ready: list[Connection]) -> list[list[Connection]]:
-    """Connections to read together: those with long buffers each alone."""
-    ready = [connection for connection in ready if connection.start()]
-    short = [connection for connection in ready if connection.size <= JOINED]
-    if len(short) == len(ready):
-        return [ready] if ready else []
-    groups = [[connection] for connection in ready if connection.size > JOINED]
-    return [*groups, short] if short else groups
 
 
 def _portions(connections: list[Connection], sizes: list[int], found: Scan) -> Iterator[Portion]:

@@ -206,9 +206,17 @@ class Scan:
         return [data[a:b] for a, b in zip(self.starts[first::step], self.ends[first::step])]
 
     def arguments(self, first: int, count: int) -> list[bytes]:
+        """The arguments of a command; long ones behind its name and first argument are views, not copied yet."""
         data = self.data
         stop = first + count
+        if self.ends[stop - 1] - self.starts[first] > LONG_VALUE:
+            return self._views(first, stop)
         return [data[a:b] for a, b in zip(self.starts[first:stop], self.ends[first:stop])]
+
+    def _views(self, first: int, stop: int) -> list:
+        view, data = memoryview(self.data), self.data
+        spans = list(zip(self.starts[first:stop], self.ends[first:stop]))
+        return [view[a:b] if i > 1 and b - a > LONG_VALUE else data[a:b] for i, (a, b) in enumerate(spans)]
 
 
 class Scanner:
@@ -313,7 +321,9 @@ def _escaped(line: bytes, at: int, quote: int, part: bytearray) -> int:
 
 # ---- replies ----
 
+Buffer = bytes | memoryview
 Reply = bytes | list  # of buffers: long replies are never copied together
+IN_PLACE = 16 << 10  # bytes of a value up to which copying is cheaper than another buffer
 
 OK = b"+OK\r\n"
 QUEUED = b"+QUEUED\r\n"
@@ -338,17 +348,19 @@ def integer(value: int) -> bytes:
     return b":%d\r\n" % value
 
 
-def bulk(value) -> bytes:
+def bulk(value: Buffer) -> bytes:
     return b"$%d\r\n%b\r\n" % (len(value), value)
 
 
-def long_bulk(buffer) -> list:
-    """A bulk string around a buffer (memoryview of bytes) that is not copied."""
-    return [b"$%d\r\n" % len(buffer), buffer, b"\r\n"]
+def blob(value: Buffer) -> Reply:
+    """A bulk string that is not copied if it is long."""
+    if len(value) <= IN_PLACE:
+        return b"$%d\r\n%b\r\n" % (len(value), value)
+    return [b"$%d\r\n" % len(value), value, b"\r\n"]
 
 
-def bulk_or_null(value: bytes | None, protocol: int) -> bytes:
-    return NULL[protocol] if value is None else b"$%d\r\n%b\r\n" % (len(value), value)
+def blob_or_null(value: Buffer | None, protocol: int) -> Reply:
+    return NULL[protocol] if value is None else blob(value)
 
 
 def array(replies: Iterable[bytes]) -> bytes:

@@ -48,7 +48,7 @@ def admit(session: Session, arguments: list[bytes]) -> Command | bytes:
     session.last_command = entry.name
     if session.queue is None or "in_multi" in entry.flags:
         return entry
-    session.queue.append((entry, arguments))
+    session.queue.append((entry, [bytes(word) for word in arguments]))
     return QUEUED
 
 

@@ -32,7 +32,7 @@ _HELLO_FIRST = (
 _BAD_NAME = "ERR Client names cannot contain spaces, newlines or special characters."
 
 
-@command("ping", -1, "fast loop")
+@command("ping", -1, "fast")
 def ping(session: Session, arguments: list[bytes]) -> Reply:
     """PONG, or what was sent."""
     if len(arguments) > 2:
@@ -40,7 +40,7 @@ def ping(session: Session, arguments: list[bytes]) -> Reply:
     return bulk(arguments[1]) if len(arguments) == 2 else b"+PONG\r\n"
 
 
-@command("echo", 2, "fast loop")
+@command("echo", 2, "fast")
 def echo(session: Session, arguments: list[bytes]) -> Reply:
     """What was sent."""
     return bulk(arguments[1])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pmkv_server.commands.strings import now_ms, reserve
+from pmkv_server.commands.strings import now_ms
 from pmkv_server.commands.table import FAR, INT_MIN, CommandError, Group, parse_int, printable
 from pmkv_server.resp import ONE, ZERO, Reply, integer
 from pmkv_server.session import Session
@@ -44,7 +44,7 @@ def _expire(session: Session, arguments: list[bytes], factor: int, base: int) ->
         raise CommandError(f"ERR invalid expire time in '{arguments[0].decode().lower()}' command")
     at += base
     key, keyspace = arguments[1], session.keyspace
-    with session.server.store.batch(reserve=reserve(arguments)):
+    with session.server.store.batch():
         current = keyspace.expiry(key)
         if current is None or not _allowed(flags, at, current):
             return ZERO
@@ -80,7 +80,7 @@ def _allowed(flags: set[bytes], at: int, current: int) -> bool:
 def persist(session: Session, arguments: list[bytes]) -> Reply:
     """Take the expiry from a key."""
     key = arguments[1]
-    with session.server.store.batch(reserve=reserve(arguments)):
+    with session.server.store.batch():
         if not session.keyspace.expiry(key):
             return ZERO
         session.keyspace.expire(key, 0)

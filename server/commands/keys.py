@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pmkv_server import patterns
-from pmkv_server.commands.strings import reserve, value_is_long
+from pmkv_server.commands.strings import value_is_long
 from pmkv_server.commands.table import NO_SUCH_KEY, NOT_AN_INTEGER, SYNTAX, CommandError, Group, parse_int
 from pmkv_server.resp import NULL, OK, ONE, ZERO, Reply, array, bulk, bulks, integer, simple
 from pmkv_server.session import Session
@@ -117,7 +117,7 @@ def renamenx(session: Session, arguments: list[bytes]) -> Reply:
 def _move(session: Session, arguments: list[bytes], replace: bool) -> bool:
     _, source, target = arguments
     keyspace = session.keyspace
-    with session.server.store.batch(reserve=reserve(arguments, keyspace.size(source) or 0)):
+    with session.server.store.batch():
         found = keyspace.entry(source)
         if found is None:
             raise CommandError(NO_SUCH_KEY)
@@ -139,7 +139,7 @@ def copy(session: Session, arguments: list[bytes]) -> Reply:
         raise CommandError("ERR source and destination objects are the same")
     store = session.server.store
     there = store.keyspace(db)
-    with store.batch(reserve=reserve(arguments, session.keyspace.size(source) or 0)):
+    with store.batch():
         found = session.keyspace.entry(source)
         if found is None or (not replace and target in there):
             return ZERO

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from pmkv_server.commands.table import (
     parse_int,
     wrong_arity,
 )
-from pmkv_server.resp import MAX_BULK, NULL, OK, ONE, ZERO, Reply, array, bulk, bulk_or_null, integer
+from pmkv_server.resp import MAX_BULK, NULL, OK, ONE, ZERO, Reply, blob, blob_or_null, bulk, integer, joined
 from pmkv_server.session import Session
 
 group = Group("string")
@@ -86,10 +87,10 @@ _GETEX_OPTIONS = frozenset((b"PERSIST", *_UNITS))
 @command("get", 2, "readonly fast", (1, 1, 1), value_is_long)
 def get(session: Session, arguments: list[bytes]) -> Reply:
     """The value of a key."""
-    return bulk_or_null(session.keyspace.get(arguments[1]), session.protocol)
+    return blob_or_null(session.keyspace.get(arguments[1]), session.protocol)
 
 
-@command("set", -3, "write denyoom", (1, 1, 1))
+@command("set", -3, "write denyoom", (1, 1, 1), values=slice(2, 3))
 def set_(session: Session, arguments: list[bytes]) -> Reply:
     """Give a key a value, with an expiry, or only if it is (not) there."""
     key, value = arguments[1], arguments[2]
@@ -98,7 +99,7 @@ def set_(session: Session, arguments: list[bytes]) -> Reply:
         return OK
     options = Options(arguments[3:], _SET_OPTIONS)
     expire_at = options.deadline("set")
-    with session.server.store.batch(reserve=reserve(arguments)):
+    with session.server.store.batch():
         return _set_with(session, key, value, options, expire_at)
 
 
@@ -111,33 +112,28 @@ def _set_with(session: Session, key: bytes, value: bytes, options: Options, expi
             expire_at = old[1]
         keyspace.put(key, value, expire_at=expire_at or None)
     if b"GET" in flags:
-        return bulk_or_null(old and old[0], session.protocol)
+        return blob_or_null(old and old[0], session.protocol)
     return NULL[session.protocol] if refused else OK
 
 
-def reserve(arguments: list[bytes], more: int = 0) -> int:
-    """Room in the log for a batch that writes these arguments: their bytes and a generous share of headers."""
-    return sum(map(len, arguments)) + 256 * len(arguments) + more
-
-
-@command("setnx", 3, "write denyoom fast", (1, 1, 1))
+@command("setnx", 3, "write denyoom fast", (1, 1, 1), values=slice(2, 3))
 def setnx(session: Session, arguments: list[bytes]) -> Reply:
     """Give a key a value if it has none."""
     _, key, value = arguments
-    with session.server.store.batch(reserve=reserve(arguments)):
+    with session.server.store.batch():
         if key in session.keyspace:
             return ZERO
         session.keyspace.put(key, value)
         return ONE
 
 
-@command("setex", 4, "write denyoom", (1, 1, 1))
+@command("setex", 4, "write denyoom", (1, 1, 1), values=slice(3, 4))
 def setex(session: Session, arguments: list[bytes]) -> Reply:
     """Give a key a value and a time to live in seconds."""
     return _set_expiring(session, arguments, b"EX", "setex")
 
 
-@command("psetex", 4, "write denyoom", (1, 1, 1))
+@command("psetex", 4, "write denyoom", (1, 1, 1), values=slice(3, 4))
 def psetex(session: Session, arguments: list[bytes]) -> Reply:
     """Give a key a value and a time to live in milliseconds."""
     return _set_expiring(session, arguments, b"PX", "psetex")
@@ -150,25 +146,25 @@ def _set_expiring(session: Session, arguments: list[bytes], unit: bytes, title: 
     return OK
 
 
-@command("getset", 3, "write denyoom fast", (1, 1, 1), value_is_long)
+@command("getset", 3, "write denyoom fast", (1, 1, 1), value_is_long, values=slice(2, 3))
 def getset(session: Session, arguments: list[bytes]) -> Reply:
     """Give a key a value and answer the one before."""
     _, key, value = arguments
-    with session.server.store.batch(reserve=reserve(arguments)):
+    with session.server.store.batch():
         old = session.keyspace.get(key)
         session.keyspace.put(key, value)
-    return bulk_or_null(old, session.protocol)
+    return blob_or_null(old, session.protocol)
 
 
 @command("getdel", 2, "write fast", (1, 1, 1), value_is_long)
 def getdel(session: Session, arguments: list[bytes]) -> Reply:
     """The value of a key, which is deleted."""
     key = arguments[1]
-    with session.server.store.batch(reserve=reserve(arguments)):
+    with session.server.store.batch():
         old = session.keyspace.get(key)
         if old is not None:
             session.keyspace.delete(key)
-    return bulk_or_null(old, session.protocol)
+    return blob_or_null(old, session.protocol)
 
 
 @command("getex", -2, "write fast", (1, 1, 1), value_is_long)
@@ -176,35 +172,35 @@ def getex(session: Session, arguments: list[bytes]) -> Reply:
     """The value of a key, whose expiry is set or removed."""
     key = arguments[1]
     options = Options(arguments[2:], _GETEX_OPTIONS)
-    with session.server.store.batch(reserve=reserve(arguments)):
+    with session.server.store.batch():
         found = session.keyspace.entry(key)
         if found is None:
             return NULL[session.protocol]
         expire_at = options.deadline("getex")
         if expire_at or (b"PERSIST" in options.flags and found[1]):
             session.keyspace.expire(key, expire_at)
-    return bulk(found[0])
+    return blob(found[0])
 
 
 @command("mget", -2, "readonly fast", (1, -1, 1), some_value_is_long)
 def mget(session: Session, arguments: list[bytes]) -> Reply:
     """The values of several keys."""
     protocol = session.protocol
-    return array([bulk_or_null(value, protocol) for value in session.keyspace.get_many(arguments[1:])])
+    return joined([blob_or_null(value, protocol) for value in session.keyspace.get_many(arguments[1:])])
 
 
-@command("mset", -3, "write denyoom", (1, -1, 2))
+@command("mset", -3, "write denyoom", (1, -1, 2), values=slice(2, None, 2))
 def mset(session: Session, arguments: list[bytes]) -> Reply:
     """Give several keys their values."""
     session.keyspace.put_many(_pairs(arguments, "mset"))
     return OK
 
 
-@command("msetnx", -3, "write denyoom", (1, -1, 2))
+@command("msetnx", -3, "write denyoom", (1, -1, 2), values=slice(2, None, 2))
 def msetnx(session: Session, arguments: list[bytes]) -> Reply:
     """Give several keys their values if none of them is there."""
     pairs = _pairs(arguments, "msetnx")
-    with session.server.store.batch(reserve=reserve(arguments)):
+    with session.server.store.batch():
         if any(session.keyspace.contains_many(arguments[1::2])):
             return ZERO
         session.keyspace.put_many(pairs)
@@ -217,23 +213,19 @@ def _pairs(arguments: list[bytes], title: str) -> list[tuple[bytes, bytes]]:
     return list(zip(arguments[1::2], arguments[2::2], strict=True))
 
 
-@command("append", 3, "write denyoom fast", (1, 1, 1), value_is_long)
+@command("append", 3, "write denyoom fast", (1, 1, 1), value_is_long, values=slice(2, 3))
 def append(session: Session, arguments: list[bytes]) -> Reply:
     """Put bytes behind a value."""
     _, key, tail = arguments
-    size = session.keyspace.size(key) or 0
-    if size + len(tail) > MAX_BULK:
+    if (session.keyspace.size(key) or 0) + len(tail) > MAX_BULK:
         raise CommandError(TOO_LONG)
-    return integer(len(_change(session, arguments, lambda value: value + tail, size)))
+    return integer(len(_change(session, key, lambda value: b"".join((value, tail)))))
 
 
-def _change(session: Session, arguments: list[bytes], change, size: int = 0) -> bytes:
-    """Replace the value of the first key (empty if absent) by change(value), its expiry kept; the new value.
-
-    `size` says how much longer than the arguments the new value may be.
-    """
-    key, keyspace = arguments[1], session.keyspace
-    with session.server.store.batch(reserve=reserve(arguments, size)):
+def _change(session: Session, key: bytes, change: Callable[[bytes], bytes]) -> bytes:
+    """Replace the value of a key (empty if absent) by change(value), its expiry kept; the new value."""
+    keyspace = session.keyspace
+    with session.server.store.batch():
         old, expire_at = keyspace.entry(key) or (b"", 0)
         value = change(old)
         keyspace.put(key, value, expire_at=expire_at or None)
@@ -255,7 +247,7 @@ def getrange(session: Session, arguments: list[bytes]) -> Reply:
         return bulk(b"")
     start = max(start + len(value), 0) if start < 0 else start
     end = max(end + len(value), 0) if end < 0 else end
-    return bulk(value[start : end + 1])
+    return blob(value[start : end + 1])
 
 
 command("substr", 4, "readonly", (1, 1, 1), value_is_long)(getrange)
@@ -266,7 +258,7 @@ def _setrange_is_heavy(session: Session, arguments: list[bytes]) -> bool:
     return value_is_long(session, arguments) or len(arguments[2]) > 6
 
 
-@command("setrange", 4, "write denyoom", (1, 1, 1), _setrange_is_heavy)
+@command("setrange", 4, "write denyoom", (1, 1, 1), _setrange_is_heavy, values=slice(3, 4))
 def setrange(session: Session, arguments: list[bytes]) -> Reply:
     """Overwrite a part of a value, padded with zeros if it is shorter."""
     _, key, offset, part = arguments
@@ -277,12 +269,12 @@ def setrange(session: Session, arguments: list[bytes]) -> Reply:
         return integer(session.keyspace.size(key) or 0)
     if at + len(part) > MAX_BULK:
         raise CommandError(TOO_LONG)
-    size = session.keyspace.size(key) or 0
 
     def overwritten(value: bytes) -> bytes:
-        return value[:at].ljust(at, b"\0") + part + value[at + len(part) :]
+        head, tail = memoryview(value)[:at], memoryview(value)[at + len(part) :]
+        return b"".join((head, bytes(at - len(head)), part, tail))
 
-    return integer(len(_change(session, arguments, overwritten, max(size, at))))
+    return integer(len(_change(session, key, overwritten)))
 
 
 @command("incr", 2, "write denyoom fast", (1, 1, 1))
@@ -319,7 +311,7 @@ def _add(session: Session, arguments: list[bytes], amount: int) -> bytes:
             raise CommandError("ERR increment or decrement would overflow")
         return b"%d" % total
 
-    return b":" + _change(session, arguments, added) + b"\r\n"
+    return b":" + _change(session, arguments[1], added) + b"\r\n"
 
 
 def _zero(session: Session, key: bytes) -> int:
@@ -340,7 +332,7 @@ def incrbyfloat(session: Session, arguments: list[bytes]) -> Reply:
             raise CommandError("ERR increment would produce NaN or Infinity")
         return np.format_float_positional(total, precision=17, unique=False, trim="-").encode()
 
-    return bulk(_change(session, arguments, added))
+    return bulk(_change(session, arguments[1], added))
 
 
 def long_double(word: bytes) -> np.longdouble:

@@ -43,6 +43,7 @@ class Command:
     keys: tuple[int, int, int]  # first, last (negative: from the end), step
     heavy: Heavy | None
     group: str
+    values: slice  # arguments that may be views of the buffer they came in
     subcommands: dict[bytes, Command] = field(default_factory=dict)
 
     @property
@@ -54,6 +55,14 @@ class Command:
         if not first:
             return []
         return arguments[first : (len(arguments) + last if last < 0 else last) + 1 : step]
+
+    def owned(self, arguments: list[bytes]) -> list[bytes]:
+        """The arguments, only values still views: the others as bytes, copied (if long) without holding up threads."""
+        kept = range(*self.values.indices(len(arguments)))
+        return [
+            b"".join((word,)) if i not in kept and isinstance(word, memoryview) else word
+            for i, word in enumerate(arguments)
+        ]
 
     def fits(self, count: int) -> bool:
         return count == self.arity if self.arity >= 0 else count >= -self.arity
@@ -75,9 +84,10 @@ class Group:
         flags: str = "",
         keys: tuple[int, int, int] = (0, 0, 0),
         heavy: Heavy | None = None,
+        values: slice = slice(0),
     ) -> Callable[[Function], Function]:
         def enter(function: Function) -> Function:
-            entry = Command(name, function, arity, frozenset(flags.split()), keys, heavy, self.name)
+            entry = Command(name, function, arity, frozenset(flags.split()), keys, heavy, self.name, values)
             parent, _, child = name.partition("|")
             entries = COMMANDS[parent.encode()].subcommands if child else COMMANDS
             entries[(child or parent).encode()] = entry
@@ -101,7 +111,7 @@ def wrong_arity(title: str) -> str:
 
 def printable(word: bytes, limit: int = 128) -> str:
     """A word of the client in a message: as Redis, cut at a NUL and at `limit` bytes."""
-    return word[:limit].split(b"\0")[0].decode("latin-1")
+    return bytes(word[:limit]).split(b"\0")[0].decode("latin-1")
 
 
 def unknown_command(arguments: list[bytes]) -> str:

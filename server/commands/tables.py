@@ -9,14 +9,13 @@ import orjson
 
 from pmkv import errors
 from pmkv_server.commands.table import SYNTAX, CommandError, Group, parse_float, parse_int, printable
-from pmkv_server.resp import OK, Reply, a_map, array, bulk, bulks, integer, joined, long_bulk
+from pmkv_server.resp import OK, Reply, a_map, array, blob, bulk, bulks, integer, joined
 from pmkv_server.session import Session
 
 group = Group("table")
 command = group.command
 
 HEAVY_ROWS = 4 << 20  # bytes that leave the loop
-_IN_PLACE = 16 << 10  # replies above are not copied into one buffer
 MODES = (b"SUM", b"MEAN", b"MAX")
 
 
@@ -45,9 +44,7 @@ def _rows(blob: bytes, items: Any, count: int) -> np.ndarray:
 def _blob(values: np.ndarray) -> Reply:
     """An array as one bulk string."""
     values = np.ascontiguousarray(values)
-    if values.nbytes <= _IN_PLACE:
-        return bulk(values.tobytes())
-    return long_bulk(memoryview(values.reshape(-1).view(np.uint8)))
+    return blob(memoryview(values.reshape(-1).view(np.uint8)))
 
 
 def _reads_much(session: Session, arguments: list[bytes]) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from pmkv_server.commands.running import is_heavy, run
-from pmkv_server.commands.strings import reserve
 from pmkv_server.commands.table import CommandError, Group
 from pmkv_server.resp import NULL_ARRAY, OK, Reply, joined
 from pmkv_server.session import Session
@@ -11,6 +12,7 @@ from pmkv_server.session import Session
 group = Group("transactions")
 command = group.command
 
+OVERHEAD = 256  # bytes of the log, more than a record and its frame take beside key and value
 _ABORTED = "EXECABORT Transaction discarded because of previous errors."
 
 
@@ -62,14 +64,22 @@ def exec_(session: Session, arguments: list[bytes]) -> Reply:
     try:
         if session.broken:
             raise CommandError(_ABORTED)
-        room = sum(reserve(words) for _, words in session.queue)
-        with session.server.store.batch(reserve=room):
+        with _alone(session):
             if _watched_changed(session):
                 return NULL_ARRAY[session.protocol]
             queue, session.queue = session.queue, None
             return joined([run(session, entry, words) for entry, words in queue])
     finally:
         session.end()
+
+
+def _alone(session: Session) -> contextlib.AbstractContextManager[None]:
+    """Nobody else writes meanwhile, and what the queue writes has room, or nothing of it is written."""
+    store = session.server.store
+    if store.readonly:
+        return contextlib.nullcontext()
+    growing = [words for entry, words in session.queue or () if "denyoom" in entry.flags]
+    return store.batch(reserve=sum(sum(map(len, words)) + OVERHEAD * len(words) for words in growing))
 
 
 def _watched_changed(session: Session) -> bool:

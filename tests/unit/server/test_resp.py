@@ -230,7 +230,7 @@ def test_replies() -> None:
 
     assert read(resp.error("ERR a\r\nb")) == "-ERR a  b"
     assert read(resp.array([resp.integer(-1), resp.bulk(b"")])) == '[:-1, ""]'
-    assert [read(resp.bulk_or_null(None, 2)), read(resp.bulk_or_null(None, 3))] == ["nil", "null"]
+    assert [read(resp.blob_or_null(None, 2)), read(resp.blob_or_null(None, 3))] == ["nil", "null"]
     pairs = [(resp.bulk(b"a"), resp.ONE)]
     assert [read(resp.a_map(pairs, 2)), read(resp.a_map(pairs, 3))] == ['["a", :1]', '{"a", :1}']
     assert [read(resp.a_set([resp.ONE], 2)), read(resp.a_set([resp.ONE], 3))] == ["[:1]", "<:1>"]
@@ -238,7 +238,17 @@ def test_replies() -> None:
 
 
 def test_long_replies_are_not_copied() -> None:
-    rows = memoryview(bytearray(100))
-    reply = resp.joined([resp.ONE, resp.long_bulk(rows)])
-    assert any(part is rows for part in reply)
-    assert b"".join(reply) == b"*2\r\n:1\r\n$100\r\n" + bytes(100) + b"\r\n"
+    for rows in (memoryview(bytearray(100_000)), bytes(100_000)):
+        reply = resp.joined([resp.ONE, resp.blob(rows)])
+        assert any(part is rows for part in reply)
+        assert b"".join(reply) == b"*2\r\n:1\r\n$100000\r\n" + bytes(100_000) + b"\r\n"
+    assert resp.blob(b"short") == b"$5\r\nshort\r\n"
+
+
+def test_long_arguments_are_not_copied() -> None:
+    long = b"x" * (resp.LONG_VALUE + 1)
+    data = request("MSET", "a", long, "b", "short", long, "c")
+    found = Scanner().scan(data, [len(data)])
+    words = found.arguments(0, found.rows[0][2])
+    assert [type(word) for word in words] == [bytes, bytes, memoryview, bytes, bytes, memoryview, bytes]
+    assert [bytes(word) for word in words] == [b"MSET", b"a", long, b"b", b"short", long, b"c"]

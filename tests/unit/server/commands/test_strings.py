@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+import pmkv
 from pmkv_server.commands.strings import long_double
 from pmkv_server.commands.table import CommandError
-from tests.unit.server.stand import Client, shown
+from tests.unit.server.stand import Client, Stub, shown
 
 
 def test_get_set_and_relatives(client: Client) -> None:
@@ -199,3 +201,27 @@ def test_null_in_resp3(client: Client) -> None:
         SET a 1 XX => null
         GETSET a 1 => null
     """)
+
+
+LONGER_THAN_A_BATCH = 17 << 20
+
+
+@pytest.fixture
+def roomy() -> Iterator[Client]:
+    with pmkv.open(pool=":memory:", capacity="512MiB") as store:
+        yield Client(Stub(store))
+
+
+def test_values_longer_than_a_batch(roomy: Client) -> None:
+    """What is atomic up to 16 MiB is several writes; a command on one key is one, whatever its length."""
+    long = bytes(LONGER_THAN_A_BATCH)
+    assert roomy("SET", "a", long, "NX", "EX", "100") == ("+", b"OK")
+    assert roomy("APPEND", "a", b"end") == (":", b"%d" % (LONGER_THAN_A_BATCH + 3))
+    assert roomy("TTL", "a") == (":", b"100")
+    assert roomy("RENAME", "a", "b") == ("+", b"OK")
+    assert roomy("SETRANGE", "far", LONGER_THAN_A_BATCH, "x") == (":", b"%d" % (LONGER_THAN_A_BATCH + 1))
+    assert roomy("GETRANGE", "b", -4, -1) == ("$", b"\0end")
+    assert roomy("MULTI") == ("+", b"OK")
+    assert roomy("SET", "c", long) == ("+", b"QUEUED")
+    assert roomy("EXEC")[1].startswith(b"ERR a batch of 17,82"), "a transaction is refused whole, with the reason"
+    assert roomy("EXISTS", "c") == (":", b"0")

@@ -65,3 +65,9 @@ def test_what_a_client_sent_is_cut_in_messages() -> None:
     assert printable(b"a\0b") == "a"
     assert printable(b"a" * 200) == "a" * 128
     assert len(unknown_command([b"nosuch", *[b"word"] * 1000])) < 300
+
+
+def test_only_values_stay_views() -> None:
+    words = [b"mset", memoryview(b"key"), memoryview(b"value")]
+    assert [type(word) for word in COMMANDS[b"mset"].owned(words)] == [bytes, bytes, memoryview]
+    assert COMMANDS[b"del"].owned(words) == [b"mset", b"key", b"value"]
