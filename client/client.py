@@ -14,11 +14,13 @@ from redis.exceptions import ResponseError
 
 import pmkv_client.protocol as protocol
 
+from . import direct
 from .protocol import Array, TableInfo, Work
 from .table import AsyncTable, Mode, Table
 
 T = TypeVar("T")
 RAW: dict[str, Any] = {NEVER_DECODE: True}
+BLOBS = "pmkv_blobs"  # the option that says what reply is expected
 Bags = Mapping[str, tuple[ArrayLike, ArrayLike]]
 
 
@@ -83,11 +85,17 @@ class Client(redis.Redis):
         if work.once:
             return work.join(self._send_once(work.calls))
         if len(work.calls) == 1 or not work.stream:
-            return work.join([self.execute_command(*call, **RAW) for call in work.calls])
+            return work.join([self.execute_command(*call, **RAW, **{BLOBS: blobs}) for call, blobs in work.expected()])
         with self.pipeline(transaction=False) as pipe:
             for call in work.calls:
                 pipe.execute_command(*call, **RAW)
             return work.join(_checked(pipe.execute(raise_on_error=False)))
+
+    def parse_response(self, connection: Any, command_name: str | bytes, **options: Any) -> Any:
+        """As in redis.Redis; a long reply of rows comes in arrays of bytes."""
+        blobs = options.pop(BLOBS, None)
+        reply = direct.read(connection, blobs) if blobs else None
+        return super().parse_response(connection, command_name, **options) if reply is None else reply
 
     def _send_once(self, calls: list[protocol.Args]) -> list[Any]:
         """Without redis-py's retries, which would apply a call twice if only its reply was lost."""
@@ -160,11 +168,18 @@ class AsyncClient(redis.asyncio.Redis):
         if work.once:
             return work.join(await self._send_once(work.calls))
         if len(work.calls) == 1 or not work.stream:
-            return work.join([await self.execute_command(*call, **RAW) for call in work.calls])
+            replies = [await self.execute_command(*call, **RAW, **{BLOBS: blobs}) for call, blobs in work.expected()]
+            return work.join(replies)
         async with self.pipeline(transaction=False) as pipe:
             for call in work.calls:
                 pipe.execute_command(*call, **RAW)
             return work.join(_checked(await pipe.execute(raise_on_error=False)))
+
+    async def parse_response(self, connection: Any, command_name: str | bytes, **options: Any) -> Any:
+        """As `Client.parse_response`."""
+        blobs = options.pop(BLOBS, None)
+        reply = await direct.read_async(connection, blobs) if blobs else None
+        return await super().parse_response(connection, command_name, **options) if reply is None else reply
 
     async def _send_once(self, calls: list[protocol.Args]) -> list[Any]:
         await self.initialize()

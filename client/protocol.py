@@ -1,7 +1,8 @@
 """Table commands as arguments and replies: what to send, how to read what comes back. Knows no sockets.
 
 Every function returns `Work`: the calls to make and how their replies become NumPy arrays. The sync and the async
-client differ only in how they run it. Replies are assumed to be undecoded bytes, integers and lists (maps under RESP3).
+client differ only in how they run it. Replies are assumed to be undecoded bytes, integers and lists (maps under RESP3);
+rows may also come as arrays of bytes, which become the result without being copied.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from urllib.parse import urlsplit, urlunsplit
 import numpy as np
 from numpy.lib.recfunctions import repack_fields
 from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from .direct import Blobs
 
 DEFAULT_PORT = 7379
 PIECE_BYTES = 8 << 20  # rows in one TABLE.PUT: the server gathers a command whole before it serves it
@@ -33,12 +36,19 @@ class Work(Generic[T]):
 
     `stream`: the replies are small, so all calls may be sent before the first reply is read.
     `once`: a call that may have been applied must not be sent again after a lost connection.
+    `blobs`: what the reply to each call will be, where that is known.
     """
 
     calls: list[Args]
     join: Callable[[list[Any]], T]
     stream: bool = False
     once: bool = False
+    blobs: Sequence[Blobs] = ()
+
+    def expected(self) -> list[tuple[Args, Blobs | None]]:
+        """Each call, and the reply to be read into arrays, if so."""
+        replies = [blobs if blobs.is_worth_it else None for blobs in self.blobs] or [None] * len(self.calls)
+        return list(zip(self.calls, replies, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +211,8 @@ def get(
         flags = [parse_flags(pair[1], _size(part)) for pair, part in zip(pairs, parts, strict=True)]
         return _concatenate(rows), _concatenate(flags)
 
-    return Work(calls, join)
+    sizes = [(_size(part) * row.itemsize, _size(part)) for part in parts]
+    return Work(calls, join, blobs=[Blobs(pair) if return_found else Blobs(pair[:1], alone=True) for pair in sizes])
 
 
 def contains(info: TableInfo, ids: ArrayLike) -> Work[NDArray[np.bool_]]:
@@ -222,7 +233,9 @@ def pool(
         args += ("WEIGHTS", blob(as_weights(weights, keys)))
     if mode != "sum":
         args += ("MODE", mode)
-    return Work([args], lambda replies: parse_rows(info.name, replies[0], pooled_row(info), len(starts)))
+    row = pooled_row(info)
+    expected = Blobs((len(starts) * row.itemsize,), alone=True)
+    return Work([args], lambda replies: parse_rows(info.name, replies[0], row, len(starts)), blobs=[expected])
 
 
 def scan(info: TableInfo, cursor: int | bytes, count: int) -> Work[tuple[int, Ids, Array]]:
@@ -244,7 +257,7 @@ def gather(tables: Sequence[TableInfo], ids: Mapping[str, ArrayLike]) -> Work[di
         pairs = zip(tables, replies[0], strict=True)
         return {info.name: parse_rows(info.name, rows, info.row_dtype, len(keys[info.name])) for info, rows in pairs}
 
-    return Work([args], join)
+    return Work([args], join, blobs=[Blobs(tuple(len(keys[info.name]) * info.width for info in tables))])
 
 
 def pool_many(
@@ -263,7 +276,8 @@ def pool_many(
         pairs = zip(tables, replies[0], strict=True)
         return {info.name: parse_rows(info.name, rows, pooled_row(info), sizes[info.name]) for info, rows in pairs}
 
-    return Work([args], join)
+    expected = Blobs(tuple(sizes[info.name] * pooled_row(info).itemsize for info in tables))
+    return Work([args], join, blobs=[expected])
 
 
 # Parts of commands and replies
@@ -313,7 +327,7 @@ def parse_info(reply: Any) -> TableInfo:
     )
 
 
-def parse_rows(name: str, reply: bytes, row: np.dtype[Any], count: int) -> Array:
+def parse_rows(name: str, reply: bytes | Array, row: np.dtype[Any], count: int) -> Array:
     """Rows as an array that may be written to. Raises StaleTableError where the table is not the one described."""
     if len(reply) != count * row.itemsize:
         raise StaleTableError(
@@ -321,14 +335,15 @@ def parse_rows(name: str, reply: bytes, row: np.dtype[Any], count: int) -> Array
             "it was dropped and created anew; call forget() on the client and ask for the table again"
         )
     element, shape = row.subdtype or (row, ())
-    return np.frombuffer(reply, element).reshape(count, *shape).copy()
+    own = reply if isinstance(reply, np.ndarray) else np.frombuffer(reply, np.uint8).copy()
+    return own.view(element).reshape(count, *shape)
 
 
 class StaleTableError(ValueError):
     """The rows that came back are not of the dtype the table had when it was described."""
 
 
-def parse_flags(reply: bytes, count: int) -> NDArray[np.bool_]:
+def parse_flags(reply: bytes | Array, count: int) -> NDArray[np.bool_]:
     flags = np.frombuffer(reply, np.uint8)
     if len(flags) != count:
         raise ValueError(f"{len(flags)} flags came back for {count} ids")
