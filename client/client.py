@@ -12,9 +12,9 @@ from numpy.typing import ArrayLike, DTypeLike
 from redis.client import NEVER_DECODE
 from redis.exceptions import ResponseError
 
+import pmkv_client.direct as direct
 import pmkv_client.protocol as protocol
 
-from . import direct
 from .protocol import Array, TableInfo, Work
 from .table import AsyncTable, Mode, Table
 

@@ -13,14 +13,18 @@ of up to 16 bits
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
-from .compile import BYTES, INT, WORD, kernel
+from .compile import BYTES, CHECKED, INT, JIT, WORD, kernel
 from .memory import load64
 
 U = np.uint64
 _SIP = (U(0x736F6D6570736575), U(0x646F72616E646F6D), U(0x6C7967656E657261), U(0x7465646279746573))
 GENERATOR = 0x11265
+LANES = 8  # words of a vector
 _MIX1, _MIX2 = U(0xBF58476D1CE4E5B9), U(0x94D049BB133111EB)
 
 
@@ -95,11 +99,59 @@ def times_x64(a):
     return a ^ (a << U(3)) ^ high ^ (high << U(3))
 
 
-@njit(inline="always")
-def times_x256(a):
-    """a * x^256 modulo x^64 + x^3 + 1."""
-    high = a >> U(52)
-    return a ^ (a << U(12)) ^ high ^ (high << U(3))
+if JIT and not CHECKED:
+
+    def _times(builder, a, words):
+        """a * x^(64 * words) modulo x^64 + x^3 + 1, for words = 1, 2, 4, 8; `a` is a vector, or one word."""
+        lanes = a.type.count if isinstance(a.type, ir.VectorType) else 0
+
+        def by(bits):
+            return ir.Constant(a.type, [bits] * lanes if lanes else bits)
+
+        high = builder.lshr(a, by(64 - 3 * words))
+        low = builder.xor(a, builder.shl(a, by(3 * words)))
+        return builder.xor(low, builder.xor(high, builder.shl(high, by(3))))
+
+    def _half(builder, a, first):
+        lanes = a.type.count // 2
+        if lanes == 1:
+            return builder.extract_element(a, ir.Constant(ir.IntType(32), first))
+        chosen = ir.Constant(ir.VectorType(ir.IntType(32), lanes), list(range(first, first + lanes)))
+        return builder.shuffle_vector(a, a, chosen)
+
+    @intrinsic
+    def _fold(typingctx, array, start, words, a):
+        def codegen(context, builder, signature, args):
+            data = context.make_array(signature.args[0])(context, builder, args[0]).data
+            vector, size = ir.VectorType(ir.IntType(64), LANES), args[2].type
+            step = ir.Constant(size, -LANES)
+            last = builder.add(args[2], step)
+            lanes = builder.insert_element(ir.Constant(vector, None), args[3], ir.Constant(ir.IntType(32), 0))
+            kept = cgutils.alloca_once_value(builder, lanes)
+            with cgutils.for_range_slice(builder, last, step, step, inc=False) as (word, _):
+                place = builder.gep(data, [builder.add(args[1], builder.shl(word, ir.Constant(size, 3)))])
+                more = builder.load(builder.bitcast(place, vector.as_pointer()), align=1)
+                builder.store(builder.xor(_times(builder, builder.load(kept), LANES), more), kept)
+            lanes = builder.load(kept)
+            for half in (4, 2, 1):
+                lanes = builder.xor(_half(builder, lanes, 0), _times(builder, _half(builder, lanes, half), half))
+            return lanes
+
+        return types.uint64(array, types.int64, types.int64, types.uint64), codegen
+
+    @njit(inline="always")
+    def fold(data, start, words, a):
+        """a * x^(64 * words), and that many words from `start` on, a multiple of eight."""
+        return _fold(data, np.int64(start), np.int64(words), a)
+
+else:
+
+    @njit(inline="always")
+    def fold(data, start, words, a):
+        while words:
+            words -= 1
+            a = times_x64(a) ^ load64(data, start + 8 * words)
+        return a
 
 
 def residues() -> np.ndarray:
@@ -133,20 +185,14 @@ def check16(data, start, length, owner, ident):
     Bit i of byte j stands for x^(8j + i): a burst in memory is a burst of the polynomial. Horner's rule runs from
     the end.
     """
-    words = length >> 3
-    a = load_tail(data, start + 8 * words, length & 7)
-    while words & 3:
-        words -= 1
-        a = times_x64(a) ^ load64(data, start + 8 * words)
-    b, c, d = U(0), U(0), U(0)
-    while words:
-        words -= 4
-        at = start + 8 * words
-        a = times_x256(a) ^ load64(data, at)
-        b = times_x256(b) ^ load64(data, at + 8)
-        c = times_x256(c) ^ load64(data, at + 16)
-        d = times_x256(d) ^ load64(data, at + 24)
-    a = times_x64(times_x64(times_x64(d) ^ c) ^ b) ^ a
-    a = times_x64(times_x64(a) ^ ident) ^ owner ^ (U(length) << U(32))
+    words, a = length >> 3, U(0)
+    if length & 63:
+        a = load_tail(data, start + 8 * words, length & 7)
+        while words & (LANES - 1):
+            words -= 1
+            a = times_x64(a) ^ load64(data, start + 8 * words)
+    if words:
+        a = fold(data, start, words, a)
+    a = times_x64(times_x64(a)) ^ times_x64(ident) ^ owner ^ (U(length) << U(32))
     # not zero for zeros: a zeroed page must not look like an empty record of owner 0
     return residue(times_x64(a) ^ U(0x9E3779B97F4A7C15))

@@ -115,7 +115,7 @@ def model_check16(data: bytes, owner: int, ident: int) -> int:
     return residue(times(whole, x64) ^ 0x9E3779B97F4A7C15)
 
 
-@pytest.mark.parametrize("length", [*range(34), 63, 64, 65, 96, 100, 256, 257])
+@pytest.mark.parametrize("length", [*range(34), 63, 64, 65, 96, 100, 256, 257, 320, 511, 512, 520, 1000])
 def test_check16_is_a_long_division(length: int) -> None:
     data, owner, ident = rng.randbytes(length), rng.getrandbits(33), rng.getrandbits(64)
     assert check(data, owner, ident) == model_check16(data, owner, ident)
