@@ -1,0 +1,179 @@
+"""The hot-set index: locations of words that are asked for again and again, in front of the runs of one chain.
+
+`kernels.hot` says how it is laid out and who is let in. It begins as one page and grows a block at a time, so that no
+call moves more than some ten thousand slots: where many of those let in had to push others out, and either the slots
+are taken or it happened to a good part of what was asked. Growing keeps all that is in it.
+
+Assumes: the caller holds the store's lock; what it offers is what the runs of the chain say now (whoever probes them
+without the lock looks, before it offers, whether the chain was exchanged meanwhile); written or deleted words are
+forgotten in the same hold of the lock.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..kernels import hot
+from ..kernels.hot import SET_WORDS, SLOTS
+from .heap import PAGE_WORDS, Heap
+
+SMALLEST, LARGEST = PAGE_WORDS // SET_WORDS, 64 * PAGE_WORDS // SET_WORDS  # sets of a block: 4 KiB, 256 KiB
+MAX_DEPTH = 24
+GROWTHS = 2  # blocks that one call may grow
+PATIENCE = 32  # times as many asked as there are slots, until growing would not change the hit rate
+
+
+class Budget:
+    """Bytes of DRAM that all hot-set indexes of a store share.
+
+    An eighth is for the doorkeeper: it remembers a few more of the words last offered than there can be slots, so that
+    whatever would fit is noticed at its second miss, however small the indexes are yet. While a block grows, its old
+    place (256 KiB at most) is not counted."""
+
+    def __init__(self, size: int) -> None:
+        self.marks = np.zeros(max(size // 64, 1), np.uint64)
+        self.size, self.used = size, self.marks.nbytes
+
+    def take(self, n: int) -> bool:
+        """Whether there were so many bytes left: they are taken."""
+        if self.used + n > self.size:
+            return False
+        self.used += n
+        return True
+
+    def give(self, n: int) -> None:
+        """So many bytes are not used any more."""
+        self.used -= n
+
+
+class HotIndex:
+    """A cache of word -> location. `hits` and `misses` count words asked for, `admitted` and `evicted` those that came
+    and were pushed out."""
+
+    def __init__(self, heap: Heap, budget: Budget, seed: int) -> None:
+        self._heap, self._budget, self.seed = heap, budget, np.uint64(seed)
+        self.hits = self.misses = self.admitted = self.evicted = 0
+        self._empty()
+
+    def _empty(self) -> None:
+        self.depth = 0
+        self.directory = np.zeros(1, np.int64)
+        self.subs = np.zeros((0, 4), np.int64)  # base, sets, evicted since the last look, depth
+        self._looked = np.zeros(0, np.int64)  # words asked for until the last look
+
+    @property
+    def _shape(self) -> tuple:
+        return self._heap.words, self.directory, self.subs, self.depth, self.seed
+
+    def find(self, ids: np.ndarray, found: np.ndarray) -> int:
+        """Fill found (uint64) where it is 0 and the word is here; returns how many were."""
+        if not len(self.subs):
+            return self._count(found.size - int(np.count_nonzero(found)), 0)
+        return self._count(*hot.find_hot(*self._shape, ids.view(np.int64), found))
+
+    def find_keys(
+        self, data: np.ndarray, words: np.ndarray, keys: np.ndarray, bounds: np.ndarray, found: np.ndarray
+    ) -> int:
+        """The same of keys, as OpenIndex.find_keys: their records in `data` are compared with them."""
+        if not len(self.subs):
+            return self._count(found.size - int(np.count_nonzero(found)), 0)
+        return self._count(*hot.find_hot_keys(*self._shape, data, words, keys, bounds, found))
+
+    def _count(self, asked: int, hits: int) -> int:
+        self.hits += hits
+        self.misses += asked - hits
+        return hits
+
+    def admit(self, words: np.ndarray, locations: np.ndarray) -> None:
+        """Offer what was found in the runs (locations of 0 are passed over): what is offered again soon gets in."""
+        if not len(self.subs):
+            if not self._budget.take(SMALLEST * SET_WORDS * 8):
+                return
+            self._add_sub(SMALLEST, 0)
+        admitted, evicted = hot.admit(*self._shape, self._budget.marks, words.view(np.int64), locations)
+        self.admitted += admitted
+        self.evicted += evicted
+        if evicted:
+            crowded = np.flatnonzero(2 * self.subs[:, 2] >= SLOTS * self.subs[:, 1])
+            for sub in crowded[:GROWTHS].tolist():
+                self._look(sub)
+
+    def forget(self, words: np.ndarray) -> None:
+        """Written or deleted words leave."""
+        if len(self.subs):
+            hot.forget(*self._shape, words.view(np.int64))
+
+    def _add_sub(self, sets: int, depth: int) -> int:
+        base = self._heap.allocate(sets * SET_WORDS)
+        self.subs = np.vstack([self.subs, np.array([[base, sets, 0, depth]], np.int64)])
+        self._looked = np.append(self._looked, self.hits + self.misses)
+        return len(self.subs) - 1
+
+    def _look(self, sub: int) -> None:
+        """Half as many as a block's slots were pushed out: grow it if that profits and there is DRAM left."""
+        base, sets, _, depth = self.subs[sub].tolist()
+        asked, self._looked[sub] = self.hits + self.misses - int(self._looked[sub]), self.hits + self.misses
+        self.subs[sub, 2] = 0
+        profits = (asked >> depth) <= PATIENCE * SLOTS * sets or 8 * self._taken(sub) >= 7 * SLOTS * sets
+        splits = sets == LARGEST
+        if not profits or (splits and depth == MAX_DEPTH) or not self._budget.take(sets * SET_WORDS * 8):
+            return
+        if splits:
+            self._split(sub, depth)
+        else:
+            self.subs[sub] = (self._heap.allocate(2 * sets * SET_WORDS), 2 * sets, 0, depth)
+        hot.spread(self._heap.words, base, sets, *self._shape[1:])
+        self._heap.free(base, sets * SET_WORDS)
+
+    def _split(self, sub: int, depth: int) -> None:
+        """One more bit of the place decides: half of the directory's entries for this block name a new one."""
+        if depth == self.depth:
+            self.directory = np.repeat(self.directory, 2)
+            self.depth += 1
+        self.subs[sub] = (self._heap.allocate(LARGEST * SET_WORDS), LARGEST, 0, depth + 1)
+        other = self._add_sub(LARGEST, depth + 1)
+        span = 1 << (self.depth - depth)  # entries that named the block
+        first = int(np.flatnonzero(self.directory == sub)[0])
+        self.directory[first + span // 2 : first + span] = other
+
+    def _slots(self, sub: int) -> np.ndarray:
+        """(word, location) of each slot of a block, set by set: uint64[sets, SLOTS, 2]."""
+        base, sets = self.subs[sub, :2].tolist()
+        return self._heap.words[base : base + sets * SET_WORDS].reshape(sets, SLOTS, 2)
+
+    def _taken(self, sub: int) -> int:
+        return int(np.count_nonzero(self._slots(sub)[:, :, 1]))
+
+    def __len__(self) -> int:
+        return sum(self._taken(sub) for sub in range(len(self.subs)))
+
+    @property
+    def nbytes(self) -> int:
+        return int(self.subs[:, 1].sum()) * SET_WORDS * 8
+
+    def clear(self) -> None:
+        """Forget everything and give the memory back; the counters go on."""
+        self._budget.give(self.nbytes)
+        for base, sets, _, _ in self.subs.tolist():
+            self._heap.free(base, sets * SET_WORDS)
+        self._empty()
+
+    def check(self) -> None:
+        """Every slot is found again from its word, no word stands in two, those taken stand in front, the directory
+        covers every block in one aligned part."""
+        assert self.nbytes <= self._budget.used
+        words = []
+        for sub, (_, _, _, depth) in enumerate(self.subs.tolist()):
+            entries = np.flatnonzero(self.directory == sub)
+            assert entries.size == 1 << (self.depth - depth) and entries[0] % entries.size == 0
+            assert np.ptp(entries) == entries.size - 1
+            slots = self._slots(sub)
+            taken = slots[:, :, 1] != 0
+            assert (taken[:, :-1] >= taken[:, 1:]).all()
+            words.append(slots[taken][:, 0])
+        every = np.concatenate([np.empty(0, np.uint64), *words])
+        assert np.unique(every).size == every.size
+        if every.size:
+            found = np.zeros(every.size, np.uint64)
+            # all are found, and the counters know nothing of it
+            assert hot.find_hot(*self._shape, every.view(np.int64), found) == (every.size, every.size)
