@@ -194,7 +194,7 @@ class Connection(asyncio.Protocol):
             self._take_line(found.data, position, end)
         else:
             self._refuse(resp.protocol_error(status, detail))
-        if self.size > self._need:
+        if self.size and self.size >= self._need:  # more may have come since this was taken
             self.go_on()
 
     def _keep(self, data: bytes, start: int, end: int) -> None:

@@ -32,6 +32,16 @@ async def test_bytes_may_arrive_in_any_portions(connect: Any) -> None:
     assert wire.replies() == expected
 
 
+async def test_two_portions_before_one_tick_make_one_command(connect: Any) -> None:
+    data = request("SET", "a", "v")
+    for cut in range(1, len(data)):
+        wire = connect()
+        wire.send(data[:cut])
+        wire.send(data[cut:])
+        await settled()
+        assert wire.replies() == ["OK"], f"cut at {cut}"
+
+
 async def test_a_long_value_is_not_scanned_again_with_every_portion(connect: Any, server: Stub) -> None:
     wire = connect()
     data = request("SET", "a", b"x" * 1_000_000)
