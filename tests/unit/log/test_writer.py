@@ -263,6 +263,30 @@ def test_a_failed_flush_is_told_to_all_and_ends_writing() -> None:
     assert log.lsn == durable
 
 
+def test_a_flush_that_succeeds_after_another_part_of_the_medium_failed_does_not_declare_durable() -> None:
+    medium = Failing(small_medium(8, SEGMENT))
+    log = make_log(medium)
+    before, lsn = log.durable, append(log)
+    flush = medium.flush
+
+    def overtaken(ranges: list[tuple[int, int]], sync: bool = True) -> None:
+        """While the group is on its way, preparing a segment fails, and memory is taken back."""
+        medium.flush, medium.prepare = flush, fail
+        with pytest.raises(FlushError):
+            log.prepare_ahead()
+        flush(ranges, sync)
+
+    def fail(start: int, stop: int) -> None:
+        raise eio()
+
+    medium.flush = overtaken
+    with pytest.raises(FlushError):
+        log.flush(lsn)
+    assert log.durable == log.lsn == before
+    with pytest.raises(ReadOnlyError):
+        append(log)
+
+
 def test_a_writer_that_was_on_its_way_when_the_flush_failed_writes_nothing() -> None:
     medium = Failing(small_medium(8, SEGMENT))
     log = make_log(medium)
