@@ -11,6 +11,9 @@ forgotten in the same hold of the lock.
 
 from __future__ import annotations
 
+import mmap
+from weakref import WeakSet
+
 import numpy as np
 
 from ..kernels import hot
@@ -28,11 +31,15 @@ class Budget:
 
     An eighth is for the doorkeeper: it remembers a few more of the words last offered than there can be slots, so that
     whatever would fit is noticed at its second miss, however small the indexes are yet. While a block grows, its old
-    place (256 KiB at most) is not counted."""
+    place (256 KiB at most) is not counted.
+    """
 
     def __init__(self, size: int) -> None:
-        self.marks = np.zeros(max(size // 64, 1), np.uint64)
+        # a mapping, as NumPy asks for huge pages: the first batch would wait until all of them are zeroed
+        self.marks = np.frombuffer(mmap.mmap(-1, max(size // 64, 1) * 8, flags=mmap.MAP_PRIVATE), np.uint64)
         self.size, self.used = size, self.marks.nbytes
+        self.sharers: WeakSet[HotIndex] = WeakSet()
+        self._period = 0  # words asked for until the last one ended
 
     def take(self, n: int) -> bool:
         """Whether there were so many bytes left: they are taken."""
@@ -45,6 +52,27 @@ class Budget:
         """So many bytes are not used any more."""
         self.used -= n
 
+    def take_over(self, n: int, taker: HotIndex) -> bool:
+        """`take`, if need be from the index that has the fewest hits a byte, if that is less than half of the taker's.
+
+        Two to one, so that equals do not take from each other for ever."""
+        self._end_period()
+        for _ in range(2):  # a block that is shed leaves a page behind
+            if self.take(n):
+                return True
+            least = min((index for index in self.sharers if index.nbytes >= n), key=HotIndex.worth, default=taker)
+            if least is taker or 2 * least.worth() >= taker.promise() / (taker.nbytes + n) or not least.shed():
+                return False
+        return self.take(n)
+
+    def _end_period(self) -> None:
+        """A period is as many words asked for as there can be slots."""
+        asked = sum(index.hits + index.misses for index in self.sharers)
+        if not 0 <= asked - self._period < self.size // 16:
+            self._period = asked
+            for index in self.sharers:
+                index.end_period()
+
 
 class HotIndex:
     """A cache of word -> location. `hits` and `misses` count words asked for, `admitted` and `evicted` those that came
@@ -53,6 +81,8 @@ class HotIndex:
     def __init__(self, heap: Heap, budget: Budget, seed: int) -> None:
         self._heap, self._budget, self.seed = heap, budget, np.uint64(seed)
         self.hits = self.misses = self.admitted = self.evicted = 0
+        self._before = self._since = 0, 0  # hits and evicted when the last period of the budget began, and this one
+        budget.sharers.add(self)
         self._empty()
 
     def _empty(self) -> None:
@@ -87,7 +117,7 @@ class HotIndex:
     def admit(self, words: np.ndarray, locations: np.ndarray) -> None:
         """Offer what was found in the runs (locations of 0 are passed over): what is offered again soon gets in."""
         if not len(self.subs):
-            if not self._budget.take(SMALLEST * SET_WORDS * 8):
+            if not self._budget.take_over(SMALLEST * SET_WORDS * 8, self):
                 return
             self._add_sub(SMALLEST, 0)
         admitted, evicted = hot.admit(*self._shape, self._budget.marks, words.view(np.int64), locations)
@@ -116,7 +146,7 @@ class HotIndex:
         self.subs[sub, 2] = 0
         profits = (asked >> depth) <= PATIENCE * SLOTS * sets or 8 * self._taken(sub) >= 7 * SLOTS * sets
         splits = sets == LARGEST
-        if not profits or (splits and depth == MAX_DEPTH) or not self._budget.take(sets * SET_WORDS * 8):
+        if not profits or (splits and depth == MAX_DEPTH) or not self._budget.take_over(sets * SET_WORDS * 8, self):
             return
         if splits:
             self._split(sub, depth)
@@ -143,6 +173,28 @@ class HotIndex:
 
     def _taken(self, sub: int) -> int:
         return int(np.count_nonzero(self._slots(sub)[:, :, 1]))
+
+    def end_period(self) -> None:
+        """The budget begins to count anew."""
+        self._before, self._since = self._since, (self.hits, self.evicted)
+
+    def worth(self) -> float:
+        """Hits a byte, in this period and the last."""
+        return (self.hits - self._before[0]) / self.nbytes
+
+    def promise(self) -> int:
+        """Hits that more slots promise: those it has, and who was pushed out would be found; the first page is free."""
+        return self.hits - self._before[0] + self.evicted - self._before[1] if self.nbytes else self.misses
+
+    def shed(self) -> bool:
+        """Empty the first large block, for another index that makes more of its bytes. Returns whether there is one."""
+        large = np.flatnonzero(self.subs[:, 1] > SMALLEST)
+        if large.size:
+            base, sets, _, depth = self.subs[large[0]].tolist()
+            self.subs[large[0]] = (self._heap.allocate(SMALLEST * SET_WORDS), SMALLEST, 0, depth)
+            self._heap.free(base, sets * SET_WORDS)
+            self._budget.give((sets - SMALLEST) * SET_WORDS * 8)
+        return large.size > 0
 
     def __len__(self) -> int:
         return sum(self._taken(sub) for sub in range(len(self.subs)))

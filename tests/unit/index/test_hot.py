@@ -66,6 +66,34 @@ def test_a_budget_is_shared_and_never_overdrawn() -> None:
         index.check()
 
 
+def test_an_index_that_nobody_reads_gives_way_to_one_that_is_read() -> None:
+    heap, budget = Heap(), Budget(4 << 20)
+    idle, busy = HotIndex(heap, budget, 1), HotIndex(heap, budget, 2)
+    rng, ids = np.random.default_rng(6), np.arange(300_000)
+    for _ in range(4):
+        read(idle, rng.permutation(ids))
+    assert idle.nbytes > 3 << 20 and not busy.nbytes
+    for _ in range(12):
+        read(busy, rng.permutation(ids))
+    assert busy.nbytes > 2 * idle.nbytes and budget.used <= budget.size
+    for index in (idle, busy):
+        index.check()
+    size = idle.nbytes
+    read(idle, np.arange(10**9, 10**9 + 300_000))
+    assert idle.nbytes <= size, "a scan takes nothing back"
+
+
+def test_equals_do_not_take_from_each_other_for_ever() -> None:
+    heap, budget = Heap(), Budget(4 << 20)
+    both = [HotIndex(heap, budget, seed) for seed in (1, 2)]
+    rng, sizes = np.random.default_rng(6), []
+    for _ in range(200):
+        for index in both:
+            read(index, (rng.random(BATCH) ** 3 * 400_000).astype(np.int64))
+        sizes.append(both[0].nbytes)
+    assert np.ptp(sizes[-50:]) <= 1 << 18 and min(index.nbytes for index in both) > 1 << 20
+
+
 def test_a_scan_does_not_push_out_what_is_read_all_the_time() -> None:
     index = make(1 << 20)
     slots = (1 << 20) // 16
