@@ -1,0 +1,280 @@
+"""Finding words in a run, and what writing and folding runs is made of.
+
+A run is pages of 512 uint64. Its slots come first, (place, location) each, in ascending order of places: an entry stands
+in the first free slot at or behind that of its place (`slot_of`), a free slot holds the highest place and location 0. So a
+hit and a miss both end at the first slot whose place is not lower than the one that is looked for. Entries of one place
+(keys with equal hashes) stand newest first. Behind the slots there are pages of expiries.
+
+Every page has a checksum, seeded with its number and the run's nonce, and is verified when it is touched first; `seen`
+says which have been. Kernels that meet a damaged page return its number, else WHOLE.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit, types
+
+from . import location
+from .compile import BOOL, BYTES, I64, IDS, INT, U8, U64, WORD, kernel
+from .hashing import mix, rotate
+from .memory import load64, prefetch
+from .probe import AHEAD, RECORD_HEADER, is_damaged, same_key
+from .records import FLAG_PARTS, padded
+
+U = np.uint64
+WORDS = types.Array(types.uint64, 1, "C", readonly=True)  # takes writable arrays too
+PAGE_BITS = 9
+PAGE_WORDS = 1 << PAGE_BITS
+FREE = U(0xFFFFFFFFFFFFFFFF)  # the place in a free slot
+WHOLE = -1
+_LOW = U(0xFFFFFFFF)
+_UNMIX1, _UNMIX2 = U(0x96DE1B173F119089), U(0x319642B2D24D8EC3)  # the inverses of the factors in `mix`
+_CHECK1, _CHECK2 = U(0x9E3779B97F4A7C15), U(0xC2B2AE3D27D4EB4F)
+
+
+@njit(inline="always")
+def unmix(x, seed):
+    """The word whose place is x."""
+    x = x ^ (x >> U(31)) ^ (x >> U(62))
+    x = x * _UNMIX2
+    x = x ^ (x >> U(27)) ^ (x >> U(54))
+    x = x * _UNMIX1
+    x = x ^ (x >> U(30)) ^ (x >> U(60))
+    return x ^ seed
+
+
+@njit(inline="always")
+def slot_of(place, capacity):
+    """place * capacity / 2^64: never less for a higher place. The capacity is at most 2^32."""
+    high, low = place >> U(32), place & _LOW
+    return np.int64((high * U(capacity) + ((low * U(capacity)) >> U(32))) >> U(32))
+
+
+@kernel(WORDS, INT, INT, WORD)
+def check_page(words, page, number, nonce):
+    """The checksum of a page that has this number in its run. Every step is a bijection of what it takes in: damage
+    within one word is always seen."""
+    a = nonce ^ (U(number) * _CHECK1)
+    b, c, d = rotate(a, 16), rotate(a, 32), rotate(a, 48)
+    for at in range(page << PAGE_BITS, (page + 1) << PAGE_BITS, 4):
+        a = rotate((a ^ words[at]) * _CHECK1, 29)
+        b = rotate((b ^ words[at + 1]) * _CHECK1, 29)
+        c = rotate((c ^ words[at + 2]) * _CHECK1, 29)
+        d = rotate((d ^ words[at + 3]) * _CHECK1, 29)
+    return mix(a, mix(b, mix(c, mix(d, _CHECK2))))
+
+
+@kernel(WORDS, INT, WORD, U64)
+def check_pages(words, first, nonce, checks):
+    """The checksums of pages of which the first has this number in its run."""
+    for i in range(checks.size):
+        checks[i] = check_page(words, i, first + i, nonce)
+
+
+@njit(inline="always")
+def is_whole(words, checks, nonce, seen, page):
+    """Does the page agree with its checksum? Looked at once."""
+    if seen[page] == 0:
+        if check_page(words, page, page, nonce) != checks[page]:
+            return False
+        seen[page] = 1
+    return True
+
+
+@kernel(WORDS, WORDS, WORD, U8, INT, INT)
+def verify_pages(words, checks, nonce, seen, first, stop):
+    """Verify the pages [first, stop) that have not been seen."""
+    for page in range(first, stop):
+        if not is_whole(words, checks, nonce, seen, page):
+            return page
+    return WHOLE
+
+
+@njit(inline="always")
+def seek(words, checks, nonce, seen, at, place):
+    """(where the first slot from `at` on stands whose place is not lower, damaged page or WHOLE)."""
+    if not is_whole(words, checks, nonce, seen, at >> PAGE_BITS):
+        return at, at >> PAGE_BITS
+    while words[at] < place:
+        at += 2
+        if at & (PAGE_WORDS - 1) == 0 and not is_whole(words, checks, nonce, seen, at >> PAGE_BITS):
+            return at, at >> PAGE_BITS
+    return at, WHOLE
+
+
+@kernel(WORDS, WORDS, WORD, U8, INT, WORD, IDS, U64)
+def find_in_run(words, checks, nonce, seen, capacity, seed, ids, found):
+    """Fill found[i] where it is 0 with the location of ids[i], if there is one."""
+    for i in range(ids.size):
+        if i + AHEAD < ids.size and found[i + AHEAD] == U(0):
+            prefetch(words, 2 * slot_of(mix(U(ids[i + AHEAD]), seed), capacity))
+        if found[i] != U(0):
+            continue
+        place = mix(U(ids[i]), seed)
+        at, damaged = seek(words, checks, nonce, seen, 2 * slot_of(place, capacity), place)
+        if damaged != WHOLE:
+            return damaged
+        if words[at] == place:
+            found[i] = words[at + 1]
+    return WHOLE
+
+
+@kernel(WORDS, WORDS, WORD, U8, INT, WORD, BYTES, WORDS, BYTES, types.int64[:, ::1], WORD, BOOL, U64)
+def find_keys_in_run(words, checks, nonce, seen, capacity, seed, data, hashes, keys, bounds, owner, verify, found):
+    """The same of keys: their hashes, and where they stand in `keys`. With `verify`, a damaged record that may be the
+    one asked for is found instead of an older one."""
+    for i in range(hashes.size):
+        if i + AHEAD < hashes.size and found[i + AHEAD] == U(0):
+            prefetch(words, 2 * slot_of(mix(hashes[i + AHEAD], seed), capacity))
+        if found[i] != U(0):
+            continue
+        place = mix(hashes[i], seed)
+        at, damaged = seek(words, checks, nonce, seen, 2 * slot_of(place, capacity), place)
+        while damaged == WHOLE and words[at] == place and words[at + 1] != U(0):
+            record = location.offset_of(words[at + 1])
+            if same_key(data, record, keys, bounds[i, 0], bounds[i, 1] - bounds[i, 0]) or (
+                verify and is_damaged(data, words[at + 1], owner)
+            ):
+                found[i] = words[at + 1]
+                break
+            at, damaged = seek(words, checks, nonce, seen, at + 2, place)
+        if damaged != WHOLE:
+            return damaged
+    return WHOLE
+
+
+@kernel(WORDS, INT, INT, WORD, U64, U64)
+def collect_run(words, first, stop, first_place, places, locations):
+    """Copy what stands in slots [first, stop) at `first_place` or behind; returns how many. The pages are verified."""
+    count = 0
+    for at in range(2 * first, 2 * stop, 2):
+        if words[at + 1] != U(0) and words[at] >= first_place:
+            places[count] = words[at]
+            locations[count] = words[at + 1]
+            count += 1
+    return count
+
+
+@kernel(WORDS, WORD, U64)
+def words_at(places, seed, words):
+    """words[i] = the word whose place is places[i]."""
+    for i in range(places.size):
+        words[i] = unmix(places[i], seed)
+
+
+@kernel(WORDS, WORDS, INT, INT, INT, U64, INT)
+def fill_slots(places, locations, capacity, first, free, buffer, start):
+    """Enter entries[start:] in `buffer`, the slots from number `first` on, of which those below number `free` are taken.
+
+    Returns (how many entries are done, the new `free`): those left do not fit into the buffer."""
+    stop = first + (buffer.size >> 1)
+    for i in range(start, places.size):
+        slot = max(free, slot_of(places[i], capacity))
+        if slot >= stop:
+            return i, free
+        buffer[2 * (slot - first)] = places[i]
+        buffer[2 * (slot - first) + 1] = locations[i]
+        free = slot + 1
+    return places.size, free
+
+
+@kernel(WORDS, WORDS, U8, WORDS, WORDS, U8, U64, U64, U8)
+def merge_entries(places, locations, marks, older_places, older_locations, older_marks, out_places, out, out_marks):
+    """Two ascending lists as one; of equal places those of the first come first. Marks go along."""
+    i, j = 0, 0
+    for k in range(out.size):
+        if j == older_places.size or (i < places.size and places[i] <= older_places[j]):
+            out_places[k] = places[i]
+            out[k] = locations[i]
+            out_marks[k] = marks[i]
+            i += 1
+        else:
+            out_places[k] = older_places[j]
+            out[k] = older_locations[j]
+            out_marks[k] = older_marks[j]
+            j += 1
+
+
+@njit(inline="always")
+def same_record(data, a, b):
+    """Have the records at these pool offsets one key? If one of them is damaged, perhaps not."""
+    length = np.int64((load64(data, b) >> U(32)) & U(0xFFFFFF))
+    return max(a, b) + RECORD_HEADER + length <= data.size and same_key(data, a, data, b + RECORD_HEADER, length)
+
+
+@kernel(WORDS, WORDS, BYTES, BOOL, BOOL, U8)
+def choose(places, locations, data, keyed, bottom, keep):
+    """keep[i] = is this entry of a merged list still needed? Not if a newer one has the same word, and the same key
+    (keyed); at the bottom a delete is not, unless it stands beside others of its hash: whose key it has may then be
+    unreadable. Returns how many are needed."""
+    needed, i = 0, 0
+    while i < places.size:
+        stop, kept = i, 0
+        while stop < places.size and places[stop] == places[i]:
+            keep[stop] = 1
+            for newer in range(i, stop):
+                if not keyed or same_record(
+                    data, location.offset_of(locations[stop]), location.offset_of(locations[newer])
+                ):
+                    keep[stop] = 0
+                    break
+            kept += keep[stop]
+            stop += 1
+        if bottom and kept == 1 and locations[i] & location.DELETE:
+            keep[i] = 0
+            kept = 0
+        needed += kept
+        i = stop
+    return needed
+
+
+@njit(inline="always")
+def weigh_parts(data, at, stop, first, size, part, sign, out):
+    """Add the lengths of the parts that the list in [at, stop) names, each to its own segment."""
+    left = np.int64(load64(data, at))
+    for entry in range(at + 8, stop - 7, 8):
+        segment = (location.offset_of(load64(data, entry)) - first) // size
+        if left > 0 and 0 <= segment < out.size:
+            out[segment] += sign * min(part, left)
+        left -= part
+
+
+@kernel(BYTES, WORDS, INT, INT, INT, INT, INT, I64)
+def weigh(data, locations, width, first, size, part, sign, out):
+    """out[segment] += sign * the bytes there that these locations refer to.
+
+    width: of a row; 0: records of a keyspace. Segments of `size` bytes begin at pool offset `first`; values are cut into
+    parts of `part` bytes. A record whose header is damaged counts for its header alone."""
+    for i in range(locations.size):
+        if width == 0 and i + AHEAD < locations.size:
+            prefetch(data, location.offset_of(locations[i + AHEAD]))
+        at = location.offset_of(locations[i])
+        segment = (at - first) // size
+        if width:
+            out[segment] += 0 if locations[i] & location.DELETE else sign * width
+            continue
+        word = load64(data, at)
+        key = at + RECORD_HEADER
+        value = key + np.int64((word >> U(32)) & U(0xFFFFFF))
+        stop = value + np.int64(word & U(0xFFFFFFFF))
+        if key + padded(stop - key) > first + (segment + 1) * size:
+            value = stop = key
+        out[segment] += sign * (RECORD_HEADER + padded(stop - key))
+        if (word >> U(56)) & U(FLAG_PARTS) and stop - value >= 8:
+            weigh_parts(data, value, stop, first, size, part, sign, out)
+
+
+@kernel(WORDS, WORDS, WORD, U8, INT, INT, WORD)
+def count_until(words, checks, nonce, seen, first, count, limit):
+    """(how many of `count` ascending words from `first` on are at most `limit`, damaged page or WHOLE)."""
+    low, high = 0, count
+    while low < high:
+        middle = (low + high) >> 1
+        page = (first + middle) >> PAGE_BITS
+        if not is_whole(words, checks, nonce, seen, page):
+            return 0, page
+        if words[first + middle] <= limit:
+            low = middle + 1
+        else:
+            high = middle
+    return low, WHOLE
