@@ -22,7 +22,7 @@ from .heap import PAGE_WORDS, Heap
 
 SMALLEST, LARGEST = PAGE_WORDS // SET_WORDS, 64 * PAGE_WORDS // SET_WORDS  # sets of a block: 4 KiB, 256 KiB
 MAX_DEPTH = 24
-GROWTHS = 2  # blocks that one call may grow
+GROWTHS, RELEASED = 2, 32  # blocks that one call may grow, and give back
 PATIENCE = 32  # times as many asked as there are slots, until growing would not change the hit rate
 
 
@@ -40,9 +40,12 @@ class Budget:
         self.size, self.used = size, self.marks.nbytes
         self.sharers: WeakSet[HotIndex] = WeakSet()
         self._period = 0  # words asked for until the last one ended
+        self.leaving: list[tuple[Heap, int, int]] = []  # blocks of cleared indexes: heap, base, words
 
     def take(self, n: int) -> bool:
         """Whether there were so many bytes left: they are taken."""
+        while self.leaving and self.used + n > self.size:
+            self.release(1)
         if self.used + n > self.size:
             return False
         self.used += n
@@ -51,6 +54,13 @@ class Budget:
     def give(self, n: int) -> None:
         """So many bytes are not used any more."""
         self.used -= n
+
+    def release(self, blocks: int = RELEASED) -> None:
+        """Give some blocks that are leaving back to the system: many at once would take long."""
+        for heap, base, words in self.leaving[-blocks:]:
+            heap.free(base, words)
+            self.give(words * 8)
+        del self.leaving[-blocks:]
 
     def take_over(self, n: int, taker: HotIndex) -> bool:
         """`take`, if need be from the index that has the fewest hits a byte, if that is less than half of the taker's.
@@ -116,6 +126,7 @@ class HotIndex:
 
     def admit(self, words: np.ndarray, locations: np.ndarray) -> None:
         """Offer what was found in the runs (locations of 0 are passed over): what is offered again soon gets in."""
+        self._budget.release()
         if not len(self.subs):
             if not self._budget.take_over(SMALLEST * SET_WORDS * 8, self):
                 return
@@ -204,10 +215,10 @@ class HotIndex:
         return int(self.subs[:, 1].sum()) * SET_WORDS * 8
 
     def clear(self) -> None:
-        """Forget everything and give the memory back; the counters go on."""
-        self._budget.give(self.nbytes)
-        for base, sets, _, _ in self.subs.tolist():
-            self._heap.free(base, sets * SET_WORDS)
+        """Forget everything and give the memory back, what is beyond 8 MiB in the next calls; the counters go on."""
+        blocks = self.subs[:, :2].tolist()
+        self._budget.leaving += [(self._heap, base, sets * SET_WORDS) for base, sets in blocks]
+        self._budget.release()
         self._empty()
 
     def check(self) -> None:

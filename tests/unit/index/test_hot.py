@@ -66,6 +66,22 @@ def test_a_budget_is_shared_and_never_overdrawn() -> None:
         index.check()
 
 
+def test_a_large_index_is_given_back_in_steps() -> None:
+    heap, budget = Heap(), Budget(32 << 20)
+    large, other = HotIndex(heap, budget, 1), HotIndex(heap, budget, 2)
+    at_rest = budget.used
+    for _ in range(2):
+        read(large, np.arange(1_000_000))
+    while large.nbytes < 20 << 20:
+        read(large, np.arange(1_000_000))
+    large.clear()
+    assert not large.nbytes and 0 < budget.used - at_rest == heap.used * 8
+    assert budget.take(budget.size - at_rest) and not heap.used, "whoever needs it does not wait"
+    budget.give(budget.size - at_rest)
+    read(other, np.arange(10))
+    assert budget.used - at_rest == heap.used * 8 == other.nbytes
+
+
 def test_an_index_that_nobody_reads_gives_way_to_one_that_is_read() -> None:
     heap, budget = Heap(), Budget(4 << 20)
     idle, busy = HotIndex(heap, budget, 1), HotIndex(heap, budget, 2)
