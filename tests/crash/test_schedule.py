@@ -1,0 +1,244 @@
+"""Schedules of the whole server, as many as `make test` has time for; and the gate: they catch every mutant here.
+
+PMKV_TEST_SEED sets the first seed, PMKV_TEST_SCHEDULES their number.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+
+from pmkv.errors import PmkvError
+from pmkv.log.flusher import Flusher
+from pmkv.log.writer import Log
+from pmkv_server.commands import transactions
+from pmkv_server.connection import Connection
+from pmkv_server.dispatcher import Dispatcher
+from tests.crash.schedule import Counts, Schedule, explore
+
+pytestmark = pytest.mark.crash
+
+SCHEDULES, LONG = 400, 100_000
+FIRST_SEED = int(os.environ.get("PMKV_TEST_SEED", 1))
+NUMBER = int(os.environ.get("PMKV_TEST_SCHEDULES", 0))
+FOR_MUTANTS = range(9_000, 9_150)
+FOREVER = 1 << 62  # an LSN beyond all
+
+
+def processes() -> ProcessPoolExecutor:
+    """Two, each on a core of its own: where one thread runs at a time, another core is only farther away."""
+    context = get_context("fork")
+    cores = context.SimpleQueue()
+    for core in [*sorted(os.sched_getaffinity(0)), *sorted(os.sched_getaffinity(0))][:2]:
+        cores.put(core)
+    return ProcessPoolExecutor(2, context, initializer=lambda: os.sched_setaffinity(0, {cores.get()}))
+
+
+def run(number: int, first_seed: int, capsys: pytest.CaptureFixture[str]) -> Counts:
+    start, total, failures = time.perf_counter(), Counts(), []
+    number = NUMBER or number
+    with processes() as pool:
+        for outcome in pool.map(explore, range(first_seed, first_seed + number), chunksize=10):
+            failures.append(outcome) if isinstance(outcome, str) else total.add(outcome)
+    with capsys.disabled():
+        seconds = time.perf_counter() - start
+        print(f"\n  {number / seconds:,.0f} schedules a second for {seconds:,.0f} s: {total}", end=" ")
+    assert not failures, failures[0]
+    return total
+
+
+def test_no_schedule_reveals_what_is_not_durable_or_loses_a_reply(capsys: pytest.CaptureFixture[str]) -> None:
+    counts = run(SCHEDULES, FIRST_SEED, capsys)
+    assert counts.held > counts.steps / 4, "replies have to wait, or nothing is tested"
+    assert counts.errors > counts.failures > counts.schedules / 10 or NUMBER
+
+
+@pytest.mark.long
+def test_many_schedules(capsys: pytest.CaptureFixture[str]) -> None:
+    run(LONG, 1_000_000 + FIRST_SEED, capsys)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_seed_tells_the_same_schedule_again(seed: int, capsys: pytest.CaptureFixture[str]) -> None:
+    def told() -> str:
+        Schedule(seed, told=True).run()
+        return capsys.readouterr().out
+
+    assert told() == told() != ""
+
+
+# --- the gate
+
+Patch = tuple[Any, str, Any]
+MUTANTS: dict[str, Callable[[], list[Patch]]] = {}
+
+deliver, release, answer = Connection.deliver, Connection.release, Dispatcher._answer
+fail, reply = Log._fail, Connection.reply
+
+
+def mutant(name: str) -> Callable[[Callable[[], list[Patch]]], None]:
+    return lambda make: MUTANTS.update({name: make})
+
+
+@contextlib.contextmanager
+def mutated(name: str) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        for target, attribute, replacement in MUTANTS[name]():
+            stack.enter_context(patch.object(target, attribute, replacement))
+        yield
+
+
+@mutant("replies are delivered without waiting for what is durable")
+def _() -> list[Patch]:
+    return [(Connection, "deliver", lambda self, durable: deliver(self, FOREVER))]
+
+
+@mutant("replies to single commands leave whatever they depend on")
+def _() -> list[Patch]:
+    def at_once(self: Dispatcher) -> None:
+        self._answers = [(0, *rest) for _, *rest in self._answers]
+        answer(self)
+
+    return [(Dispatcher, "_answer", at_once)]
+
+
+@mutant("what a read shows is taken for durable")
+def _() -> list[Patch]:
+    return [(Log, "depends", lambda self, waiting, layer: 0)]
+
+
+@mutant("a GET in a pipeline does not say what it depends on")
+def _() -> list[Patch]:
+    def forget(self: Connection, data: Any, count: int, lsn: int) -> None:
+        reply(self, data, count, 0 if isinstance(data, bytes) and data[:1] == b"$" else lsn)
+
+    return [(Connection, "reply", forget)]
+
+
+def flush_group(self: Log, last: Callable[[], int], unless_failed: bool = True) -> None:
+    """What the engine does, but for what is declared durable at the end."""
+    with self.lock:
+        self._finish(0)
+        self._in_flight, self._gathered = self._in_flight + self._gathered, []
+    try:
+        self.pool.medium.flush([(start, stop) for start, stop in self._in_flight])
+    except OSError as error:
+        self._fail(error)
+    else:
+        if not (unless_failed and self.failed):
+            self.durable, self._in_flight, self._pending = last(), [], None
+    if self.on_durable:
+        self.on_durable()
+
+
+@mutant("a flush makes durable what was written while it was under way")
+def _() -> list[Patch]:
+    return [(Log, "_flush_group", lambda self: flush_group(self, lambda: self.lsn))]
+
+
+@mutant("a flush declares durable what it wrote, although something else failed meanwhile")
+def _() -> list[Patch]:
+    def flush(self: Log) -> None:
+        last = self.lsn
+        flush_group(self, lambda: last, unless_failed=False)
+
+    return [(Log, "_flush_group", flush)]
+
+
+@mutant("only what is gathered is pending, not what is in flight")
+def _() -> list[Patch]:
+    pending = Log.pending
+
+    def gathered(self: Log) -> Any:
+        with patch.object(self, "_in_flight", []), patch.object(self, "_pending", None):
+            return pending(self)
+
+    return [(Log, "pending", gathered)]
+
+
+@mutant("a failed flush counts as one that succeeded for whoever waits")
+def _() -> list[Patch]:
+    return [(Connection, "release", lambda self, durable, error: release(self, FOREVER if error else durable, error))]
+
+
+@mutant("after a failed flush memory stays as it was")
+def _() -> list[Patch]:
+    def keep(self: Log, error: OSError) -> None:
+        with patch.object(self, "on_failure", None):
+            fail(self, error)
+
+    return [(Log, "_fail", keep)]
+
+
+@mutant("a kick during a flush is forgotten")
+def _() -> list[Patch]:
+    def run(self: Flusher) -> None:
+        while (wish := self._next()) != "stop":
+            with contextlib.suppress(PmkvError):
+                if wish == "flush":
+                    self._log.flush(self._log.lsn)
+                    self._kicked = False
+                elif wish == "tick":
+                    self._tick()
+
+    return [(Flusher, "run", run)]
+
+
+@mutant("the loop is told once, and never again")
+def _() -> list[Patch]:
+    def once(self: Dispatcher) -> None:
+        if (self._waiting or self._answers) and not self._wake_sent:
+            self._wake_sent = True
+            self._call_threadsafe(self._answer)
+
+    return [(Dispatcher, "_on_durable", once)]
+
+
+@mutant("what became durable while replies were put aside is not noticed")
+def _() -> list[Patch]:
+    def once(self: Dispatcher, connections: list[Connection]) -> None:
+        durable = self._store.durable_lsn
+        self._waiting.update(dict.fromkeys([one for one in connections if one.deliver(durable)]))
+
+    return [(Dispatcher, "_deliver", once)]
+
+
+@mutant("a transaction is no batch")
+def _() -> list[Patch]:
+    return [(transactions, "_alone", lambda session: contextlib.nullcontext())]
+
+
+def hunt(name: str) -> str | None:
+    """What killed a mutant."""
+    with mutated(name):
+        outcomes = map(explore, FOR_MUTANTS)
+        return next((outcome for outcome in outcomes if isinstance(outcome, str)), None)
+
+
+@pytest.fixture(scope="module")
+def killers() -> Iterator[dict[str, str | None]]:
+    with processes() as pool:
+        yield dict(zip(MUTANTS, pool.map(hunt, MUTANTS)))
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_mutant_is_killed(name: str, killers: dict[str, str | None], capsys: pytest.CaptureFixture[str]) -> None:
+    killer = killers[name]
+    with capsys.disabled():
+        print(f"\n  mutant: {name}\n    {killer.splitlines()[0][:160] if killer else 'SURVIVED'}", end=" ")
+    assert killer, f"no schedule notices when {name}"
+
+
+def test_the_server_as_it_is_passes_over_the_seeds_that_kill(killers: dict[str, str | None]) -> None:
+    seeds = sorted({int(killer.split()[1].strip(",")) for killer in killers.values() if killer})
+    with processes() as pool:
+        failures = [outcome for outcome in pool.map(explore, seeds) if isinstance(outcome, str)]
+    assert not failures, failures[0]
