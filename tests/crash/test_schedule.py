@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -101,6 +102,18 @@ def _() -> list[Patch]:
     return [(Connection, "deliver", lambda self, durable: deliver(self, FOREVER))]
 
 
+@mutant("a reply overtakes one of its connection that waits")
+def _() -> list[Patch]:
+    def overtaking(self: Connection, durable: int) -> bool:
+        waiting, self._held = self._held, deque()
+        deliver(self, durable)
+        waiting.extend(self._held)
+        self._held = waiting
+        return bool(waiting)
+
+    return [(Connection, "deliver", overtaking)]
+
+
 @mutant("replies to single commands leave whatever they depend on")
 def _() -> list[Patch]:
     def at_once(self: Dispatcher) -> None:
@@ -167,6 +180,11 @@ def _() -> list[Patch]:
 @mutant("a failed flush counts as one that succeeded for whoever waits")
 def _() -> list[Patch]:
     return [(Connection, "release", lambda self, durable, error: release(self, FOREVER if error else durable, error))]
+
+
+@mutant("whoever waits for a flush that failed is not told")
+def _() -> list[Patch]:
+    return [(Connection, "release", lambda self, durable, error: release(self, durable, None))]
 
 
 @mutant("after a failed flush memory stays as it was")
