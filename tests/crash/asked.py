@@ -30,7 +30,7 @@ class Asked:
     after_failure: bool = False
 
     def __str__(self) -> str:
-        return b" ".join(word if len(word) < 60 else word[:20] + b"..." for word in self.words).decode("latin-1")
+        return " ".join(repr(word if len(word) < 60 else word[:20] + b"...")[2:-1] for word in self.words)
 
 
 def is_error(reply: Reply) -> bool:

@@ -211,7 +211,7 @@ class Schedule:
     def _step(self) -> None:
         """One step, of those that can be taken."""
         actions = [(1.2, self._ask, None)]
-        actions += [(2.0, self._arrive, client) for client in self.clients if client.can_arrive()]
+        actions += [(2.0, self._arrive, client) for client in self.clients + self.former if client.can_arrive()]
         actions += [(0.03, self._trouble, client) for client in self.clients]
         actions += [(1.0, self._read_on, client) for client in self.clients if client.is_stalled]
         actions += [(4.0 if actor is self.loop.actor else 2.0, self._go, actor) for actor in self._ready()]
@@ -255,8 +255,7 @@ class Schedule:
                 client.asked.clear()
                 self.loop.call_soon(client.close)
             case 1:
-                client.is_ended = True
-                self.loop.call_soon(client.end)
+                client.end()
             case _:
                 client.is_stalled = True
                 return

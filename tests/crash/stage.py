@@ -149,14 +149,17 @@ class Client:
         if self.reads and not self.is_closed and self.wire:
             data, self.wire = self.wire[:size], self.wire[size:]
             self.connection.data_received(data)
+            if self.is_ended and not self.wire:
+                self._end_arrives()
 
     def end(self) -> None:
-        """It sends no more, and waits for its replies."""
-        if self.wire:  # that is still on its way
-            self.arriving += 1
-            self.world.loop.call_soon(self.arrive, len(self.wire))
-            self.world.loop.call_soon(self.end)
-        elif not self.is_closed and not self.connection.eof_received():
+        """It sends no more, and waits for its replies; the server hears of it behind the last portion."""
+        self.is_ended = True
+        if not self.wire:
+            self.world.loop.call_soon(self._end_arrives)
+
+    def _end_arrives(self) -> None:
+        if not self.is_closed and not self.connection.eof_received():
             self.close()
 
     def read_on(self) -> None:
