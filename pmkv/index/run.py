@@ -1,8 +1,8 @@
 """A run: an immutable index on file. `kernels.runs` says how its slots are laid out, `shelf` where its file stands.
 
-In the file it is pages: slots, then the expiries it adds to its chain, then those it takes away, then a checksum of every
-page before. `RunInfo`, which the catalog keeps, says where. Nothing of it is read before it is needed: every page is
-verified when it is touched first. A run may be asked by several threads at once, and needs no lock.
+In the file it is pages: slots, then the expiries it adds to its chain, then those it takes away, then a checksum of
+every page before. `RunInfo`, which the catalog keeps, says where. Nothing of it is read before it is needed: every page
+is verified when it is touched first. A run may be asked by several threads at once, and needs no lock.
 
 `write_run` writes one, of open indexes or of other runs.
 """
@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from ..errors import CorruptionError
-from ..kernels import location
 from ..kernels.runs import (
     FREE,
     PAGE_WORDS,
@@ -40,7 +39,7 @@ from .shelf import PAGE, Appender, will_read
 
 PAGE_SLOTS = PAGE_WORDS // 2
 STEP = 64 * PAGE_SLOTS  # slots walked, written or verified at a time: a quarter of a MiB
-Entries = tuple[np.ndarray, np.ndarray, np.ndarray]  # places, locations, marks: 1 where a run's weights count it already
+Entries = tuple[np.ndarray, np.ndarray, np.ndarray]  # places, locations, marks: 1 where a run counts it already
 
 
 def pages_of(words: int) -> int:
@@ -52,8 +51,8 @@ class RunInfo:
     """What the catalog says of a run.
 
     file, offset: where it begins. capacity, tail: in slots; only within the first are entries at home. count: entries,
-    deletes among them. live: how many more words live by it. added, gone: how many expiries. nonce: seeds the checksums.
-    segments: bytes that it refers to in each segment of the pool. first, last: the LSNs that it covers."""
+    deletes among them. live: how many more words live by it. added, gone: how many expiries. nonce: seeds the
+    checksums. segments: bytes that it refers to in each segment of the pool. first, last: the LSNs that it covers."""
 
     file: str
     offset: int
@@ -137,9 +136,7 @@ class Run:
     ) -> None:
         """The same of keys; data: the pool's bytes, and the rest as of `OpenIndex.find_keys`."""
         self._refuse(
-            find_keys_in_run(
-                *self._pages, self.info.capacity, seed, data, words, keys, bounds, owner, verify, found
-            )
+            find_keys_in_run(*self._pages, self.info.capacity, seed, data, words, keys, bounds, owner, verify, found)
         )
 
     # walking
@@ -329,23 +326,25 @@ class _Writer:
         """Enter entries, behind all those before."""
         done = 0
         while done < places.size:
-            done, self._free = fill_slots(
-                places, locations, self.capacity, self._first, self._free, self._buffer, done
-            )
+            done, self._free = fill_slots(places, locations, self.capacity, self._first, self._free, self._buffer, done)
             if done < places.size:
                 self._write(self._buffer)
                 self._first += STEP
                 self._clear()
                 yield
 
-    def end_slots(self) -> Iterator[int]:
-        """Write the last slots, of which at least one is free; yields, at last how many there are."""
-        slots = pages_of(2 * (max(self.capacity, self._free) + 1)) * PAGE_SLOTS
-        while self._first < slots:
-            self._write(self._buffer[: 2 * (slots - self._first)])
+    @property
+    def slots(self) -> int:
+        """How many there must be in all: one at least is left free."""
+        return pages_of(2 * (max(self.capacity, self._free) + 1)) * PAGE_SLOTS
+
+    def end_slots(self) -> Iterator[None]:
+        """Write the last of them."""
+        while self._first < self.slots:
+            self._write(self._buffer[: 2 * (self.slots - self._first)])
             self._first += STEP
             self._clear()
-            yield slots
+            yield
 
     def add_expiries(self, expiries: np.ndarray) -> Iterator[None]:
         for start in range(0, expiries.size, 2 * STEP):
@@ -383,8 +382,8 @@ def write_run(
     """Write one run of what the sources (newest first) say together, in steps; returns what it is.
 
     width: bytes of a row, 0 for a keyspace, where only entries of the same key replace each other. segments: where the
-    pool's first one begins, and their size. bottom: there is nothing below, so deletes are dropped. added, gone: expiries,
-    ascending. If no entry is left, the count is 0 and nothing is written."""
+    pool's first one begins, and their size. bottom: there is nothing below, so deletes are dropped. added, gone:
+    expiries, ascending. If no entry is left, the count is 0 and nothing is written."""
     fold = _Fold(sources, pool_data, width, segments, bottom)
     count = 0
     for _, _, needed in fold.chosen():
@@ -399,9 +398,7 @@ def write_run(
         needed = keep.view(np.bool_)
         yield from writer.add(entries[0][needed], entries[1][needed])
         yield
-    slots = 0
-    for slots in writer.end_slots():
-        yield
+    yield from writer.end_slots()
     yield from writer.add_expiries(added)
     yield from writer.add_expiries(gone)
     writer.end()
@@ -409,7 +406,7 @@ def write_run(
         **vars(info)
         | {
             "capacity": writer.capacity,
-            "tail": slots - writer.capacity,
+            "tail": writer.slots - writer.capacity,
             "segments": {int(index): int(weights[index]) for index in np.flatnonzero(weights)},
         }
     )

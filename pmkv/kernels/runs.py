@@ -1,9 +1,9 @@
 """Finding words in a run, and what writing and folding runs is made of.
 
-A run is pages of 512 uint64. Its slots come first, (place, location) each, in ascending order of places: an entry stands
-in the first free slot at or behind that of its place (`slot_of`), a free slot holds the highest place and location 0. So a
-hit and a miss both end at the first slot whose place is not lower than the one that is looked for. Entries of one place
-(keys with equal hashes) stand newest first. Behind the slots there are pages of expiries.
+A run is pages of 512 uint64. Its slots come first, (place, location) each, in ascending order of places: an entry
+stands in the first free slot at or behind that of its place (`slot_of`), a free slot holds the highest place and
+location 0. So a hit and a miss both end at the first slot whose place is not lower than the one that is looked for.
+Entries of one place (keys with equal hashes) stand newest first. Behind the slots there are pages of expiries.
 
 Every page has a checksum, seeded with its number and the run's nonce, and is verified when it is touched first; `seen`
 says which have been. Kernels that meet a damaged page return its number, else WHOLE.
@@ -15,7 +15,7 @@ import numpy as np
 from numba import njit, types
 
 from . import location
-from .compile import BOOL, BYTES, I64, IDS, INT, U8, U64, WORD, kernel
+from .compile import BOOL, BYTES, I64, I64_2D, IDS, INT, U8, U64, WORD, kernel
 from .hashing import mix, rotate
 from .memory import load64, prefetch
 from .probe import AHEAD, RECORD_HEADER, is_damaged, same_key
@@ -91,55 +91,79 @@ def verify_pages(words, checks, nonce, seen, first, stop):
 
 
 @njit(inline="always")
-def seek(words, checks, nonce, seen, at, place):
-    """(where the first slot from `at` on stands whose place is not lower, damaged page or WHOLE)."""
-    if not is_whole(words, checks, nonce, seen, at >> PAGE_BITS):
+def seek(words, seen, at, place):
+    """(where the first slot from `at` on stands whose place is not lower, the page that has to be verified before that
+    can be said, or WHOLE)."""
+    if seen[at >> PAGE_BITS] == 0:
         return at, at >> PAGE_BITS
     while words[at] < place:
         at += 2
-        if at & (PAGE_WORDS - 1) == 0 and not is_whole(words, checks, nonce, seen, at >> PAGE_BITS):
+        if at & (PAGE_WORDS - 1) == 0 and seen[at >> PAGE_BITS] == 0:
             return at, at >> PAGE_BITS
     return at, WHOLE
 
 
-@kernel(WORDS, WORDS, WORD, U8, INT, WORD, IDS, U64)
-def find_in_run(words, checks, nonce, seen, capacity, seed, ids, found):
-    """Fill found[i] where it is 0 with the location of ids[i], if there is one."""
-    for i in range(ids.size):
+@kernel(WORDS, U8, INT, WORD, IDS, U64, INT)
+def find_seen(words, seen, capacity, seed, ids, found, start):
+    """As find_in_run from ids[start] on; returns (how many are done, the page to be verified before the next, or
+    WHOLE). A loop of its own: with the checksum inside, the processor overlaps half as many probes."""
+    for i in range(start, ids.size):
         if i + AHEAD < ids.size and found[i + AHEAD] == U(0):
             prefetch(words, 2 * slot_of(mix(U(ids[i + AHEAD]), seed), capacity))
         if found[i] != U(0):
             continue
         place = mix(U(ids[i]), seed)
-        at, damaged = seek(words, checks, nonce, seen, 2 * slot_of(place, capacity), place)
-        if damaged != WHOLE:
-            return damaged
+        at, page = seek(words, seen, 2 * slot_of(place, capacity), place)
+        if page != WHOLE:
+            return i, page
         if words[at] == place:
             found[i] = words[at + 1]
+    return ids.size, WHOLE
+
+
+@kernel(WORDS, WORDS, WORD, U8, INT, WORD, IDS, U64)
+def find_in_run(words, checks, nonce, seen, capacity, seed, ids, found):
+    """Fill found[i] where it is 0 with the location of ids[i], if there is one."""
+    done, page = find_seen(words, seen, capacity, seed, ids, found, 0)
+    while page != WHOLE:
+        if not is_whole(words, checks, nonce, seen, page):
+            return page
+        done, page = find_seen(words, seen, capacity, seed, ids, found, done)
     return WHOLE
 
 
-@kernel(WORDS, WORDS, WORD, U8, INT, WORD, BYTES, WORDS, BYTES, types.int64[:, ::1], WORD, BOOL, U64)
-def find_keys_in_run(words, checks, nonce, seen, capacity, seed, data, hashes, keys, bounds, owner, verify, found):
-    """The same of keys: their hashes, and where they stand in `keys`. With `verify`, a damaged record that may be the
-    one asked for is found instead of an older one."""
-    for i in range(hashes.size):
+@kernel(WORDS, U8, INT, WORD, BYTES, WORDS, BYTES, I64_2D, WORD, BOOL, U64, INT)
+def find_keys_seen(words, seen, capacity, seed, data, hashes, keys, bounds, owner, verify, found, start):
+    """As find_seen, of keys."""
+    for i in range(start, hashes.size):
         if i + AHEAD < hashes.size and found[i + AHEAD] == U(0):
             prefetch(words, 2 * slot_of(mix(hashes[i + AHEAD], seed), capacity))
         if found[i] != U(0):
             continue
         place = mix(hashes[i], seed)
-        at, damaged = seek(words, checks, nonce, seen, 2 * slot_of(place, capacity), place)
-        while damaged == WHOLE and words[at] == place and words[at + 1] != U(0):
+        at, page = seek(words, seen, 2 * slot_of(place, capacity), place)
+        while page == WHOLE and words[at] == place and words[at + 1] != U(0):
             record = location.offset_of(words[at + 1])
             if same_key(data, record, keys, bounds[i, 0], bounds[i, 1] - bounds[i, 0]) or (
                 verify and is_damaged(data, words[at + 1], owner)
             ):
                 found[i] = words[at + 1]
                 break
-            at, damaged = seek(words, checks, nonce, seen, at + 2, place)
-        if damaged != WHOLE:
-            return damaged
+            at, page = seek(words, seen, at + 2, place)
+        if page != WHOLE:
+            return i, page
+    return hashes.size, WHOLE
+
+
+@kernel(WORDS, WORDS, WORD, U8, INT, WORD, BYTES, WORDS, BYTES, I64_2D, WORD, BOOL, U64)
+def find_keys_in_run(words, checks, nonce, seen, capacity, seed, data, hashes, keys, bounds, owner, verify, found):
+    """The same of keys: their hashes, and where they stand in `keys`. With `verify`, a damaged record that may be the
+    one asked for is found instead of an older one."""
+    done, page = find_keys_seen(words, seen, capacity, seed, data, hashes, keys, bounds, owner, verify, found, 0)
+    while page != WHOLE:
+        if not is_whole(words, checks, nonce, seen, page):
+            return page
+        done, page = find_keys_seen(words, seen, capacity, seed, data, hashes, keys, bounds, owner, verify, found, done)
     return WHOLE
 
 
@@ -164,7 +188,7 @@ def words_at(places, seed, words):
 
 @kernel(WORDS, WORDS, INT, INT, INT, U64, INT)
 def fill_slots(places, locations, capacity, first, free, buffer, start):
-    """Enter entries[start:] in `buffer`, the slots from number `first` on, of which those below number `free` are taken.
+    """Enter entries[start:] in `buffer`, the slots from number `first` on; those below number `free` are taken.
 
     Returns (how many entries are done, the new `free`): those left do not fit into the buffer."""
     stop = first + (buffer.size >> 1)
@@ -243,8 +267,8 @@ def weigh_parts(data, at, stop, first, size, part, sign, out):
 def weigh(data, locations, width, first, size, part, sign, out):
     """out[segment] += sign * the bytes there that these locations refer to.
 
-    width: of a row; 0: records of a keyspace. Segments of `size` bytes begin at pool offset `first`; values are cut into
-    parts of `part` bytes. A record whose header is damaged counts for its header alone."""
+    width: of a row; 0: records of a keyspace. Segments of `size` bytes begin at pool offset `first`; values are cut
+    into parts of `part` bytes. A record whose header is damaged counts for its header alone."""
     for i in range(locations.size):
         if width == 0 and i + AHEAD < locations.size:
             prefetch(data, location.offset_of(locations[i + AHEAD]))
