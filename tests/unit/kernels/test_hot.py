@@ -41,7 +41,9 @@ class Block:
     def order(self) -> list[int]:
         """The words of the first set, front to back."""
         slots = self.heap[:SET_WORDS].reshape(SLOTS, 2)
-        return slots[slots[:, 1] != 0, 0].tolist()
+        taken = np.count_nonzero(slots[:, 1])
+        assert slots[:taken, 1].all(), "those taken stand in front"
+        return slots[:taken, 0].tolist()
 
 
 def test_a_word_gets_in_when_it_is_offered_again() -> None:
