@@ -169,9 +169,9 @@ class FileShelf:
 
 def will_read(data: np.ndarray, start: int, stop: int) -> None:
     """Have the system read a range of an opened file ahead."""
-    if isinstance(data.base, mmap.mmap):
-        start = start // PAGE * PAGE
-        data.base.madvise(mmap.MADV_WILLNEED, start, min(stop, data.size) - start)
+    start, stop = start // PAGE * PAGE, min(stop, data.size)
+    if isinstance(data.base, memoryview) and isinstance(data.base.obj, mmap.mmap) and start < stop:
+        data.base.obj.madvise(mmap.MADV_WILLNEED, start, stop - start)
 
 
 class MemoryAppender:

@@ -38,8 +38,17 @@ def test_what_is_written_is_read_again_behind_a_header(shelf: Shelf) -> None:
     data = shelf.open("b.runs")
     assert data[PAGE:].tobytes() == b"onetwo" and data.dtype == np.uint8 and not data.flags.writeable
     assert shelf.open("a.runs").tobytes() == pack_header(POOL)
-    will_read(data, 10, 1 << 20)
-    will_read(data, 1 << 20, 1 << 21)
+
+
+def test_reading_ahead_asks_the_system_for_whole_pages(tmp_path: Path) -> None:
+    shelf = FileShelf(tmp_path, POOL)
+    write(shelf, "a.runs", bytes(8 * PAGE))
+    os.posix_fadvise(fd := os.open(tmp_path / "a.runs", os.O_RDONLY), 0, 0, os.POSIX_FADV_DONTNEED)
+    os.close(fd)
+    data = shelf.open("a.runs")
+    for start, stop in ((10, 1 << 20), (PAGE + 5, PAGE + 6), (1 << 20, 1 << 21)):
+        will_read(data, start, stop)
+    assert not data[PAGE:].any()
 
 
 def test_words_are_written_as_their_bytes(shelf: Shelf) -> None:

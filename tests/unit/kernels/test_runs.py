@@ -1,4 +1,4 @@
-"""The kernels of runs against plain Python: where entries stand, that each is found, what is dropped, what it weighs."""
+"""The kernels of runs against plain Python: where entries stand and are found, what is dropped, what it weighs."""
 
 from __future__ import annotations
 
