@@ -14,7 +14,7 @@ import shutil
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,7 +33,7 @@ from ..errors import (
     ReadOnlyError,
 )
 from .names import CHUNK, Batch, Key, Resolve, Turns, next_keys
-from .records import ROOT, Records, Root
+from .records import ROOT, Records, Root, Sums
 
 FOLDER = "catalog"
 MAP = 16 << 20
@@ -73,7 +73,7 @@ class MemoryCatalog:
 
     def __init__(self, pool_id: bytes) -> None:
         self._pool_id, self._sealer = pool_id, Records(pool_id, "in memory")
-        self._records: dict[str, bytes] = {ROOT: self._sealer.root(Root(0, 0, {}))}
+        self._records: dict[str, bytes] = {ROOT: self._sealer.root(Root(0, 0, Sums()))}
         self._entries = SortedSet()
         self._before = dict(self._records)
         self._entered: list[bytes] = []  # by the last commit
@@ -161,7 +161,7 @@ class LmdbCatalog:
             with lmdb.open(str(half), map_size=MAP, max_dbs=2) as env:
                 state, _ = env.open_db(b"state"), env.open_db(b"keys")
                 with env.begin(write=True) as txn:
-                    txn.put(ROOT.encode(), self._sealer.root(Root(0, 0, {})), db=state)
+                    txn.put(ROOT.encode(), self._sealer.root(Root(0, 0, Sums())), db=state)
             stretch(half / self._file.name, MAP)
             sync_folder(half)
             half.rename(self._folder)
@@ -233,9 +233,7 @@ class LmdbCatalog:
                 batch.forget()
             return self._root.commit
 
-    def _committed(
-        self, root: Root, changed: dict[str, bytes], sums: dict[str, bytes], batches: list[Batch]
-    ) -> Root:
+    def _committed(self, root: Root, changed: dict[str, bytes], sums: Sums, batches: list[Batch]) -> Root:
         """One transaction, again with a larger map while it does not fit."""
         while True:
             try:
@@ -248,7 +246,7 @@ class LmdbCatalog:
                 raise
 
     def _write(
-        self, txn: lmdb.Transaction, root: Root, changed: dict[str, bytes], sums: dict[str, bytes], batches: list[Batch]
+        self, txn: lmdb.Transaction, root: Root, changed: dict[str, bytes], sums: Sums, batches: list[Batch]
     ) -> Root:
         dead, new = batches
         for chunk in dead:
@@ -257,10 +255,12 @@ class LmdbCatalog:
         entry, cursor = self._sealer.entry, txn.cursor(self._keys)
         for chunk in new:
             cursor.putmulti([(one, entry(one)) for one in chunk])
-        for name in root.sums.keys() - sums.keys():
-            txn.delete(name.encode(), db=self._state)
         turns = Turns()
-        for name, record in sorted(changed.items()):
+        for name in root.sums:
+            if name not in sums:
+                txn.delete(name.encode(), db=self._state)
+            turns.give()
+        for name, record in changed.items():
             txn.put(name.encode(), record, db=self._state)
             turns.give()
         after = Root(root.commit + 1, txn.stat(self._keys)["entries"], sums)
@@ -295,11 +295,7 @@ class LmdbCatalog:
                 walk = cursor.iterprev() if cursor.prev() else iter(())
             else:
                 walk = cursor.iterprev()
-            found = []
-            for one, check in islice(walk, limit):
-                if not first <= one < stop:
-                    break
-                found.append((one, check))
+            found = list(takewhile(lambda pair: first <= pair[0] < stop, islice(walk, limit)))
         return self._sealer.check_entries(found)
 
     def oldest_reader(self) -> int | None:
@@ -395,15 +391,17 @@ class LmdbCatalog:
 
 
 class Gate:
-    """Many beside each other, or one alone: LMDB's map must not move below a read."""
+    """Many beside each other, or one alone, who goes before those that come later: LMDB's map must not move below a
+    read."""
 
     def __init__(self) -> None:
-        self._inside = 0
+        self._inside = self._waiting = 0
         self._changed = threading.Condition()
 
     @contextmanager
     def beside(self) -> Iterator[None]:
         with self._changed:
+            self._changed.wait_for(lambda: not self._waiting)
             self._inside += 1
         try:
             yield
@@ -415,8 +413,13 @@ class Gate:
     @contextmanager
     def alone(self) -> Iterator[None]:
         with self._changed:
-            self._changed.wait_for(lambda: not self._inside)
-            yield
+            self._waiting += 1
+            try:
+                self._changed.wait_for(lambda: not self._inside)
+                yield
+            finally:
+                self._waiting -= 1
+                self._changed.notify_all()
 
 
 def stretch(file: Path, size: int) -> None:

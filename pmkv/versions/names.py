@@ -23,7 +23,7 @@ KEYSPACES = 255
 CHUNK = 512  # entries between two looks at the clock: about 0.2 ms
 TURN = 0.001
 REST = 0.00005
-PULL = 64
+PULL = 16
 
 Key = tuple[int, bytes, int]  # keyspace, key, its 64-bit hash
 Pull = Callable[[bytes, bytes, bool, int | None], list[bytes]]

@@ -24,13 +24,30 @@ MASK = (1 << 64) - 1
 LONGEST = 511  # bytes of a name, LMDB's limit
 
 
+class Sums(dict[str, bytes]):
+    """Checksums by name, and their sum; whatever the order, since each covers its record's name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._total = 0
+
+    def enter(self, name: str, record: bytes) -> None:
+        """A record whose name is not there yet."""
+        self[name] = record[:8]
+        self._total += int.from_bytes(record[:8], "little")
+
+    @property
+    def total(self) -> str:
+        return f"{self._total & MASK:016x}"
+
+
 @dataclass(frozen=True)
 class Root:
-    """What the root record says. `sums`: the checksums by name, which it sums up."""
+    """What the root record says, with the checksums by name that it sums up."""
 
     commit: int
     entries: int
-    sums: dict[str, bytes]
+    sums: Sums
 
 
 class Records:
@@ -43,17 +60,17 @@ class Records:
     def open(self, records: Iterable[tuple[str, bytes]]) -> tuple[dict[str, Any], Root]:
         """The state, and its root. All of it verified."""
         state: dict[str, Any] = {}
-        sums: dict[str, bytes] = {}
-        turns = Turns()
+        sums, turns = Sums(), Turns()
         for name, record in records:
-            state[name], sums[name] = self._opened(name, record), record[:8]
+            state[name] = self._opened(name, record)
+            if name != ROOT:
+                sums.enter(name, record)
             turns.give()
         root = state.pop(ROOT, None)
-        sums.pop(ROOT, None)
         if root is None:
             raise CorruptionError(f"the root record of the catalog {self._place} is missing; restore a backup")
         self._check_root(root)
-        if root["records"] != len(sums) or root["sum"] != summed(sums):
+        if root["records"] != len(sums) or root["sum"] != sums.total:
             raise CorruptionError(
                 f"the catalog {self._place} holds {len(sums)} records that do not belong together: its root record, of "
                 f"commit {root['commit']}, sums up {root['records']} others; restore a backup"
@@ -98,14 +115,13 @@ class Records:
     def _sealed(self, name: str, value: bytes) -> bytes:
         return self._checksum(name, value) + value
 
-    def changed(self, state: dict[str, Any], sums: dict[str, bytes]) -> tuple[dict[str, bytes], dict[str, bytes]]:
+    def changed(self, state: dict[str, Any], sums: dict[str, bytes]) -> tuple[dict[str, bytes], Sums]:
         """The records that differ from those with these checksums, and all checksums as they are then."""
-        turns = Turns()
+        after, turns = Sums(), Turns()
         changed: dict[str, bytes] = {}
-        after: dict[str, bytes] = {}
         for name, value in state.items():
             record = self._sealed(self._checked(name), orjson.dumps(value))
-            after[name] = record[:8]
+            after.enter(name, record)
             if sums.get(name) != record[:8]:
                 changed[name] = record
             turns.give()
@@ -120,7 +136,7 @@ class Records:
     def root(self, root: Root) -> bytes:
         """The root record that sums up the others."""
         value = {"format": VERSION, "pool": self._pool_id.hex(), "commit": root.commit, "entries": root.entries,
-                 "records": len(root.sums), "sum": summed(root.sums)}  # fmt: skip
+                 "records": len(root.sums), "sum": root.sums.total}  # fmt: skip
         return self._sealed(ROOT, orjson.dumps(value))
 
     def entry(self, one: bytes) -> bytes:
@@ -136,8 +152,3 @@ class Records:
                     "checksum does not hold; restore a backup"
                 )
         return [one for one, _ in entries]
-
-
-def summed(sums: dict[str, bytes]) -> str:
-    """Whatever the order: each checksum covers its record's name."""
-    return f"{sum(int.from_bytes(one, 'little') for one in sums.values()) & MASK:016x}"

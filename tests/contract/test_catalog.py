@@ -12,7 +12,7 @@ from xxhash import xxh3_64_intdigest
 
 from pmkv.errors import InvalidError
 from pmkv.versions.catalog import Catalog, LmdbCatalog, MemoryCatalog
-from pmkv.versions.names import Key
+from pmkv.versions.names import Key, entry
 
 POOL = bytes(range(16))
 Make = Callable[[], Catalog]
@@ -138,9 +138,9 @@ def test_the_directory_is_a_set_in_order(kind: str, tmp_path_factory: pytest.Tem
         live: set[bytes] = set()
         for new, dead in commits:
             live = live - dead | new
-            held = {(key[:500], word_of(key)) for key in live}
-            dead = {key for key in dead if (key[:500], word_of(key)) not in held}
-            catalog.commit({"n": len(new)}, full(1, sorted(new, reverse=True)), full(1, dead))
+            held = {entry(*key) for key in full(1, live)}
+            dead = [key for key in full(1, dead) if entry(*key) not in held]
+            catalog.commit({"n": len(new)}, full(1, sorted(new, reverse=True)), dead)
         expected = sorted((key for key in live if key >= low and (high is None or key < high)), reverse=reverse)
         assert page_through(catalog, low, high, reverse, count, live) == expected
         catalog.check()
