@@ -38,7 +38,9 @@ from .open import OpenIndex
 from .shelf import PAGE, Appender, will_read
 
 PAGE_SLOTS = PAGE_WORDS // 2
-STEP = 64 * PAGE_SLOTS  # slots walked, written or verified at a time: a quarter of a MiB
+STEP = 32 * PAGE_SLOTS  # slots walked, written or verified at a time: 128 KiB
+SAMPLE = 1 << 17  # entries looked at to say how many there will be, within half a percent
+NONE = np.empty(0, np.int64)
 Entries = tuple[np.ndarray, np.ndarray, np.ndarray]  # places, locations, marks: 1 where a run counts it already
 
 
@@ -290,6 +292,17 @@ class _Fold:
             keep = np.empty(places.size, np.uint8)
             yield entries, keep, choose(places, locations, self.data, self.width == 0, self.bottom, keep)
 
+    def estimate(self) -> Generator[None, None, int]:
+        """How many entries will be needed: counted, or where there are many, as many as their density tells. Places
+        are as good as random. Nothing but the capacity depends on it; 0 is exact."""
+        count = 0
+        for (places, _, _), _, needed in self.chosen():
+            count += needed
+            if count >= SAMPLE:
+                return (count << 64) // (int(places[-1]) + 1)
+            yield
+        return count
+
     def weights(self) -> np.ndarray:
         """Of each segment, what the sources that are runs refer to."""
         first, size = self.segments
@@ -385,28 +398,31 @@ def write_run(
     pool's first one begins, and their size. bottom: there is nothing below, so deletes are dropped. added, gone:
     expiries, ascending. If no entry is left, the count is 0 and nothing is written."""
     fold = _Fold(sources, pool_data, width, segments, bottom)
-    count = 0
-    for _, _, needed in fold.chosen():
-        count += needed
-        yield
-    info = RunInfo(out.name, out.size, 0, 0, count, live, added.size, gone.size, secrets.randbits(63), {}, first, last)
-    if not count:
-        return info
-    writer, weights = _Writer(out, max(count * 5 // 4, 1), info.nonce), fold.weights()
-    for entries, keep, _ in fold.chosen():
-        fold.weigh(entries, keep, weights)
-        needed = keep.view(np.bool_)
-        yield from writer.add(entries[0][needed], entries[1][needed])
-        yield
-    yield from writer.end_slots()
-    yield from writer.add_expiries(added)
-    yield from writer.add_expiries(gone)
-    writer.end()
+    offset, expected, nonce = out.size, (yield from fold.estimate()), secrets.randbits(63)
+    writer, weights, count = _Writer(out, max(expected * 5 // 4, 1), nonce), NONE, 0
+    if expected:
+        weights = fold.weights()
+        for entries, keep, needed in fold.chosen():
+            fold.weigh(entries, keep, weights)
+            chosen = keep.view(np.bool_)
+            yield from writer.add(entries[0][chosen], entries[1][chosen])
+            count += needed
+            yield
+        yield from writer.end_slots()
+        yield from writer.add_expiries(added)
+        yield from writer.add_expiries(gone)
+        writer.end()
     return RunInfo(
-        **vars(info)
-        | {
-            "capacity": writer.capacity,
-            "tail": writer.slots - writer.capacity,
-            "segments": {int(index): int(weights[index]) for index in np.flatnonzero(weights)},
-        }
+        file=out.name,
+        offset=offset,
+        capacity=writer.capacity,
+        tail=writer.slots - writer.capacity,
+        count=count,
+        live=live,
+        added=added.size,
+        gone=gone.size,
+        nonce=nonce,
+        segments={int(index): int(weights[index]) for index in np.flatnonzero(weights)},
+        first=first,
+        last=last,
     )

@@ -117,7 +117,7 @@ def test_runs_are_dicts_however_they_are_folded(data: st.DataObject) -> None:
     info = maker.info(sources, bottom=bottom)
     assert info.count == len(model)
     if not model:
-        assert info.capacity == 0 and maker.shelf.open(info.file).size == PAGE
+        assert maker.shelf.open(info.file).size == PAGE and not info.segments
         return
     run = Run(info, maker.shelf.open(info.file), "run")
     assert entries_of(run) == model
@@ -126,6 +126,15 @@ def test_runs_are_dicts_however_they_are_folded(data: st.DataObject) -> None:
     assert info.segments == weights_of(model, 8)
     assert run.nbytes <= 24 * info.count + 3 * PAGE
     assert RunInfo.from_dict(info.asdict()) == info
+    run.check(SEED)
+
+
+@pytest.mark.parametrize("sample", [1, 3000, 10**9])
+def test_the_capacity_of_a_long_run_is_estimated(sample: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pmkv.index.run.SAMPLE", sample)
+    rng, maker = np.random.default_rng(1), Maker()
+    run = maker.run([some(rng, 100_000, 10**9), maker.run([some(rng, 150_000, 10**9)])], bottom=True)
+    assert 0.7 < run.info.count / run.info.capacity < 0.85
     run.check(SEED)
 
 
