@@ -148,7 +148,7 @@ class Records:
         for one, check in entries:
             if self.entry(one) != check:
                 raise CorruptionError(
-                    f"the entry {one[1:60]!r} in the directory of keyspace {one[0]} in {self._place} is damaged: its "
-                    "checksum does not hold; restore a backup"
+                    f"the entry {one[1:60]!r} in the directory of keyspace 0x{one[:1].hex()} in {self._place} is "
+                    "damaged: its checksum does not hold; restore a backup"
                 )
         return [one for one, _ in entries]
