@@ -24,6 +24,16 @@ class Background(threading.Thread):
         """Do this some time."""
         self._work.put(work)
 
+    def give_way(self) -> None:
+        """Within a long piece of work, now and then: do what others have submitted meanwhile."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                work = self._work.get_nowait()
+                if work is None:  # the end is near, and this piece is the last
+                    self._work.put(None)
+                    return
+                self._do(work)
+
     def stop(self) -> None:
         """Forget what has not begun."""
         with contextlib.suppress(queue.Empty):  # the thread may be quicker
@@ -34,8 +44,12 @@ class Background(threading.Thread):
 
     def run(self) -> None:
         while (work := self._work.get()) is not None:
-            try:
-                work()
-            except (PmkvError, OSError) as error:
-                # whoever needs the result does the work itself, and gets the error then
-                log.warning("background work failed: %s", error)
+            self._do(work)
+
+    @staticmethod
+    def _do(work: Callable[[], object]) -> None:
+        try:
+            work()
+        except (PmkvError, OSError) as error:
+            # whoever needs the result does the work itself, and gets the error then
+            log.warning("background work failed: %s", error)

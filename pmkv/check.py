@@ -31,7 +31,7 @@ def check(path: str | os.PathLike[str], pool: str | os.PathLike[str] = "auto") -
     report = Report()
     place = Directory(path, pool, 0, "page", readonly=True)
     try:
-        engine = Engine(place.open_pool(), readonly=True)
+        engine = Engine(place.open_pool(), readonly=True, files=place.open_files())
         report.frames, report.records = engine.recovery.frames, engine.recovery.records
         report.keys = sum(len(keyspace) for keyspace in engine.keyspaces)
         report.rows = sum(len(table) for table in engine.tables.values())

@@ -10,12 +10,14 @@ from pathlib import Path
 import orjson
 
 from .errors import CorruptionError, FormatError, InvalidError, LockedError, UnknownNameError
+from .index.shelf import FileShelf, Shelf
 from .log.format import VERSION
 from .log.pool import Pool
 from .media.base import Granularity, Medium
 from .media.dax import DaxMedium, probe
 from .media.file import FileMedium
 from .media.memory import MemoryMedium
+from .versions.catalog import Catalog, LmdbCatalog
 
 IDENTITY = "pmkv.json"
 
@@ -38,6 +40,7 @@ class Directory:
         self._pool, self._capacity, self._readonly = pool, capacity, readonly
         self._require = granularity_named(require)
         self._medium: Medium | None = None
+        self._catalog: LmdbCatalog | None = None
         self._lock = -1
         if self.path is not None:
             self._enter(self.path)
@@ -67,6 +70,11 @@ class Directory:
 
     def open_pool(self) -> Pool:
         """Open the medium and the pool on it; a new directory gets a new pool."""
+        pool = self._find_pool()
+        self._pool_id = pool.pool_id
+        return pool
+
+    def _find_pool(self) -> Pool:
         self._medium = medium = self._open_medium()
         if medium.granularity > self._require:
             raise InvalidError(
@@ -89,6 +97,18 @@ class Directory:
                 f"to {identity['pool_id']}"
             )
         return pool
+
+    def open_files(self) -> tuple[Catalog, Shelf] | None:
+        """The catalog and the files of runs, once the pool is open; None for a store in memory."""
+        if self.path is None:
+            return None
+        try:
+            self._catalog = LmdbCatalog(self.path, self._pool_id, self._readonly)
+        except LockedError:
+            if not self._readonly:
+                raise
+            return None  # this very process writes it, and LMDB opens a file once: all of the log is replayed instead
+        return self._catalog, FileShelf(self.path / "runs", self._pool_id)
 
     @property
     def _place(self) -> Path | str:
@@ -163,8 +183,11 @@ class Directory:
         os.fsync(handle)
         os.close(handle)
 
-    def close(self) -> None:
-        """Let go of the pool and of the lock."""
+    def close(self, forked: bool = False) -> None:
+        """Let go of everything. forked: in a child, where the catalog is the parent's, whose threads may be in it."""
+        if self._catalog is not None and not forked:
+            self._catalog.close()
+            self._catalog = None
         if self._medium is not None:
             self._medium.close()
             self._medium = None

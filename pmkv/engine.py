@@ -1,9 +1,8 @@
-"""The engine: 16 keyspaces and any number of tables over one log on one medium. No files, no threads: those are the
-store's.
+"""The engine: 16 keyspaces and any number of tables over one log on one medium. No threads: those are the store's.
 
-Memory is what replay makes of the log; a decision (create, drop, clear) is appended as a control frame and carried
-out by the
-same code that replays it. After a failed flush the same replay brings memory back to what is durable.
+Memory is what the catalog says, and what replay makes of the log behind it; a decision (create, drop, clear) is
+appended as a control frame and carried out by the same code that replays it. After a failed flush the same replay
+brings memory back to what is durable. Without a catalog (a store in memory) the log is all there is.
 """
 
 from __future__ import annotations
@@ -17,18 +16,29 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .errors import CorruptionError, ExistsError, InvalidError, UnknownNameError
+from .errors import CorruptionError, ExistsError, InvalidError, ReadOnlyError, UnknownNameError
 from .index.heap import Heap
+from .index.hot import Budget
+from .index.run import Run
+from .index.shelf import Shelf
 from .keyspace import Keyspace
 from .log.control import append_control, read_control
 from .log.format import Frame, Kind
 from .log.pool import Pool
-from .log.replay import Replay
+from .log.replay import LogEnd, Replay
 from .log.writer import Deferral, Log, unix_ms
 from .media.base import Medium
 from .table import NAME, Table, descr_of, dtype_from, row_dtype
+from .versions.catalog import Catalog
+from .versions.chain import Chain, Dram
+from .versions.state import PartState, State
+from .versions.upkeep import Closed, Rotation, Upkeep
 
 KEYSPACES = 16
+HOT = 256 << 20  # bytes of hot words, where nobody says how many
+MOST_ROWS = 1 << 47
+# What replay costs: measured on two slow cores, to decide when a checkpoint is due.
+COSTS = 40e-6, 0.2e-6, 0.3e-9  # seconds a frame, a record, a byte
 
 
 @dataclass(frozen=True)
@@ -51,21 +61,28 @@ class Engine:
         readonly: bool = False,
         verify: bool = True,
         now: Callable[[], int] = unix_ms,
+        files: tuple[Catalog, Shelf] | None = None,
+        hot: int = HOT,
     ) -> None:
+        """files: the catalog and where runs stand, None for neither; hot: bytes that hot words may take."""
         self.pool, self._verify = pool, verify
         self.log = Log(pool, durability, now)
-        self.heap = Heap()
-        self.keyspaces = [Keyspace(number, self.log, self.heap, verify) for number in range(KEYSPACES)]
+        self.dram = Dram(Heap(), Budget(hot))
+        directory = files[0] if files else None
+        self.keyspaces = [Keyspace(number, self.log, self.dram, verify, directory) for number in range(KEYSPACES)]
         self.tables: dict[str, Table] = {}
         self._tables: dict[int, Table] = {}
         self._last_table = 0  # ids are never used again
         self._decided = 0  # the LSN of the last decision: names that are missing may be so because of it
+        self.upkeep = Upkeep(self.log, *files, self._rotate, self._chain_of) if files else None
         self.recovery = self._recover()
         self.log.on_failure = self._go_back
         if readonly:
             self.log.readonly = "the store was opened readonly"
         else:
             self.log.open_epoch()
+            if self.upkeep:
+                self.upkeep.tidy()
 
     @classmethod
     def on_medium(cls, medium: Medium, segment_size: int | None = None, **options: Any) -> Engine:
@@ -77,12 +94,14 @@ class Engine:
 
     def _recover(self) -> Recovery:
         start = time.perf_counter()
-        replay, frames, records = Replay(self.pool), 0, 0
+        replay, frames, records, length = Replay(self.pool, start=self._restore()), 0, 0, 0
         for frame in replay:
             self._apply(frame)
-            frames, records = frames + 1, records + frame.count
+            frames, records, length = frames + 1, records + frame.count, length + frame.length
         self.pool.adopt(replay.segments)
         self.log.resume(replay)
+        if self.upkeep:
+            self.upkeep.complete_to = -frames, -records, -length
         return Recovery(
             frames, records, time.perf_counter() - start, sum(stop - start for start, stop in replay.undurable)
         )
@@ -93,7 +112,7 @@ class Engine:
         former, self._tables, self.tables, self._last_table = self._tables, {}, {}, 0
         for keyspace in self.keyspaces:
             keyspace.reset(0)
-        for frame in Replay(self.pool, last=self.log.durable):
+        for frame in Replay(self.pool, last=self.log.durable, start=self._restore()):
             self._apply(frame)
         for number, table in former.items():
             if number in self._tables:
@@ -101,6 +120,19 @@ class Engine:
                 self._tables[number] = self.tables[table.name] = table
             else:
                 table.drop()
+
+    def _restore(self) -> LogEnd | None:
+        """Memory as the catalog says; returns where in the log that ends."""
+        state = self.upkeep.committed if self.upkeep else None
+        if state is None:
+            return None
+        for part, kept in state.parts.items():
+            if kept.decision is not None:
+                self._carry_out(kept.decision, kept.layer, kept.runs)
+            else:
+                self.keyspaces[int(part.partition("/")[2])].reset(kept.layer, kept.runs)
+        self._last_table = state.last_table
+        return state.end
 
     def _apply(self, frame: Frame) -> None:
         """Memory as it is after this frame."""
@@ -119,10 +151,10 @@ class Engine:
                     "not written by this version, or damaged"
                 )
 
-    def _carry_out(self, decision: dict[str, Any], lsn: int) -> None:
+    def _carry_out(self, decision: dict[str, Any], lsn: int, runs: tuple[Run, ...] = ()) -> None:
         match decision:
             case {"op": "create_table", "id": number, "name": name, "descr": descr, "rows": rows}:
-                table = Table(number, name, dtype_from(descr), rows, lsn, self.log, self.heap, self._verify)
+                table = Table(number, name, dtype_from(descr), rows, lsn, self.log, self.dram, self._verify, runs)
                 self.tables[name] = self._tables[number] = table
                 self._last_table = max(self._last_table, number)
             case {"op": "drop_table", "id": number}:
@@ -162,12 +194,12 @@ class Engine:
             raise ExistsError(f"there is a table {name!r} already, with rows of {there.row_dtype}")
         return table
 
-    def _check_rows(self, rows: Any) -> int | None:
+    @staticmethod
+    def _check_rows(rows: Any) -> int | None:
         if rows is None:
             return None
-        most = self.heap.left
-        if not isinstance(rows, int | np.integer) or not 0 < rows <= most:
-            raise InvalidError(f"rows={rows!r}: a dense table has 1 to {most:,} rows here; None for any int64 ids")
+        if not isinstance(rows, int | np.integer) or not 0 < rows <= MOST_ROWS:
+            raise InvalidError(f"rows={rows!r}: a dense table has 1 to {MOST_ROWS:,} rows; None for any int64 ids")
         return int(rows)
 
     def drop_table(self, name: str) -> None:
@@ -199,6 +231,49 @@ class Engine:
         with self.log.lock:
             lsn = self._decide({"op": "clear", "keyspaces": list(range(KEYSPACES))})
         self.log.settle(lsn)
+
+    # checkpoints
+
+    def _chain_of(self, part: str) -> Chain | None:
+        """The chain of a part as it is now; None where there is no such table any more."""
+        kind, _, number = part.partition("/")
+        if kind == "keyspace":
+            return self.keyspaces[int(number)].chain
+        table = self._tables.get(int(number))
+        return table.chain if table is not None else None
+
+    def _rotate(self) -> Rotation:
+        """Close all open runs at one place of the log, and say what there was then."""
+        if self.log.readonly:
+            raise ReadOnlyError(self.log.readonly)
+        with self.log.lock:
+            parts, closed, dead = {}, {}, []
+            for number, keyspace in enumerate(self.keyspaces):
+                runs = keyspace.chain.rotate()
+                dead += keyspace.take_dead()
+                if keyspace.layer or runs or keyspace.chain.runs:
+                    name = f"keyspace/{number}"
+                    parts[name] = PartState(keyspace.layer, keyspace.chain.runs)
+                    closed |= {name: Closed(keyspace.chain, runs)} if runs else {}
+            for number, table in self._tables.items():
+                runs, name = table.chain.rotate(), f"table/{number}"
+                parts[name] = PartState(table.layer, table.chain.runs, self._creation(table))
+                closed |= {name: Closed(table.chain, runs)} if runs else {}
+            return Rotation(State(self.log.end_here(), self._last_table, parts), closed, dead, self.log.appended)
+
+    @staticmethod
+    def _creation(table: Table) -> dict[str, Any]:
+        """The decision that created a table."""
+        descr = descr_of(table.row_dtype)
+        return {"op": "create_table", "id": table.id, "name": table.name, "descr": descr, "rows": table.rows}
+
+    @property
+    def replay_cost(self) -> float:
+        """Seconds that replaying the log from the last checkpoint on would take, about. 0 where there are none."""
+        if self.upkeep is None:
+            return 0.0
+        since = zip(self.log.appended, self.upkeep.complete_to)
+        return sum((now - then) * cost for (now, then), cost in zip(since, COSTS))
 
     # several things at once
 

@@ -14,20 +14,20 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from sortedcontainers import SortedList
 
 from . import parts
 from .errors import CorruptionError, InvalidError
-from .index.heap import Heap
-from .index.open import OpenIndex, check_cursor
+from .index.open import check_cursor
 from .index.order import KeyOrder, after_prefix
+from .index.run import Run
 from .kernels import location
-from .kernels.probe import RECORD_HEADER, hash_keys
+from .kernels.hashing import place_of
+from .kernels.probe import hash_keys
 from .kernels.records import (
-    ABSENT,
     DAMAGED,
     FLAG_DELETE,
     FLAG_PARTS,
+    key_bounds,
     read_expiries,
     read_records,
     record_sizes,
@@ -38,31 +38,37 @@ from .log.control import append_control
 from .log.format import MAX_BATCH, MAX_KEY, MAX_VALUE, Frame, Kind
 from .log.pool import Reserve
 from .log.writer import Log
+from .versions.catalog import Catalog
+from .versions.chain import Chain, Dram, Keys, lives
 
 OWNER = 1 << 32  # a record's check is owned by its keyspace's number plus this: never a table's id
 SCAN_CHUNK = 1000
+MOST_DEAD = 4096  # keys that wait for a checkpoint to take them out of the directory: a look at each takes the lock
 Pairs = Mapping[bytes, bytes] | Iterable[tuple[bytes, bytes]]
 
 
 class Keyspace:
     """One of the 16. Safe for threads; each call is atomic (put_many up to 16 MiB, then in atomic pieces)."""
 
-    def __init__(self, number: int, log: Log, heap: Heap, verify: bool = True) -> None:
-        self.number, self._log, self._heap, self._verify = number, log, heap, verify
+    def __init__(
+        self, number: int, log: Log, dram: Dram, verify: bool = True, directory: Catalog | None = None
+    ) -> None:
+        """directory: the ordered directory of the keys that runs on file hold."""
+        self.number, self._log, self._dram, self._verify, self._directory = number, log, dram, verify, directory
         self._owner = np.uint64(OWNER + number)
         self._seed = int.from_bytes(log.pool.hash_key[:8], "little")
         self._k0, self._k1 = (np.uint64(int.from_bytes(log.pool.hash_key[i : i + 8], "little")) for i in (0, 8))
         self._part = parts.size_for(log)
         self.reset(0)
 
-    def reset(self, layer: int) -> None:
-        """Empty, with a new layer (the LSN of the frame that emptied it). Under the lock."""
-        if hasattr(self, "_index"):
-            self._index.clear()
+    def reset(self, layer: int, runs: tuple[Run, ...] = ()) -> None:
+        """Empty, or what these runs hold, with a new layer (the LSN of the frame that emptied it). Under the lock."""
+        if hasattr(self, "chain"):
+            self.chain.discard()
         self.layer = self._changed = layer  # _changed: the LSN of the last write
-        self._index = OpenIndex(self._heap, self._seed)
-        self._expiries = SortedList()  # of the live records that have one
-        self._order: KeyOrder | None = None
+        self.chain = Chain(self._dram, self._seed, 0, runs)
+        self._order: KeyOrder | None = None  # of keys above the runs on file; built when somebody asks
+        self._dead: dict[bytes, None] = {}  # keys of the catalog's directory that were looked up and dead
 
     # reading
 
@@ -101,10 +107,13 @@ class Keyspace:
     def _look(self, keys: Sequence[bytes]) -> list[list[int]]:
         """A row a key: offset of its value (negative: absent), length, expiry, flags."""
         self._log.guard_read()
-        blob, bounds = join(keys)
+        wanted = self._wanted(keys)
         with self._log.lock:
-            found, waiting = self._find(blob, bounds)
-            lsn, data = self._log.depends(waiting, self.layer), self._log.data
+            chain = self.chain
+            found, waiting = chain.look_above(wanted, self._log.pending())
+            lsn, data, runs = self._log.depends(waiting, self.layer), self._log.data, chain.runs
+        if runs:
+            chain.look_below(wanted, found, runs, self._log.lock)
         out = np.empty((len(keys), 4), np.int64)
         read_records(data, found, self._owner, self._log.now(), self._verify, out)
         rows = out.tolist()
@@ -113,14 +122,14 @@ class Keyspace:
         self._log.settle(lsn)
         return rows
 
-    def _find(self, blob: np.ndarray, bounds: np.ndarray) -> tuple[np.ndarray, int]:
-        words, pending = self._hash(blob, bounds), self._log.pending()
-        return self._index.find_keys(self._log.data, words, blob, bounds, pending, self._owner, self._verify)
+    def _wanted(self, keys: Sequence[bytes]) -> Keys:
+        blob, bounds = join(keys)
+        return Keys(self._hash(blob, bounds), blob, bounds, self._log.data, self._owner, self._verify)
 
     def fingerprint(self, key: bytes) -> int:
         """Changes whenever the key is written: its location, 0 where it never was. For watching."""
         with self._log.lock:
-            return int(self._find(*join([key]))[0][0])
+            return int(self.chain.find(self._wanted([key]))[0])
 
     def _hash(self, blob: np.ndarray, bounds: np.ndarray) -> np.ndarray:
         words = np.empty(len(bounds), np.uint64)
@@ -241,13 +250,15 @@ class Keyspace:
         expiries: np.ndarray,
         flags: np.ndarray,
     ) -> None:
-        before = self._index.insert_keys(self._log.data, words, keys, bounds, locations)
+        data, kept = self._log.data, self.chain.open.tally.expiries
+        wanted = Keys(words, keys, bounds, data, self._owner, self._verify)
+        before = self.chain.enter(wanted, locations, self._changed)
         if expiries.any():
-            self._expiries.update(expiries[(expiries != 0) & (flags & FLAG_DELETE == 0)].tolist())
-        if self._expiries:
-            read_expiries(self._log.data, before, gone := np.empty(before.size, np.int64))
+            kept.update(expiries[(expiries != 0) & (flags & FLAG_DELETE == 0)].tolist())
+        if kept:
+            read_expiries(data, before, gone := np.empty(before.size, np.int64))
             for expiry in gone[gone != 0].tolist():
-                self._expiries.remove(expiry)
+                kept.remove(expiry)
 
     def delete(self, key: bytes) -> bool:
         """Was it there?"""
@@ -289,10 +300,10 @@ class Keyspace:
     # looking around
 
     def __len__(self) -> int:
-        """How many keys are there now; exact, O(log n)."""
+        """How many keys are there now; exact. Looks once at what was written since it was asked last."""
         self._log.guard_read()
         with self._log.lock:
-            count, lsn = self._index.live - self._expiries.bisect_right(self._log.now()), self._changed
+            count, lsn = self.chain.count(self._log.now()), self._changed
         self._log.settle(lsn)
         return count
 
@@ -303,14 +314,14 @@ class Keyspace:
         check_cursor(cursor)
         count = max(1, count)  # no progress is no scan
         names: list[bytes] = []
-        with self._log.lock:
+        with self._log.lock, self._log.deferred():
             lsn = self._changed
-            for places, _, found in self._index.walk(cursor):
+            for places, _, found in self.chain.walk(cursor):
                 take = places.size
                 if take > count - len(names):
                     # all of one place go together: the next cursor begins behind it
                     take = int(np.searchsorted(places, places[max(count - len(names), 1) - 1], "right"))
-                names += self._names(found[:take], self._log.now())
+                names += self._living(self._names(found[:take]))
                 cursor = int(places[take - 1]) + 1 if take else cursor
                 if take < places.size or len(names) >= count:
                     break
@@ -319,18 +330,18 @@ class Keyspace:
         self._log.settle(lsn)
         return cursor % (1 << 64), names
 
-    def _names(self, found: np.ndarray, now: int) -> list[bytes]:
-        """The keys of records that live at this time."""
-        out = np.empty((found.size, 4), np.int64)
-        read_records(self._log.data, found, self._owner, now, self._verify, out)
-        if found.size and out[:, 0].min() == DAMAGED:
+    def _living(self, keys: list[bytes]) -> list[bytes]:
+        """Those that are there."""
+        return [key for key, there in zip(keys, self.contains_many(keys), strict=True) if there] if keys else []
+
+    def _names(self, found: np.ndarray) -> list[bytes]:
+        """The keys of records, each once, dead ones too."""
+        out, bounds = np.empty((found.size, 4), np.int64), np.empty((found.size, 2), np.int64)
+        read_records(self._log.data, found, self._owner, 0, self._verify, out)
+        if found.size and out[:, 0].min() == DAMAGED:  # whose key it was is not known
             self._complain(found, out)
-        data, starts = self._log.data, (found & location.OFFSET_MASK).astype(np.int64) + RECORD_HEADER
-        return [
-            data[start:stop].tobytes()
-            for start, stop in zip(starts.tolist(), out[:, 0].tolist(), strict=True)
-            if stop != ABSENT
-        ]
+        key_bounds(self._log.data, found, bounds)
+        return list(dict.fromkeys(self._log.data[start:stop].tobytes() for start, stop in bounds.tolist()))
 
     def random_key(self) -> bytes | None:
         """Any key; None where there is none."""
@@ -363,7 +374,9 @@ class Keyspace:
             if not keys:
                 return
             values = self.get_many(keys)
-            self._forget([key for key, value in zip(keys, values, strict=True) if value is None])
+            dead = [key for key, value in zip(keys, values, strict=True) if value is None]
+            if dead:
+                self._forget(dead)
             for key, value in zip(keys, values, strict=True):
                 if value is not None and left > 0:
                     left -= 1
@@ -374,20 +387,47 @@ class Keyspace:
         """The next keys in order, dead ones among them."""
         self._log.guard_read()
         with self._log.lock:
-            if self._order is None:
-                self._order = KeyOrder(key for _, _, found in self._index.walk() for key in self._names(found, 0))
-            keys, lsn = self._order.chunk(low, high, reverse, count), self._changed
+            runs, lsn = self.chain.runs, self._changed
+            if self._order is None or self._order_above is not runs:
+                names = (key for _, _, found in self.chain.walk_above() for key in self._names(found))
+                self._order, self._order_above = KeyOrder(names), runs
+            keys = self._order.chunk(low, high, reverse, count)
+        if runs and self._directory is not None:
+            # asked after the order above the runs: what a checkpoint moves meanwhile is seen twice, not never
+            below = self._directory.keys(self.number, low, high, reverse, count, self._resolve)
+            keys = either(keys, below, reverse, count)
         self._log.settle(lsn)
         return keys
 
-    def _forget(self, dead: list[bytes]) -> None:
-        """Take deleted keys out of the order, unless they came back meanwhile. What has only expired stays: a clock
-        that was ahead once must not hide it for ever."""
+    def _resolve(self, prefix: bytes, word: int) -> list[bytes]:
+        """The keys with this beginning and hash, dead ones among them: long ones stand abridged in the directory."""
+        place = place_of(np.uint64(word), self.chain.seed)
         with self._log.lock:
-            if dead and self._order is not None:
-                found = self._find(*join(dead))[0]
-                gone = (found == 0) | (found & location.DELETE != 0)
-                self._order.discard(key for key, is_gone in zip(dead, gone.tolist(), strict=True) if is_gone)
+            for places, _, found in self.chain.walk(int(place)):
+                return [key for key in self._names(found[places == place]) if key.startswith(prefix)]
+        return []
+
+    def _forget(self, dead: list[bytes]) -> None:
+        """Take deleted keys out of the order, unless they came back meanwhile; those in the directory leave it at a
+        checkpoint, after a second look. What has only expired stays: a clock that was ahead once must not hide it for
+        ever."""
+        with self._log.lock:
+            gone = self._gone(dead)
+            if self._order is not None:
+                self._order.discard(gone)
+            if self.chain.runs and len(self._dead) < MOST_DEAD:
+                self._dead |= dict.fromkeys(gone)
+
+    def _gone(self, keys: list[bytes]) -> list[bytes]:
+        """Those of the keys that are not there, or deleted. Under the lock."""
+        found = self.chain.find(self._wanted(keys))
+        return [key for key, lives_now in zip(keys, lives(found).tolist(), strict=True) if not lives_now]
+
+    def take_dead(self) -> list[tuple[int, bytes, int]]:
+        """Keys that may leave the directory: they are dead now as they were when a scan met them. Under the lock."""
+        some, self._dead = list(self._dead), {}
+        gone = self._gone(some) if some else []
+        return [(self.number, key, word) for key, word in zip(gone, self._wanted(gone).words.tolist(), strict=True)]
 
     # recovery and care
 
@@ -406,25 +446,41 @@ class Keyspace:
         self._enter(self._hash(data, bounds), data, bounds, locations, expiries, flags)
 
     @property
-    def index_bytes(self) -> int:
-        return self._index.nbytes
+    def is_cold(self) -> bool:
+        """May a read have to wait for the disk to read an index?"""
+        return self.chain.is_cold
 
     def check(self) -> None:
         """Index, counts and expiries agree with the records."""
         with self._log.lock:
-            self._index.check()
+            self.chain.check()
             expiries: list[int] = []
-            for _, _, found in self._index.walk():
-                out = np.empty((found.size, 4), np.int64)
-                read_records(self._log.data, found, self._owner, 0, True, out)
-                if found.size and out[:, 0].min() == DAMAGED:
-                    self._complain(found, out)
+            for _, _, found in self.chain.walk():
+                names = self._names(found)
+                locations = self.chain.find(self._wanted(names))
+                out = np.empty((len(names), 4), np.int64)
+                read_records(self._log.data, locations, self._owner, 0, True, out)
+                if len(names) and out[:, 0].min() == DAMAGED:
+                    self._complain(locations, out)
                 for at, length, _, flags in out[(out[:, 3] & FLAG_PARTS) != 0].tolist():
                     self._value(at, length, flags)  # every part of it
-                expiries += out[out[:, 2] != 0, 2].tolist()
-            assert sorted(expiries) == list(self._expiries), "the expiries kept are not those of the records"
+                expiries += out[out[:, 0] >= 0, 2].tolist()
+            assert len(expiries) == self.chain.count(0), "the keys counted are not those that are there"
+            for now in sorted(set(expiries))[:: max(1, len(expiries) // 16)]:
+                there = sum(expiry == 0 or expiry > now for expiry in expiries)
+                assert there == self.chain.count(now), f"the expiries counted at {now} are not those of the records"
             if self._order is not None:
                 self._order.check()
+
+
+def either(some: list[bytes], others: list[bytes], reverse: bool, count: int) -> list[bytes]:
+    """Two ordered lists as one, as far as both reach: one with `count` keys may go on behind its last."""
+    ends = [keys[-1] for keys in (some, others) if len(keys) >= count]
+    merged = sorted({*some, *others}, reverse=reverse)
+    if ends:
+        end = max(ends) if reverse else min(ends)
+        merged = [key for key in merged if (key >= end if reverse else key <= end)]
+    return merged
 
 
 def check_keys(keys: Sequence[bytes]) -> None:

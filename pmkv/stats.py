@@ -61,7 +61,7 @@ def stats_of(engine: Engine, path: Path | None) -> Stats:
             flushes=log.flushes,
             keys={keyspace.number: len(keyspace) for keyspace in engine.keyspaces if len(keyspace)},
             tables={name: len(table) for name, table in engine.tables.items()},
-            index_bytes=engine.heap.used * 8,
+            index_bytes=engine.dram.heap.used * 8,
             recovery_seconds=recovery.seconds,
             recovery_frames=recovery.frames,
             recovery_records=recovery.records,

@@ -1,14 +1,18 @@
 """The store: an engine on a data directory, with its lock, its threads and its life: open, serve, close.
 
-A data directory holds `pool` (the log), `pmkv.json` (which pool belongs here) and `lock` (who has it open).
+A data directory holds `pool` (the log), `catalog` and `runs` (indexes of what is in it), `pmkv.json` (which pool
+belongs here) and `lock` (who has it open).
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+import queue
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +22,7 @@ import numpy.typing as npt
 from . import directory
 from .background import Background
 from .engine import Engine
-from .errors import FullError, InvalidError
+from .errors import FlushError, FullError, InvalidError, PmkvError
 from .keyspace import Keyspace, Pairs
 from .log.flusher import Flusher
 from .log.format import epoch_of
@@ -27,6 +31,11 @@ from .sizes import parse_size
 from .stats import Stats, stats_of
 from .table import Table
 from .transaction import Transaction
+
+HOT_SHARE = 4  # of the DRAM budget, hot words take one in so many parts
+DUE = 0.1  # seconds of replay, beyond which a checkpoint is taken
+DUE_AT_END = 0.005  # the same when the store is closed
+log = logging.getLogger("pmkv")
 
 _open_stores: weakref.WeakSet[Store] = weakref.WeakSet()
 
@@ -57,8 +66,10 @@ def open_store(
     damaged."""
     place = directory.Directory(path, pool, parse_size(capacity), require, readonly)
     try:
-        engine = Engine(place.open_pool(), durability, readonly, verify_reads)
-        return Store(place, engine, parse_size(dram))
+        budget = parse_size(dram)
+        hot = budget // HOT_SHARE
+        engine = Engine(place.open_pool(), durability, readonly, verify_reads, files=place.open_files(), hot=hot)
+        return Store(place, engine, budget)
     except BaseException:
         place.close()
         raise
@@ -71,10 +82,15 @@ class Store:
         self._place, self._engine, self._log, self.dram = place, engine, engine.log, dram
         self._flusher, self._background = Flusher(self._log), Background()
         engine.pool.on_take = lambda: self._background.submit(self._prepare_ahead)
+        self._wanted: queue.SimpleQueue[Future[None]] = queue.SimpleQueue()  # checkpoints that somebody waits for
+        self._upkeep_is_due = False
         if not self.readonly:
             self._flusher.start()
             self._background.start()
             engine.pool.on_take()
+            if engine.upkeep is not None:
+                self._log.on_group = self._look_at_upkeep
+                self._background.submit(self._warm)
         _open_stores.add(self)
 
     # keyspaces; the store itself is keyspace 0
@@ -183,7 +199,8 @@ class Store:
         if log.durability != "commit":
             log.write_back()
         elif self._engine.pool.medium.inline:
-            log.flush(log.lsn)
+            with contextlib.suppress(FlushError):  # everyone who waits is told by on_durable
+                log.flush(log.lsn)
         elif log.durable < log.lsn:
             self._flusher.kick()
 
@@ -260,6 +277,84 @@ class Store:
         if self._log.prepare_ahead():
             self._background.submit(self._prepare_ahead)
 
+    # upkeep, in the background
+
+    def checkpoint(self) -> None:
+        """Return when everything written before this call is in the catalog, so that a restart replays nothing of it.
+        A store in memory has none, and needs none."""
+        self._log.guard_write()
+        if self._engine.upkeep is None:
+            return
+        wish: Future[None] = Future()
+        self._wanted.put(wish)
+        self._background.submit(self._run_upkeep)
+        while not wish.done():
+            with contextlib.suppress(TimeoutError):
+                wish.result(timeout=1)
+                return
+            self._log.guard_write()  # closed meanwhile: nobody is left to grant it
+        wish.result()
+
+    @property
+    def checkpointed_at(self) -> int:
+        """When the last checkpoint of this process was taken, unix ms; 0 for never."""
+        return self._engine.upkeep.checkpointed_at if self._engine.upkeep else 0
+
+    def _look_at_upkeep(self) -> None:
+        if not self._upkeep_is_due and self._engine.replay_cost > DUE and not self._log.readonly:
+            self._upkeep_is_due = True
+            self._background.submit(self._run_upkeep)
+
+    def _run_upkeep(self) -> None:
+        """Checkpoints that are wished for or due; then folds, and whatever becomes due beside them."""
+        upkeep = self._engine.upkeep
+        assert upkeep is not None
+        self._checkpoint_if_due()
+        for _ in self._guarded(upkeep.fold()):
+            self._background.give_way()
+            self._checkpoint_if_due()
+
+    def _checkpoint_if_due(self) -> None:
+        wishes = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                wishes.append(self._wanted.get_nowait())
+        if not wishes and not self._upkeep_is_due:
+            return
+        try:
+            for _ in self._engine.upkeep.checkpoint():
+                pass
+        except BaseException as error:
+            for wish in wishes:
+                wish.set_exception(error)
+            if not isinstance(error, PmkvError | OSError):
+                raise
+            self._upkeep_failed(error)
+        finally:
+            self._upkeep_is_due = False
+        for wish in wishes:
+            if not wish.done():
+                wish.set_result(None)
+
+    def _guarded(self, steps: Iterator[None]) -> Iterator[None]:
+        """Steps of upkeep, until the store is closed, or one of them fails."""
+        try:
+            for _ in steps:
+                yield
+                if self._log.closed or self._log.failed:
+                    return
+        except (PmkvError, OSError) as error:
+            self._upkeep_failed(error)
+
+    def _upkeep_failed(self, error: Exception) -> None:
+        """The log still holds everything: the store goes on, and the next checkpoint tries again."""
+        self._engine.upkeep.error = str(error)
+        log.warning("a checkpoint or fold failed, and will be tried again: %s", error)
+
+    def _warm(self) -> None:
+        for _ in self._guarded(self._engine.upkeep.warm()):
+            self._background.give_way()
+
     def close(self) -> None:
         """Make everything durable and let go of the directory. A closed store raises ClosedError; closing twice is
         fine."""
@@ -272,15 +367,24 @@ class Store:
                 self._flusher.stop()
                 self._background.stop()
                 self._log.flush(self._log.lsn)
+                self._checkpoint_at_end()
                 with contextlib.suppress(FullError):
                     self._log.mark()
         finally:
             self._place.close()
 
+    def _checkpoint_at_end(self) -> None:
+        if self._engine.replay_cost > DUE_AT_END and not self._log.readonly:
+            try:
+                for _ in self._engine.upkeep.checkpoint():
+                    pass
+            except (PmkvError, OSError) as error:
+                self._upkeep_failed(error)
+
     def forked(self) -> None:
         """In a forked child: the store is the parent's."""
         self._log.closed = "the store was opened by the parent process: a forked child must open its own"
-        self._place.close()  # a child that outlives its parent must not keep the directory locked
+        self._place.close(forked=True)  # a child that outlives its parent must not keep the directory locked
 
     def __enter__(self) -> Store:
         return self

@@ -15,14 +15,15 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import CorruptionError, InvalidError, UnknownNameError
-from .index.heap import Heap
-from .index.open import DenseIndex, OpenIndex, check_cursor
+from .index.open import check_cursor
+from .index.run import Run
 from .kernels import location
 from .kernels.records import gather_rows, locate_rows
 from .kernels.reduce import MODES, pool_rows
 from .log.format import MAX_BATCH, Flag, Frame, Kind
 from .log.pool import Reserve
 from .log.writer import Log
+from .versions.chain import Chain, Dram, Ids, lives
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,127}")
 MAX_WIDTH = 1 << 16
@@ -92,17 +93,16 @@ class Table:
         rows: int | None,
         layer: int,
         log: Log,
-        heap: Heap,
+        dram: Dram,
         verify: bool = True,
+        runs: tuple[Run, ...] = (),
     ) -> None:
         self.id, self.name, self.row_dtype, self.rows, self.layer = number, name, row, rows, layer
         self.dtype, self.shape, self.width = row.base, row.shape, row.itemsize
         self._log, self._verify = log, verify
         self._owner = np.uint64(number)
         self._seed = np.uint64(int.from_bytes(log.pool.hash_key[8:16], "little") ^ number)
-        self._index: OpenIndex | DenseIndex = (
-            OpenIndex(heap, int(self._seed)) if rows is None else DenseIndex(heap, rows)
-        )
+        self.chain = Chain(dram, int(self._seed), self.width, runs)
         self._changed = layer  # the LSN of the last write
         self.dropped = False
 
@@ -224,10 +224,14 @@ class Table:
         if self.rows is not None and ids.size and (ids.min() < 0 or ids.max() >= self.rows):
             outside = (ids < 0) | (ids >= self.rows)
             ids = np.where(outside, 0, ids)
+        wanted = Ids(ids)
         with self._log.lock:
             self._guard()  # under the lock: the index of a dropped table is gone
-            found, waiting = self._index.find(ids, self._log.pending())
-            lsn, data = self._log.depends(waiting, self.layer), self._log.data
+            chain = self.chain
+            found, waiting = chain.look_above(wanted, self._log.pending())
+            lsn, data, runs = self._log.depends(waiting, self.layer), self._log.data, chain.runs
+        if runs:
+            chain.look_below(wanted, found, runs, self._log.lock)
         if outside is not None:
             found[outside] = 0
         return found, lsn, data
@@ -250,7 +254,7 @@ class Table:
         """bool[n]: which ids are there."""
         found, lsn, _ = self._find(self._ids(ids))
         self._log.settle(lsn)
-        return location_lives(found)
+        return lives(found)
 
     def pool(
         self, ids: npt.ArrayLike, offsets: npt.ArrayLike, weights: npt.ArrayLike | None = None, mode: str = "sum"
@@ -366,7 +370,7 @@ class Table:
         log.data[at : at + 8 * ids.size] = ids.view(np.uint8)
         log.data[at + 8 * ids.size : at + 8 * ids.size + raw.size] = raw
         self._changed = log.end()
-        self._index.insert(ids, self._locate(at, ids, flags))
+        self.chain.enter(Ids(ids), self._locate(at, ids, flags), self._changed)
 
     def _locate(self, at: int, ids: np.ndarray, flags: int) -> np.ndarray:
         """The locations of a frame's rows, or of its deleted ids."""
@@ -379,10 +383,10 @@ class Table:
     # looking around
 
     def __len__(self) -> int:
-        """How many ids are there; exact, O(1)."""
+        """How many ids are there; exact. Looks once at what was written since it was asked last."""
         with self._log.lock:
             self._guard()
-            count, lsn = self._index.live, self._changed
+            count, lsn = self.chain.count(0), self._changed
         self._log.settle(lsn)
         return count
 
@@ -394,10 +398,13 @@ class Table:
         with self._log.lock, self._log.deferred():
             self._guard()
             lsn, left = self._changed, max(1, count)
-            for places, words, found in self._index.walk(cursor):
+            for places, words, _ in self.chain.walk(cursor):
                 take = min(left, places.size)
+                if take < places.size:  # all of one place go together: the next cursor begins behind it
+                    take = int(np.searchsorted(places, places[take - 1], "right"))
                 cursor = int(places[take - 1]) + 1 if take else cursor
-                ids.append(words[:take][location_lives(found[:take])].view(np.int64))
+                some = words[:take][np.flatnonzero(np.diff(places[:take], prepend=~places[:1]))].view(np.int64)
+                ids.append(some[self.contains(some)])
                 left -= ids[-1].size
                 if take < places.size or left <= 0:
                     break
@@ -428,35 +435,31 @@ class Table:
                 f"frame {frame.lsn} at offset {frame.offset:,} does not hold {frame.count} rows of table {self.name!r}"
             )
         ids = self._log.data[frame.body : frame.body + 8 * frame.count].view(np.int64)
-        self._index.insert(ids, self._locate(frame.body, ids, frame.flags))
         self._changed = frame.lsn
+        self.chain.enter(Ids(ids), self._locate(frame.body, ids, frame.flags), frame.lsn)
 
     def become(self, other: Table) -> None:
         """Take over what replay made of this same table. Under the lock."""
-        self._index.clear()
-        self._index, self._changed, self.layer = other._index, other._changed, other.layer
+        self.chain.discard()
+        self.chain, self._changed, self.layer = other.chain, other._changed, other.layer
 
     def drop(self) -> None:
         """Give the index back. Under the lock, when the drop is in the log."""
         self.dropped = True
-        self._index.clear()
+        self.chain.discard()
 
     @property
-    def index_bytes(self) -> int:
-        return self._index.nbytes
+    def is_cold(self) -> bool:
+        """May a read have to wait for the disk to read an index?"""
+        return self.chain.is_cold
 
     def check(self) -> None:
         """Index and counts agree, and every row's check holds."""
         with self._log.lock, self._log.deferred():
-            self._index.check()
-            assert sum(ids.size for ids, _ in self.scan()) == self._index.live
+            self.chain.check()
+            assert sum(ids.size for ids, _ in self.scan()) == self.chain.count(0), "the rows counted are not those"
 
 
 def can_become(given: np.dtype, wanted: np.dtype) -> bool:
     """May rows of one dtype be stored as another? NumPy goes by the order of fields, whatever they are called."""
     return given.names == wanted.names and np.can_cast(given, wanted, "same_kind")
-
-
-def location_lives(found: np.ndarray) -> np.ndarray:
-    """bool[n]: neither absent nor deleted."""
-    return (found != 0) & ((found & location.DELETE) == 0)

@@ -19,10 +19,8 @@ from ..kernels.hashing import place_of
 from ..kernels.probe import (
     collect,
     count_new,
-    find_dense,
     find_ids,
     find_keys,
-    insert_dense,
     insert_ids,
     insert_keys,
     reinsert,
@@ -145,6 +143,11 @@ class OpenIndex:
             yield places[order], words[order], locations[order]
 
     @property
+    def count(self) -> int:
+        """How many words, deleted ones among them."""
+        return int(self.subs[:, 2].sum())
+
+    @property
     def nbytes(self) -> int:
         return int(self.subs[:, 1].sum()) * 16
 
@@ -172,48 +175,3 @@ class OpenIndex:
             live += int(np.count_nonzero((table[used, 1] & location.DELETE) == 0))
         seen = sum(words.size for _, words, _ in self.walk())
         assert seen == taken and live == self.live
-
-
-class DenseIndex:
-    """Locations by id, for tables whose ids are 0 to rows - 1: 8 bytes a row, taken as pages are first stored to."""
-
-    def __init__(self, heap: Heap, rows: int) -> None:
-        self._heap, self.rows = heap, rows
-        self._words = -(-rows // PAGE_WORDS) * PAGE_WORDS
-        self._base = heap.allocate(self._words)
-        self.slots = heap.words[self._base : self._base + rows]
-        self.live = 0
-
-    def find(self, ids: np.ndarray, pending: np.ndarray) -> tuple[np.ndarray, int]:
-        """As OpenIndex.find; the ids are within the bounds."""
-        found = np.empty(ids.size, np.uint64)
-        return found, find_dense(self.slots, ids, pending, found)
-
-    def insert(self, ids: np.ndarray, locations: np.ndarray) -> np.ndarray:
-        """As OpenIndex.insert; the ids are within the bounds."""
-        before = np.empty(ids.size, np.uint64)
-        insert_dense(self.slots, ids, locations, before)
-        self.live += count_new(before, locations)
-        return before
-
-    def walk(self, place: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """As OpenIndex.walk; the place of an id is the id."""
-        for start in range(place, self.rows, LARGEST_SUB):
-            block = self.slots[start : min(start + LARGEST_SUB, self.rows)]
-            used = np.flatnonzero(block)
-            ids = (used + start).astype(np.uint64)
-            yield ids, ids, block[used]
-
-    @property
-    def nbytes(self) -> int:
-        return self._words * 8
-
-    def clear(self) -> None:
-        """Give the memory back; the index is not used again."""
-        self._heap.free(self._base, self._words)
-        self.slots = self.slots[:0]
-
-    def check(self) -> None:
-        """The count agrees."""
-        used = self.slots[self.slots != 0]
-        assert self.live == int(np.count_nonzero((used & location.DELETE) == 0))

@@ -215,24 +215,6 @@ def collect(heap, base, capacity, seed, first_place, places, words, locations):
     return count
 
 
-@kernel(U64, IDS, I64_2D, U64)
-def find_dense(slots, ids, pending, found):
-    """As find_ids, where the index is an array of locations by id; the ids are within it."""
-    waiting = 0
-    for i in range(ids.size):
-        found[i] = slots[ids[i]]
-        waiting += location.is_pending(found[i], pending)
-    return waiting
-
-
-@kernel(U64, IDS, U64, U64)
-def insert_dense(slots, ids, locations, before):
-    """As insert_ids, where the index is an array of locations by id."""
-    for i in range(ids.size):
-        before[i] = slots[ids[i]]
-        slots[ids[i]] = locations[i]
-
-
 @kernel(U64, U64)
 def count_new(before, locations):
     """How many more are alive after `locations` took the places of `before` (negative: fewer)."""

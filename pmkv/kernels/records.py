@@ -103,6 +103,15 @@ def read_records(data, locations, owner, now, verify, out):
             out[i, 1], out[i, 2], out[i, 3] = value_length, expiry, np.int64(word >> U(56))
 
 
+@kernel(BYTES, U64, I64_2D)
+def key_bounds(data, locations, bounds):
+    """bounds[i] = where the key of the record there begins and ends; a delete's too."""
+    for i in range(locations.size):
+        at = location.offset_of(locations[i])
+        bounds[i, 0] = at + RECORD_HEADER
+        bounds[i, 1] = at + RECORD_HEADER + np.int64((load64(data, at) >> U(32)) & U(0xFFFFFF))
+
+
 @kernel(BYTES, U64, I64)
 def read_expiries(data, locations, expiries):
     """expiries[i] = that of the record there, 0 where none lives."""

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -23,19 +25,51 @@ from .format import ALIGN, EPOCH_SHIFT, FRAME_MAGIC, NEXT, Flag, Frame, Kind, ep
 from .pool import Pool
 
 
+@dataclass(frozen=True)
+class LogEnd:
+    """A place between two frames of the log, up to which something is complete, and from which replay can go on."""
+
+    lsn: int  # of the frame before it
+    previous: int  # its checksum
+    last: int  # where it stands
+    position: int  # where the next one belongs
+    segments: list[list[int]]  # of the log up to here: [index, generation]
+
+    def asdict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def check(self, pool: Pool) -> None:
+        """CorruptionError unless the log reaches as far as this and is the one that was meant."""
+        for index, generation in self.segments:
+            if pool.generations.get(index) != generation:
+                raise CorruptionError(
+                    f"the catalog is complete up to LSN {self.lsn} and counts on segment {index} (offset "
+                    f"{pool.start(index):,}) with generation {generation}, its header has "
+                    f"{pool.generations.get(index)}: the pool is damaged, or older than the catalog"
+                )
+        index = self.segments[-1][0]
+        frame = unpack_frame(memoryview(pool.medium.data), self.last, pool.stop(index), pool.seed(index))
+        if frame is None or (frame.lsn, frame.check) != (self.lsn, self.previous):
+            raise CorruptionError(
+                f"the catalog is complete up to LSN {self.lsn}, but the frame of this number is not at offset "
+                f"{self.last:,} of the pool: the pool is damaged, or an older copy than the catalog"
+            )
+
+
 class Replay:
     """Iterate once; then the attributes say where and in what state the log ended."""
 
-    def __init__(self, pool: Pool, last: int | None = None) -> None:
-        """last: stop behind this LSN (what was durable when a flush failed) instead of where the log ends."""
-        self._pool, self._last = pool, last
+    def __init__(self, pool: Pool, last: int | None = None, start: LogEnd | None = None) -> None:
+        """last: stop behind this LSN (what was durable when a flush failed) instead of where the log ends; start: go
+        on from there, where everything before it is known."""
+        self._pool, self._last, self._start = pool, last, start
         self._view = memoryview(pool.medium.data)
-        self.segments: list[int] = []
-        self.position = 0  # where the next frame belongs
-        self.lsn = 0
-        self.previous = 0  # the checksum of the last frame
-        self.durable = 0  # proved by the frames themselves
-        self.is_marked = True  # nothing stands behind the last MARK
+        self.segments = [index for index, _ in start.segments] if start else []
+        self.position = start.position if start else 0  # where the next frame belongs
+        self.lsn = start.lsn if start else 0
+        self.previous = start.previous if start else 0  # the checksum of the last frame
+        self.durable = self.lsn  # proved by the frames themselves, or by who says where to start
+        self.is_marked = start is None  # nothing stands behind the last MARK
         self._undurable: deque[Frame] = deque()
 
     def __iter__(self) -> Iterator[Frame]:
@@ -52,9 +86,15 @@ class Replay:
 
     def _frames(self) -> Iterator[Frame]:
         """Frames in order, followed through the segments, until none fits."""
-        if not self._enter_first():
-            return
-        lsn, previous, start = 0, 0, self._pool.start(0) + ALIGN
+        if self._start is None:
+            if not self._enter_first():
+                return
+            start = self._pool.start(0) + ALIGN
+        else:
+            self._start.check(self._pool)
+            self._pool.medium.will_read(self.position, self._pool.stop(self.segments[-1]))
+            start = self.position
+        lsn, previous = self.lsn, self.previous
         while self._last is None or lsn < self._last:
             frame = self._frame_at(start, lsn, previous)
             if frame is None:

@@ -38,7 +38,7 @@ from .format import (
     pack_frame,
 )
 from .pool import Pool, Reserve
-from .replay import Replay
+from .replay import LogEnd, Replay
 
 HEADER = FRAME_HEADER.itemsize
 MORE = Flag.MORE.value  # a plain number: arithmetic on flags costs more than a frame's checksum
@@ -76,13 +76,16 @@ class Log:
         self.readonly: str | None = None  # why nothing may be written
         self.on_durable: Callable[[], None] | None = None  # after each flush, and after a failure; from any thread
         self.on_failure: Callable[[], None] | None = None  # bring memory back to what is durable; under the lock
+        self.on_group: Callable[[], None] | None = None  # a group left this process; from any thread
         self.on_busy: Callable[[], None] | None = None  # the first frame after a MARK was appended
         self.flushes = 0
+        self.appended = 0, 0, 0  # by this process: frames, records or rows, bytes of bodies
         self._remap()
 
     def resume(self, replay: Replay) -> None:
         """Stand where the replay ended."""
         self.lsn, self.previous, self.position = replay.lsn, replay.previous, replay.position
+        self._last = 0  # where the last frame stands
         # durable once what was accepted without proof is rewritten: open_epoch does, before anything is revealed
         self.durable = replay.lsn
         self._unproved = replay.undurable
@@ -142,6 +145,8 @@ class Log:
         end = start + frame_size(length)
         # no call in between: an interrupt finds all of it done, or nothing
         self._open, self._filling, self._pending, self.lsn, self.position = (start, length), True, None, lsn, end
+        frames, records, written = self.appended
+        self.appended = frames + 1, records + count, written + length
         if self._last_is_mark and self.on_busy:
             self.on_busy()
         self._last_is_mark = kind == Kind.MARK
@@ -166,7 +171,7 @@ class Log:
         check = check_frame(self._view, start, length, self.pool.seed(self._segment))
         self._view[start : start + 8] = check.to_bytes(8, "little")
         self._gather(start, start + HEADER + length)
-        self.previous, self._more, self._open = check, bool(more), None
+        self.previous, self._last, self._more, self._open = check, start, bool(more), None
 
     def _gather(self, start: int, stop: int) -> None:
         """A frame belongs to the group; the padding before it does too, so that a group is few ranges."""
@@ -339,6 +344,8 @@ class Log:
                     self.flushes += 1
         if self.on_durable:
             self.on_durable()
+        if self.on_group:
+            self.on_group()
 
     def write_back(self) -> None:
         """Hand what was gathered to the system, without a sync: it survives the death of this process, not a loss
@@ -349,6 +356,8 @@ class Log:
             except OSError as error:
                 self._fail(error)
             self._gathered = []
+        if self.on_group:
+            self.on_group()
 
     @contextlib.contextmanager
     def _failing(self) -> Iterator[None]:
@@ -377,6 +386,13 @@ class Log:
             if self.on_failure:
                 self.on_failure()
             self.lsn = self.durable
+
+    def end_here(self) -> LogEnd:
+        """The place behind the last frame. Under the lock, never within a batch: there a checkpoint may rotate."""
+        assert not self._batch, "a batch is never cut"
+        self._finish(0)
+        segments = [[index, self.pool.generations[index]] for index in self.pool.taken]
+        return LogEnd(self.lsn, self.previous, self._last, self.position, segments)
 
     def mark(self) -> None:
         """Write down how far the log is durable, unless the last frame says so already; makes the last

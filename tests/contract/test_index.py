@@ -1,4 +1,4 @@
-"""What every mutable index of ids promises, hash or dense, against a dict."""
+"""What a mutable index of ids promises, against a dict."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pmkv.index.heap import Heap
-from pmkv.index.open import DenseIndex, OpenIndex
+from pmkv.index.open import OpenIndex
 from pmkv.kernels import location
 
 ROWS = 20_000
 NOTHING = np.empty((0, 2), np.int64)
 DELETE = int(location.DELETE)
-Make = Callable[[], OpenIndex | DenseIndex]
+Make = Callable[[], OpenIndex]
 
 
-@pytest.fixture(params=["hash", "dense"])
-def make(request: pytest.FixtureRequest) -> Make:
+@pytest.fixture
+def make() -> Make:
     heap = Heap()
-    return lambda: OpenIndex(heap, 12345) if request.param == "hash" else DenseIndex(heap, ROWS)
+    return lambda: OpenIndex(heap, 12345)
 
 
 def words(values: list[int]) -> np.ndarray:
@@ -58,25 +58,24 @@ def test_pending_counts_those_within_the_intervals(make: Make) -> None:
 @settings(max_examples=25, deadline=None)
 @given(st.data())
 def test_it_is_a_dict(data: st.DataObject) -> None:
-    heap = Heap()
-    for index in (OpenIndex(heap, data.draw(st.integers(0, 2**64 - 1))), DenseIndex(heap, ROWS)):
-        model: dict[int, int] = {}
-        rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
-        for _ in range(data.draw(st.integers(1, 6))):
-            ids = rng.integers(0, ROWS, int(rng.integers(1, 9000)))
-            where = rng.integers(1, 1 << 40, ids.size).astype(np.uint64)
-            where[rng.random(ids.size) < 0.2] |= np.uint64(DELETE)
-            expected = []
-            for one, place in zip(ids.tolist(), where.tolist(), strict=True):
-                expected.append(model.get(one, 0))
-                model[one] = place
-            assert index.insert(ids, where).tolist() == expected
-        asked = rng.integers(0, ROWS, 3000)
-        assert index.find(asked, NOTHING)[0].tolist() == [model.get(one, 0) for one in asked.tolist()]
-        walked = {int(a): int(b) for _, some, places in index.walk() for a, b in zip(some, places, strict=True)}
-        assert walked == model
-        assert index.live == sum(not place & DELETE for place in model.values())
-        index.check()
+    index = OpenIndex(Heap(), data.draw(st.integers(0, 2**64 - 1)))
+    model: dict[int, int] = {}
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    for _ in range(data.draw(st.integers(1, 6))):
+        ids = rng.integers(0, ROWS, int(rng.integers(1, 9000)))
+        where = rng.integers(1, 1 << 40, ids.size).astype(np.uint64)
+        where[rng.random(ids.size) < 0.2] |= np.uint64(DELETE)
+        expected = []
+        for one, place in zip(ids.tolist(), where.tolist(), strict=True):
+            expected.append(model.get(one, 0))
+            model[one] = place
+        assert index.insert(ids, where).tolist() == expected
+    asked = rng.integers(0, ROWS, 3000)
+    assert index.find(asked, NOTHING)[0].tolist() == [model.get(one, 0) for one in asked.tolist()]
+    walked = {int(a): int(b) for _, some, places in index.walk() for a, b in zip(some, places, strict=True)}
+    assert walked == model
+    assert index.live == sum(not place & DELETE for place in model.values())
+    index.check()
 
 
 def test_a_walk_can_be_taken_up_behind_any_place(make: Make) -> None:

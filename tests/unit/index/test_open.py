@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pmkv.index.heap import Heap
-from pmkv.index.open import LARGEST_SUB, DenseIndex, OpenIndex
+from pmkv.index.open import LARGEST_SUB, OpenIndex
 from pmkv.kernels.records import FLAG_DELETE, write_records
 from pmkv.keyspace import join
 
@@ -60,9 +60,3 @@ def test_equal_hashes_are_only_candidates() -> None:
     index.insert_keys(data, same, blob, bounds, locations)
     assert index.live == 0
     index.check()
-
-
-def test_a_dense_index_takes_eight_bytes_a_row() -> None:
-    heap = Heap()
-    index = DenseIndex(heap, 1_000_000)
-    assert 8_000_000 <= index.nbytes == heap.used * 8 < 8_010_000

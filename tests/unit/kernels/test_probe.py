@@ -11,11 +11,9 @@ from pmkv.kernels.hashing import place_of
 from pmkv.kernels.probe import (
     collect,
     count_new,
-    find_dense,
     find_ids,
     find_keys,
     hash_keys,
-    insert_dense,
     insert_ids,
     insert_keys,
     reinsert,
@@ -161,14 +159,6 @@ def test_a_crowded_sub_table_stops_keys_too() -> None:
     hash_keys(joined, bounds, U(1), U(2), words)
     assert insert_keys(*index.shape, data, words, joined, bounds, locations, before, 0) == 14
     assert find_each(index, data, words, joined, bounds) == [*locations[:14].tolist(), *[0] * 6]
-
-
-def test_a_dense_index_is_an_array() -> None:
-    slots, before, found = np.zeros(8, np.uint64), np.zeros(3, np.uint64), np.zeros(3, np.uint64)
-    insert_dense(slots, np.array([0, 7, 0]), np.array([100, 200, 300], np.uint64), before)
-    assert before.tolist() == [0, 0, 100]
-    assert find_dense(slots, np.array([0, 7, 3]), np.array([[150, 250]]), found) == 1
-    assert found.tolist() == [300, 200, 0]
 
 
 def test_new_ones_are_counted_by_what_lived_before() -> None:

@@ -1,0 +1,302 @@
+"""Checkpoints and folds: what moves a chain's runs from DRAM to files, and keeps them few.
+
+A checkpoint rotates every chain at one place of the log, y, waits until y is durable, writes what was closed as one new
+file, and commits to the catalog: complete up to y. A fold writes one run in place of consecutive ones of one chain and
+commits that. The catalog's commit is the only switch; a crash before it leaves files that nobody needs, which the next
+opening removes, one behind it leaves the log to be replayed from the new y.
+
+Both are generators: they yield where something else may go first, and never hold the store's lock across a yield. All
+of it runs in one thread; users write and read beside it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain as joined
+
+import numpy as np
+
+from ..errors import CorruptionError
+from ..index.run import Run, RunInfo, write_run
+from ..index.shelf import Appender, Shelf
+from ..kernels.location import DELETE
+from ..kernels.records import key_bounds
+from ..log.writer import Log
+from .catalog import Catalog
+from .chain import Chain, Lookup, Mutable, merged, netted, replaced
+from .names import Key
+from .state import State, from_records, name_of
+
+TIER = 4  # so many runs of about one size are folded into one
+SIMILAR = 2  # times the smaller one's entries
+MOST = 10  # runs of a chain, beyond which any four are folded
+Steps = Generator[None, None, None]
+
+
+@dataclass(frozen=True)
+class Closed:
+    """The closed runs of one chain that a checkpoint has to write, newest first."""
+
+    chain: Chain
+    runs: tuple[Mutable, ...]
+
+
+@dataclass
+class Rotation:
+    """Everything as of one place of the log: its state but for what was closed, and that."""
+
+    state: State
+    closed: dict[str, Closed]  # by part
+    dead: list[Key]  # keys in the ordered directory that were looked up, and dead then
+    appended: tuple[int, int, int]  # what the log had appended then
+
+
+class Upkeep:
+    """Of one store. `committed`: what the catalog says. rotate: closes the open runs; chain_of: a part's chain now."""
+
+    def __init__(
+        self,
+        log: Log,
+        catalog: Catalog,
+        shelf: Shelf,
+        rotate: Callable[[], Rotation],
+        chain_of: Callable[[str], Chain | None],
+    ) -> None:
+        self._log, self._catalog, self._shelf, self._rotate, self._chain_of = log, catalog, shelf, rotate, chain_of
+        self._segments = (log.pool.start(0), log.pool.segment_size)
+        self._unsure: set[str] = set()  # files of commits that failed: they may be needed after a restart
+        self._number = 0
+        self._maps: dict[str, np.ndarray] = {}
+        self.committed = self._load()
+        self.complete_to = 0, 0, 0  # of what the log appended: frames, records, bytes
+        self.checkpoints = self.folds = 0
+        self.checkpointed_at = 0  # unix ms
+        self.written = 0  # bytes of runs
+        self.error: str | None = None  # why the last checkpoint or fold failed
+
+    # opening
+
+    def _load(self) -> State | None:
+        records = self._catalog.load()
+        return from_records(records, self.open_run) if records is not None else None
+
+    def open_run(self, info: RunInfo) -> Run:
+        """Map a run. CorruptionError: its file is gone or damaged."""
+        if info.file not in self._maps:
+            try:
+                self._maps[info.file] = self._shelf.open(info.file)
+            except FileNotFoundError as error:
+                raise CorruptionError(
+                    f"the catalog names {info.file} among the runs, and there is no such file: restore it, or move "
+                    "`catalog` and `runs` away: the log holds everything, and is replayed from its beginning then"
+                ) from error
+        return Run(info, self._maps[info.file], name_of(info))
+
+    def tidy(self) -> None:
+        """Remove files that no state needs, nobody else's either."""
+        if self._catalog.oldest_reader() is not None:
+            return
+        needed = (self.committed.files if self.committed else set()) | self._unsure
+        for name in self._shelf.names():
+            if name not in needed:
+                self._shelf.remove(name)
+        self._maps = {name: data for name, data in self._maps.items() if name in needed}
+
+    def warm(self) -> Steps:
+        """Read what the catalog names once, so that probes need not wait for the disk."""
+        for part in list(self.committed.parts.values() if self.committed else ()):
+            for run in part.runs:
+                yield from run.warm()
+
+    def close(self) -> None:
+        self._catalog.close()
+
+    # a checkpoint
+
+    def checkpoint(self) -> Steps:
+        """Take one: the log is replayed from here on."""
+        rotation = self._rotate()
+        try:
+            yield from self._checkpoint(rotation)
+        finally:
+            with self._log.lock:
+                for closed in rotation.closed.values():
+                    for mutable in closed.runs:
+                        mutable.release()
+        self.tidy()
+
+    def _checkpoint(self, rotation: Rotation) -> Steps:
+        state = rotation.state
+        self._log.flush(state.end.lsn)
+        yield
+        written = (yield from self._write(rotation)) if rotation.closed else {}
+        for part, run in written.items():
+            state = state.with_runs(part, (run, *state.parts[part].runs))
+        dead = joined(self._names(rotation, alive=False), rotation.dead)
+        self._commit(state, self._names(rotation, alive=True), dead)
+        with self._log.lock:
+            for part, closed in rotation.closed.items():
+                if self._chain_of(part) is closed.chain:  # else it was dropped, cleared, or went back
+                    closed.chain.adopt(closed.runs, written.get(part))
+                for mutable in closed.runs:
+                    mutable.dead = True
+        self.complete_to = rotation.appended
+        self.checkpoints += 1
+        self.checkpointed_at = self._log.now()
+
+    def _write(self, rotation: Rotation) -> Generator[None, None, dict[str, Run]]:
+        """Everything that was closed, as one file."""
+        infos: dict[str, RunInfo] = {}
+        last = rotation.state.end.lsn
+        with self._new_file(last) as out:
+            for part, closed in rotation.closed.items():
+                infos[part] = yield from self._write_closed(out, closed, last)
+            yield
+        return {part: self._written(info) for part, info in infos.items() if info.count}
+
+    def _written(self, info: RunInfo) -> Run:
+        """A run that was just written: the system holds its pages."""
+        run = self.open_run(info)
+        run.is_warm = True
+        return run
+
+    @contextlib.contextmanager
+    def _new_file(self, lsn: int) -> Iterator[Appender]:
+        """A file of runs, synced at the end, gone if something fails before."""
+        self._number += 1
+        name = f"{lsn:016x}-{self._number}.runs"
+        out = self._shelf.create(name)
+        try:
+            yield out
+            out.sync()
+            self.written += out.size
+        except BaseException:
+            out.close()
+            self._shelf.remove(name)
+            raise
+        out.close()
+
+    def _write_closed(self, out: Appender, closed: Closed, last: int) -> Generator[None, None, RunInfo]:
+        """The closed runs of one chain as one run."""
+        chain, runs = closed.chain, closed.runs
+        for i, mutable in enumerate(runs):
+            below = Lookup(runs[i + 1 :], chain.runs, chain.seed)
+            for wanted in mutable.tally.noted:
+                found = below.find(wanted)
+                with self._log.lock:
+                    mutable.tally.settle(wanted, found)
+                yield
+        tallies = [mutable.tally for mutable in runs]
+        added, gone = netted(
+            np.array([expiry for tally in tallies for expiry in tally.expiries], np.int64),
+            np.array([expiry for tally in tallies for expiry in tally.gone], np.int64),
+        )
+        return (
+            yield from write_run(
+                out,
+                [mutable.index for mutable in runs],
+                seed=chain.seed,
+                pool_data=self._log.data,
+                width=chain.width,
+                segments=self._segments,
+                bottom=not chain.runs,
+                live=sum(mutable.index.live - mutable.tally.covered for mutable in runs),
+                added=added,
+                gone=gone,
+                first=runs[-1].first,
+                last=last,
+            )
+        )
+
+    def _names(self, rotation: Rotation, alive: bool) -> Iterator[Key]:
+        """Keys that the closed runs put, or deleted."""
+        for part, closed in rotation.closed.items():
+            if closed.chain.keyed:
+                number = int(part.partition("/")[2])
+                for _, words, locations in merged([mutable.index.walk() for mutable in closed.runs]):
+                    yield from named(self._log.data, number, words, locations, alive)
+
+    def _commit(self, state: State, new: Iterable[Key] = (), dead: Iterable[Key] = ()) -> None:
+        self._unsure |= state.files
+        self._catalog.commit(state.as_records(), new, dead)
+        self.committed, self._unsure = state, set()
+
+    # a fold
+
+    def fold(self) -> Steps:
+        """Fold until every chain has few runs."""
+        while (chosen := self._choose()) is not None:
+            yield from self._fold(*chosen)
+            self.tidy()
+
+    def _choose(self) -> tuple[str, Chain, tuple[Run, ...]] | None:
+        """The cheapest runs to fold of any chain."""
+        best = None
+        for part in self.committed.parts if self.committed else ():
+            chain = self._chain_of(part)
+            inputs = foldable(chain.runs) if chain is not None else ()
+            if inputs and (best is None or entries_of(inputs) < entries_of(best[2])):
+                best = part, chain, inputs
+        return best
+
+    def _fold(self, part: str, chain: Chain, inputs: tuple[Run, ...]) -> Steps:
+        added, gone = netted(*(np.concatenate([getattr(run, which) for run in inputs]) for which in ("added", "gone")))
+        with self._new_file(inputs[0].info.last) as out:
+            info = yield from write_run(
+                out,
+                list(inputs),
+                seed=chain.seed,
+                pool_data=self._log.data,
+                width=chain.width,
+                segments=self._segments,
+                bottom=inputs[-1] is chain.runs[-1],
+                live=sum(run.info.live for run in inputs),
+                added=added,
+                gone=gone,
+                first=inputs[-1].info.first,
+                last=inputs[0].info.last,
+            )
+            yield
+        run = self._written(info) if info.count else None
+        state = self.committed
+        assert state is not None
+        if part in state.parts and set(inputs) <= set(state.parts[part].runs):  # else it was dropped or cleared
+            self._commit(state.with_runs(part, replaced(state.parts[part].runs, inputs, run)))
+            with self._log.lock:
+                if set(inputs) <= set(chain.runs):
+                    chain.replace(inputs, run)
+            self.folds += 1
+
+
+def foldable(runs: tuple[Run, ...]) -> tuple[Run, ...]:
+    """Consecutive runs, newest first, that are worth to be one: four or more of about one size, the smallest such; any
+    four where there are too many."""
+    groups = []
+    for first in range(len(runs)):
+        stop = first + 1
+        while stop < len(runs) and runs[stop].info.count <= SIMILAR * runs[first].info.count:
+            stop += 1
+        if stop - first >= TIER:
+            groups.append(runs[first:stop])
+    if not groups and len(runs) > MOST:
+        groups = [runs[first : first + TIER] for first in range(len(runs) - TIER + 1)]
+    return min(groups, key=entries_of, default=())
+
+
+def entries_of(runs: tuple[Run, ...]) -> int:
+    return sum(run.info.count for run in runs)
+
+
+def named(data: np.ndarray, number: int, words: np.ndarray, locations: np.ndarray, alive: bool) -> Iterator[Key]:
+    """The keys of records, newest first, that are put (alive), or deleted by the newest."""
+    bounds = np.empty((words.size, 2), np.int64)
+    key_bounds(data, locations, bounds)
+    seen: set[bytes] = set()
+    for word, (start, stop), dead in zip(words.tolist(), bounds.tolist(), ((locations & DELETE) != 0).tolist()):
+        key = data[start:stop].tobytes()
+        if key not in seen:
+            seen.add(key)
+            if dead != alive:
+                yield number, key, word
