@@ -20,6 +20,7 @@ from ..errors import CorruptionError
 from ..kernels.runs import (
     FREE,
     PAGE_WORDS,
+    SPARE,
     WHOLE,
     check_pages,
     choose,
@@ -220,9 +221,9 @@ class Run:
                 self.find(np.uint64(seed), words.view(np.int64), found)
                 first = np.flatnonzero(np.append(True, places[1:] != places[:-1]))
                 assert (found[first] == locations[first]).all(), "every word is found"
-        assert count == self.info.count and self.info.tail > 0
+        assert count == self.info.count and self.info.tail >= SPARE
         slots = self._words[: 2 * PAGE_SLOTS * self.info.slot_pages].reshape(-1, 2)
-        assert (slots[slots[:, 1] == 0, 0] == FREE).all() and not slots[-1, 1]
+        assert (slots[slots[:, 1] == 0, 0] == FREE).all() and not slots[-SPARE:, 1].any()
         for expiries in (self.added, self.gone):
             assert (np.diff(expiries) >= 0).all()
 
@@ -348,8 +349,8 @@ class _Writer:
 
     @property
     def slots(self) -> int:
-        """How many there must be in all: one at least is left free."""
-        return pages_of(2 * (max(self.capacity, self._free) + 1)) * PAGE_SLOTS
+        """How many there must be in all, those left free at the end among them."""
+        return pages_of(2 * (max(self.capacity, self._free) + SPARE)) * PAGE_SLOTS
 
     def end_slots(self) -> Iterator[None]:
         """Write the last of them."""
