@@ -254,11 +254,11 @@ class Engine:
                 if keyspace.layer or runs or keyspace.chain.runs:
                     name = f"keyspace/{number}"
                     parts[name] = PartState(keyspace.layer, keyspace.chain.runs)
-                    closed |= {name: Closed(keyspace.chain, runs)} if runs else {}
+                    closed |= {name: Closed(keyspace.chain, runs, keyspace.chain.runs)} if runs else {}
             for number, table in self._tables.items():
                 runs, name = table.chain.rotate(), f"table/{number}"
                 parts[name] = PartState(table.layer, table.chain.runs, self._creation(table))
-                closed |= {name: Closed(table.chain, runs)} if runs else {}
+                closed |= {name: Closed(table.chain, runs, table.chain.runs)} if runs else {}
             return Rotation(State(self.log.end_here(), self._last_table, parts), closed, dead, self.log.appended)
 
     @staticmethod

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import queue
+import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -34,6 +35,7 @@ from .transaction import Transaction
 
 HOT_SHARE = 4  # of the DRAM budget, hot words take one in so many parts
 DUE = 0.1  # seconds of replay, beyond which a checkpoint is taken
+RETRY = 5.0  # seconds after which a checkpoint that failed is tried again
 DUE_AT_END = 0.005  # the same when the store is closed
 log = logging.getLogger("pmkv")
 
@@ -84,6 +86,7 @@ class Store:
         engine.pool.on_take = lambda: self._background.submit(self._prepare_ahead)
         self._wanted: queue.SimpleQueue[Future[None]] = queue.SimpleQueue()  # checkpoints that somebody waits for
         self._upkeep_is_due = False
+        self._retry_upkeep_at = 0.0  # by the monotonic clock: what failed is not tried again at every group
         if not self.readonly:
             self._flusher.start()
             self._background.start()
@@ -301,7 +304,9 @@ class Store:
         return self._engine.upkeep.checkpointed_at if self._engine.upkeep else 0
 
     def _look_at_upkeep(self) -> None:
-        if not self._upkeep_is_due and self._engine.replay_cost > DUE and not self._log.readonly:
+        if self._upkeep_is_due or self._engine.replay_cost <= DUE or self._log.readonly:
+            return
+        if time.monotonic() >= self._retry_upkeep_at:
             self._upkeep_is_due = True
             self._background.submit(self._run_upkeep)
 
@@ -349,6 +354,7 @@ class Store:
     def _upkeep_failed(self, error: Exception) -> None:
         """The log still holds everything: the store goes on, and the next checkpoint tries again."""
         self._engine.upkeep.error = str(error)
+        self._retry_upkeep_at = time.monotonic() + RETRY
         log.warning("a checkpoint or fold failed, and will be tried again: %s", error)
 
     def _warm(self) -> None:

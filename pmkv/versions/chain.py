@@ -297,6 +297,7 @@ class Chain:
             mutable.dead = True
             if not mutable.held:
                 mutable.index.clear()
+        self.runs = ()  # who reads them without the lock has them; nothing is learned here any more
         if self.hot is not None:
             self.hot.clear()
 

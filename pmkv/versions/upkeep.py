@@ -37,10 +37,11 @@ Steps = Generator[None, None, None]
 
 @dataclass(frozen=True)
 class Closed:
-    """The closed runs of one chain that a checkpoint has to write, newest first."""
+    """The closed runs of one chain that a checkpoint has to write, newest first, and those on file below them then."""
 
     chain: Chain
     runs: tuple[Mutable, ...]
+    below: tuple[Run, ...]
 
 
 @dataclass
@@ -182,7 +183,7 @@ class Upkeep:
         """The closed runs of one chain as one run."""
         chain, runs = closed.chain, closed.runs
         for i, mutable in enumerate(runs):
-            below = Lookup(runs[i + 1 :], chain.runs, chain.seed)
+            below = Lookup(runs[i + 1 :], closed.below, chain.seed)
             for wanted in mutable.tally.noted:
                 found = below.find(wanted)
                 with self._log.lock:
@@ -201,7 +202,7 @@ class Upkeep:
                 pool_data=self._log.data,
                 width=chain.width,
                 segments=self._segments,
-                bottom=not chain.runs,
+                bottom=not closed.below,
                 live=sum(mutable.index.live - mutable.tally.covered for mutable in runs),
                 added=added,
                 gone=gone,
