@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import time
+import tracemalloc
 from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -269,6 +271,38 @@ def test_damaged_records_are_found_not_their_predecessors() -> None:
     assert folded.info.count == 2 and keys.find(folded, [b"key"]) == [where]
 
 
+def test_a_fold_looks_only_at_the_records_that_it_drops() -> None:
+    maker = Maker()
+    keys = Keys(maker, 10**9)
+    old, new = OpenIndex(HEAP, int(SEED)), OpenIndex(HEAP, int(SEED))
+    below = keys.put(old, {b"%d" % i: bytes(i) for i in range(200)})
+    above = keys.put(new, {b"%d" % i: bytes(300 - i) for i in range(150, 250)})
+    runs = [maker.run([new]), maker.run([old])]
+    expected = keys.weight(list((below | above).values()))
+    for name, where in below.items():
+        if name not in above:
+            maker.data[where & int(OFFSET_MASK) :][:16] = 255
+    assert maker.run(runs).info.segments == expected
+
+
+def test_a_fold_of_a_damaged_run_raises_and_gives_nothing() -> None:
+    maker = Maker()
+    runs = [maker.run([some(np.random.default_rng(i), 20_000, 10**6)]) for i in range(3)]
+    runs[1] = damaged(maker, runs[1], runs[1].info.offset + 30 * PAGE + 5)
+    with pytest.raises(CorruptionError, match=r"run of items is damaged.*of 2\.runs"):
+        maker.info(runs)
+
+
+def test_memory_is_bounded_whatever_the_size(tmp_path: Path) -> None:
+    rng, maker = np.random.default_rng(2), Maker(FileShelf(tmp_path, bytes(16)))
+    runs = [maker.run([some(rng, 200_000, 10**9)]) for _ in range(4)]
+    tracemalloc.start()
+    info = maker.info(runs)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert info.count > 790_000 and peak < 4 << 20
+
+
 # the rest of what is in a file
 
 
@@ -343,7 +377,7 @@ def test_a_file_that_was_cut_short_is_refused() -> None:
         Run(info, maker.shelf.open(info.file)[: 2 * PAGE], "run 1")
 
 
-def test_warming_touches_everything_in_steps(tmp_path) -> None:
+def test_warming_touches_everything_in_steps(tmp_path: Path) -> None:
     maker = Maker(FileShelf(tmp_path, bytes(16)))
     ids = np.arange(60_000)
     run = maker.run([index_of(ids, (ids + FIRST).astype(np.uint64))], added=np.arange(5000))
@@ -372,7 +406,15 @@ def test_writing_is_in_short_steps() -> None:
 
 
 def test_threads_need_no_lock() -> None:
-    run = Maker().run([index_of(np.arange(10**5), (np.arange(10**5) + FIRST).astype(np.uint64))])
-    walk = run.walk(0, SEED)
-    for _ in itertools.islice(walk, 3):
-        assert find(run, np.arange(100)) == list(range(FIRST, FIRST + 100))
+    ids = np.arange(10**5)
+    run = Maker().run([index_of(ids, (ids + FIRST).astype(np.uint64))])
+
+    def probe(number: int) -> bool:
+        mine = np.random.default_rng(number).permutation(ids)
+        return (
+            find(run, mine) == (mine + FIRST).tolist()
+            and sum(places.size for places, _, _ in run.walk(0, SEED)) == 10**5
+        )
+
+    with ThreadPoolExecutor(4) as threads:
+        assert all(threads.map(probe, range(8)))
