@@ -35,11 +35,13 @@ class Connection(asyncio.Protocol):
         self.size = 0  # bytes in the inbox
         self._need = 0  # bytes without which the command at hand cannot be complete
         self._queued = False  # on the ready list
-        self._at_rest = False  # nothing is under way, and a single plain command may take the short way
-        self._taken = False  # its input is on the short way
+        self.at_rest = False  # nothing is under way but what is on the short way, which a single plain command may take
+        self.taken = False  # its input is on the short way
         self.busy = False  # a worker has its command
         self._choked = False  # the client does not read
         self._reading = True
+        self._watched = False  # the dispatcher receives for it, not the transport
+        self.outlet = -1  # the socket, when what is sent there now overtakes nothing
         self._eof = False
         self.first_row = self.row = self.row_end = 0  # of the scan under way
         self._out: list = []
@@ -60,15 +62,16 @@ class Connection(asyncio.Protocol):
         if not self._server.enter(self):
             transport.write(resp.error("ERR max number of clients reached"))
             transport.close()
+        elif self.session.fd >= 0:
+            self._dispatcher.call_soon(self._leave_transport)  # it begins to read when this returns
         self._rest()
 
     def data_received(self, data: bytes) -> None:
-        if self._at_rest:
-            self._at_rest = False
-            if len(data) <= SHORT:
-                self._taken = True
-                self._dispatcher.take(self, data)
-                return
+        if self.at_rest and not self.taken and len(data) <= SHORT:
+            self.taken = True
+            self._dispatcher.take(self, data)
+            return
+        self.at_rest = False
         self.inbox.append(data)
         self.size += len(data)
         if not self._queued and self.size >= self._need and self._may_serve():
@@ -79,12 +82,13 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         self._eof = True
-        self._at_rest = False
+        self.at_rest = False
         return not self._is_served or bool(self._held)
 
     def connection_lost(self, problem: Exception | None) -> None:
         self._transport = None
-        self._at_rest = False
+        self.return_to_transport()
+        self.at_rest = False
         self.inbox, self.size = [], 0
         self._held.clear()
         self._held_size = 0
@@ -93,12 +97,34 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._choked = True
-        self._at_rest = False
+        self.at_rest = False
         self._regulate()
 
     def resume_writing(self) -> None:
         self._choked = False
         self.go_on()
+
+    # ---- who receives ----
+
+    def _leave_transport(self) -> None:
+        if self._transport and self._reading and not (self._eof or self._transport.is_closing()):
+            self._transport.pause_reading()
+            self._dispatcher.sockets.watch(self.session.fd, self)
+            self._watched = True
+
+    def return_to_transport(self) -> None:
+        """For good: there is an end or an error to be received, or much, or nothing any more."""
+        if self._watched:
+            self._watched, self.outlet = False, -1
+            self._dispatcher.sockets.forget(self.session.fd)
+            if self._reading and self._transport and not self._transport.is_closing():
+                self._transport.resume_reading()
+
+    def find_outlet(self) -> int:
+        """Each use of the transport closes the outlet; it opens again when all that was written has been sent."""
+        if self._watched and not self._transport.get_write_buffer_size():
+            self.outlet = self.session.fd
+        return self.outlet
 
     # ---- what the dispatcher asks and says ----
 
@@ -123,13 +149,13 @@ class Connection(asyncio.Protocol):
         return self.row < self.row_end and not self.session.closing and not self.busy and self._out_size < OUTPUT_LIMIT
 
     def _may_serve(self) -> bool:
-        waiting = self.busy or self._taken or self._choked or self.session.closing or self._transport is None
+        waiting = self.busy or self.taken or self._choked or self.session.closing or self._transport is None
         return not waiting and self._held_size < OUTPUT_LIMIT
 
     def _rest(self) -> None:
         """Is nothing under way here?"""
         session = self.session
-        self._at_rest = (
+        self.at_rest = (
             session.plain
             and session.keyspace is self._dispatcher.keyspace
             and not (
@@ -145,20 +171,21 @@ class Connection(asyncio.Protocol):
 
     # The short way: a client that sent one GET or SET and waits. `answer` follows `take`, in this tick or later.
 
-    def answer(self, reply: bytes) -> None:
-        """Write the reply of its one command, which may be revealed."""
-        self._taken = False
+    def answer(self, rest: bytes) -> None:
+        """The reply to its one command may be revealed; write what of it has not been sent yet."""
+        self.taken = False
         if self._transport is None:
             return
-        self._at_rest = not (self.size or self._choked or self._eof or self.session.closing)
-        self._transport.write(reply)
-        if not self._at_rest:
+        if rest:
+            self.outlet = -1
+            self._transport.write(rest)
+        if not self.at_rest:
             self._close_if_over()
             self.go_on()
 
     def leave_short_way(self) -> None:
         """It was something else: `give_rows` and `took` follow."""
-        self._taken = False
+        self.taken = self.at_rest = False
 
     def chunks(self) -> list[bytes]:
         """What is in the inbox, to be scanned now."""
@@ -186,6 +213,8 @@ class Connection(asyncio.Protocol):
         elif status == resp.INCOMPLETE:
             self._keep(found.data, position, end)
             self._need = detail
+            if detail > SHORT:
+                self.return_to_transport()  # its portions are larger
             if self.size > QUERY_LIMIT:
                 self.abort()
         elif status == resp.AGAIN or self.busy:  # what a worker does is answered first
@@ -283,6 +312,7 @@ class Connection(asyncio.Protocol):
         if self._transport is None:
             return
         self._server.stats.output_bytes += size
+        self.outlet = -1
         if len(buffers) == 1:
             self._transport.write(buffers[0])
         elif size < INBOX_LIMIT >> 4:
@@ -295,27 +325,29 @@ class Connection(asyncio.Protocol):
     def _close_if_over(self) -> None:
         if self._transport and (self.session.closing or (self._eof and self._is_served)):
             self._transport.close()
+            self.return_to_transport()
 
     @property
     def _is_served(self) -> bool:
         """Is nothing under way, and no whole command left?"""
-        return not (self.busy or self._taken or self._queued or (self.size and self.size >= self._need))
+        return not (self.busy or self.taken or self._queued or (self.size and self.size >= self._need))
 
     def close(self) -> None:
         """No more commands; close once all replies have left."""
         self.session.closing = True
-        self._at_rest = False
-        if not (self._held or self.busy or self._taken):
+        self.at_rest = False
+        if not (self._held or self.busy or self.taken):
             self._close_if_over()
 
     def abort(self) -> None:
         """Close at once, saying nothing."""
         self.session.closing = True
-        self._at_rest = False
+        self.at_rest = False
         self.inbox, self.size = [], 0
         self._out, self._out_size, self._out_count = [], 0, 0
         if self._transport:
             self._transport.abort()
+        self.return_to_transport()
 
     def _regulate(self) -> None:
         """Read only while what was read can be served."""
@@ -324,7 +356,11 @@ class Connection(asyncio.Protocol):
         if self._transport is None or wanted == self._reading or self._transport.is_closing():
             return
         self._reading = wanted
-        if wanted:
+        if self._watched and wanted:
+            self._dispatcher.sockets.watch(self.session.fd, self)
+        elif self._watched:
+            self._dispatcher.sockets.forget(self.session.fd)
+        elif wanted:
             self._transport.resume_reading()
         else:
             self._transport.pause_reading()

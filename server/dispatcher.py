@@ -21,6 +21,7 @@ from pmkv_server.commands import admit
 from pmkv_server.commands.running import failure, is_heavy, not_durable, run
 from pmkv_server.commands.table import Command
 from pmkv_server.resp import GET, OK, SET, Scan, Scanner
+from pmkv_server.sockets import Sockets
 
 if TYPE_CHECKING:
     from pmkv_server.connection import Connection
@@ -43,7 +44,8 @@ class Dispatcher:
         self._server = server
         self._store: Any = server.store
         self.keyspace = self._store.keyspace(0)  # of connections that take the short way
-        self._call_soon = loop.call_soon
+        self.call_soon = loop.call_soon
+        self.sockets = Sockets()
         self._call_threadsafe = loop.call_soon_threadsafe
         self._executor = executor
         self._scanner = Scanner()
@@ -53,6 +55,7 @@ class Dispatcher:
         self._wrote = False
         self._deferral: Any = None
         self._taken: list[Connection] = []  # that sent something after having been at rest
+        self._taken_sizes: list[int] = []
         self._taken_data: list[bytes] = []
         self._answers: list[Answers] = []  # to single commands, not revealed yet
         self.working = 0  # commands in workers
@@ -61,28 +64,51 @@ class Dispatcher:
     def add(self, connection: Connection) -> None:
         """This connection has something in its inbox."""
         if not self._ready and not self._taken:
-            self._call_soon(self.tick)
+            self.call_soon(self.tick)
         self._ready.append(connection)
 
     def take(self, connection: Connection, data: bytes) -> None:
         """A connection at rest sent this: most likely one command, for whose reply the client waits."""
         if not self._taken and not self._ready:
-            self._call_soon(self.tick)
+            self.call_soon(self.tick)
         self._taken.append(connection)
+        self._taken_sizes.append(len(data))
         self._taken_data.append(data)
+
+    def receive(self) -> None:
+        """Sockets that we watch have something."""
+        connections, sizes, data = self.sockets.receive()
+        plain = [connection for connection in connections if connection.at_rest and not connection.taken]
+        if len(plain) == len(connections) and all(sizes) and not self._taken and not self._ready:
+            self._take_all(connections, sizes, data)
+            return
+        end = 0
+        for connection, size in zip(connections, sizes):
+            start, end = end, end + size
+            if size:
+                connection.data_received(data[start:end])
+            else:
+                connection.return_to_transport()
+
+    def _take_all(self, connections: list[Connection], sizes: list[int], data: bytes) -> None:
+        """`take` for many, and their tick at once."""
+        for connection in connections:
+            connection.taken = True
+        self._taken, self._taken_sizes, self._taken_data = connections, sizes, [data]
+        self.tick()
 
     # ---- a tick ----
 
     def tick(self) -> None:
         ready, self._ready = self._ready, []
-        taken, self._taken = self._taken, []
-        chunks, self._taken_data = self._taken_data, []
+        taken, sizes, chunks = self._taken, self._taken_sizes, self._taken_data
+        self._taken, self._taken_sizes, self._taken_data = [], [], []
         self._wrote = False
         self._server.stats.ticks += 1
         served: list[Connection] = []
         with self._store.deferred() as self._deferral:
             if taken:
-                served += self._serve_taken(taken, chunks)
+                served += self._serve_taken(taken, sizes, chunks)
             for group in self._groups(ready):
                 served += self._serve_inboxes(group)
         if self._wrote:
@@ -141,9 +167,8 @@ class Dispatcher:
 
     # Most clients send one command and wait: these take a short way, without the accounts that pipelines need.
 
-    def _serve_taken(self, connections: list[Connection], chunks: list[bytes]) -> list[Connection]:
+    def _serve_taken(self, connections: list[Connection], sizes: list[int], chunks: list[bytes]) -> list[Connection]:
         """Serve connections that were at rest; returns those that sent something else than one GET or SET."""
-        sizes = list(map(len, chunks))
         found = self._scan(chunks, sizes)
         if found.gets == len(connections):
             self._get_singles(connections, found.column(1, 2))
@@ -200,12 +225,25 @@ class Dispatcher:
             if lsn > durable:
                 replies = [not_durable(failed)] * len(replies)
             stats.commands += len(replies)
-            stats.output_bytes += sum(map(len, replies))
-            for connection, reply in zip(connections, replies):
-                connection.answer(reply)
+            self._send(connections, replies)
         self._answers = kept
         if kept and (self._store.durable_lsn != durable or self._store.failed != failed):  # it came between
             self._answer()
+
+    def _send(self, connections: list[Connection], replies: list[bytes]) -> None:
+        """To each its reply: straight to the socket as far as that takes it, the rest by the transport."""
+        sizes = list(map(len, replies))
+        total = sum(sizes)
+        self._server.stats.output_bytes += total
+        sent = [0] * len(replies)
+        if total <= JOINED:
+            files = [c.outlet if c.outlet >= 0 else c.find_outlet() for c in connections]
+            sent = self.sockets.send(files, replies, sizes)
+        for connection, reply, size in zip(connections, replies, sent):
+            if connection.at_rest and len(reply) == size:
+                connection.taken = False
+            else:
+                connection.answer(reply[size:])
 
     def _values(self, keyspace: Any, keys: list[bytes]) -> list:
         """The values of a batch, errors in the place of those that cannot be read."""

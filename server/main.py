@@ -71,6 +71,7 @@ class Server:
             )
         self._executor = ThreadPoolExecutor(config.workers, "pmkv-worker")
         self.dispatcher = Dispatcher(self, self.loop, self._executor)
+        self.loop.add_reader(self.dispatcher.sockets.fileno(), self.dispatcher.receive)
         make = functools.partial(Connection, self, self.dispatcher)
         self._listener = await self.loop.create_server(make, config.host, config.port, backlog=511)
         self.port = self._listener.sockets[0].getsockname()[1]
