@@ -68,6 +68,7 @@ class Upkeep:
         self._log, self._catalog, self._shelf, self._rotate, self._chain_of = log, catalog, shelf, rotate, chain_of
         self._segments = (log.pool.start(0), log.pool.segment_size)
         self._unsure: set[str] = set()  # files of commits that failed: they may be needed after a restart
+        self._folding = False  # a fold has a file that no state names yet
         self._number = 0
         self._maps: dict[str, np.ndarray] = {}
         self.committed = self._load()
@@ -97,8 +98,8 @@ class Upkeep:
 
     def tidy(self) -> None:
         """Remove files that no state needs, nobody else's either."""
-        if self._catalog.oldest_reader() is not None:
-            return
+        if self._folding or self._catalog.oldest_reader() is not None:
+            return  # the next one does
         needed = (self.committed.files if self.committed else set()) | self._unsure
         for name in self._shelf.names():
             if name not in needed:
@@ -229,7 +230,11 @@ class Upkeep:
     def fold(self) -> Steps:
         """Fold until every chain has few runs."""
         while (chosen := self._choose()) is not None:
-            yield from self._fold(*chosen)
+            self._folding = True
+            try:
+                yield from self._fold(*chosen)
+            finally:
+                self._folding = False
             self.tidy()
 
     def _choose(self) -> tuple[str, Chain, tuple[Run, ...]] | None:

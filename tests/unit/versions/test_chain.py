@@ -1,0 +1,198 @@
+"""A chain against a dict, whatever of it is open, closed or on file, and whatever is hot."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pmkv.index.heap import Heap
+from pmkv.index.hot import Budget
+from pmkv.index.run import Run, write_run
+from pmkv.index.shelf import MemoryShelf
+from pmkv.kernels.location import DELETE
+from pmkv.versions.chain import NOTHING, Chain, Dram, Ids, merged, netted, replaced
+
+POOL = bytes(16)
+DATA = np.zeros(1 << 20, np.uint8)
+GONE = int(DELETE)
+
+
+class Small:
+    """A chain of ids whose closed runs are written to a shelf in memory."""
+
+    def __init__(self, hot: int = 1 << 20) -> None:
+        self.chain = Chain(Dram(Heap(), Budget(hot)), 77, 8)
+        self.shelf, self.files = MemoryShelf(POOL), 0
+
+    def put(self, *pairs: tuple[int, int]) -> None:
+        ids, locations = np.array([a for a, _ in pairs], np.int64), np.array([b for _, b in pairs], np.uint64)
+        self.chain.enter(Ids(ids), locations, 1)
+
+    def get(self, *ids: int) -> list[int]:
+        wanted = Ids(np.array(ids, np.int64))
+        found, _ = self.chain.look_above(wanted, NOTHING)
+        self.chain.look_below(wanted, found, self.chain.runs, Lock())
+        assert found.tolist() == self.chain.find(wanted).tolist()
+        return found.tolist()
+
+    def write(self) -> Run | None:
+        """What a checkpoint does with the closed runs."""
+        closed, below = self.chain.rotate(), self.chain.runs
+        self.chain.count(0)
+        live = sum(mutable.index.live - mutable.tally.covered for mutable in closed)
+        run = self._run([mutable.index for mutable in closed], not below, live) if closed else None
+        self.chain.adopt(closed, run)
+        return run
+
+    def fold(self, first: int, stop: int) -> None:
+        inputs = self.chain.runs[first:stop]
+        live = sum(run.info.live for run in inputs)
+        self.chain.replace(inputs, self._run(list(inputs), inputs[-1] is self.chain.runs[-1], live))
+
+    def _run(self, sources: list, bottom: bool, live: int) -> Run | None:
+        self.files += 1
+        out, none = self.shelf.create(f"{self.files}.runs"), np.empty(0, np.int64)
+        steps = write_run(out, sources, seed=77, pool_data=DATA, width=8, segments=(4096, 1 << 18), bottom=bottom,
+                          live=live, added=none, gone=none, first=1, last=2)  # fmt: skip
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                info = end.value
+                return Run(info, self.shelf.open(out.name), out.name) if info.count else None
+
+
+class Lock:
+    def __enter__(self) -> None: ...
+    def __exit__(self, *_: object) -> None: ...
+
+
+def test_the_newest_word_counts_wherever_it_stands() -> None:
+    small = Small()
+    small.put((1, 8192), (2, 8200), (3, 8208))
+    small.write()
+    small.put((2, 9000), (3, 9008 | GONE))
+    assert small.get(1, 2, 3, 4) == [8192, 9000, 9008 | GONE, 0]
+    small.chain.rotate()
+    small.put((1, 9100))
+    assert small.get(1, 2, 3, 4) == [9100, 9000, 9008 | GONE, 0]
+    assert small.chain.count(0) == 2
+
+
+def test_pending_is_told_of_closed_runs_too() -> None:
+    small = Small()
+    small.put((1, 8192))
+    small.chain.rotate()
+    small.put((2, 9000))
+    _, waiting = small.chain.look_above(Ids(np.array([1, 2, 3])), np.array([[8192, 8200], [9000, 9001]]))
+    assert waiting == 2
+
+
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_what_is_hot_is_forgotten_when_it_is_written(rounds: int) -> None:
+    small = Small()
+    small.put(*((i, 8192 + 8 * i) for i in range(100)))
+    small.write()
+    for _ in range(4):
+        small.get(*range(100))
+    assert small.chain.hot is not None and small.chain.hot.hits > 0
+    for _ in range(rounds):
+        small.put((7, 20_000))
+        assert small.get(7) == [20_000]
+        small.write()
+        assert small.get(7) == [20_000]
+
+
+def test_a_reader_that_was_slow_teaches_nothing_old() -> None:
+    """It looked above, then the word was written, then it looked below."""
+    small = Small()
+    small.put((7, 8192))
+    small.write()
+    slow = Ids(np.array([7]))
+    for _ in range(3):  # offered again and again: the doorkeeper would let it in
+        found, _ = small.chain.look_above(slow, NOTHING)
+        runs = small.chain.runs
+        small.put((7, 20_000))
+        small.chain.look_below(slow, found, runs, Lock())
+        assert found.tolist() in ([8192], [20_000])
+    small.write()
+    assert small.get(7) == [20_000]
+
+
+def test_a_chain_that_was_discarded_learns_nothing() -> None:
+    small = Small()
+    small.put((7, 8192))
+    small.write()
+    wanted, runs = Ids(np.array([7])), small.chain.runs
+    budget = small.chain._dram.budget
+    small.chain.discard()
+    used = budget.used
+    for _ in range(4):
+        small.chain.look_below(wanted, np.zeros(1, np.uint64), runs, Lock())
+    assert budget.used == used
+
+
+def test_memory_of_a_discarded_chain_waits_for_who_reads_it() -> None:
+    small = Small()
+    small.put((1, 8192))
+    (held,) = small.chain.rotate()
+    small.chain.discard()
+    assert held.index.count == 1
+    held.release()
+    assert small.chain._dram.heap.used == 0
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_it_is_a_dict(data: st.DataObject) -> None:
+    small, model, at = Small(data.draw(st.sampled_from([0, 1 << 20]))), {}, 8192
+    for _ in range(data.draw(st.integers(1, 12))):
+        match data.draw(st.sampled_from(["put", "put", "write", "close", "fold", "read"])):
+            case "put":
+                pairs = []
+                for word in data.draw(st.lists(st.integers(-20, 20), min_size=1, max_size=30)):
+                    at += 8
+                    deleted = data.draw(st.integers(0, 3)) == 0 and word in model
+                    pairs.append((word, at | GONE if deleted else at))
+                    model.pop(word, None) if deleted else model.update({word: at})
+                small.put(*pairs)
+            case "write":
+                small.write()
+            case "close":
+                small.chain.rotate()
+            case "fold" if len(small.chain.runs) > 1:
+                first = data.draw(st.integers(0, len(small.chain.runs) - 2))
+                small.fold(first, data.draw(st.integers(first + 2, len(small.chain.runs))))
+            case _:
+                small.get(*range(-20, 20))
+        found = small.get(*range(-22, 23))
+        assert {i: a for i, a in zip(range(-22, 23), found) if a and not a & GONE} == model
+        assert small.chain.count(0) == len(model)
+    start = data.draw(st.integers(0, 2**64 - 1))
+    places = [int(p) for some, _, _ in small.chain.walk(start) for p in some]
+    assert places == sorted(places) and all(p >= start for p in places)
+    walked = {int(w) for _, words, _ in small.chain.walk() for w in words.view(np.int64)}
+    assert walked >= set(model)
+    small.chain.check()
+
+
+def test_walks_merge_in_order() -> None:
+    def walk(*windows: list[int]) -> list[np.ndarray]:
+        return iter([tuple(np.array(window, np.uint64) for _ in range(3)) for window in windows])
+
+    both = merged([walk([1, 4], [], [9]), walk([2, 3, 4], [10]), walk()])
+    assert [int(p) for places, _, _ in both for p in places] == [1, 2, 3, 4, 4, 9, 10]
+
+
+def test_expiries_that_come_and_go_cancel_out() -> None:
+    added, gone = netted(np.array([5, 1, 5, 7]), np.array([5, 7, 9]))
+    assert (added.tolist(), gone.tolist()) == ([1, 5], [9])
+
+
+def test_only_consecutive_runs_are_replaced() -> None:
+    a, b, c = runs = tuple(object() for _ in range(3))
+    assert replaced(runs, (a, b), None) == (c,)
+    with pytest.raises(AssertionError, match="not consecutive"):
+        replaced(runs, (a, c), None)

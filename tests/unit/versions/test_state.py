@@ -1,0 +1,60 @@
+"""The state of a store as records of the catalog, and back."""
+
+from __future__ import annotations
+
+import orjson
+import pytest
+
+from pmkv.errors import CorruptionError
+from pmkv.index.run import RunInfo
+from pmkv.log.replay import LogEnd
+from pmkv.versions.state import PartState, State, from_records, name_of
+
+END = LogEnd(lsn=(3 << 40) + 7, previous=123, last=4224, position=4352, segments=[[0, 1], [5, 1]])
+DECISION = {"op": "create_table", "id": 4, "name": "t", "descr": ["<f4", [2]], "rows": None}
+
+
+class Mapped:
+    """Stands for a run that is mapped."""
+
+    def __init__(self, info: RunInfo) -> None:
+        self.info = info
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Mapped) and other.info == self.info
+
+    __hash__ = None
+
+
+def run(file: str, offset: int) -> Mapped:
+    return Mapped(RunInfo(file, offset, 100, 28, 80, -3, 0, 0, 9, {0: 640, 5: 8}, 1, 2))
+
+
+def state() -> State:
+    parts = {
+        "keyspace/0": PartState(0, (run("b.runs", 4096), run("a.runs", 4096))),
+        "keyspace/3": PartState(17),
+        "table/4": PartState(12, (run("b.runs", 8192),), DECISION),
+    }
+    return State(END, 4, parts)
+
+
+def test_through_json_and_back() -> None:
+    records = orjson.loads(orjson.dumps(state().as_records()))
+    assert from_records(records, Mapped) == state()
+
+
+def test_a_fold_changes_one_part_and_few_records() -> None:
+    before = state()
+    after = before.with_runs("keyspace/0", (run("c.runs", 4096),))
+    old, new = before.as_records(), after.as_records()
+    assert {name for name in old | new if old.get(name) != new.get(name)} == {
+        "keyspace/0", "run/a.runs:4096", "run/b.runs:4096", "run/c.runs:4096"}  # fmt: skip
+    assert before.files == {"a.runs", "b.runs"} and after.files == {"b.runs", "c.runs"}
+
+
+def test_a_run_that_is_named_and_not_described_is_damage() -> None:
+    records = state().as_records()
+    del records["run/" + name_of(run("b.runs", 8192).info)]
+    with pytest.raises(CorruptionError, match="names run b.runs:8192 in table/4, and does not describe it"):
+        from_records(records, Mapped)
