@@ -9,8 +9,9 @@ import pytest
 
 from pmkv.engine import Engine
 from pmkv.errors import CorruptionError, FullError, InvalidError
+from pmkv.items import cut_batches, join
 from pmkv.kernels import location
-from pmkv.keyspace import Keyspace, cut_batches, join
+from pmkv.keyspace import Keyspace
 from pmkv.media.memory import MemoryMedium
 
 

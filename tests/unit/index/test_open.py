@@ -7,8 +7,8 @@ import pytest
 
 from pmkv.index.heap import Heap
 from pmkv.index.open import LARGEST_SUB, OpenIndex
+from pmkv.items import join
 from pmkv.kernels.records import FLAG_DELETE, write_records
-from pmkv.keyspace import join
 
 NOTHING = np.empty((0, 2), np.int64)
 

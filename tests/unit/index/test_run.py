@@ -20,9 +20,9 @@ from pmkv.index.heap import Heap
 from pmkv.index.open import OpenIndex
 from pmkv.index.run import STEP, Run, RunInfo, write_run
 from pmkv.index.shelf import PAGE, FileShelf, MemoryShelf, Shelf
+from pmkv.items import join
 from pmkv.kernels.location import DELETE, OFFSET_MASK
 from pmkv.kernels.records import FLAG_DELETE, record_sizes, write_records
-from pmkv.keyspace import join
 
 SEED = np.uint64(4242)
 OWNER = np.uint64(1 << 32)

@@ -56,5 +56,5 @@ def test_a_fold_changes_one_part_and_few_records() -> None:
 def test_a_run_that_is_named_and_not_described_is_damage() -> None:
     records = state().as_records()
     del records["run/" + name_of(run("b.runs", 8192).info)]
-    with pytest.raises(CorruptionError, match="names run b.runs:8192 in table/4, and does not describe it"):
+    with pytest.raises(CorruptionError, match=r"names run b\.runs:8192 in table/4, and does not describe it"):
         from_records(records, Mapped)
