@@ -140,6 +140,13 @@ def test_the_capacity_of_a_long_run_is_estimated(sample: int, monkeypatch: pytes
     run.check(SEED)
 
 
+@pytest.mark.parametrize("size", [1, 2, *range(199, 211), 409, 410])
+def test_slots_at_the_end_are_left_free_however_they_fill_the_pages(size: int) -> None:
+    run = Maker().run([index_of(np.arange(size), np.arange(9, 9 + size).astype(np.uint64))])
+    assert find(run, np.arange(-5, size + 5)) == [0] * 5 + list(range(9, 9 + size)) + [0] * 5
+    run.check(SEED)
+
+
 def test_several_runs_stand_in_one_file() -> None:
     maker, infos = Maker(), []
     out = maker.shelf.create("all.runs")

@@ -138,6 +138,16 @@ def test_other_errors_of_the_disk_pass(tmp_path: Path, monkeypatch: pytest.Monke
         out.sync()
 
 
+def test_a_sync_is_of_the_file_and_its_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced = set()
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.add(os.fstat(fd).st_ino))
+    out = FileShelf(tmp_path / "runs", POOL).create("a.runs")
+    assert synced == {tmp_path.stat().st_ino}, "where the directory was made"
+    synced.clear()
+    out.sync()
+    assert synced == {(tmp_path / "runs").stat().st_ino, (tmp_path / "runs" / "a.runs").stat().st_ino}
+
+
 def test_a_long_file_is_synced_in_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced = []
     monkeypatch.setattr(os, "fdatasync", synced.append)

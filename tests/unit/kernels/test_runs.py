@@ -155,6 +155,16 @@ def test_a_damaged_page_is_named_by_whoever_touches_it_first() -> None:
     assert slots.find(first)[0] == WHOLE, "seen before"
 
 
+def test_a_probe_near_the_end_of_a_page_relies_on_no_unseen_page() -> None:
+    base = (253 << 64) // 500
+    places = [base + i for i in range(1, 9)]  # slots 253 to 260
+    slots = Slots(places, list(range(1, 9)), 500)
+    out = np.zeros(8, np.uint64)
+    words_at(words(places), SEED, out)
+    slots.words[PAGE_WORDS] = U(0)  # slot 256: now as if it came before everything
+    assert slots.find(out[:1].view(np.int64).tolist()) == (1, [0])
+
+
 def test_the_checksum_is_of_the_bytes_the_number_and_the_nonce() -> None:
     page = np.arange(2 * PAGE_WORDS, dtype=np.uint64)
     sums = {int(check_page(page, at, number, U(n))) for at in (0, 1) for number in (0, 1, 5) for n in (0, 1, 9)}
@@ -240,6 +250,14 @@ def test_keys_are_told_apart_by_their_bytes(equal: bool) -> None:
     assert find_keys(slots, data, hashes, columns, True)[0] == 0
 
 
+def test_a_key_of_the_highest_place_is_not_looked_for_in_free_slots() -> None:
+    data, _, columns = write([b"key"], [b"v"], [0])
+    hashes = np.zeros(1, np.uint64)
+    words_at(words([TOP]), SEED, hashes)
+    assert find_keys(Slots([5], [64], 4), data, hashes, columns, True) == (WHOLE, [0])
+    assert find_keys(Slots([5, TOP], [64, 64], 4), data, hashes, columns, True) == (WHOLE, [64])
+
+
 def test_a_damaged_record_hides_the_older_one_of_its_key() -> None:
     data, locations, columns = write([b"key", b"key"], [b"new", b"old"], [0, 0])
     hashes = np.full(2, 42, np.uint64)
@@ -277,8 +295,9 @@ def test_a_delete_whose_key_cannot_be_read_is_kept() -> None:
     assert chosen([7, 7], locations.tolist(), True, data) == [0, 0]
     data[64 + 17] ^= 1
     assert chosen([7, 7], locations.tolist(), True, data) == [1, 1]
-    data[64 + 4 : 64 + 7] = 255  # a length far beyond the pool
-    assert chosen([7, 7], locations.tolist(), True, data) == [1, 1]
+    for record in 64, 64 + 24:
+        data[record + 4 : record + 7] = 255  # a length far beyond the pool
+        assert chosen([7, 7], locations.tolist(), True, data) == [1, 1]
 
 
 def test_rows_weigh_their_width_and_deletes_nothing() -> None:
