@@ -166,9 +166,12 @@ class Upkeep:
 
     @contextlib.contextmanager
     def _new_file(self, lsn: int) -> Iterator[Appender]:
-        """A file of runs, synced at the end, gone if something fails before."""
-        self._number += 1
-        name = f"{lsn:016x}-{self._number}.runs"
+        """A file of runs, synced at the end, gone if something fails before. Its name is that of no other: a fold covers
+        the same LSNs as a checkpoint, perhaps one of an earlier process, whose file holds other parts' runs too."""
+        there, name = set(self._shelf.names()), ""
+        while not name or name in there:
+            self._number += 1
+            name = f"{lsn:016x}-{self._number}.runs"
         out = self._shelf.create(name)
         try:
             yield out
@@ -228,8 +231,8 @@ class Upkeep:
     # a fold
 
     def fold(self) -> Steps:
-        """Fold until every chain has few runs."""
-        while (chosen := self._choose()) is not None:
+        """Fold until every chain has few runs. Nothing if that is under way already: it looks again at its end."""
+        while not self._folding and (chosen := self._choose()) is not None:
             self._folding = True
             try:
                 yield from self._fold(*chosen)

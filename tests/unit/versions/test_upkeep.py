@@ -191,6 +191,37 @@ def test_a_checkpoint_beside_a_fold() -> None:
     assert contents(world.reopen()) == contents(world.engine)
 
 
+def test_a_fold_within_a_fold_leaves_it_alone() -> None:
+    """Whatever becomes due beside a fold runs within its steps: checkpoints, and then folds, too."""
+    world = World(60)
+    for first in range(0, 10 * TIER, 10):
+        fill(world.engine, first, 10)
+        world.checkpoint()
+    fold = world.engine.upkeep.fold()
+    next(fold)
+    assert exhaust(world.engine.upkeep.fold()) == 0
+    fill(world.engine, 5, 10)
+    world.checkpoint()
+    exhaust(fold)
+    assert len(world.engine.table("t").chain.runs) == 2
+    assert contents(world.reopen()) == contents(world.engine)
+
+
+def test_a_fold_takes_no_name_of_an_earlier_process() -> None:
+    """It covers the LSNs of its newest input, and is so named; another table may have a run in that input's file."""
+    world = World(60)
+    for first in range(0, 10 * TIER, 10):
+        world.engine.keyspaces[1].put(b"%d" % first, b"elsewhere")
+        fill(world.engine, first, 10)
+        world.checkpoint()
+    world.shelf = copied(world.shelf)
+    engine = Engine(Pool.load(copy_of(world.medium)), now=world.clock, files=(world.catalog, world.shelf))
+    before = contents(engine)
+    for _ in engine.upkeep.fold():
+        assert contents(world.reopen(engine.pool.medium)) == before
+    assert contents(world.reopen(engine.pool.medium)) == before
+
+
 def test_expiries_count_wherever_they_stand() -> None:
     world = World()
     space, now = world.engine.keyspaces[0], world.clock.now
