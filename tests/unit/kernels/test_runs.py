@@ -250,12 +250,13 @@ def test_keys_are_told_apart_by_their_bytes(equal: bool) -> None:
     assert find_keys(slots, data, hashes, columns, True)[0] == 0
 
 
-def test_a_key_of_the_highest_place_is_not_looked_for_in_free_slots() -> None:
+@pytest.mark.parametrize("verify", [False, True])
+def test_a_key_of_the_highest_place_is_not_looked_for_in_free_slots(verify: bool) -> None:
     data, _, columns = write([b"key"], [b"v"], [0])
     hashes = np.zeros(1, np.uint64)
     words_at(words([TOP]), SEED, hashes)
-    assert find_keys(Slots([5], [64], 4), data, hashes, columns, True) == (WHOLE, [0])
-    assert find_keys(Slots([5, TOP], [64, 64], 4), data, hashes, columns, True) == (WHOLE, [64])
+    assert find_keys(Slots([5], [64], 4), data, hashes, columns, verify) == (WHOLE, [0])
+    assert find_keys(Slots([5, TOP], [64, 64], 4), data, hashes, columns, verify) == (WHOLE, [64])
 
 
 def test_a_damaged_record_hides_the_older_one_of_its_key() -> None:
@@ -298,6 +299,7 @@ def test_a_delete_whose_key_cannot_be_read_is_kept() -> None:
     for record in 64, 64 + 24:
         data[record + 4 : record + 7] = 255  # a length far beyond the pool
         assert chosen([7, 7], locations.tolist(), True, data) == [1, 1]
+    assert chosen([7, 7], locations[[0, 0]].tolist(), False, data) == [1, 1]
 
 
 def test_rows_weigh_their_width_and_deletes_nothing() -> None:
