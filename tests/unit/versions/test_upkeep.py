@@ -214,12 +214,13 @@ def test_a_fold_takes_no_name_of_an_earlier_process() -> None:
         world.engine.keyspaces[1].put(b"%d" % first, b"elsewhere")
         fill(world.engine, first, 10)
         world.checkpoint()
-    world.shelf = copied(world.shelf)
-    engine = Engine(Pool.load(copy_of(world.medium)), now=world.clock, files=(world.catalog, world.shelf))
-    before = contents(engine)
-    for _ in engine.upkeep.fold():
-        assert contents(world.reopen(engine.pool.medium)) == before
-    assert contents(world.reopen(engine.pool.medium)) == before
+        pool = Pool.load(copy_of(world.medium))
+        world.medium, world.shelf = pool.medium, copied(world.shelf)
+        world.engine = Engine(pool, now=world.clock, files=(world.catalog, world.shelf))
+    before = contents(world.engine)
+    for _ in world.engine.upkeep.fold():
+        assert contents(world.reopen()) == before
+    assert world.engine.upkeep.folds == 3 and contents(world.reopen()) == before
 
 
 def test_expiries_count_wherever_they_stand() -> None:
