@@ -72,6 +72,7 @@ class Engine:
         self.keyspaces = [Keyspace(number, self.log, self.dram, verify, directory) for number in range(KEYSPACES)]
         self.tables: dict[str, Table] = {}
         self._tables: dict[int, Table] = {}
+        self._creations: dict[int, dict[str, Any]] = {}  # the decision that created each table
         self._last_table = 0  # ids are never used again
         self._decided = 0  # the LSN of the last decision: names that are missing may be so because of it
         self.upkeep = Upkeep(self.log, *files, self._rotate, self._chain_of) if files else None
@@ -109,7 +110,7 @@ class Engine:
     def _go_back(self) -> None:
         """A flush failed: make memory what the durable part of the log says. Tables that users hold keep their
         identity."""
-        former, self._tables, self.tables, self._last_table = self._tables, {}, {}, 0
+        former, self._tables, self.tables, self._creations, self._last_table = self._tables, {}, {}, {}, 0
         for keyspace in self.keyspaces:
             keyspace.reset(0)
         for frame in Replay(self.pool, last=self.log.durable, start=self._restore()):
@@ -156,10 +157,11 @@ class Engine:
             case {"op": "create_table", "id": number, "name": name, "descr": descr, "rows": rows}:
                 table = Table(number, name, dtype_from(descr), rows, lsn, self.log, self.dram, self._verify, runs)
                 self.tables[name] = self._tables[number] = table
+                self._creations[number] = decision
                 self._last_table = max(self._last_table, number)
             case {"op": "drop_table", "id": number}:
                 table = self._tables.pop(number)
-                del self.tables[table.name]
+                del self.tables[table.name], self._creations[number]
                 table.drop()
             case {"op": "clear", "keyspaces": numbers}:
                 for number in numbers:
@@ -257,15 +259,9 @@ class Engine:
                     closed |= {name: Closed(keyspace.chain, runs, keyspace.chain.runs)} if runs else {}
             for number, table in self._tables.items():
                 runs, name = table.chain.rotate(), f"table/{number}"
-                parts[name] = PartState(table.layer, table.chain.runs, self._creation(table))
+                parts[name] = PartState(table.layer, table.chain.runs, self._creations[number])
                 closed |= {name: Closed(table.chain, runs, table.chain.runs)} if runs else {}
             return Rotation(State(self.log.end_here(), self._last_table, parts), closed, dead, self.log.appended)
-
-    @staticmethod
-    def _creation(table: Table) -> dict[str, Any]:
-        """The decision that created a table."""
-        descr = descr_of(table.row_dtype)
-        return {"op": "create_table", "id": table.id, "name": table.name, "descr": descr, "rows": table.rows}
 
     @property
     def replay_cost(self) -> float:
