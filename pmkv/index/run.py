@@ -146,7 +146,7 @@ class Run:
 
     def entries(self, place: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """(places, locations) ascending from `place` on, some thousand at a time; those of one place come together."""
-        first, slots = place * self.info.capacity >> 64, self.info.slot_pages * PAGE_SLOTS
+        first, slots = int(place) * self.info.capacity >> 64, self.info.slot_pages * PAGE_SLOTS
         while first < slots:
             stop = self._group_end(min((first // STEP + 1) * STEP, slots))
             will_read(self._data, self.info.offset + 16 * stop, self.info.offset + 16 * (stop + STEP))
