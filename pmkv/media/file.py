@@ -29,6 +29,9 @@ from .base import Granularity, Range
 PAGE = mmap.PAGESIZE
 UNIT = Granularity.CACHE_LINE  # ranges begin at multiples of it, and end anywhere
 FILL_STEP = 1 << 20  # zero-filling syncs by itself, in steps: a commit's fdatasync never has much of it to wait for
+# and is written in small pieces: the system keeps the pages of one write together, and counts all of them as written
+# (some file systems do write them) whenever a commit changes one: eight bytes for each of a commit of 144 KB
+FILL_PIECE = 16 << 10
 RELEASE_STEP = (
     1 << 20
 )  # private copies are dropped a MiB at a time: one madvise call costs as much as ten commits' share of it
@@ -69,16 +72,28 @@ class FileMedium:
         self._unreleased: dict[int, int] = {}  # end of a flushed range: from where its copies are still held
 
     def prepare(self, start: int, stop: int) -> None:
-        zeros = bytes(min(FILL_STEP, stop - start))
         try:
             os.posix_fallocate(self._fd, start, stop - start)
-            for at in range(start, stop, FILL_STEP):
-                self._write(memoryview(zeros)[: stop - at], at, os.RWF_DSYNC)
+            self._fill(start, stop)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise FullError(f"no room for {stop - start:,} more bytes of {self.path}: {error.strerror}") from error
             raise
         self._mmap.madvise(mmap.MADV_DONTNEED, start, stop - start)  # private copies from a former use of the range
+
+    def _fill(self, start: int, stop: int) -> None:
+        """Write zeros, through a descriptor of its own: each one is told of an error once, and a commit beside this
+        has to hear of its own."""
+        zeros = memoryview(bytes(FILL_PIECE))
+        fd = os.open(f"/proc/self/fd/{self._fd}", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            for at in range(start, stop, FILL_PIECE):
+                self._write(zeros[: stop - at], at, fd)
+                if (at - start) % FILL_STEP == FILL_STEP - FILL_PIECE:
+                    os.fdatasync(fd)
+            os.fdatasync(fd)
+        finally:
+            os.close(fd)
 
     def flush(self, ranges: Sequence[Range], sync: bool = True) -> None:
         view = memoryview(self._mmap)
@@ -95,10 +110,9 @@ class FileMedium:
     def rewrite(self, ranges: Sequence[Range]) -> None:
         self.flush(ranges)
 
-    def _write(self, view: memoryview, at: int, flags: int = 0) -> None:
+    def _write(self, view: memoryview, at: int, fd: int = -1) -> None:
         while view:
-            # pwrite rather than pwritev where no flag is needed: one buffer, one system call less to set up
-            written = os.pwritev(self._fd, [view], at, flags) if flags else os.pwrite(self._fd, view, at)
+            written = os.pwrite(self._fd if fd < 0 else fd, view, at)
             view, at = view[written:], at + written
 
     def _release(self, start: int, stop: int, at_least: int) -> None:

@@ -69,16 +69,27 @@ def test_writes_come_before_the_sync_and_it_before_the_return(
 ) -> None:
     calls: list[tuple] = []
     monkeypatch.setattr("os.pwrite", lambda fd, view, at: calls.append(("pwrite", at)) or len(view))
-    monkeypatch.setattr("os.pwritev", lambda fd, views, at, flags: calls.append((flags, at)) or len(views[0]))
     monkeypatch.setattr("os.fdatasync", lambda fd: calls.append(("fdatasync",)))
     medium.flush([(64, 128), (8192, 8256)])
     assert calls == [("pwrite", 64), ("pwrite", 8192), ("fdatasync",)]
     calls.clear()
     medium.flush([(64, 128)], sync=False)
     assert calls == [("pwrite", 64)]
-    calls.clear()
-    medium.prepare(0, 2 << 20)
-    assert calls == [(os.RWF_DSYNC, 0), (os.RWF_DSYNC, 1 << 20)]
+
+
+def test_zeros_are_written_in_small_pieces_and_synced_in_steps_by_a_descriptor_of_their_own(
+    medium: FileMedium, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple] = []
+    monkeypatch.setattr("os.pwrite", lambda fd, view, at: calls.append((fd, at, len(view))) or len(view))
+    monkeypatch.setattr("os.fdatasync", lambda fd: calls.append((fd,)))
+    medium.prepare(4096, 4096 + (1 << 20) + 20_000)
+    [fd] = {call[0] for call in calls}
+    assert fd != medium._fd, "an error is told once to each descriptor: a commit must hear of its own"
+    assert [i for i, call in enumerate(calls) if len(call) == 1] == [64, len(calls) - 1]
+    pieces = [call[1:] for call in calls if len(call) == 3]
+    assert [at for at, _ in pieces] == list(range(4096, 4096 + (1 << 20) + 20_000, 16 << 10))
+    assert sum(length for _, length in pieces) == (1 << 20) + 20_000
 
 
 def test_short_writes_go_on(medium: FileMedium, monkeypatch: pytest.MonkeyPatch) -> None:
