@@ -264,6 +264,11 @@ class Engine:
             return Rotation(State(self.log.end_here(), self._last_table, parts), closed, dead, self.log.appended)
 
     @property
+    def is_cold(self) -> bool:
+        """May a read have to wait for the disk to read an index?"""
+        return any(part.is_cold for part in (*self.keyspaces, *self.tables.values()))
+
+    @property
     def replay_cost(self) -> float:
         """Seconds that replaying the log from the last checkpoint on would take, about. 0 where there are none."""
         if self.upkeep is None:

@@ -31,6 +31,20 @@ class Stats:
     keys: dict[int, int]  # live keys of each keyspace that has some
     tables: dict[str, int]  # rows of each table
     index_bytes: int  # DRAM of the indexes
+    hot_bytes: int  # DRAM of hot words' locations and of what decides who becomes hot
+    hot_budget: int
+    hot_hits: int  # words that were asked for below the open runs, and hot
+    hot_misses: int
+    checkpoints: int  # since the store was opened, as folds and bytes written
+    folds: int
+    checkpointed_at: int  # unix ms of the last checkpoint since then, 0 for none
+    upkeep_error: str | None  # why the last checkpoint or fold failed, if it did
+    replay_seconds: float  # that replaying the log from the last checkpoint on would take, about
+    replay_records: int
+    runs: int  # on file, of the table or keyspace that has most
+    run_bytes: int  # of their files
+    run_bytes_written: int
+    is_cold: bool  # are there runs that were not read yet since the store was opened?
     recovery_seconds: float
     recovery_frames: int
     recovery_records: int
@@ -42,7 +56,9 @@ class Stats:
 
 def stats_of(engine: Engine, path: Path | None) -> Stats:
     """Gather them."""
-    pool, log, recovery = engine.pool, engine.log, engine.recovery
+    pool, log, recovery, upkeep = engine.pool, engine.log, engine.recovery, engine.upkeep
+    chains = [part.chain for part in (*engine.keyspaces, *engine.tables.values())]
+    hot = [chain.hot for chain in chains if chain.hot is not None]
     with log.lock, log.deferred():
         return Stats(
             path=str(path) if path else None,
@@ -62,6 +78,20 @@ def stats_of(engine: Engine, path: Path | None) -> Stats:
             keys={keyspace.number: len(keyspace) for keyspace in engine.keyspaces if len(keyspace)},
             tables={name: len(table) for name, table in engine.tables.items()},
             index_bytes=engine.dram.heap.used * 8,
+            hot_bytes=engine.dram.budget.used,
+            hot_budget=engine.dram.budget.size,
+            hot_hits=sum(index.hits for index in hot),
+            hot_misses=sum(index.misses for index in hot),
+            checkpoints=upkeep.checkpoints if upkeep else 0,
+            folds=upkeep.folds if upkeep else 0,
+            checkpointed_at=upkeep.checkpointed_at if upkeep else 0,
+            upkeep_error=upkeep.error if upkeep else None,
+            replay_seconds=engine.replay_cost,
+            replay_records=log.appended[1] - upkeep.complete_to[1] if upkeep else 0,
+            runs=max(len(chain.runs) for chain in chains),
+            run_bytes=upkeep.nbytes if upkeep else 0,
+            run_bytes_written=upkeep.written if upkeep else 0,
+            is_cold=engine.is_cold,
             recovery_seconds=recovery.seconds,
             recovery_frames=recovery.frames,
             recovery_records=recovery.records,

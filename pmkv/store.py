@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import queue
 import time
@@ -23,7 +24,7 @@ import numpy.typing as npt
 from . import directory
 from .background import Background
 from .engine import Engine
-from .errors import FlushError, FullError, InvalidError, PmkvError
+from .errors import ClosedError, FlushError, FullError, InvalidError, PmkvError
 from .keyspace import Keyspace, Pairs
 from .log.flusher import Flusher
 from .log.format import epoch_of
@@ -37,6 +38,7 @@ HOT_SHARE = 4  # of the DRAM budget, hot words take one in so many parts
 DUE = 0.1  # seconds of replay, beyond which a checkpoint is taken
 RETRY = 5.0  # seconds after which a checkpoint that failed is tried again
 DUE_AT_END = 0.005  # the same when the store is closed
+CLOSING = 1.0  # seconds of closing, after which a checkpoint that is not written yet is left undone
 log = logging.getLogger("pmkv")
 
 _open_stores: weakref.WeakSet[Store] = weakref.WeakSet()
@@ -86,6 +88,8 @@ class Store:
         engine.pool.on_take = lambda: self._background.submit(self._prepare_ahead)
         self._wanted: queue.SimpleQueue[Future[None]] = queue.SimpleQueue()  # checkpoints that somebody waits for
         self._upkeep_is_due = False
+        self._deadline = math.inf  # of checkpoints, once the store is being closed
+        self.is_cold = engine.is_cold  # are there indexes on file that were not read yet, so that a look may wait?
         self._retry_upkeep_at = 0.0  # by the monotonic clock: what failed is not tried again at every group
         if not self.readonly:
             self._flusher.start()
@@ -312,10 +316,10 @@ class Store:
 
     def _run_upkeep(self) -> None:
         """Checkpoints that are wished for or due; then folds, and whatever becomes due beside them."""
-        upkeep = self._engine.upkeep
-        assert upkeep is not None
         self._checkpoint_if_due()
-        for _ in self._guarded(upkeep.fold()):
+        if self.is_cold:  # who reads waits for the warm-up, nobody for a fold
+            return
+        for _ in self._guarded(self._engine.upkeep.fold()):
             self._background.give_way()
             self._checkpoint_if_due()
 
@@ -327,8 +331,7 @@ class Store:
         if not wishes and not self._upkeep_is_due:
             return
         try:
-            for _ in self._engine.upkeep.checkpoint():
-                pass
+            self._take_checkpoint()
         except BaseException as error:
             for wish in wishes:
                 wish.set_exception(error)
@@ -340,6 +343,12 @@ class Store:
         for wish in wishes:
             if not wish.done():
                 wish.set_result(None)
+
+    def _take_checkpoint(self) -> None:
+        with contextlib.closing(self._engine.upkeep.checkpoint()) as steps:
+            for _ in steps:
+                if time.monotonic() > self._deadline:
+                    raise ClosedError("the store is being closed: what is not written yet is left to the log")
 
     def _guarded(self, steps: Iterator[None]) -> Iterator[None]:
         """Steps of upkeep, until the store is closed, or one of them fails."""
@@ -360,32 +369,34 @@ class Store:
     def _warm(self) -> None:
         for _ in self._guarded(self._engine.upkeep.warm()):
             self._background.give_way()
+        self.is_cold = False
+        self._background.submit(self._run_upkeep)
 
-    def close(self) -> None:
+    def close(self, checkpoint: bool = True) -> None:
         """Make everything durable and let go of the directory. A closed store raises ClosedError; closing twice is
-        fine."""
+        fine. checkpoint: take one, if it saves the next opening something."""
         with self._log.lock:
             if self._log.closed:
                 return
             self._log.closed = "the store is closed"  # who comes later is told so; who waits is still served
         try:
             if self._flusher.is_alive():
+                self._deadline = time.monotonic() + CLOSING
                 self._flusher.stop()
                 self._background.stop()
                 self._log.flush(self._log.lsn)
-                self._checkpoint_at_end()
+                if checkpoint and self._engine.replay_cost > DUE_AT_END and not self._log.readonly:
+                    self._checkpoint_at_end()
                 with contextlib.suppress(FullError):
                     self._log.mark()
         finally:
             self._place.close()
 
     def _checkpoint_at_end(self) -> None:
-        if self._engine.replay_cost > DUE_AT_END and not self._log.readonly:
-            try:
-                for _ in self._engine.upkeep.checkpoint():
-                    pass
-            except (PmkvError, OSError) as error:
-                self._upkeep_failed(error)
+        try:
+            self._take_checkpoint()
+        except (PmkvError, OSError) as error:
+            self._upkeep_failed(error)
 
     def forked(self) -> None:
         """In a forked child: the store is the parent's."""

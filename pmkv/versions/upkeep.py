@@ -76,7 +76,7 @@ class Upkeep:
         self.checkpoints = self.folds = 0
         self.checkpointed_at = 0  # unix ms
         self.written = 0  # bytes of runs
-        self.error: str | None = None  # why the last checkpoint or fold failed
+        self.error: str | None = None  # why the last checkpoint or fold failed; None if it did not
 
     # opening
 
@@ -108,9 +108,20 @@ class Upkeep:
 
     def warm(self) -> Steps:
         """Read what the catalog names once, so that probes need not wait for the disk."""
+        damaged = None
         for part in list(self.committed.parts.values() if self.committed else ()):
             for run in part.runs:
-                yield from run.warm()
+                try:
+                    yield from run.warm()
+                except CorruptionError as error:  # the others are read nevertheless
+                    damaged = error
+        if damaged is not None:
+            raise damaged
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the files that are needed."""
+        return sum(data.size for data in list(self._maps.values()))
 
     def close(self) -> None:
         self._catalog.close()
@@ -226,7 +237,7 @@ class Upkeep:
     def _commit(self, state: State, new: Iterable[Key] = (), dead: Iterable[Key] = ()) -> None:
         self._unsure |= state.files
         self._catalog.commit(state.as_records(), new, dead)
-        self.committed, self._unsure = state, set()
+        self.committed, self._unsure, self.error = state, set(), None
 
     # a fold
 
