@@ -202,12 +202,19 @@ class Dispatcher:
         return [portion[0] for portion in others]
 
     def _get_singles(self, connections: list[Connection], keys: list[bytes]) -> None:
+        if self._store.is_cold and self.keyspace.is_cold:
+            self._in_worker(
+                lambda: self._values(self.keyspace, keys),
+                lambda values, lsn: self._answer_late(lsn, connections, _single_replies(values, connections)),
+            )
+            return
         self._deferral.lsn = 0
-        replies = [
-            b"$%d\r\n%b\r\n" % (len(value), value) if type(value) is bytes else _get_reply(value, connection.null)
-            for value, connection in zip(self._values(self.keyspace, keys), connections)
-        ]
+        replies = _single_replies(self._values(self.keyspace, keys), connections)
         self._answers.append((self._deferral.lsn, connections, replies))
+
+    def _answer_late(self, *answers: Any) -> None:
+        self._answers.append(answers)
+        self._answer()
 
     def _set_singles(self, connections: list[Connection], keys: list[bytes], values: list[bytes]) -> None:
         self._deferral.lsn = 0
@@ -283,13 +290,28 @@ class Dispatcher:
                     stop = first + 2 * count
                     keys += [data[a:b] for a, b in zip(starts[first + 1 : stop : 2], ends[first + 1 : stop : 2])]
                     owners.append((connection, count))
+                    connection.row += 1
         for keyspace, (keys, owners) in batches.items():
-            self._get_many(keyspace, keys, owners)
+            if self._store.is_cold and keyspace.is_cold:
+                self._get_cold(keyspace, keys, owners)
+                continue
+            self._deferral.lsn = 0
+            values = self._values(keyspace, keys)
+            self._reply_gets(values, self._deferral.lsn, owners)
 
-    def _get_many(self, keyspace: Any, keys: list[bytes], owners: list[tuple[Connection, int]]) -> None:
-        self._deferral.lsn = 0
-        values = self._values(keyspace, keys)
-        lsn = self._deferral.lsn
+    def _get_cold(self, keyspace: Any, keys: list[bytes], owners: list[tuple[Connection, int]]) -> None:
+        """The disk may have to be read for this: in a worker."""
+        connections = [connection for connection, _ in owners]
+        for connection in connections:
+            connection.busy = True
+
+        def done(values: list, lsn: int) -> None:
+            self._reply_gets(values, lsn, owners)
+            self._end_work(connections)
+
+        self._in_worker(lambda: self._values(keyspace, keys), done)
+
+    def _reply_gets(self, values: list, lsn: int, owners: list[tuple[Connection, int]]) -> None:
         at = 0
         for connection, count in owners:
             null = connection.null
@@ -297,14 +319,13 @@ class Dispatcher:
             at += count
             replies = [_get_reply(value, null) for value in part]
             connection.reply(replies[0] if count == 1 else b"".join(replies), count, lsn)
-            connection.row += 1
 
     def _sets(self, active: list[Connection], found: Scan) -> None:
         """One `put_many` a keyspace for every connection whose next row is a run of SETs."""
         data, starts, ends, rows = found.data, found.starts, found.ends, found.rows
         batches: dict[Any, tuple[list[tuple[bytes, bytes]], list[tuple[Connection, int]]]] = {}
         for connection in active:
-            if connection.row < connection.row_end:
+            if connection.row < connection.row_end and not connection.busy:
                 _, first, count, kind = rows[connection.row]
                 if kind == SET and connection.session.plain:
                     pairs, owners = batches.setdefault(connection.session.keyspace, ([], []))
@@ -364,26 +385,39 @@ class Dispatcher:
             connection.reply(run(session, entry, words), 1, self._deferral.lsn)
 
     def _send_to_worker(self, connection: Connection, entry: Command, arguments: list[bytes]) -> None:
-        session = connection.session
         writes = "write" in entry.flags or entry.name == "exec"
         connection.busy = True
-        self.working += 1
-
-        def work() -> None:
-            with self._store.deferred() as deferral:
-                reply = run(session, entry, entry.owned(arguments))
-            self._call_threadsafe(done, reply, deferral.lsn)
 
         def done(reply: resp.Reply, lsn: int) -> None:
-            self.working -= 1
             if writes:
                 self._store.flush_soon()
-            connection.busy = False
             connection.reply(reply, 1, lsn)
-            self._deliver([connection])
-            connection.go_on()
+            self._end_work([connection])
 
-        self._executor.submit(work)
+        self._in_worker(lambda: run(connection.session, entry, entry.owned(arguments)), done)
+
+    def _in_worker(self, work: Callable[[], Any], done: Callable[[Any, int], None]) -> None:
+        """`work` in a worker, then `done` here, with its result and the LSN that this depends on."""
+        self.working += 1
+
+        def end(result: Any, lsn: int) -> None:
+            self.working -= 1
+            done(result, lsn)
+
+        def begin() -> None:
+            with self._store.deferred() as deferral:
+                result = work()
+            self._call_threadsafe(end, result, deferral.lsn)
+
+        self._executor.submit(begin)
+
+    def _end_work(self, connections: list[Connection]) -> None:
+        """They have what a worker did for them."""
+        for connection in connections:
+            connection.busy = False
+        self._deliver(connections)
+        for connection in connections:
+            connection.go_on()
 
     # ---- replies ----
 
@@ -427,6 +461,13 @@ def _portions(connections: list[Connection], sizes: list[int], found: Scan) -> I
         first, row = row, state[0]
         start, end = end, end + abs(size)
         yield connection, first, start, end, state
+
+
+def _single_replies(values: list, connections: list[Connection]) -> list[bytes]:
+    return [
+        b"$%d\r\n%b\r\n" % (len(value), value) if type(value) is bytes else _get_reply(value, connection.null)
+        for value, connection in zip(values, connections)
+    ]
 
 
 def _get_reply(value: bytes | bytearray | None, null: bytes) -> bytes:

@@ -16,7 +16,10 @@ HEAVY_ARGUMENTS = 4096
 
 
 def is_heavy(session: Session, entry: Command, arguments: list[bytes]) -> bool:
-    """Does this belong in a worker? Long arguments, many of them, or what the command itself says."""
+    """Does this belong in a worker? Long arguments, many of them, what the command itself says; and whatever looks
+    something up, as long as the disk may have to be read for it."""
+    if session.server.store.is_cold and "loop" not in entry.flags and entry.group != "connection":
+        return True
     try:
         if entry.heavy is not None and entry.heavy(session, arguments):
             return True
