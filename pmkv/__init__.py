@@ -9,10 +9,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Keyspace", "Stats", "Store", "Table", "errors", "open"]
+__all__ = ["Keyspace", "Spans", "Stats", "Store", "Table", "errors", "open"]
 
 if TYPE_CHECKING:
     from . import errors
+    from .items import Spans
     from .keyspace import Keyspace
     from .stats import Stats
     from .store import Store
@@ -25,6 +26,7 @@ _PLACES = {
     "Stats": ("stats", "Stats"),
     "Table": ("table", "Table"),
     "Keyspace": ("keyspace", "Keyspace"),
+    "Spans": ("items", "Spans"),
 }
 
 

@@ -8,7 +8,39 @@ from typing import Any
 import numpy as np
 
 from .errors import InvalidError
+from .kernels.records import longest_span
 from .log.format import MAX_BATCH, MAX_KEY, MAX_VALUE
+
+
+class Spans(Sequence[Any]):
+    """Byte strings in one array: the i-th is blob[bounds[i, 0] : bounds[i, 1]], or None if its bounds are negative.
+
+    What a server received is never cut into objects: a keyspace takes spans where it takes sequences of bytes."""
+
+    def __init__(self, blob: np.ndarray, bounds: np.ndarray) -> None:
+        self.blob, self.bounds = blob, bounds
+
+    def __len__(self) -> int:
+        return len(self.bounds)
+
+    def __iter__(self) -> Iterator[bytes | None]:
+        for start, stop in self.bounds.tolist():
+            yield self.blob[start:stop].tobytes() if start >= 0 else None
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return Spans(self.blob, self.bounds[index])
+        return next(iter(Spans(self.blob, self.bounds[index].reshape(1, 2))))
+
+
+def longest(items: Sequence[bytes]) -> int:
+    """The length of the longest."""
+    return longest_span(items.bounds) if isinstance(items, Spans) else max(map(len, items))
+
+
+def kinds(items: Sequence[bytes]) -> set[type]:
+    """Their types: few, of many items."""
+    return {bytes} if isinstance(items, Spans) else set(map(type, items))
 
 
 def either(some: list[bytes], others: list[bytes], reverse: bool, count: int) -> list[bytes]:
@@ -23,21 +55,21 @@ def either(some: list[bytes], others: list[bytes], reverse: bool, count: int) ->
 
 def check_keys(keys: Sequence[bytes]) -> None:
     """Refuse what is no key."""
-    for kind in set(map(type, keys)):  # few kinds, many keys
+    for kind in kinds(keys):
         if not issubclass(kind, bytes):
             raise InvalidError(f"a key must be bytes, not {kind.__name__}")
-    longest = max(map(len, keys))
-    if longest > MAX_KEY:
-        raise InvalidError(f"a key of {longest:,} bytes is too long: at most {MAX_KEY:,}")
+    length = longest(keys)
+    if length > MAX_KEY:
+        raise InvalidError(f"a key of {length:,} bytes is too long: at most {MAX_KEY:,}")
 
 
 def as_values(values: Sequence[bytes]) -> Sequence[bytes]:
     """Values as bytes; refuse what is none, or too long."""
-    if set(map(type, values)) != {bytes}:
+    if kinds(values) != {bytes}:
         values = [value if isinstance(value, bytes) else bytes_of(value) for value in values]
-    longest = max(map(len, values))
-    if longest > MAX_VALUE:
-        raise InvalidError(f"a value of {longest:,} bytes is too long: at most {MAX_VALUE:,}")
+    length = longest(values)
+    if length > MAX_VALUE:
+        raise InvalidError(f"a value of {length:,} bytes is too long: at most {MAX_VALUE:,}")
     return values
 
 
@@ -51,6 +83,8 @@ def bytes_of(value: Any) -> bytes:
 
 def join(items: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
     """Byte strings one behind the other, and where each begins and ends, int64[n, 2]."""
+    if isinstance(items, Spans):
+        return items.blob, items.bounds
     bounds = np.zeros((len(items), 2), np.int64)
     if len(items):
         np.fromiter(map(len, items), np.int64, len(items)).cumsum(out=bounds[:, 1])

@@ -19,7 +19,7 @@ from .errors import CorruptionError, InvalidError
 from .index.open import check_cursor
 from .index.order import KeyOrder, after_prefix
 from .index.run import Run
-from .items import as_values, check_keys, cut_batches, either, join
+from .items import Spans, as_values, check_keys, cut_batches, either, join, longest
 from .kernels import location
 from .kernels.hashing import place_of
 from .kernels.probe import hash_keys
@@ -27,11 +27,13 @@ from .kernels.records import (
     DAMAGED,
     FLAG_DELETE,
     FLAG_PARTS,
+    gather_values,
     key_bounds,
     read_expiries,
     read_records,
     record_sizes,
     scan_records,
+    value_bytes,
     write_records,
 )
 from .log.control import append_control
@@ -43,6 +45,7 @@ from .versions.chain import Chain, Dram, Keys, lives
 
 OWNER = 1 << 32  # a record's check is owned by its keyspace's number plus this: never a table's id
 SCAN_CHUNK = 1000
+MOST_SPANS = 4 << 20  # bytes of values in one array
 MOST_DEAD = 4096  # keys that wait for a checkpoint to take them out of the directory: a look at each takes the lock
 Pairs = Mapping[bytes, bytes] | Iterable[tuple[bytes, bytes]]
 
@@ -80,6 +83,16 @@ class Keyspace:
         """The values of `keys`, None for those that are absent; all of one moment."""
         return [self._value(*row[:2], row[3]) if row[0] >= 0 else None for row in self._look(keys)]
 
+    def get_spans(self, keys: Sequence[bytes]) -> Spans | None:
+        """As `get_many`, the values one behind the other in one array; None if they are too long for that."""
+        rows = self._rows(keys)
+        total = value_bytes(rows, FLAG_PARTS)
+        if not 0 <= total <= MOST_SPANS:
+            return None
+        blob, bounds = np.empty(total, np.uint8), np.empty((len(rows), 2), np.int64)
+        gather_values(self._log.data, rows, blob, bounds)
+        return Spans(blob, bounds)
+
     def entry(self, key: bytes) -> tuple[bytes, int] | None:
         """(value, expiry in unix ms or 0), or None."""
         at, length, expiry, flags = self._look([key])[0]
@@ -106,6 +119,9 @@ class Keyspace:
 
     def _look(self, keys: Sequence[bytes]) -> list[list[int]]:
         """A row a key: offset of its value (negative: absent), length, expiry, flags."""
+        return self._rows(keys).tolist()
+
+    def _rows(self, keys: Sequence[bytes]) -> np.ndarray:
         self._log.guard_read()
         wanted = self._wanted(keys)
         with self._log.lock:
@@ -116,11 +132,10 @@ class Keyspace:
             chain.look_below(wanted, found, runs, self._log.lock)
         out = np.empty((len(keys), 4), np.int64)
         read_records(data, found, self._owner, self._log.now(), self._verify, out)
-        rows = out.tolist()
         if len(keys) and out[:, 0].min() == DAMAGED:
             self._complain(found, out)
         self._log.settle(lsn)
-        return rows
+        return out
 
     def _wanted(self, keys: Sequence[bytes]) -> Keys:
         blob, bounds = join(keys)
@@ -185,13 +200,13 @@ class Keyspace:
     def _put(self, keys: list[bytes], values: list[bytes], expiry: int) -> None:
         self.put_entries(keys, values, [expiry] * len(keys))
 
-    def put_entries(self, keys: list[bytes], values: list[bytes], expiries: list[int]) -> None:
+    def put_entries(self, keys: Sequence[bytes], values: Sequence[bytes], expiries: Sequence[int]) -> None:
         """put_many with an expiry a key (unix ms, 0 for none)."""
         self._log.guard_write()
         check_keys(keys)
         values = as_values(values)
         flags = np.zeros(len(keys), np.int64)
-        if max(map(len, values)) > self._part:
+        if longest(values) > self._part:
             values = list(values)
             for i, value in enumerate(values):
                 if len(value) > self._part:

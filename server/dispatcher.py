@@ -1,7 +1,7 @@
 """From bytes of many connections to replies: one *tick* serves every connection that has something to read.
 
-A tick reads all buffers in one look, then goes in rounds: all leading GETs of all connections are one `get_many`, all
-leading SETs one `put_many`, then each connection's other commands one by one until its next GET or SET. Connections are
+A tick reads all buffers in one look, then goes in rounds: all leading GETs of all connections are one `get_spans`, all
+leading SETs one `put_entries`, then each connection's other commands one by one until its next GET or SET. Connections are
 concurrent, so any order between them is legal; within one it is kept. All writes of a tick are one group: they become
 durable by one flush, asked for at the tick's end, and replies that depend on it wait in their connection, in order.
 
@@ -16,10 +16,14 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from pmkv import Spans
 from pmkv_server import resp
 from pmkv_server.commands import admit
 from pmkv_server.commands.running import failure, is_heavy, not_durable, run
 from pmkv_server.commands.table import Command
+from pmkv_server.replies import Replies
 from pmkv_server.resp import GET, OK, SET, Scan, Scanner
 from pmkv_server.sockets import Sockets
 
@@ -30,7 +34,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("pmkv.server")
 
 Portion = tuple["Connection", int, int, int, list[int]]  # first row, its bytes from, to, and state of the scan
-Answers = tuple[int, list["Connection"], list[bytes]]  # the LSN they depend on, and a reply a connection
+Answers = tuple[int, list["Connection"], Replies]  # the LSN they depend on, and a reply a connection
+
+Runs = tuple[list[int], list["Connection"], list[int]]  # where the commands begin, whose they are, how many of each
 
 NO_SINGLE = (0, 0, 0, resp.OTHER)
 JOINED = 256 << 10  # a longer buffer is read on its own, not copied beside others
@@ -171,10 +177,10 @@ class Dispatcher:
         """Serve connections that were at rest; returns those that sent something else than one GET or SET."""
         found = self._scan(chunks, sizes)
         if found.gets == len(connections):
-            self._get_singles(connections, found.column(1, 2))
+            self._get_singles(connections, found.spans(slice(1, None, 2)))
             return []
         if found.sets == len(connections):
-            self._set_singles(connections, found.column(1, 3), found.column(2, 3))
+            self._set_singles(connections, found.spans(slice(1, None, 3)), found.spans(slice(2, None, 3)))
             return []
         return self._sort_taken(_portions(connections, sizes, found), found)
 
@@ -190,35 +196,33 @@ class Dispatcher:
                 others.append(portion)
             else:
                 (getters if kind == GET else setters).append((connection, first))
-        data, starts, ends = found.data, found.starts, found.ends
         if getters:
-            keys = [data[starts[i + 1] : ends[i + 1]] for _, i in getters]
-            self._get_singles([connection for connection, _ in getters], keys)
+            self._get_singles([connection for connection, _ in getters], found.spans([i + 1 for _, i in getters]))
         if setters:
-            keys = [data[starts[i + 1] : ends[i + 1]] for _, i in setters]
-            values = [data[starts[i + 2] : ends[i + 2]] for _, i in setters]
+            keys, values = (found.spans([i + n for _, i in setters]) for n in (1, 2))
             self._set_singles([connection for connection, _ in setters], keys, values)
         self._serve(others, found)
         return [portion[0] for portion in others]
 
-    def _get_singles(self, connections: list[Connection], keys: list[bytes]) -> None:
+    def _get_singles(self, connections: list[Connection], keys: Spans) -> None:
+        counts = [1] * len(connections)
         if self._store.is_cold and self.keyspace.is_cold:
             self._in_worker(
-                lambda: self._values(self.keyspace, keys),
-                lambda values, lsn: self._answer_late(lsn, connections, _single_replies(values, connections)),
+                lambda: self._values(self.keyspace, keys, connections, counts),
+                lambda replies, lsn: self._answer_late(lsn, connections, replies),
             )
             return
         self._deferral.lsn = 0
-        replies = _single_replies(self._values(self.keyspace, keys), connections)
+        replies = self._values(self.keyspace, keys, connections, counts)
         self._answers.append((self._deferral.lsn, connections, replies))
 
     def _answer_late(self, *answers: Any) -> None:
         self._answers.append(answers)
         self._answer()
 
-    def _set_singles(self, connections: list[Connection], keys: list[bytes], values: list[bytes]) -> None:
+    def _set_singles(self, connections: list[Connection], keys: Spans, values: Spans) -> None:
         self._deferral.lsn = 0
-        replies = self._put(self.keyspace, list(zip(keys, values)))
+        replies = self._put(self.keyspace, keys, values)
         self._answers.append((self._deferral.lsn, connections, replies))
 
     def _answer(self) -> None:
@@ -230,44 +234,54 @@ class Dispatcher:
                 kept.append((lsn, connections, replies))
                 continue
             if lsn > durable:
-                replies = [not_durable(failed)] * len(replies)
-            stats.commands += len(replies)
+                replies = Replies.same(not_durable(failed), len(connections))
+            stats.commands += len(connections)
             self._send(connections, replies)
         self._answers = kept
         if kept and (self._store.durable_lsn != durable or self._store.failed != failed):  # it came between
             self._answer()
 
-    def _send(self, connections: list[Connection], replies: list[bytes]) -> None:
+    def _send(self, connections: list[Connection], replies: Replies) -> None:
         """To each its reply: straight to the socket as far as that takes it, the rest by the transport."""
-        sizes = list(map(len, replies))
+        sizes = replies.sizes.tolist()
         total = sum(sizes)
         self._server.stats.output_bytes += total
-        sent = [0] * len(replies)
+        sent = [0] * len(sizes)
         if total <= JOINED:
             files = [c.outlet if c.outlet >= 0 else c.find_outlet() for c in connections]
-            sent = self.sockets.send(files, replies, sizes)
-        for connection, reply, size in zip(connections, replies, sent):
-            if connection.at_rest and len(reply) == size:
+            sent = self.sockets.send(files, replies.data, replies.sizes)
+        end = 0
+        for connection, size, gone in zip(connections, sizes, sent):
+            start, end = end, end + size
+            if connection.at_rest and gone == size:
                 connection.taken = False
             else:
-                connection.answer(reply[size:])
+                connection.answer(replies.data[start + gone : end].tobytes())
 
-    def _values(self, keyspace: Any, keys: list[bytes]) -> list:
-        """The values of a batch, errors in the place of those that cannot be read."""
+    def _values(self, keyspace: Any, keys: Spans, connections: list[Connection], counts: list[int]) -> Replies:
+        """Replies to GETs, so many of each connection; errors in the place of those that cannot be read."""
         try:
-            return keyspace.get_many(keys)
+            values = keyspace.get_spans(keys)
         except Exception:
-            return [_outcome(keyspace.get, key) for key in keys]
+            values = None
+        if values is not None and (values.bounds[:, 0].min() >= 0 or all(c.session.protocol == 2 for c in connections)):
+            return Replies.bulks(values)
+        nulls = [null for connection, count in zip(connections, counts) for null in [connection.null] * count]
+        try:
+            found = keyspace.get_many(list(keys))
+        except Exception:
+            found = [_outcome(keyspace.get, key) for key in keys]
+        return Replies.of([_get_reply(value, null) for value, null in zip(found, nulls)])
 
-    def _put(self, keyspace: Any, pairs: list[tuple[bytes, bytes]]) -> list[bytes]:
-        """Store a batch; a reply a pair."""
+    def _put(self, keyspace: Any, keys: Spans, values: Spans) -> Replies:
+        """Replies to SETs."""
         self._wrote = True
         try:
-            keyspace.put_many(pairs)
+            keyspace.put_entries(keys, values, np.zeros(len(keys), np.int64))
         except Exception:
-            outcomes = [_outcome(keyspace.put, *pair) for pair in pairs]
-            return [OK if outcome is None else failure(outcome) for outcome in outcomes]
-        return [OK] * len(pairs)
+            outcomes = [_outcome(keyspace.put, *pair) for pair in zip(keys, values)]
+            return Replies.of([OK if outcome is None else failure(outcome) for outcome in outcomes])
+        return Replies.same(OK, len(keys))
 
     def _rounds(self, connections: list[Connection], found: Scan) -> None:
         active = [connection for connection in connections if connection.row < connection.row_end]
@@ -279,72 +293,49 @@ class Dispatcher:
             active = [connection for connection in active if connection.has_rows()]
 
     def _gets(self, active: list[Connection], found: Scan) -> None:
-        """One `get_many` a keyspace for every connection whose next row is a run of GETs."""
-        data, starts, ends, rows = found.data, found.starts, found.ends, found.rows
-        batches: dict[Any, tuple[list[bytes], list[tuple[Connection, int]]]] = {}
-        for connection in active:
-            if connection.row < connection.row_end:
-                _, first, count, kind = rows[connection.row]
-                if kind == GET and connection.session.plain:
-                    keys, owners = batches.setdefault(connection.session.keyspace, ([], []))
-                    stop = first + 2 * count
-                    keys += [data[a:b] for a, b in zip(starts[first + 1 : stop : 2], ends[first + 1 : stop : 2])]
-                    owners.append((connection, count))
-                    connection.row += 1
-        for keyspace, (keys, owners) in batches.items():
+        """One lookup a keyspace for every connection whose next row is a run of GETs."""
+        for keyspace, (numbers, owners, counts) in self._next_runs(active, found, GET).items():
+            keys = found.spans([number + 1 for number in numbers])
             if self._store.is_cold and keyspace.is_cold:
-                self._get_cold(keyspace, keys, owners)
+                self._get_cold(keyspace, keys, owners, counts)
                 continue
             self._deferral.lsn = 0
-            values = self._values(keyspace, keys)
-            self._reply_gets(values, self._deferral.lsn, owners)
+            replies = self._values(keyspace, keys, owners, counts)
+            _reply_to_runs(owners, counts, replies, self._deferral.lsn)
 
-    def _get_cold(self, keyspace: Any, keys: list[bytes], owners: list[tuple[Connection, int]]) -> None:
+    def _get_cold(self, keyspace: Any, keys: Spans, owners: list[Connection], counts: list[int]) -> None:
         """The disk may have to be read for this: in a worker."""
-        connections = [connection for connection, _ in owners]
-        for connection in connections:
+        for connection in owners:
             connection.busy = True
 
-        def done(values: list, lsn: int) -> None:
-            self._reply_gets(values, lsn, owners)
-            self._end_work(connections)
+        def done(replies: Replies, lsn: int) -> None:
+            _reply_to_runs(owners, counts, replies, lsn)
+            self._end_work(owners)
 
-        self._in_worker(lambda: self._values(keyspace, keys), done)
-
-    def _reply_gets(self, values: list, lsn: int, owners: list[tuple[Connection, int]]) -> None:
-        at = 0
-        for connection, count in owners:
-            null = connection.null
-            part = values if count == len(values) else values[at : at + count]
-            at += count
-            replies = [_get_reply(value, null) for value in part]
-            connection.reply(replies[0] if count == 1 else b"".join(replies), count, lsn)
+        self._in_worker(lambda: self._values(keyspace, keys, owners, counts), done)
 
     def _sets(self, active: list[Connection], found: Scan) -> None:
-        """One `put_many` a keyspace for every connection whose next row is a run of SETs."""
-        data, starts, ends, rows = found.data, found.starts, found.ends, found.rows
-        batches: dict[Any, tuple[list[tuple[bytes, bytes]], list[tuple[Connection, int]]]] = {}
+        """One write a keyspace for every connection whose next row is a run of SETs."""
+        for keyspace, (numbers, owners, counts) in self._next_runs(active, found, SET).items():
+            self._deferral.lsn = 0
+            keys, values = (found.spans([number + n for number in numbers]) for n in (1, 2))
+            replies = self._put(keyspace, keys, values)
+            _reply_to_runs(owners, counts, replies, self._deferral.lsn)
+
+    def _next_runs(self, active: list[Connection], found: Scan, wanted: int) -> dict[Any, Runs]:
+        """Begin what is next, where it is of this kind; by keyspace."""
+        runs: dict[Any, Runs] = {}
+        width = 2 if wanted == GET else 3
         for connection in active:
             if connection.row < connection.row_end and not connection.busy:
-                _, first, count, kind = rows[connection.row]
-                if kind == SET and connection.session.plain:
-                    pairs, owners = batches.setdefault(connection.session.keyspace, ([], []))
-                    for i in range(first + 1, first + 3 * count, 3):
-                        pairs.append((data[starts[i] : ends[i]], data[starts[i + 1] : ends[i + 1]]))
-                    owners.append((connection, count))
-        for keyspace, (pairs, owners) in batches.items():
-            self._put_many(keyspace, pairs, owners)
-
-    def _put_many(self, keyspace: Any, pairs: list, owners: list[tuple[Connection, int]]) -> None:
-        self._deferral.lsn = 0
-        replies = self._put(keyspace, pairs)
-        lsn = self._deferral.lsn
-        at = 0
-        for connection, count in owners:
-            out = b"".join(replies[at : at + count])
-            at += count
-            connection.reply(out, count, lsn)
-            connection.row += 1
+                _, first, count, kind = found.rows[connection.row]
+                if kind == wanted and connection.session.plain:
+                    numbers, owners, counts = runs.setdefault(connection.session.keyspace, ([], [], []))
+                    numbers += range(first, first + width * count, width)
+                    owners.append(connection)
+                    counts.append(count)
+                    connection.row += 1
+        return runs
 
     def _others(self, connection: Connection, found: Scan) -> None:
         """A connection's commands one by one, up to its next run."""
@@ -463,11 +454,9 @@ def _portions(connections: list[Connection], sizes: list[int], found: Scan) -> I
         yield connection, first, start, end, state
 
 
-def _single_replies(values: list, connections: list[Connection]) -> list[bytes]:
-    return [
-        b"$%d\r\n%b\r\n" % (len(value), value) if type(value) is bytes else _get_reply(value, connection.null)
-        for value, connection in zip(values, connections)
-    ]
+def _reply_to_runs(owners: list[Connection], counts: list[int], replies: Replies, lsn: int) -> None:
+    for connection, count, out in zip(owners, counts, replies.cut(counts)):
+        connection.reply(out, count, lsn)
 
 
 def _get_reply(value: bytes | bytearray | None, null: bytes) -> bytes:

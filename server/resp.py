@@ -13,6 +13,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numba import njit, types
 
+from pmkv import Spans
+
 MAX_BULK = 512 << 20
 MAX_ARGUMENTS = 1 << 20
 MAX_INLINE = 64 << 10
@@ -188,9 +190,15 @@ class Scan:
     def __init__(self, data: bytes, counts: tuple[int, int, int], arrays: Sequence[np.ndarray]) -> None:
         used, self.gets, self.sets = counts
         self.data = data
-        self.starts: list[int] = arrays[0][:used].tolist()
-        self.ends: list[int] = arrays[1][:used].tolist()
-        self._rows, self._states = arrays[2], arrays[3]
+        self._starts, self._ends, self._rows, self._states = arrays[0][:used], arrays[1][:used], arrays[2], arrays[3]
+
+    @functools.cached_property
+    def starts(self) -> list[int]:
+        return self._starts.tolist()
+
+    @functools.cached_property
+    def ends(self) -> list[int]:
+        return self._ends.tolist()
 
     @functools.cached_property
     def states(self) -> list[list[int]]:
@@ -200,10 +208,12 @@ class Scan:
     def rows(self) -> list[list[int]]:
         return self._rows[: self.states[-1][0]].tolist()
 
-    def column(self, first: int, step: int) -> list[bytes]:
-        """Every step-th argument."""
-        data = self.data
-        return [data[a:b] for a, b in zip(self.starts[first::step], self.ends[first::step])]
+    def spans(self, which: slice | list[int]) -> Spans:
+        """These arguments, by their numbers; valid as long as this."""
+        starts, ends = self._starts[which], self._ends[which]
+        bounds = np.empty((len(starts), 2), np.int64)
+        bounds[:, 0], bounds[:, 1] = starts, ends
+        return Spans(np.frombuffer(self.data, np.uint8), bounds)
 
     def arguments(self, first: int, count: int) -> list[bytes]:
         """The arguments of a command; long ones behind its name and first argument are views, not copied yet."""

@@ -86,9 +86,8 @@ class Sockets:
         sizes, owners = self._sizes[:count].tolist(), self._owners
         return [owners[file] for file in self._files[:count].tolist()], sizes, self._buffer[: sum(sizes)].tobytes()
 
-    def send(self, files: Sequence[int], pieces: Sequence[bytes], sizes: Sequence[int]) -> list[int]:
-        """Send each file, unless it is -1, a piece; how many bytes of it left."""
+    def send(self, files: Sequence[int], data: np.ndarray, sizes: np.ndarray) -> list[int]:
+        """Send each file, unless it is -1, its piece of data, where they lie one behind the other; how much left."""
         sent = np.empty(len(files), np.int64)
-        data = np.frombuffer(b"".join(pieces) or b"\0", np.uint8)
-        send_all(np.array(files, np.int64), data, np.array(sizes, np.int64), sent)
+        send_all(np.array(files, np.int64), data, sizes, sent)
         return sent.tolist()

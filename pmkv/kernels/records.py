@@ -112,6 +112,39 @@ def key_bounds(data, locations, bounds):
         bounds[i, 1] = at + RECORD_HEADER + np.int64((load64(data, at) >> U(32)) & U(0xFFFFFF))
 
 
+@kernel(I64_2D, INT)
+def value_bytes(rows, but):
+    """Bytes of all values that `read_records` found; -1 if one of them has a flag of `but`."""
+    total = 0
+    for i in range(len(rows)):
+        if rows[i, 0] >= 0:
+            if rows[i, 3] & but:
+                return -1
+            total += rows[i, 1]
+    return total
+
+
+@kernel(BYTES, I64_2D, U8, I64_2D)
+def gather_values(data, rows, out, bounds):
+    """Copy them to `out`, one behind the other; bounds[i] = where, (-1, -1) where there is none."""
+    at = 0
+    for i in range(len(rows)):
+        bounds[i, 0], bounds[i, 1] = ABSENT, ABSENT
+        if rows[i, 0] >= 0:
+            copy(out, at, data, rows[i, 0], rows[i, 1])
+            bounds[i, 0], bounds[i, 1] = at, at + rows[i, 1]
+            at += rows[i, 1]
+
+
+@kernel(I64_2D)
+def longest_span(bounds):
+    """The greatest length of what these bounds enclose."""
+    longest = 0
+    for i in range(len(bounds)):
+        longest = max(longest, bounds[i, 1] - bounds[i, 0])
+    return longest
+
+
 @kernel(BYTES, U64, I64)
 def read_expiries(data, locations, expiries):
     """expiries[i] = that of the record there, 0 where none lives."""

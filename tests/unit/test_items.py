@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pmkv.errors import InvalidError
-from pmkv.items import as_values, check_keys, either, join
+from pmkv.items import Spans, as_values, check_keys, either, join
 from pmkv.log.format import MAX_KEY
 
 KEYS = st.lists(st.binary(max_size=2), max_size=12).map(lambda keys: sorted(set(keys)))
@@ -42,3 +42,20 @@ def test_two_orders_as_one(some: list[bytes], others: list[bytes], count: int, r
     merged = either(*shown, reverse, count)
     assert merged == sorted({*some, *others}, reverse=reverse)[: len(merged)]
     assert len(merged) >= min(count, len({*some, *others}))
+
+
+def test_spans_are_a_sequence_that_was_never_cut() -> None:
+    spans = Spans(np.frombuffer(b"abcdef", np.uint8), np.array([[0, 2], [-1, -1], [2, 2], [1, 6]]))
+    assert (len(spans), list(spans)) == (4, [b"ab", None, b"", b"bcdef"])
+    assert (spans[0], spans[1], spans[-1], list(spans[2:])) == (b"ab", None, b"bcdef", [b"", b"bcdef"])
+    blob, bounds = join(spans)
+    assert (blob is spans.blob, bounds is spans.bounds) == (True, True)
+
+
+def test_spans_are_checked_like_others() -> None:
+    blob = np.zeros(MAX_KEY + 1, np.uint8)
+    check_keys(Spans(blob, np.array([[0, MAX_KEY]])))
+    with pytest.raises(InvalidError, match="a key of 65,537 bytes is too long"):
+        check_keys(Spans(blob, np.array([[0, 1], [0, MAX_KEY + 1]])))
+    values = Spans(blob, np.array([[0, MAX_KEY + 1]]))
+    assert as_values(values) is values

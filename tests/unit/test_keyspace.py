@@ -9,7 +9,7 @@ import pytest
 
 from pmkv.engine import Engine
 from pmkv.errors import CorruptionError, FullError, InvalidError
-from pmkv.items import cut_batches, join
+from pmkv.items import Spans, cut_batches, join
 from pmkv.kernels import location
 from pmkv.keyspace import Keyspace
 from pmkv.media.memory import MemoryMedium
@@ -75,6 +75,21 @@ def test_put_many_applies_in_order(space: Keyspace) -> None:
     space.put_many({})
     space.put_many({b"v": memoryview(b"view"), b"w": bytearray(b"array")})
     assert space.get(b"v") == b"view" and space.get(b"w") == b"array"
+
+
+def test_spans_go_in_and_come_out_as_bytes_do(space: Keyspace, clock: Clock) -> None:
+    list(space.scan())  # from now on there is an order to be kept
+    keys, values = [b"a", b"bb", b"", b"a"], [b"1", b"", b"x" * 9000, b"last"]
+    space.put_entries(*(Spans(*join(items)) for items in (keys, values)), np.array([0, clock.now + 1, 0, 0]))
+    wanted = Spans(*join([b"none", *keys]))
+    assert list(space.get_spans(wanted)) == space.get_many(list(wanted)) == [None, b"last", b"", b"x" * 9000, b"last"]
+    assert [key for key, _ in space.scan()] == [b"", b"a", b"bb"]
+    clock.now += 1
+    assert list(space.get_spans(wanted))[2] is None
+    space.put_entries(Spans(*join([b"long"])), Spans(*join([b"y" * 20_000])), [0])  # in parts
+    assert space.get(b"long") == b"y" * 20_000
+    assert space.get_spans([b"a", b"long"]) is None
+    space.check()
 
 
 def test_a_long_put_many_crosses_frames_and_segments(space: Keyspace) -> None:

@@ -11,11 +11,14 @@ from pmkv.kernels.records import (
     FLAG_DELETE,
     FLAG_PARTS,
     gather_rows,
+    gather_values,
     locate_rows,
+    longest_span,
     read_expiries,
     read_records,
     record_sizes,
     scan_records,
+    value_bytes,
     write_records,
 )
 
@@ -184,3 +187,24 @@ def test_a_location_beyond_the_pool_is_damage() -> None:
     data, locations = rows_of(8)
     locations[0] += U(900)
     assert gather(data[:1020], locations, 8)[0] == 0
+
+
+def test_values_are_gathered_into_one_array(written: tuple[np.ndarray, np.ndarray]) -> None:
+    data, locations = written
+    rows = np.zeros((N, 4), np.int64)
+    read_records(data, locations, OWNER, 6, True, rows)  # the second has expired
+    there = [b"" if flags & FLAG_DELETE or 0 < expiry <= 6 else value for _, value, expiry, flags in ITEMS]
+    total = value_bytes(rows, 0)
+    assert total == sum(map(len, there))
+    assert value_bytes(rows, FLAG_PARTS) == -1
+    out, bounds = np.zeros(total, np.uint8), np.zeros((N, 2), np.int64)
+    gather_values(data, rows, out, bounds)
+    assert [a < 0 for a, _ in bounds.tolist()] == [row[0] == ABSENT for row in rows.tolist()]
+    assert [out[a:b].tobytes() for a, b in bounds.tolist() if a >= 0] == [
+        value for value, row in zip(there, rows.tolist(), strict=True) if row[0] != ABSENT
+    ]
+
+
+def test_the_longest_span() -> None:
+    assert longest_span(np.array([[0, 3], [10, 17], [-1, -1], [5, 5]])) == 7
+    assert longest_span(np.empty((0, 2), np.int64)) == 0
