@@ -207,6 +207,13 @@ def words_at(places, seed, words):
         words[i] = unmix(places[i], seed)
 
 
+@kernel(WORDS, WORD, U64)
+def places_of(words, seed, places):
+    """places[i] = the place of words[i]."""
+    for i in range(words.size):
+        places[i] = mix(words[i], seed)
+
+
 @kernel(WORDS, WORDS, INT, INT, INT, U64, INT)
 def fill_slots(places, locations, capacity, first, free, buffer, start):
     """Enter entries[start:] in `buffer`, the slots from number `first` on; those below number `free` are taken.

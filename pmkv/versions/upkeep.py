@@ -25,13 +25,14 @@ from ..kernels.location import DELETE
 from ..kernels.records import key_bounds
 from ..log.writer import Log
 from .catalog import Catalog
-from .chain import Chain, Lookup, Mutable, merged, netted, replaced
+from .chain import Chain, Lookup, Mutable, Wanted, merged, netted, replaced
 from .names import Key
 from .state import State, from_records, name_of
 
 TIER = 4  # so many runs of about one size are folded into one
 SIMILAR = 2  # times the smaller one's entries
 MOST = 10  # runs of a chain, beyond which any four are folded
+LOOKED_UP = 1 << 18  # words that are looked up below at once, when they are counted
 Steps = Generator[None, None, None]
 
 
@@ -199,10 +200,11 @@ class Upkeep:
         chain, runs = closed.chain, closed.runs
         for i, mutable in enumerate(runs):
             below = Lookup(runs[i + 1 :], closed.below, chain.seed)
-            for wanted in mutable.tally.noted:
-                found = below.find(wanted)
+            for noted in portions(mutable.tally.noted):
+                found = below.find_all(noted)
                 with self._log.lock:
-                    mutable.tally.settle(wanted, found)
+                    for one, its in zip(noted, found):
+                        mutable.tally.settle(one, its)
                 yield
         tallies = [mutable.tally for mutable in runs]
         added, gone = netted(
@@ -307,6 +309,20 @@ def foldable(runs: tuple[Run, ...]) -> tuple[Run, ...]:
 
 def entries_of(runs: tuple[Run, ...]) -> int:
     return sum(run.info.count for run in runs)
+
+
+def portions(noted: list[Wanted]) -> Iterator[list[Wanted]]:
+    """Some at a time, as many as may be looked up at once."""
+    portion: list[Wanted] = []
+    size = 0
+    for wanted in noted:
+        portion.append(wanted)
+        size += wanted.words.size
+        if size >= LOOKED_UP:
+            yield portion
+            portion, size = [], 0
+    if portion:
+        yield portion
 
 
 def named(data: np.ndarray, number: int, words: np.ndarray, locations: np.ndarray, alive: bool) -> Iterator[Key]:

@@ -7,6 +7,7 @@ import random
 import numpy as np
 import pytest
 
+from pmkv.kernels import runs
 from pmkv.kernels.hashing import place_of
 from pmkv.kernels.location import DELETE
 from pmkv.kernels.probe import hash_keys
@@ -69,8 +70,11 @@ class Slots:
 def test_words_come_back_from_their_places() -> None:
     values = [0, 1, TOP, 1 << 63, *(random.Random(1).getrandbits(64) for _ in range(30))]
     out = np.zeros(len(values), np.uint64)
-    words_at(words([int(place_of(U(value), SEED)) for value in values]), SEED, out)
+    places = [int(place_of(U(value), SEED)) for value in values]
+    words_at(words(places), SEED, out)
     assert out.tolist() == values
+    runs.places_of(out, SEED, found := np.zeros(len(values), np.uint64))
+    assert found.tolist() == places
 
 
 @pytest.mark.parametrize("capacity", [1, 3, 300, 1 << 20, (1 << 32) - 1])

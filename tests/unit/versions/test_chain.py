@@ -12,7 +12,7 @@ from pmkv.index.hot import Budget
 from pmkv.index.run import Run, write_run
 from pmkv.index.shelf import MemoryShelf
 from pmkv.kernels.location import DELETE
-from pmkv.versions.chain import NOTHING, Chain, Dram, Ids, merged, netted, replaced
+from pmkv.versions.chain import NOTHING, Chain, Dram, Ids, Lookup, merged, netted, replaced
 
 POOL = bytes(16)
 DATA = np.zeros(1 << 20, np.uint8)
@@ -176,6 +176,17 @@ def test_it_is_a_dict(data: st.DataObject) -> None:
     walked = {int(w) for _, words, _ in small.chain.walk() for w in words.view(np.int64)}
     assert walked >= set(model)
     small.chain.check()
+
+
+def test_several_looked_up_at_once_are_what_each_finds() -> None:
+    small = Small()
+    small.put(*((i, 64 * i + 8) for i in range(500)))
+    small.write()
+    small.put(*((i, 64 * i + 16) for i in range(400, 600)))
+    closed = small.chain.rotate()
+    below = Lookup(closed, small.chain.runs, small.chain.seed)
+    many = [Ids(np.array(ids, np.int64)) for ids in (range(390, 410), [], [1000, 3, 3, 599])]
+    assert [found.tolist() for found in below.find_all(many)] == [below.find(one).tolist() for one in many]
 
 
 def test_walks_merge_in_order() -> None:

@@ -15,7 +15,8 @@ from pmkv.index.shelf import MemoryShelf
 from pmkv.log.pool import Pool
 from pmkv.media.memory import MemoryMedium
 from pmkv.versions.catalog import MemoryCatalog
-from pmkv.versions.upkeep import MOST, TIER, foldable
+from pmkv.versions.chain import Ids
+from pmkv.versions.upkeep import LOOKED_UP, MOST, TIER, foldable, portions
 from tests.engines import Clock, contents, copy_of, eio, failing_engine, small_medium
 
 SEGMENT = 16 << 10
@@ -334,3 +335,11 @@ def test_which_runs_are_folded() -> None:
     assert chosen(50, 1, 2, 1, 1, 400) == [1, 2, 1, 1]
     assert chosen(1, 8, 64, 512) == []
     assert len(chosen(*(3**i for i in range(MOST + 1)))) == TIER
+
+
+def test_what_is_looked_up_at_once_is_bounded() -> None:
+    sizes = [LOOKED_UP - 1, 5, 7, 2 * LOOKED_UP, 1]
+    noted = [Ids(np.empty(size, np.int64)) for size in sizes]
+    found = list(portions(noted))
+    assert [[one.words.size for one in some] for some in found] == [sizes[:2], sizes[2:4], sizes[4:]]
+    assert list(portions([])) == []
