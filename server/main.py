@@ -16,6 +16,7 @@ from pmkv_server.commands.keys import KEYSPACES
 from pmkv_server.config import Config
 from pmkv_server.connection import Connection
 from pmkv_server.dispatcher import Dispatcher
+from pmkv_server.saving import Saving
 from pmkv_server.session import Session
 from pmkv_server.stats import Stats
 
@@ -32,7 +33,7 @@ class Server:
         config.check()
         self.config = config
         self.store: Any = store
-        self.stats = Stats()
+        self.stats, self.saving = Stats(), Saving()
         self.sessions: dict[int, Session] = {}
         self.loop: asyncio.AbstractEventLoop | None = None
         self.port = config.port
@@ -40,6 +41,7 @@ class Server:
         self.waiters: list[tuple[int, asyncio.Future]] = []
         self._rest: Any = None
         self._stopping: asyncio.Event | None = None
+        self._checkpoint_at_end = True
 
     # ---- the three parts of its life ----
 
@@ -100,16 +102,17 @@ class Server:
         if self._rest:
             await self._rest.cleanup()
         self._executor.shutdown(wait=False, cancel_futures=True)
-        await self.loop.run_in_executor(None, self.store.close)
+        await self.loop.run_in_executor(None, self.store.close, self._checkpoint_at_end)
         log.info("stopped")
 
     async def _drained(self) -> None:
         while self._connections or not self.dispatcher.is_idle:
             await asyncio.sleep(0.005)
 
-    def stop(self) -> None:
-        """Begin the shutdown; from the loop's thread."""
-        self._stopping.set()
+    def stop(self, checkpoint: bool = True) -> None:
+        """Begin the shutdown; from any thread. checkpoint: take one, if it saves the next start something."""
+        self._checkpoint_at_end = checkpoint
+        self.loop.call_soon_threadsafe(self._stopping.set)
 
     def _catch_signals(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -11,6 +11,8 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from pmkv_server.saving import saved_at
+
 # names in the store's statistics, and what they are called here
 GAUGES = {
     "capacity": ("pmkv_pool_capacity_bytes", "Bytes of the pool."),
@@ -18,6 +20,13 @@ GAUGES = {
     "segments": ("pmkv_pool_segments", "Segments of the pool."),
     "segments_free": ("pmkv_pool_segments_free", "Segments that hold nothing."),
     "index_bytes": ("pmkv_index_bytes", "DRAM of the indexes."),
+    "hot_bytes": ("pmkv_hot_bytes", "DRAM of hot words' locations."),
+    "hot_budget": ("pmkv_hot_budget_bytes", "DRAM that hot words' locations may take."),
+    "runs": ("pmkv_runs", "Indexes on file of the table or keyspace that has most."),
+    "run_bytes": ("pmkv_run_bytes", "Bytes of the files of indexes."),
+    "is_cold": ("pmkv_cold", "Whether there are indexes on file that were not read yet since the start."),
+    "replay_seconds": ("pmkv_replay_seconds", "What a restart now would take to replay the log, about."),
+    "replay_records": ("redis_rdb_changes_since_last_save", "Records written since the last checkpoint."),
     "durable_lsn": (
         "pmkv_durable_lsn",
         "Everything up to this LSN is durable (rounded to 53 bits, as all numbers here).",
@@ -29,6 +38,16 @@ GAUGES = {
 }
 
 
+COUNTERS = {
+    "flushes": ("pmkv_flushes", "Groups made durable."),
+    "checkpoints": ("redis_rdb_saves", "Checkpoints taken."),
+    "folds": ("pmkv_folds", "Times that indexes on file were made one."),
+    "run_bytes_written": ("pmkv_run_bytes_written", "Bytes of indexes written to files."),
+    "hot_hits": ("pmkv_hot_hits", "Words found among the hot ones."),
+    "hot_misses": ("pmkv_hot_misses", "Words looked for among the hot ones in vain."),
+}
+
+
 class StoreCollector(Collector):
     """Reads `store.stats()` and `server.stats`."""
 
@@ -37,7 +56,9 @@ class StoreCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         yield from self._of_the_server()
-        yield from _of_the_store(self._server.store.stats())
+        stats = self._server.store.stats()
+        yield from _of_the_store(stats)
+        yield from self._of_checkpoints(stats)
 
     def _of_the_server(self) -> Iterator[Metric]:
         server, stats = self._server, self._server.stats
@@ -54,12 +75,28 @@ class StoreCollector(Collector):
         ):
             yield CounterMetricFamily(name, meaning, value)
 
+    def _of_checkpoints(self, stats: Any) -> Iterator[Metric]:
+        server, saving = self._server, self._server.saving
+        good = not (stats.upkeep_error or saving.failed)
+        for name, value, meaning in (
+            ("redis_loading_dump_file", 0, "Serving only begins when everything is there."),
+            ("redis_rdb_bgsave_in_progress", int(saving.is_under_way), "Whether a client's BGSAVE is under way."),
+            ("redis_rdb_current_bgsave_duration_sec", saving.seconds, "For how long; -1 without one."),
+            ("redis_rdb_last_bgsave_duration_sec", saving.last_seconds, "How long the last took; -1 for none."),
+            ("redis_rdb_last_bgsave_status", int(good), "Whether the last checkpoint succeeded, whoever asked for it."),
+            ("redis_rdb_last_save_timestamp_seconds", saved_at(server), "When it was taken, or the start."),
+            ("redis_aof_enabled", int(stats.durability != "none"), "Whether the log is synced."),
+            ("redis_aof_last_write_status", int(not stats.failed), "Whether it could be written to."),
+        ):
+            yield GaugeMetricFamily(name, meaning, value)
+
 
 def _of_the_store(stats: Any) -> Iterator[Metric]:
     for field, (name, meaning) in GAUGES.items():
         yield GaugeMetricFamily(name, meaning, getattr(stats, field))
     yield GaugeMetricFamily("pmkv_pending_frames", "Frames not durable yet.", stats.lsn - stats.durable_lsn)
-    yield CounterMetricFamily("pmkv_flushes", "Groups made durable.", stats.flushes)
+    for field, (name, meaning) in COUNTERS.items():
+        yield CounterMetricFamily(name, meaning, getattr(stats, field))
     yield _labelled(
         "redis_db_keys", "Keys in a keyspace.", "db", {f"db{number}": n for number, n in stats.keys.items()}
     )

@@ -11,6 +11,7 @@ from pmkv_server import REDIS_VERSION
 from pmkv_server.commands.keys import KEYSPACES
 from pmkv_server.commands.table import Group
 from pmkv_server.resp import Reply, text
+from pmkv_server.saving import saved_at
 from pmkv_server.session import Session
 
 group = Group("server")
@@ -19,7 +20,12 @@ command = group.command
 Fields = dict[str, object]
 
 
-@command("info", -1, "loop")
+def _counts_cold(session: Session, arguments: list[bytes]) -> bool:
+    """Counting keys looks at indexes, and the disk may have to be read for them."""
+    return session.server.store.is_cold
+
+
+@command("info", -1, "loop", heavy=_counts_cold)
 def info(session: Session, arguments: list[bytes]) -> Reply:
     """Facts and counters about the server."""
     wanted = {word.decode("latin-1").lower() for word in arguments[1:]} or {"default"}
@@ -66,13 +72,27 @@ def _memory(server) -> Fields:
 
 
 def _persistence(server) -> Fields:
-    commit = server.store.durability == "commit"
+    """A checkpoint is Redis' RDB file, the log its append-only one, which nobody has to rewrite."""
+    stats, saving = server.store.stats(), server.saving
+    enabled = server.store.durability != "none"
     return {
         "loading": 0,
-        "rdb_changes_since_last_save": 0,
-        "rdb_bgsave_in_progress": 0,
-        "aof_enabled": int(commit),
+        "async_loading": 0,
+        "rdb_changes_since_last_save": stats.replay_records,
+        "rdb_bgsave_in_progress": int(saving.is_under_way),
+        "rdb_last_save_time": saved_at(server),
+        "rdb_last_bgsave_status": "err" if stats.upkeep_error or saving.failed else "ok",
+        "rdb_last_bgsave_time_sec": saving.last_seconds,
+        "rdb_current_bgsave_time_sec": saving.seconds,
+        "rdb_saves": stats.checkpoints,
+        "aof_enabled": int(enabled),
+        "aof_rewrite_in_progress": 0,
+        "aof_rewrite_scheduled": 0,
+        "aof_last_rewrite_time_sec": -1,
+        "aof_current_rewrite_time_sec": -1,
+        "aof_last_bgrewrite_status": "ok",
         "aof_last_write_status": "err" if server.store.failed else "ok",
+        **({"aof_current_size": stats.used} if enabled else {}),
     }
 
 

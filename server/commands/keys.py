@@ -12,6 +12,7 @@ group = Group("generic")
 command = group.command
 
 MANY_KEYS = 10_000
+MANY_SCANNED = 1000
 KEYSPACES = 16
 DB_OUT_OF_RANGE = "ERR DB index is out of range"
 
@@ -64,9 +65,14 @@ def keys(session: Session, arguments: list[bytes]) -> Reply:
             return bulks(found)
 
 
-@command("scan", -2, "readonly")
+def _scans_much(session: Session, arguments: list[bytes]) -> bool:
+    return _scan_options(arguments[2:])[0] > MANY_SCANNED
+
+
+@command("scan", -2, "readonly", heavy=_scans_much)
 def scan(session: Session, arguments: list[bytes]) -> Reply:
-    """Some keys and the cursor for the next."""
+    """Some keys and the cursor for the next, 0 at the end. What is there from beginning to end is returned at least
+    once, what never is not at all."""
     cursor = parse_int(arguments[1], "ERR invalid cursor", 0, (1 << 64) - 1)
     count, pattern, wanted = _scan_options(arguments[2:])
     cursor, names = session.keyspace.keys(cursor, count)

@@ -1,14 +1,18 @@
-"""Commands about the server: COMMAND, CONFIG, TIME, FUNCTION, SHUTDOWN."""
+"""Commands about the server: COMMAND, CONFIG, TIME, FUNCTION, SAVE, BGSAVE, LASTSAVE, SHUTDOWN."""
 
 from __future__ import annotations
 
+import logging
 import time
 
+from pmkv.errors import PmkvError
 from pmkv_server import patterns
 from pmkv_server.commands.table import COMMANDS, SYNTAX, Command, CommandError, Group, printable, wrong_arity
 from pmkv_server.resp import EMPTY_ARRAY, NULL, OK, Reply, a_map, a_set, array, bulk, bulks, integer, simple
+from pmkv_server.saving import saved_at
 from pmkv_server.session import Session
 
+log = logging.getLogger("pmkv.server")
 group = Group("server")
 command = group.command
 
@@ -129,14 +133,56 @@ def function_flush(session: Session, arguments: list[bytes]) -> Reply:
     return OK
 
 
-@command("shutdown", -1, "loop no_multi")
+_SAVING = "ERR Background save already in progress"
+
+
+@command("save", 1, "no_multi", heavy=lambda session, arguments: True)
+def save(session: Session, arguments: list[bytes]) -> Reply:
+    """Take a checkpoint; the reply comes when it is taken."""
+    if not session.server.saving.save(session.server.store):
+        raise CommandError(_SAVING)
+    return OK
+
+
+@command("bgsave", -1, "loop")
+def bgsave(session: Session, arguments: list[bytes]) -> Reply:
+    """Begin to take a checkpoint."""
+    if [word.upper() for word in arguments[1:]] not in ([], [b"SCHEDULE"]):
+        raise CommandError(SYNTAX)
+    if not session.server.saving.begin(session.server.store):
+        raise CommandError(_SAVING)
+    return simple(b"Background saving started")
+
+
+@command("lastsave", 1, "fast loop")
+def lastsave(session: Session, arguments: list[bytes]) -> Reply:
+    """When the last checkpoint was taken (unix seconds), or the server was started."""
+    return integer(saved_at(session.server))
+
+
+def _saves_first(session: Session, arguments: list[bytes]) -> bool:
+    return b"SAVE" in [word.upper() for word in arguments[1:]]
+
+
+@command("shutdown", -1, "loop no_multi", heavy=_saves_first)
 def shutdown(session: Session, arguments: list[bytes]) -> Reply:
-    """Commit, close and end the server."""
+    """Commit, close and end the server: SAVE takes a checkpoint, without a word only if one is due, NOSAVE none."""
     words = {word.upper() for word in arguments[1:]}
     if words - {b"SAVE", b"NOSAVE", b"NOW", b"FORCE", b"ABORT"} or {b"SAVE", b"NOSAVE"} <= words:
         raise CommandError(SYNTAX)
     if b"ABORT" in words:
         raise CommandError(SYNTAX if len(words) > 1 else "ERR No shutdown in progress.")
+    if b"SAVE" in words:
+        _save_at_end(session, b"FORCE" in words)
     session.closing = True
-    session.server.stop()
+    session.server.stop(checkpoint=b"NOSAVE" not in words)
     return b""
+
+
+def _save_at_end(session: Session, force: bool) -> None:
+    try:
+        session.server.store.checkpoint()
+    except PmkvError as error:
+        log.error("SHUTDOWN SAVE: the checkpoint failed: %s", error)
+        if not force:
+            raise CommandError("ERR Errors trying to SHUTDOWN. Check logs.") from error

@@ -27,6 +27,7 @@ class Server(Protocol):
     store: Any
     config: Any
     stats: Any
+    saving: Any
     sessions: Any  # of RESP
 
     async def durable(self, lsn: int) -> None: ...
@@ -40,9 +41,10 @@ def store_of(request: web.Request) -> Any:
 
 
 async def run(request: web.Request, work: Callable[[], T], size: int = 0) -> T:
-    """The result of `work`, once all it saw is durable; in a thread if it handles more than 1 MiB."""
+    """The result of `work`, once all it saw is durable; in a thread if it handles more than 1 MiB, or if the disk may
+    have to be read for an index."""
     server = request.app[SERVER]
-    outcome, lsn = await off_loop(lambda: _deferred(server.store, work), size)
+    outcome, lsn = await off_loop(lambda: _deferred(server.store, work), INLINE + 1 if server.store.is_cold else size)
     try:
         await server.durable(lsn)
     except Exception as error:

@@ -25,6 +25,8 @@ MAX_TTL_MS = 1 << 52
 OVERHEAD = 256  # of a batch of one command in the log
 MAX_CONDITIONAL = (16 << 20) - (128 << 10)  # a batch ends at 16 MiB, key and overhead included
 PARAMETERS = ("db", "key64")
+LISTING = ("db", "prefix", "prefix64", "start", "start64", "stop", "stop64", "reverse", "limit", "cursor")
+FORWARD, BACKWARD = b">", b"<"  # how a cursor begins
 
 
 def etag_of(value: bytes) -> str:
@@ -164,23 +166,53 @@ async def delete_key(request: web.Request) -> web.Response:
 
 
 async def get_keys(request: web.Request) -> web.Response:
-    """/v1/keys: the one key that ?key64= names, or a list in key order."""
+    """/v1/keys: the one key that ?key64= names, or a list in key order, or against it."""
     if "key64" in request.query:
         return await get_key(request)
-    parameters = query(request, "db", "prefix", "prefix64", "limit", "cursor")
+    parameters = query(request, *LISTING)
     space = store_of(request).keyspace(database(parameters))
     limit = integer(parameters.get("limit", "100"), "limit", 1, MAX_LIMIT)
-    prefix = parameters.get("prefix", "").encode("utf-8", "surrogateescape")
-    if "prefix64" in parameters:
-        prefix = jsonrows.from_base64(parameters["prefix64"])
-    start = jsonrows.from_base64(parameters["cursor"]) + b"\0" if parameters.get("cursor") else None
+    reverse = flag(parameters, "reverse")
+    prefix, start, stop = (bound(parameters, name) for name in ("prefix", "start", "stop"))
+    if parameters.get("cursor"):
+        last = from_cursor(parameters["cursor"], reverse)
+        if reverse:
+            stop = last if stop is None else min(last, stop)
+        else:
+            start = max(last + b"\0", start or b"")
 
     def work() -> list[bytes]:
-        return [key for key, _ in space.scan(prefix=prefix, start=start, limit=limit)]
+        return [key for key, _ in space.scan(prefix or b"", start, stop, reverse, limit)]
 
     found = await run(request, work, INLINE + 1)  # a first scan sorts
-    cursor = base64url(found[-1]) if len(found) == limit else None
+    cursor = to_cursor(found[-1], reverse) if len(found) == limit else None
     return reply({"keys": [key_to_json(key) for key in found], "cursor": cursor})
+
+
+def bound(parameters: dict[str, str], name: str) -> bytes | None:
+    """What a parameter says as text, or as base64url under its name with 64 behind it."""
+    if f"{name}64" in parameters:
+        return jsonrows.from_base64(parameters[f"{name}64"])
+    return parameters[name].encode("utf-8", "surrogateescape") if name in parameters else None
+
+
+def flag(parameters: dict[str, str], name: str) -> bool:
+    value = parameters.get(name, "false")
+    if value not in ("true", "false"):
+        raise invalid(f"'{name}' must be true or false, not {value[:40]!r}")
+    return value == "true"
+
+
+def to_cursor(last: bytes, reverse: bool) -> str:
+    """For the page behind this key."""
+    return base64url((BACKWARD if reverse else FORWARD) + last)
+
+
+def from_cursor(text: str, reverse: bool) -> bytes:
+    raw = jsonrows.from_base64(text)
+    if raw[:1] != (BACKWARD if reverse else FORWARD):
+        raise invalid("'cursor' is none of this list: give the one of the page before, with the same parameters")
+    return raw[1:]
 
 
 def key_to_json(key: bytes) -> dict[str, str]:

@@ -215,8 +215,13 @@ def list_or_get() -> dict[str, Schema]:
     pages = [
         parameter("prefix", "query", STRING, "Only keys that begin so."),
         parameter("prefix64", "query", STRING, "The same in base64url."),
+        parameter("start", "query", STRING, "Only keys from this one on."),
+        parameter("start64", "query", STRING, "The same in base64url."),
+        parameter("stop", "query", STRING, "Only keys before this one."),
+        parameter("stop64", "query", STRING, "The same in base64url."),
+        parameter("reverse", "query", {"type": "boolean", "default": False}, "The last ones first."),
         parameter("limit", "query", {"type": "integer", "minimum": 1, "maximum": 10_000, "default": 100}, "At most."),
-        parameter("cursor", "query", STRING, "Of the page before."),
+        parameter("cursor", "query", STRING, "Of the page before, with the same parameters; null at the end."),
     ]
     schema = {"anyOf": [ref("Keys"), ref("Value")]}
     found = answer("Keys in order; with key64, its value.", content(schema, BYTES))

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 import prometheus_client
 from aiohttp import web
 
 from pmkv_server.metrics import registry
 
-from .context import SERVER, query
+from .context import INLINE, SERVER, off_loop, query
 from .keys import reply
 from .openapi import document
 from .problems import Problem
+
+T = TypeVar("T")
 
 
 async def healthz(request: web.Request) -> web.Response:
@@ -29,7 +34,7 @@ async def readyz(request: web.Request) -> web.Response:
 async def stats(request: web.Request) -> web.Response:
     query(request)
     server = request.app[SERVER]
-    figures = server.store.stats().asdict()
+    figures = (await _counted(server, server.store.stats)).asdict()
     figures["keys"] = {str(number): count for number, count in figures["keys"].items()}
     counted = {**vars(server.stats), "sessions": len(server.sessions)}
     return reply({"store": figures, "server": counted})
@@ -37,8 +42,14 @@ async def stats(request: web.Request) -> web.Response:
 
 async def metrics(request: web.Request) -> web.Response:
     """For Prometheus, in its text format."""
-    body = prometheus_client.generate_latest(registry(request.app[SERVER]))
+    server = request.app[SERVER]
+    body = await _counted(server, lambda: prometheus_client.generate_latest(registry(server)))
     return web.Response(body=body, headers={"Content-Type": prometheus_client.CONTENT_TYPE_LATEST})
+
+
+async def _counted(server: Any, work: Callable[[], T]) -> T:
+    """Counting keys looks at indexes: not on the loop, if the disk may have to be read for them."""
+    return await off_loop(work, INLINE + 1 if server.store.is_cold else 0)
 
 
 async def openapi(request: web.Request) -> web.Response:

@@ -60,8 +60,8 @@ class Stub(Server):
         super().__init__(Config(rest_port=None, **settings), store)
         self.stopped = False
 
-    def stop(self) -> None:
-        self.stopped = True
+    def stop(self, checkpoint: bool = True) -> None:
+        self.stopped, self.checkpoint_at_end = True, checkpoint
 
 
 class Client:

@@ -10,6 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import pmkv
 from pmkv_server.metrics import registry
+from pmkv_server.saving import Saving
 from pmkv_server.stats import Stats
 
 
@@ -22,7 +23,8 @@ def scraped() -> dict[str, dict[str, float]]:
         store.create_table("items", ("f4", 4)).put([1, 2, 3], [[0.0] * 4] * 3)
         stats = Stats()
         stats.commands, stats.connections = 7, 2
-        text = generate_latest(registry(SimpleNamespace(store=store, stats=stats, sessions={1: None}))).decode()
+        server = SimpleNamespace(store=store, stats=stats, saving=Saving(), sessions={1: None})
+        text = generate_latest(registry(server)).decode()
     samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
     found: dict[str, dict[str, float]] = {}
     for sample in samples:
@@ -45,3 +47,13 @@ def test_our_own_names(scraped: dict[str, dict[str, float]]) -> None:
     assert scraped["pmkv_pending_frames"] == {"": 0}
     assert scraped["pmkv_flushes_total"][""] > 0
     assert scraped["process_resident_memory_bytes"][""] > 0
+
+
+def test_of_checkpoints(scraped: dict[str, dict[str, float]]) -> None:
+    """In memory there are none, and nothing has failed."""
+    assert scraped["redis_rdb_saves_total"] == scraped["redis_rdb_bgsave_in_progress"] == {"": 0}
+    assert scraped["redis_rdb_last_bgsave_status"] == scraped["redis_aof_last_write_status"] == {"": 1}
+    assert scraped["redis_rdb_last_save_timestamp_seconds"][""] > 1_600_000_000
+    assert scraped["redis_rdb_changes_since_last_save"] == scraped["pmkv_replay_seconds"] == {"": 0}
+    assert scraped["pmkv_hot_budget_bytes"][""] > scraped["pmkv_hot_bytes"][""] > 0
+    assert scraped["pmkv_cold"] == scraped["pmkv_runs"] == {"": 0}

@@ -57,3 +57,12 @@ def test_resp3_gives_a_text_for_people(client: Client) -> None:
     kind, text = client("INFO", "server")
     assert kind == "="
     assert text.startswith(b"txt:# Server\r\n")
+
+
+def test_persistence_in_redis_words(client: Client) -> None:
+    found = sections(client, "persistence")["Persistence"]
+    assert found["aof_enabled"] == "1" and found["loading"] == found["rdb_bgsave_in_progress"] == "0"
+    assert found["rdb_last_bgsave_status"] == "ok" and found["rdb_last_bgsave_time_sec"] == "-1"
+    assert int(found["rdb_last_save_time"]) == int(client.server.stats.started)
+    client.server.saving.failed = True
+    assert sections(client, "persistence")["Persistence"]["rdb_last_bgsave_status"] == "err"

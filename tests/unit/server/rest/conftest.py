@@ -12,6 +12,7 @@ from aiohttp.test_utils import TestClient, TestServer
 import pmkv
 from pmkv_server.config import Config
 from pmkv_server.rest import RUNNER, application
+from pmkv_server.saving import Saving
 from pmkv_server.stats import Stats
 
 Start = Callable[..., Awaitable[TestClient]]
@@ -22,7 +23,7 @@ class Stand:
 
     def __init__(self, store: Any, password: str = "") -> None:
         self.store, self.config = store, Config(password=password)
-        self.stats, self.sessions = Stats(), {}
+        self.stats, self.saving, self.sessions = Stats(), Saving(), {}
         self.gate = asyncio.Event()
         self.gate.set()
         self.failure: Exception | None = None

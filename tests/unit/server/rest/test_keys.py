@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from yarl import URL
 
 from pmkv import errors
+from pmkv_server.rest import jsonrows
 from pmkv_server.rest.context import SERVER
 from pmkv_server.rest.keys import MAX_CONDITIONAL, base64url, etag_of
 
@@ -210,6 +211,31 @@ async def test_list(rest: TestClient) -> None:
     assert len((await (await rest.get("/v1/keys")).json())["keys"]) == 12
     for bad in ({"limit": "0"}, {"limit": "x"}, {"cursor": "?"}, {"prefix64": "?"}):
         await problem(await rest.get("/v1/keys", params=bad), 400)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("span", [{}, {"start": "b"}, {"stop": "d"}, {"start": "b", "stop": "d", "prefix": "b"}])
+async def test_ranges_in_both_directions(rest: TestClient, span: dict[str, str], reverse: bool) -> None:
+    keys = [b"", b"a", b"b", b"b1", b"b2", b"c", b"d", b"\xff"]
+    rest.app[SERVER].store.put_many({key: b"" for key in keys})
+    low, high, prefix = (span.get(name, "").encode() for name in ("start", "stop", "prefix"))
+    expected = [key for key in keys if low <= key and (key < high or not high) and key.startswith(prefix)]
+    query = span | {"limit": "2", "reverse": str(reverse).lower()}
+    found, cursor = [], ""
+    while cursor is not None:
+        page = await (await rest.get("/v1/keys", params=query | {"cursor": cursor})).json()
+        found += [one["key"].encode() if "key" in one else jsonrows.from_base64(one["key64"]) for one in page["keys"]]
+        cursor = page["cursor"]
+    assert found == (expected[::-1] if reverse else expected)
+
+
+async def test_a_cursor_belongs_to_its_direction(rest: TestClient) -> None:
+    rest.app[SERVER].store.put_many({b"a": b"", b"b": b""})
+    cursor = (await (await rest.get("/v1/keys?limit=1")).json())["cursor"]
+    await problem(await rest.get("/v1/keys", params={"cursor": cursor, "reverse": "true"}), 400, "'cursor' is none")
+    await problem(await rest.get("/v1/keys?reverse=yes"), 400, "'reverse' must be true or false")
+    page = await (await rest.get("/v1/keys", params={"start64": base64url(b"b"), "stop64": base64url(b"\xff")})).json()
+    assert page == {"keys": [{"key": "b"}], "cursor": None}
 
 
 async def test_batch_get(rest: TestClient) -> None:
