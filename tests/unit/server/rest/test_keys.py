@@ -217,7 +217,7 @@ async def test_list(rest: TestClient) -> None:
 @pytest.mark.parametrize("span", [{}, {"start": "b"}, {"stop": "d"}, {"start": "b", "stop": "d", "prefix": "b"}])
 async def test_ranges_in_both_directions(rest: TestClient, span: dict[str, str], reverse: bool) -> None:
     keys = [b"", b"a", b"b", b"b1", b"b2", b"c", b"d", b"\xff"]
-    rest.app[SERVER].store.put_many({key: b"" for key in keys})
+    rest.app[SERVER].store.put_many(dict.fromkeys(keys, b""))
     low, high, prefix = (span.get(name, "").encode() for name in ("start", "stop", "prefix"))
     expected = [key for key in keys if low <= key and (key < high or not high) and key.startswith(prefix)]
     query = span | {"limit": "2", "reverse": str(reverse).lower()}
