@@ -17,6 +17,8 @@ from pmkv.log.format import Frame, Kind
 from pmkv.log.pool import Pool
 from pmkv.log.replay import Replay
 from pmkv.media.simulated import SimulatedMedium
+from tests.crash.files import Content, Files
+from tests.crash.life import open_engine
 from tests.crash.operations import Bare, Model, state_of
 
 Range = tuple[int, int]
@@ -114,3 +116,68 @@ def not_noticed(store: Bare, state: Model, spaces: int, what: str) -> Iterator[s
             yield f"{what}: {found} instead of {state}"
     except CorruptionError:
         return
+
+
+# what is derived from the log
+
+
+def silent_loss(
+    medium: SimulatedMedium, files: Files, state: Model, spaces: int, rng: random.Random, tries: int
+) -> Iterator[str]:
+    """Damage to catalog, files of runs and the records that they lead to, which is not noticed by opening or reading:
+    what is shown then is wrong."""
+    frames = [frame for frame in Replay(Pool.load(medium)) if frame.kind in (Kind.PUT, Kind.ROWS, Kind.PART)]
+    kinds = ["lose the catalog", "change a record", "forget a record"]
+    kinds += ["lose", "cut", "flip", "flip", "zero", "swap"] * bool(files.shelf.files)
+    kinds += ["flip in the pool", "flip in the pool"] * bool(frames)
+    for _ in range(tries):
+        kind, pool, damaged = rng.choice(kinds), copy_of(medium), Files(files.pool_id, files.catalog, files.shelf.files)
+        if kind == "flip in the pool":
+            victim = rng.choice(frames)
+            flip(pool.data, victim.body, victim.body + max(1, victim.length), rng)
+        elif kind in ("change a record", "forget a record"):
+            damage_catalog(damaged, kind, rng)
+        elif kind == "lose the catalog":
+            damaged = Files(files.pool_id, None, files.shelf.files)
+        else:
+            damage_file(damaged, kind, rng)
+        try:
+            store = Bare(open_engine(pool, damaged))
+        except CorruptionError as error:
+            if kind == "lose the catalog":
+                yield f"the log alone is refused: {error}"
+            continue
+        yield from not_noticed(store, state, spaces, kind)
+
+
+def damage_file(files: Files, kind: str, rng: random.Random) -> None:
+    contents = files.shelf.files
+    name, other = rng.choice(sorted(contents)), rng.choice(sorted(contents))
+    data = bytearray(contents[name].data)
+    match kind:
+        case "lose":
+            del contents[name]
+            return
+        case "swap":
+            contents[name], contents[other] = contents[other], contents[name]
+            return
+        case "cut":
+            del data[rng.randrange(len(data)) :]
+        case "flip":
+            flip(np.frombuffer(data, np.uint8), 0, len(data), rng)
+        case "zero":
+            size = rng.choice((8, 512, 4096))
+            at = rng.randrange(len(data)) // size * size
+            data[at : at + size] = bytes(len(data[at : at + size]))
+    contents[name] = Content(bytes(data), len(data))
+
+
+def damage_catalog(files: Files, kind: str, rng: random.Random) -> None:
+    records = files.catalog._records
+    name = rng.choice(sorted(records))
+    if kind == "forget a record":
+        del records[name]
+    else:
+        record = bytearray(records[name])
+        record[rng.randrange(len(record))] ^= 1 << rng.randrange(8)
+        records[name] = bytes(record)

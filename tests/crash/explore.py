@@ -20,8 +20,8 @@ import tempfile
 import traceback
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from dataclasses import dataclass, field
-from itertools import count
+from dataclasses import dataclass
+from itertools import chain, count
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -33,20 +33,27 @@ import pmkv
 from pmkv import directory
 from pmkv import engine as engine_module
 from pmkv.engine import Engine
-from pmkv.errors import FlushError, FullError, ReadOnlyError
+from pmkv.errors import FlushError, FullError
+from pmkv.index.shelf import SUFFIX
 from pmkv.log.format import VERSION
 from pmkv.log.pool import Pool
 from pmkv.media.base import Granularity
-from pmkv.media.simulated import CrashPoint, SimulatedMedium, Stage
-from tests.crash.damage import silent_damage
-from tests.crash.histories import FailFlush, Generator, Group, Mark, Peek
-from tests.crash.operations import FULL, Bare, Batch, Model, Put, peek, state_of
+from pmkv.media.simulated import SimulatedMedium
+from pmkv.versions import upkeep as upkeep_module
+from pmkv.versions.catalog import LmdbCatalog
+from pmkv.versions.names import PREFIX, Key, group_of
+from tests.crash.damage import silent_damage, silent_loss
+from tests.crash.derived import mixtures
+from tests.crash.files import STAGES, Files
+from tests.crash.histories import Generator
+from tests.crash.life import NOW, SPACES, Life, Recorded, Violation
+from tests.crash.operations import Bare, Model, Put, check_scans, state_of
 
 LIVES = 3  # in one history
-SPACES = 4  # keyspaces that histories write to have numbers below
 FULL_OPENS = 0.01  # the share of images that are opened as files too, where there is a folder for them
+SCANS = 0.1  # the share whose scans are compared in every direction
 DAMAGES = 8  # tried after each life
-NOW = 1_700_000_000_000  # the clock stands: two operations alike make two frames alike
+FEW = 4  # images of a point where only catalog and files are at risk
 DISK_ERRORS = (OSError, FlushError)
 
 
@@ -62,6 +69,7 @@ class Knobs:
     twice: float = 0.08  # the share of images whose recovery is interrupted too
     room: int | None = None  # bytes that the disk has
     left: int | None = None  # segments that are free when the history begins; 0: as few as writes may leave
+    tier: int | None = 2  # so many runs of about one size are folded; None: there is no catalog, and no checkpoint
 
     @classmethod
     def drawn(cls, rng: random.Random, **fixed: Any) -> Knobs:
@@ -72,12 +80,9 @@ class Knobs:
             "granularity": rng.choice(list(Granularity)),
             "room": rng.choice((None, None, None, 4096 * (segments - 1))),
             "left": rng.choice((None, None, None, 0, 3, 4)),
+            "tier": rng.choice((None, 2, 2, 3)),
         }
         return cls(**drawn | fixed)
-
-
-class Violation(AssertionError):
-    """A promise was broken."""
 
 
 @dataclass
@@ -88,7 +93,11 @@ class Counts:
     points: int = 0
     images: int = 0  # on which the engine's own replay ran, and whose whole state was compared
     twice: int = 0  # of these, after a crash during recovery
+    checkpoints: int = 0
+    folds: int = 0
     damages: int = 0  # to what was acknowledged, each noticed
+    mixtures: int = 0  # of pool, catalog and files of different moments, each right or refused
+    refused: int = 0  # of these
     opened: int = 0  # of the images, as files in a data directory
 
     def add(self, other: Counts) -> None:
@@ -97,132 +106,6 @@ class Counts:
 
     def __str__(self) -> str:
         return ", ".join(f"{value:,} {name}" for name, value in vars(self).items())
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """A point, and what a recovery from it may find."""
-
-    point: CrashPoint
-    stage: str
-    states: list[Model]  # shared by a life's points, and growing
-    acked: int
-    submitted: int
-    issued: int  # the highest LSN given out
-
-    @property
-    def allowed(self) -> list[Model]:
-        return self.states[self.acked : self.submitted + 1]
-
-
-@dataclass
-class Life:
-    """One opening of a store on a medium, and what happened to it."""
-
-    medium: SimulatedMedium
-    states: list[Model]  # what may be found; once open, what was found and what became of it
-    issued: int = 0
-    acked: int = 0
-    submitted: int = 0
-    points: list[Recorded] = field(default_factory=list)
-    steps: list[Any] = field(default_factory=list)
-    operations: list[Any] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.submitted = len(self.states) - 1
-
-    def open(self, watched: bool = True) -> Bare:
-        if watched:
-            self.medium.on_point = self.record
-        engine = Engine(Pool.load(self.medium), now=lambda: NOW)
-        found = state_of(Bare(engine), SPACES)
-        if found not in self.states:
-            raise Violation(f"recovered {found}\nwhich is none of {self.states}")
-        if engine.log.lsn <= self.issued:
-            raise Violation(f"goes on with LSN {engine.log.lsn}, but {self.issued} was given out before")
-        self.states, self.acked, self.submitted = [found], 0, 0  # it may have been read: now it is promised
-        self.issued = engine.log.lsn
-        return Bare(engine)
-
-    def take(self, store: Bare, step: Any) -> None:
-        """Take one step. FlushError: the store has had its last one."""
-        self.steps.append(step)
-        if isinstance(step, FailFlush):
-            self.medium.evicted = step.evicted
-            self.medium.fail_flush(1, step.reached, step.seed)
-        elif isinstance(step, Mark):
-            with contextlib.suppress(FullError):
-                store.mark()
-        else:
-            self._wait_for(store, step)
-
-    def _wait_for(self, store: Bare, step: Any) -> None:
-        """Take a step that is acknowledged at its end, and all before it. What changed nothing waits for nothing."""
-        before, behind = self.states[-1], self.acked < self.submitted
-        if isinstance(step, Peek):
-            waited = self._peek(store, step)
-        elif isinstance(step, Group):
-            store.wait(self._deferred(store, step.operations))
-            waited = not behind or self.states[-1] != before
-        else:
-            self._operation(store, step)
-            waited = not behind or self.states[-1] != before
-        if waited:
-            self.acked = self.submitted
-
-    def _deferred(self, store: Bare, operations: tuple[Any, ...]) -> int:
-        with store.deferred() as deferral:
-            for operation in operations:
-                self._operation(store, operation)
-        return deferral.lsn
-
-    def _peek(self, store: Bare, step: Peek) -> bool:
-        self._deferred(store, step.operations[:-1])
-        before = self.states[-1]
-        self._deferred(store, step.operations[-1:])
-        peek(store, step.operations[-1], step.face)
-        return self.states[-1] != before
-
-    def _operation(self, store: Bare, operation: Any) -> None:
-        before, after = self.states[-1], self.states[-1].copy()
-        if not operation.fits(before):
-            return  # its table could not be made, there was no room; or it is repeated, and was not lost
-        expected = operation.on_model(after)
-        self.states.append(after)
-        self.operations.append(operation)
-        self.submitted += 1
-        try:
-            result = operation.on_store(store)
-        except FullError:
-            self.states[-1] = before
-            return
-        finally:
-            self.issued = max(self.issued, store.engine.log.lsn)
-            if isinstance(operation, Batch) and FULL in operation.results:
-                self.states[-1] = before.copy()
-                operation.on_model_without_full(self.states[-1])
-        if result != expected and FULL not in getattr(operation, "results", ()):
-            raise Violation(f"{operation} gave {result!r} instead of {expected!r}")
-
-    def finish(self, store: Bare) -> None:
-        """The memory of a store, failed or not, holds what is promised."""
-        self.record("flush")
-        try:
-            found = state_of(store, SPACES)
-        except FlushError:  # a flush that was to fail, and that only this look at what is pending has asked for
-            found = state_of(store, SPACES)
-        allowed = self.states[self.acked : self.submitted + 1]
-        if found not in allowed:
-            raise Violation(f"the store shows {found}\nwhich is none of {allowed}")
-        if store.engine.log.failed:
-            with contextlib.suppress(ReadOnlyError):
-                store.keyspace(0).put(b"after the failure", b"")
-                raise Violation("a store whose medium failed goes on writing")
-
-    def record(self, stage: Stage) -> None:
-        if stage in ("prepare", "flush", "rewrite"):
-            point = self.medium.point()
-            self.points.append(Recorded(point, stage, self.states, self.acked, self.submitted, self.issued))
 
 
 class History:
@@ -237,16 +120,18 @@ class History:
         self.rng = rng or random.Random(seed)
         self.noise = np.random.default_rng(seed)
         self.knobs = knobs or Knobs.drawn(self.rng)
-        self.generator = Generator(self.rng, 2 * self.knobs.segment // 4 + 100)
+        self.generator = Generator(self.rng, 2 * self.knobs.segment // 4 + 100, self.knobs.tier is not None)
+        self.past: list[Recorded] = []  # points of earlier lives
         self.counts = Counts(histories=1)
 
     def explore(self) -> Counts:
-        with reproducible(self.seed):
+        with reproducible(self.seed, self.knobs.tier or 2):
             life = self._first()
             for _ in range(LIVES):
                 self._live(life)
                 for recorded in life.points:
                     self._look(recorded, self.knobs.images)
+                self._mix(life)
                 life = self._next(life)
         return self.counts
 
@@ -259,7 +144,7 @@ class History:
             engine = Engine(pool, now=lambda: NOW)
             for size in (900, 100, 0):
                 fill(Bare(engine), model, size, knobs.left)
-        return Life(medium, [model])
+        return Life(medium, [model], files=Files(pool.pool_id) if knobs.tier is not None else None)
 
     def _live(self, life: Life) -> None:
         retried = life.operations[: self.rng.randrange(4)]
@@ -267,15 +152,21 @@ class History:
         store = life.open()
         self._tell(f"life {self.counts.lives} on {life.medium.granularity.word}: opened with {life.states[0]}")
         try:
-            with contextlib.suppress(FlushError):
+            try:
                 for operation in retried:
                     life.take(store, operation)
-                for _ in range(self.knobs.steps):
+                for _ in range(self.knobs.steps * (1 if life.files is None else 2)):
                     life.take(store, self.generator.step(life.states[-1].copy()))
+            except FlushError:
+                life.wind_up(store)
             life.finish(store)
+            life.leave()
             self._damage(life, store)
         finally:
             self._tell(*map(repr, life.steps))
+        if store.engine.upkeep is not None:
+            self.counts.checkpoints += store.engine.upkeep.checkpoints
+            self.counts.folds += store.engine.upkeep.folds
         self.counts.lives += 1
         self.counts.operations += life.submitted
 
@@ -286,9 +177,20 @@ class History:
             store.mark()
         if store.engine.log.failed or not store.engine.log.is_idle:
             return
-        for what in silent_damage(life.medium, life.states[-1], SPACES, self.rng, DAMAGES):
+        silent = silent_damage(life.medium, life.states[-1], SPACES, self.rng, DAMAGES)
+        if life.files is not None:
+            silent = chain(silent, silent_loss(life.medium, life.files, life.states[-1], SPACES, self.rng, DAMAGES))
+        for what in silent:
             raise Violation(f"seed {self.seed}, life {self.counts.lives}: damage went unnoticed: {what}")
         self.counts.damages += DAMAGES
+
+    def _mix(self, life: Life) -> None:
+        """Catalog and files of one moment beside the pool of another: backups that were put back."""
+        if life.files is None:
+            return
+        for what in mixtures(life.points, self.past, self.noise, self.counts):
+            raise Violation(f"seed {self.seed}, life {self.counts.lives}: {what}")
+        self.past += self.rng.sample(life.points, min(8, len(life.points)))
 
     def _next(self, life: Life) -> Life:
         """What comes after one of the crashes; the operations that it may have lost are to be repeated."""
@@ -298,39 +200,46 @@ class History:
         medium = recorded.point.medium(mask, self._reached(mask))
         medium.room = life.medium.room
         lost = life.operations[recorded.acked : recorded.submitted]
-        return Life(medium, recorded.allowed, recorded.issued, operations=lost)
+        files = recorded.files.outcome(self.noise) if recorded.files is not None else None
+        return Life(medium, recorded.allowed, recorded.issued, files, operations=lost)
 
     # --- images
 
     def _look(self, recorded: Recorded, limit: int) -> None:
         """Recover from images of one point."""
         self.counts.points += 1
-        for mask in recorded.point.masks(limit, self.noise):
+        masks = recorded.point.masks(min(limit, FEW) if recorded.stage in STAGES else limit, self.noise)
+        if recorded.files is not None and not recorded.files.is_certain:
+            masks = np.resize(masks, (max(FEW, len(masks)), masks.shape[1]))
+        for mask in masks:
             twice = self.rng.random() < self.knobs.twice
             self._recover(recorded, mask, self._reached(mask) if twice else None, twice)
 
     def _recover(self, recorded: Recorded, mask: np.ndarray, reached: np.ndarray | None, twice: bool) -> None:
-        life = Life(recorded.point.medium(mask, reached), recorded.allowed, recorded.issued)
+        files = recorded.files.outcome(self.noise) if recorded.files is not None else None
+        life = Life(recorded.point.medium(mask, reached), recorded.allowed, recorded.issued, files)
         try:
             if twice:
                 self._open_and_fail(life)
             else:
-                life.open(watched=False)
+                store = life.open(watched=False)
+                if self.noise.random() < SCANS:
+                    check_scans(store, life.states[-1])
         except Exception as error:
             raise Violation(f"{self._place(recorded, mask, reached)}: {error}") from error
         self.counts.images += 1
         if self.folder is not None and self.noise.random() < FULL_OPENS:
-            self._open_as_file(recorded, mask)
+            self._open_as_file(recorded, mask, recorded.files.outcome(self.noise) if recorded.files else None)
         for inner in life.points:
             for again in inner.point.masks(3, self.noise):
                 self.counts.twice += 1
                 self._recover(inner, again, None, False)
 
-    def _open_as_file(self, recorded: Recorded, mask: np.ndarray) -> None:
-        """The whole way: a data directory with this image as its pool, opened by pmkv.open."""
+    def _open_as_file(self, recorded: Recorded, mask: np.ndarray, files: Files | None) -> None:
+        """The whole way: a data directory with this image as its pool, catalog and runs, opened by pmkv.open."""
         with tempfile.TemporaryDirectory(dir=self.folder) as folder:
             image = recorded.point.medium(mask)
-            place(Path(folder), image)
+            place(Path(folder), image, files)
             with pmkv.open(folder, capacity=len(image.data)) as store:
                 found = state_of(store, SPACES)
         if found not in recorded.allowed:
@@ -362,11 +271,29 @@ class History:
             print(*lines, sep="\n    ")
 
 
-def place(folder: Path, image: SimulatedMedium) -> None:
-    """Make a data directory whose pool is this image."""
+def place(folder: Path, image: SimulatedMedium, files: Files | None) -> None:
+    """Make a data directory whose pool is this image, with the catalog and runs that go with it."""
     identity = {"format": VERSION, "pool_id": Pool.load(image).pool_id.hex()}
     (folder / directory.IDENTITY).write_text(json.dumps(identity))
     (folder / "pool").write_bytes(image.data.tobytes())
+    if files is None:
+        return
+    (folder / "runs").mkdir()
+    for name in files.shelf.names():
+        assert name.endswith(SUFFIX)
+        (folder / "runs" / name).write_bytes(files.shelf.files[name].data)
+    if (state := files.catalog.load()) is not None:
+        catalog = LmdbCatalog(folder, files.pool_id)
+        catalog.commit(state, map(key_of, files.catalog._entries))
+        catalog.close()
+
+
+def key_of(entry: bytes) -> Key:
+    """A key that has this entry in the directory of keys."""
+    group = group_of(entry)
+    if group is None:
+        return entry[0], entry[1:], 0
+    return entry[0], group[1:].ljust(PREFIX + 1), int.from_bytes(entry[-8:], "big")
 
 
 def fill(store: Bare, model: Model, size: int, left: int) -> None:
@@ -379,12 +306,20 @@ def fill(store: Bare, model: Model, size: int, left: int) -> None:
 
 
 @contextlib.contextmanager
-def reproducible(seed: int) -> Iterator[None]:
-    """Ids and nonces of the engine follow from the seed; it has as many keyspaces as are looked at, to be quick."""
+def reproducible(seed: int, tier: int) -> Iterator[None]:
+    """Ids and nonces of the engine follow from the seed; it has as many keyspaces as are looked at, to be quick; and it
+    folds so few runs that histories come to it."""
     rng = random.Random(seed)
-    with patch.object(secrets, "token_bytes", lambda size=32: rng.randbytes(size)):
-        with patch.object(engine_module, "KEYSPACES", SPACES):
-            yield
+    with contextlib.ExitStack() as stack:
+        for target, attribute, value in (
+            (secrets, "token_bytes", lambda size=32: rng.randbytes(size)),
+            (secrets, "randbits", rng.getrandbits),
+            (engine_module, "KEYSPACES", SPACES),
+            (upkeep_module, "TIER", tier),
+            (upkeep_module, "MOST", 4),
+        ):
+            stack.enter_context(patch.object(target, attribute, value))
+        yield
 
 
 def explore(seed: int, knobs: Knobs | None = None, folder: Path | None = None) -> Counts | str:

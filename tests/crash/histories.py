@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from tests.crash.files import Fault
 from tests.crash.operations import (
     FAR,
     AddRows,
@@ -32,7 +33,8 @@ from tests.crash.operations import (
 )
 
 SPACES = (0, 0, 0, 3)
-KEYS = (b"a", b"b", b"c", b"", b"key\x00with\xff", b"k" * 70, b"kept", b"long" * 60)
+LONG = b"p" * 500  # a key that is longer stands abridged in the directory
+KEYS = (b"a", b"b", b"c", b"", b"key\x00with\xff", b"k" * 70, b"kept", b"long" * 60, LONG + b"1", LONG + b"2")
 SIZES = (0, 1, 8, 8, 24, 24, 60, 120, 200)
 TABLES = ("t", "u", "v")
 SHAPES: tuple[tuple[Any, int | None], ...] = (
@@ -43,6 +45,7 @@ IDS = (0, 1, 2, 3, 5, 8, 11)
 FAR_IDS = (-1, 2**62, -(2**63), 2**63 - 1)
 KEY_FACES = ("get", "get_many", "entry", "expiry", "size", "contains", "contains_many", "len", "scan", "keys")
 TABLE_FACES = ("get", "contains", "len", "scan", "gather")
+UPKEEP = 42  # steps in a hundred, where there is a catalog
 EXPIRIES = (0, 0, 0, 0, FAR, FAR + 1, 1000)
 
 
@@ -75,14 +78,67 @@ class Mark:
     """What an idle store does."""
 
 
+@dataclass(frozen=True)
+class Unawaited:
+    """Operations that nobody waits for yet, nor reads."""
+
+    operations: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Look:
+    """Read everything, by every face: what is asked for twice becomes hot."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint as a whole, and perhaps the folds that are due then."""
+
+    fold: bool
+
+
+@dataclass(frozen=True)
+class Begin:
+    """The first steps of a checkpoint or fold; whatever comes then goes between its steps."""
+
+    kind: str
+    steps: int
+
+
+@dataclass(frozen=True)
+class Go:
+    """So many more."""
+
+    steps: int
+
+
+@dataclass(frozen=True)
+class End:
+    """All the others."""
+
+
+@dataclass(frozen=True)
+class Abandon:
+    """It is given up where it stands."""
+
+
+@dataclass(frozen=True)
+class FailUpkeep:
+    """Something that a checkpoint or fold does to catalog or files will fail."""
+
+    fault: Fault
+
+
 class Generator:
     """Draws steps that make sense on the model so far; `large` is a value size that takes several PART frames."""
 
-    def __init__(self, rng: random.Random, large: int) -> None:
-        self.rng, self.large = rng, large
+    def __init__(self, rng: random.Random, large: int, upkeep: bool = False) -> None:
+        self.rng, self.large, self.upkeep = rng, large, upkeep
 
     def step(self, model: Model) -> Any:
         """A step for a store whose state is `model`, which takes what the step does."""
+        if self.upkeep and self.rng.randrange(100) < UPKEEP:
+            return self._upkeep(model)
         dice = self.rng.randrange(100)
         if dice < 50:
             return self.operation(model)
@@ -99,6 +155,27 @@ class Generator:
             return Mark()
         reached = self.rng.choice(("none", "all", "prefix", "some"))
         return FailFlush(reached, self.rng.random() < 0.5, self.rng.randrange(1 << 30))
+
+    def _upkeep(self, model: Model) -> Any:
+        """A step that only a store with a catalog can take."""
+        dice = self.rng.randrange(100)
+        if dice < 34:
+            return Checkpoint(self.rng.random() < 0.6)
+        if dice < 52:
+            return Begin(self.rng.choice(("checkpoint", "checkpoint", "fold")), self.rng.randrange(1, 9))
+        if dice < 64:
+            return Go(self.rng.randrange(1, 9))
+        if dice < 72:
+            return End()
+        if dice < 76:
+            return Abandon()
+        if dice < 86:
+            return Look()
+        if dice < 93:
+            return Unawaited(self._several(model))
+        call, nth = self.rng.choice(("create", "write", "write", "sync", "remove", "commit", "commit")), 1
+        full, whole, later = (self.rng.random() < 0.5 for _ in range(3))
+        return FailUpkeep(Fault(call, nth + self.rng.randrange(4) * (call == "write"), full, whole, later))
 
     def _several(self, model: Model, definitions: bool = True) -> tuple[Any, ...]:
         return tuple(self.operation(model, definitions) for _ in range(self.rng.randrange(2, 5)))

@@ -255,7 +255,7 @@ def _() -> list[Patch]:
 @mutant("memory goes back to what is visible, not to what is durable")
 def _() -> list[Patch]:
     init = Replay.__init__
-    return [(Replay, "__init__", lambda self, pool, last=None: init(self, pool))]
+    return [(Replay, "__init__", lambda self, pool, last=None, start=None: init(self, pool, start=start))]
 
 
 @mutant("a store whose medium failed goes on writing")

@@ -351,6 +351,27 @@ def state_of(store: Any, spaces: int = 16) -> Model:
     return model
 
 
+def check_scans(store: Any, state: Model) -> None:
+    """Scans in both directions, of parts and of prefixes, and the unordered ones show what `state` has."""
+    for number, space in state.spaces.items():
+        items = [(key, space[key][0]) for key in sorted(space)]
+        keyspace = store.keyspace(number)
+        backwards = list(keyspace.scan(reverse=True))
+        assert backwards == items[::-1], f"keyspace {number} backwards: {backwards} instead of {items[::-1]}"
+        middle = items[len(items) // 2][0]
+        for prefix in (b"", b"k", middle[:501]):
+            some = [item for item in items if item[0].startswith(prefix) and item[0] >= middle]
+            shown = list(keyspace.scan(prefix, start=middle, limit=3))
+            assert shown == some[:3], f"keyspace {number} from {middle!r}, prefix {prefix!r}: {shown} of {some}"
+        before = list(keyspace.scan(stop=middle, reverse=True, limit=2))
+        assert before == [item for item in items if item[0] < middle][::-1][:2], f"before {middle!r}: {before}"
+        cursor, names = keyspace.keys(count=3)
+        while cursor:
+            cursor, more = keyspace.keys(cursor, count=3)
+            names += more
+        assert set(names) == space.keys(), f"keyspace {number} walked: {names} instead of {sorted(space)}"
+
+
 def peek(store: Any, operation: Any, face: str) -> None:
     """Read by one face what an operation wrote."""
     if hasattr(operation, "space"):

@@ -1,0 +1,282 @@
+"""A life: one opening of the store, the steps that it takes, and the points at which the power may go meanwhile.
+
+What the store shows is compared with a model all the time; what a crash may leave, by who looks at the points.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from pmkv.engine import Engine
+from pmkv.errors import FlushError, FullError, PmkvError, ReadOnlyError
+from pmkv.log.pool import Pool
+from pmkv.media.simulated import CrashPoint, SimulatedMedium
+from pmkv.versions.upkeep import Steps
+from tests.crash.files import STAGES, Files, FilesPoint
+from tests.crash.histories import (
+    Abandon,
+    Begin,
+    Checkpoint,
+    End,
+    FailFlush,
+    FailUpkeep,
+    Go,
+    Group,
+    Look,
+    Mark,
+    Peek,
+    Unawaited,
+)
+from tests.crash.operations import FULL, Bare, Batch, Model, check_scans, peek, state_of
+
+SPACES = 4  # keyspaces that histories write to have numbers below
+NOW = 1_700_000_000_000  # the clock stands: two operations alike make two frames alike
+UPKEEP = Checkpoint | Begin | Go | End | Abandon | FailUpkeep
+
+
+class Violation(AssertionError):
+    """A promise was broken."""
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A point, and what a recovery from it may find."""
+
+    point: CrashPoint
+    files: FilesPoint | None
+    stage: str
+    states: list[Model]  # shared by a life's points, and growing
+    acked: int
+    submitted: int
+    issued: int  # the highest LSN given out
+
+    @property
+    def allowed(self) -> list[Model]:
+        return self.states[self.acked : self.submitted + 1]
+
+
+@dataclass
+class Running:
+    """A checkpoint or fold under way. submitted: operations that had been when it began."""
+
+    kind: str
+    steps: Steps
+    submitted: int
+
+
+@dataclass
+class Life:
+    """One opening of a store on a medium, and what happened to it."""
+
+    medium: SimulatedMedium
+    states: list[Model]  # what may be found; once open, what was found and what became of it
+    issued: int = 0
+    files: Files | None = None
+    acked: int = 0
+    submitted: int = 0
+    points: list[Recorded] = field(default_factory=list)
+    steps: list[Any] = field(default_factory=list)
+    operations: list[Any] = field(default_factory=list)
+    running: list[Running] = field(default_factory=list)  # each within the steps of the one before
+
+    def __post_init__(self) -> None:
+        self.submitted = len(self.states) - 1
+
+    def open(self, watched: bool = True) -> Bare:
+        if watched:
+            self._watch(self.record)
+        engine = open_engine(self.medium, self.files)
+        found = state_of(Bare(engine), SPACES)
+        if found not in self.states:
+            raise Violation(f"recovered {found}\nwhich is none of {self.states}")
+        if engine.log.lsn <= self.issued:
+            raise Violation(f"goes on with LSN {engine.log.lsn}, but {self.issued} was given out before")
+        self.states, self.acked, self.submitted = [found], 0, 0  # it may have been read: now it is promised
+        self.issued = engine.log.lsn
+        return Bare(engine)
+
+    def _watch(self, record: Callable[[str], None] | None) -> None:
+        self.medium.on_point = record
+        if self.files is not None:
+            self.files.disk.on_point = record
+
+    def take(self, store: Bare, step: Any) -> None:
+        """Take one step. FlushError: the store has had its last one."""
+        self.steps.append(step)
+        if isinstance(step, FailFlush):
+            self.medium.evicted = step.evicted
+            self.medium.fail_flush(1, step.reached, step.seed)
+        elif isinstance(step, Mark):
+            with contextlib.suppress(FullError):
+                store.mark()
+        elif isinstance(step, UPKEEP):
+            self._keep_up(store, step)
+        else:
+            self._wait_for(store, step)
+
+    # operations
+
+    def _wait_for(self, store: Bare, step: Any) -> None:
+        """Take a step that is acknowledged at its end, and all before it. What changed nothing waits for nothing."""
+        before, behind = self.states[-1], self.acked < self.submitted
+        if isinstance(step, Peek):
+            waited = self._peek(store, step)
+        elif isinstance(step, Look):
+            self.look(store)
+            waited = not behind
+        elif isinstance(step, Unawaited):
+            self._deferred(store, step.operations)
+            waited = False
+        elif isinstance(step, Group):
+            store.wait(self._deferred(store, step.operations))
+            waited = not behind or self.states[-1] != before
+        else:
+            self._operation(store, step)
+            waited = not behind or self.states[-1] != before
+        if waited:
+            self.acked = self.submitted
+
+    def _deferred(self, store: Bare, operations: tuple[Any, ...]) -> int:
+        with store.deferred() as deferral:
+            for operation in operations:
+                self._operation(store, operation)
+        return deferral.lsn
+
+    def _peek(self, store: Bare, step: Peek) -> bool:
+        self._deferred(store, step.operations[:-1])
+        before = self.states[-1]
+        self._deferred(store, step.operations[-1:])
+        peek(store, step.operations[-1], step.face)
+        return self.states[-1] != before
+
+    def _operation(self, store: Bare, operation: Any) -> None:
+        before, after = self.states[-1], self.states[-1].copy()
+        if not operation.fits(before):
+            return  # its table could not be made, there was no room; or it is repeated, and was not lost
+        expected = operation.on_model(after)
+        self.states.append(after)
+        self.operations.append(operation)
+        self.submitted += 1
+        try:
+            result = operation.on_store(store)
+        except FullError:
+            self.states[-1] = before
+            return
+        finally:
+            self.issued = max(self.issued, store.engine.log.lsn)
+            if isinstance(operation, Batch) and FULL in operation.results:
+                self.states[-1] = before.copy()
+                operation.on_model_without_full(self.states[-1])
+        if result != expected and FULL not in getattr(operation, "results", ()):
+            raise Violation(f"{operation} gave {result!r} instead of {expected!r}")
+
+    # checkpoints and folds
+
+    def _keep_up(self, store: Bare, step: Any) -> None:
+        """What the background thread does; where it makes no sense now, nothing."""
+        if self.files is None:
+            return
+        match step:
+            case FailUpkeep(fault):
+                self.files.disk.arm(fault)
+            case Begin(kind, steps) if kind == "fold" or not self._in_checkpoint:
+                self._begin(store, kind)
+                self._go(store, steps)
+            case Checkpoint(fold) if not self._in_checkpoint:
+                for kind in ("checkpoint", "fold")[: 1 + fold]:
+                    self._begin(store, kind)
+                    self._go(store, None)
+            case Go(steps):
+                self._go(store, steps)
+            case End():
+                self._go(store, None)
+            case Abandon() if self.running:
+                with contextlib.suppress(FullError, OSError):  # its file cannot be removed
+                    self.running.pop().steps.close()
+
+    @property
+    def _in_checkpoint(self) -> bool:
+        return bool(self.running) and self.running[-1].kind == "checkpoint"
+
+    def _begin(self, store: Bare, kind: str) -> None:
+        if self._in_checkpoint:
+            return  # folds go around checkpoints, not into them
+        upkeep = store.engine.upkeep
+        steps = upkeep.checkpoint() if kind == "checkpoint" else upkeep.fold()
+        self.running.append(Running(kind, steps, self.submitted))
+
+    def _go(self, store: Bare, steps: int | None) -> None:
+        """So many steps of the innermost one, or all."""
+        inner = self.running[-1] if self.running else None
+        while inner is not None and inner in self.running and steps != 0:
+            self._step(store, inner)
+            steps = None if steps is None else steps - 1
+            self.record("step")
+
+    def _step(self, store: Bare, running: Running) -> None:
+        assert self.files is not None
+        failures = self.files.disk.failed
+        try:
+            next(running.steps)
+        except StopIteration:
+            self.running.pop()
+            if running.kind == "checkpoint" and not store.engine.log.failed:
+                self.acked = max(self.acked, running.submitted)
+        except (PmkvError, OSError) as error:
+            self.running.pop()
+            if store.engine.log.failed:
+                raise FlushError("the store has had its last step") from error
+            if failures == self.files.disk.failed:
+                raise Violation(f"a {running.kind} failed for no reason: {error}") from error
+        finally:
+            self.issued = max(self.issued, store.engine.log.lsn)
+
+    # the end
+
+    def look(self, store: Bare) -> None:
+        """The memory of a store, failed or not, holds what is promised."""
+        found, allowed = state_of(store, SPACES), self.states[self.acked : self.submitted + 1]
+        if found not in allowed:
+            raise Violation(f"the store shows {found}\nwhich is none of {allowed}")
+        check_scans(store, found)
+
+    def finish(self, store: Bare) -> None:
+        """Nothing comes after this but a crash."""
+        self.record("flush")
+        try:
+            self.look(store)
+        except FlushError:  # a flush that was to fail, and that only this look at what is pending has asked for
+            self.look(store)
+        store.engine.check()
+        if store.engine.log.failed:
+            with contextlib.suppress(ReadOnlyError):
+                store.keyspace(0).put(b"after the failure", b"")
+                raise Violation("a store whose medium failed goes on writing")
+
+    def wind_up(self, store: Bare) -> None:
+        """A flush failed: what is under way in the background may go on for a while."""
+        with contextlib.suppress(FlushError):
+            self._go(store, None)
+
+    def leave(self) -> None:
+        """The process is gone: nobody looks any more."""
+        self._watch(None)
+        if self.files is not None:
+            self.files.disk.arm(None)
+        while self.running:
+            self.running.pop().steps.close()
+
+    def record(self, stage: str) -> None:
+        if stage in ("prepare", "flush", "rewrite", "step", *STAGES):
+            files = self.files.point() if self.files is not None else None
+            point = self.medium.point()
+            self.points.append(Recorded(point, files, stage, self.states, self.acked, self.submitted, self.issued))
+
+
+def open_engine(medium: SimulatedMedium, files: Files | None) -> Engine:
+    """As the store opens one."""
+    both = (files.catalog, files.shelf) if files is not None else None
+    return Engine(Pool.load(medium), now=lambda: NOW, files=both)
