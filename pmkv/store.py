@@ -38,7 +38,7 @@ HOT_SHARE = 4  # of the DRAM budget, hot words take one in so many parts
 DUE = 0.1  # seconds of replay, beyond which a checkpoint is taken
 RETRY = 5.0  # seconds after which a checkpoint that failed is tried again
 DUE_AT_END = 0.005  # the same when the store is closed
-CLOSING = 1.0  # seconds of closing, after which a checkpoint that is not written yet is left undone
+CLOSING = 1.5  # seconds of closing, after which a checkpoint that is not written yet is left undone
 log = logging.getLogger("pmkv")
 
 _open_stores: weakref.WeakSet[Store] = weakref.WeakSet()
@@ -96,6 +96,7 @@ class Store:
             self._background.start()
             engine.pool.on_take()
             if engine.upkeep is not None:
+                engine.upkeep.pause = self._look_at_deadline
                 self._log.on_group = self._look_at_upkeep
                 self._background.submit(self._warm)
         _open_stores.add(self)
@@ -347,8 +348,11 @@ class Store:
     def _take_checkpoint(self) -> None:
         with contextlib.closing(self._engine.upkeep.checkpoint()) as steps:
             for _ in steps:
-                if time.monotonic() > self._deadline:
-                    raise ClosedError("the store is being closed: what is not written yet is left to the log")
+                self._look_at_deadline()
+
+    def _look_at_deadline(self) -> None:
+        if time.monotonic() > self._deadline:
+            raise ClosedError("the store is being closed: what is not written yet is left to the log")
 
     def _guarded(self, steps: Iterator[None]) -> Iterator[None]:
         """Steps of upkeep, until the store is closed, or one of them fails."""
@@ -364,7 +368,7 @@ class Store:
         """The log still holds everything: the store goes on, and the next checkpoint tries again."""
         self._engine.upkeep.error = str(error)
         self._retry_upkeep_at = time.monotonic() + RETRY
-        log.warning("a checkpoint or fold failed, and will be tried again: %s", error)
+        log.warning("a checkpoint or fold was not finished, and will be tried again: %s", error)
 
     def _warm(self) -> None:
         for _ in self._guarded(self._engine.upkeep.warm()):

@@ -12,7 +12,7 @@ import errno
 import os
 import shutil
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice, takewhile
 from pathlib import Path
@@ -32,7 +32,7 @@ from ..errors import (
     PmkvError,
     ReadOnlyError,
 )
-from .names import CHUNK, Batch, Key, Resolve, Turns, next_keys
+from .names import CHUNK, Batch, Key, Resolve, Turns, go_on, next_keys
 from .records import ROOT, Records, Root, Sums
 
 FOLDER = "catalog"
@@ -47,9 +47,16 @@ class Catalog(Protocol):
     def load(self) -> dict[str, Any] | None:
         """The whole state, verified; None if nothing was ever committed."""
 
-    def commit(self, state: dict[str, Any], new: Iterable[Key] = (), dead: Iterable[Key] = ()) -> int:
+    def commit(
+        self,
+        state: dict[str, Any],
+        new: Iterable[Key] = (),
+        dead: Iterable[Key] = (),
+        pause: Callable[[], None] = go_on,
+    ) -> int:
         """Make `state` current: durable on return. The dead leave the directory, then the new enter it.
         A long key shares its entry with those of the same beginning and hash: it is dead when all of them are.
+        pause: called now and then, and may raise to give the commit up: the state is then the one before.
         Returns the number of the commit: 1, 2, 3 ..."""
 
     def keys(
@@ -84,9 +91,16 @@ class MemoryCatalog:
         state, root = self._sealer.open(self._records.items())
         return state if root.commit else None
 
-    def commit(self, state: dict[str, Any], new: Iterable[Key] = (), dead: Iterable[Key] = ()) -> int:
+    def commit(
+        self,
+        state: dict[str, Any],
+        new: Iterable[Key] = (),
+        dead: Iterable[Key] = (),
+        pause: Callable[[], None] = go_on,
+    ) -> int:
         _, root = self._sealer.open(self._records.items())
         changed, sums = self._sealer.changed(state, root.sums)
+        pause()
         leaving, entering = (Batch(some, Turns()) for some in (dead, new))
         self._before, self._entered, self._left = dict(self._records), [], []
         for chunk in leaving:
@@ -218,14 +232,20 @@ class LmdbCatalog:
         self._root, self._numbers = root, number - root.commit
         return state if root.commit else None
 
-    def commit(self, state: dict[str, Any], new: Iterable[Key] = (), dead: Iterable[Key] = ()) -> int:
+    def commit(
+        self,
+        state: dict[str, Any],
+        new: Iterable[Key] = (),
+        dead: Iterable[Key] = (),
+        pause: Callable[[], None] = go_on,
+    ) -> int:
         if self._readonly:
             raise ReadOnlyError(f"the catalog {self._file} was opened readonly")
         with self._writing:
             if self._root is None:
                 self.load()
             assert self._root is not None
-            turns = Turns()
+            turns = Turns(pause)
             batches = [Batch(some, turns) for some in (dead, new)]
             changed, sums = self._sealer.changed(state, self._root.sums)
             self._root = self._committed(self._root, changed, sums, batches)

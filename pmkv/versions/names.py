@@ -32,16 +32,22 @@ Resolve = Callable[[bytes, int], list[bytes]]
 TAGS = [bytes([number]) for number in range(KEYSPACES + 1)]
 
 
-class Turns:
-    """Lets other threads run: whoever works long calls `give` every few hundred steps."""
+def go_on() -> None:
+    """Nothing speaks against it."""
 
-    def __init__(self) -> None:
-        self._since = time.perf_counter()
+
+class Turns:
+    """Lets other threads run: whoever works long calls `give` every few hundred steps. pause: is called then, too, and
+    raises if the work is to be given up."""
+
+    def __init__(self, pause: Callable[[], None] = go_on) -> None:
+        self._since, self._pause = time.perf_counter(), pause
 
     def give(self) -> None:
         """Letting go of the interpreter is not enough: whoever waits must have the time to take it."""
         if time.perf_counter() - self._since > TURN:
             time.sleep(REST)
+            self._pause()
             self._since = time.perf_counter()
 
 

@@ -26,7 +26,7 @@ from ..kernels.records import key_bounds
 from ..log.writer import Log
 from .catalog import Catalog
 from .chain import Chain, Lookup, Mutable, Wanted, merged, netted, replaced
-from .names import Key
+from .names import Key, go_on
 from .state import State, from_records, name_of
 
 TIER = 4  # so many runs of about one size are folded into one
@@ -77,6 +77,7 @@ class Upkeep:
         self.checkpoints = self.folds = 0
         self.checkpointed_at = 0  # unix ms
         self.written = 0  # bytes of runs
+        self.pause: Callable[[], None] = go_on  # called within commits, and may raise to give them up
         self.error: str | None = None  # why the last checkpoint or fold failed; None if it did not
 
     # opening
@@ -178,8 +179,9 @@ class Upkeep:
 
     @contextlib.contextmanager
     def _new_file(self, lsn: int) -> Iterator[Appender]:
-        """A file of runs, synced at the end, gone if something fails before. Its name is that of no other: a fold covers
-        the same LSNs as a checkpoint, perhaps one of an earlier process, whose file holds other parts' runs too."""
+        """A file of runs, synced at the end, gone if something fails before. Its name is that of no other: a fold
+        covers the same LSNs as a checkpoint, perhaps one of an earlier process, whose file holds other parts' runs
+        too."""
         there, name = set(self._shelf.names()), ""
         while not name or name in there:
             self._number += 1
@@ -238,7 +240,7 @@ class Upkeep:
 
     def _commit(self, state: State, new: Iterable[Key] = (), dead: Iterable[Key] = ()) -> None:
         self._unsure |= state.files
-        self._catalog.commit(state.as_records(), new, dead)
+        self._catalog.commit(state.as_records(), new, dead, self.pause)
         self.committed, self._unsure, self.error = state, set(), None
 
     # a fold

@@ -147,3 +147,26 @@ def test_the_directory_is_a_set_in_order(kind: str, tmp_path_factory: pytest.Tem
         catalog.close()
 
     explore()
+
+
+@pytest.mark.parametrize("calls", [1, 2, 40])
+def test_a_commit_may_be_given_up(make: Make, calls: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pmkv.versions.names.TURN", 0.0)
+    catalog, left = make(), calls
+    catalog.commit({"n": 1}, full(0, [b"a", b"b"]))
+
+    def pause() -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise InterruptedError
+
+    many = [b"%05d" % i for i in range(15_000)]
+    if calls == 1 or isinstance(catalog, LmdbCatalog):  # the one in DRAM asks once, at the beginning
+        with pytest.raises(InterruptedError):
+            catalog.commit({"n": 2}, full(0, many), full(0, [b"a"]), pause)
+        assert catalog.load() == {"n": 1}
+        assert catalog.keys(0, b"", None, False, 10, resolver([])) == [b"a", b"b"]
+    assert catalog.commit({"n": 3}, full(0, [b"c"]), full(0, [b"b"])) == 2
+    assert catalog.keys(0, b"", None, False, 10, resolver([])) == [b"a", b"c"]
+    catalog.check()
