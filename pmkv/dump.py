@@ -1,5 +1,5 @@
-"""Print a store's log, entry by entry, for people and for golden tests. Reads only; a log that is damaged is
-printed up to there."""
+"""Print a store's log, then its catalog and runs, entry by entry, for people and for golden tests. Reads only; what is
+damaged is printed up to there."""
 
 from __future__ import annotations
 
@@ -12,24 +12,67 @@ import numpy as np
 import orjson
 
 from .directory import Directory
+from .engine import KEYSPACES
+from .errors import CorruptionError
+from .index.run import Run, RunInfo
+from .index.shelf import Shelf
 from .kernels import location
 from .kernels.records import FLAG_DELETE, FLAG_PARTS, scan_records
 from .log.control import read_control
 from .log.format import EPOCH_SHIFT, NEXT, Flag, Frame, Kind, epoch_of
 from .log.pool import Pool
 from .log.replay import Replay
+from .versions.catalog import Catalog
 
 SHOWN = 64  # bytes of a key or value, and ids of a frame
+PAGE = 1000  # keys of the directory at a time
+DELETE = int(location.DELETE)
 
 
 def dump(path: str | os.PathLike[str], out: TextIO, pool: str | os.PathLike[str] = "auto") -> None:
-    """Print every frame of the store in a data directory. CorruptionError where it ends in damage."""
+    """Print every frame of the store in a data directory, and what its last checkpoint says. CorruptionError where it
+    ends in damage."""
     place = Directory(path, pool, 0, "page", readonly=True)
     try:
-        for line in lines(place.open_pool()):
-            print(line, file=out)
+        opened, files = place.open_pool(), place.open_files()
+        try:
+            for line in lines(opened):
+                print(line, file=out)
+        finally:
+            for line in catalog_lines(*files) if files else ():
+                print(line, file=out)
     finally:
         place.close()
+
+
+def catalog_lines(catalog: Catalog, shelf: Shelf) -> Iterator[str]:
+    """The records of the state, below those of a run its entries, then the ordered directory of keys."""
+    for record, value in sorted((catalog.load() or {}).items()):
+        yield f"catalog {record} {orjson.dumps(value).decode()}"
+        if record.startswith("run/"):
+            yield from ("    " + line for line in run_entries(RunInfo.from_dict(value), shelf))
+    for number in range(KEYSPACES):
+        yield from (f"catalog key {number} {shown(np.frombuffer(key, np.uint8))}" for key in keys(catalog, number))
+
+
+def run_entries(info: RunInfo, shelf: Shelf) -> Iterator[str]:
+    try:
+        run = Run(info, shelf.open(info.file), f"{info.file}:{info.offset}")
+    except FileNotFoundError as error:
+        raise CorruptionError(f"the catalog names {info.file} among the runs, and there is no such file") from error
+    for places, locations in run.entries():
+        for place, where in zip(places.tolist(), locations.tolist()):
+            yield f"{place:016x} at {where & int(location.OFFSET_MASK)}{' delete' if where & DELETE else ''}"
+    for word, expiries in (("adds", run.added), ("takes away", run.gone)):
+        yield from (f"{word} expiry {expiry}" for expiry in expiries.tolist())
+
+
+def keys(catalog: Catalog, number: int) -> Iterator[bytes]:
+    """As the directory holds them: of a long one its beginning and its hash."""
+    low = b""
+    while page := catalog.keys(number, low, None, False, PAGE, lambda prefix, word: [prefix + b"... %016x" % word]):
+        yield from page
+        low = page[-1] + b"\0"
 
 
 def lines(pool: Pool) -> Iterator[str]:

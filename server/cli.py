@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import logging
 import socket
 import sys
@@ -120,6 +122,53 @@ def put(host: str, port: int, password: str, key: str, value: str | None) -> Non
 
 
 @main.command()
+@setting("host")
+@setting("rest-port", type=click.IntRange(1, 65535))
+@setting("password")
+@click.argument("prefix", default="")
+@click.option("--reverse", is_flag=True, help="The last ones first.")
+@click.option("--limit", type=click.IntRange(1), help="At most so many.")
+def scan(host: str, rest_port: int, password: str, prefix: str, reverse: bool, limit: int | None) -> None:
+    """Print the keys of a running server that begin with PREFIX, in order, one a line (over REST)."""
+    asked = {"prefix": prefix, "reverse": str(reverse).lower()}
+    left, cursor = limit or sys.maxsize, ""
+    while left and cursor is not None:
+        page = _ask_rest(host, rest_port, password, asked | {"limit": str(min(left, 10_000)), "cursor": cursor})
+        for key in page["keys"]:
+            click.echo(_decoded(key["key64"]) if "key64" in key else key["key"])
+        left, cursor = left - len(page["keys"]), page["cursor"]
+
+
+def _decoded(key64: str) -> bytes:
+    return base64.urlsafe_b64decode(key64 + "=" * (-len(key64) % 4))
+
+
+def _ask_rest(host: str, port: int, password: str, query: dict[str, str]) -> Any:
+    """A page of keys."""
+    from urllib.error import HTTPError  # here, since a server needs none of it and should start quickly
+    from urllib.parse import urlencode
+    from urllib.request import Request, urlopen
+
+    request = Request(f"http://{host}:{port}/v1/keys?{urlencode(query)}")
+    if password:
+        request.add_header("Authorization", f"Bearer {password}")
+    try:
+        with urlopen(request, timeout=60) as reply:
+            return json.load(reply)
+    except HTTPError as problem:
+        raise click.ClickException(json.load(problem).get("detail", str(problem))) from None
+    except OSError as problem:
+        raise click.ClickException(f"no answer from {host}:{port}: {problem}") from None
+
+
+@main.command()
+@connected
+def checkpoint(host: str, port: int, password: str) -> None:
+    """Let a running server take a checkpoint, and wait for it: a restart replays nothing of what was written before."""
+    _ask(host, port, password, "SAVE", timeout=None)
+
+
+@main.command()
 @click.argument("directory", type=click.Path(exists=True, file_okay=False))
 @click.option("--salvage", type=click.Path(file_okay=False), help="Copy what is whole into this new directory.")
 def check(directory: str, salvage: str | None) -> None:
@@ -158,10 +207,11 @@ def _run(run: Callable, *arguments: Any) -> Any:
         raise click.ClickException(str(problem)) from None
 
 
-def _ask(host: str, port: int, password: str, *words: str | bytes) -> Any:
+def _ask(host: str, port: int, password: str, *words: str | bytes, timeout: float | None = 10) -> Any:
     """One command to a running server, and its reply."""
     try:
         with socket.create_connection((host, port), timeout=10) as connection:
+            connection.settimeout(timeout)
             stream = connection.makefile("rwb")
             if password:
                 _call(stream, "AUTH", password)

@@ -9,6 +9,7 @@ import pytest
 
 import pmkv
 from pmkv.check import Report, check
+from pmkv.directory import Directory
 from pmkv.errors import CorruptionError, UnknownNameError
 from pmkv.log.format import Kind
 from tests.unit.damaged import CAPACITY, flip, frames_of, numbered, overwrite, place_of
@@ -80,6 +81,57 @@ def test_there_must_be_a_store(tmp_path: Path) -> None:
 
 def test_a_report_of_nothing_is_whole() -> None:
     assert Report().is_whole and not Report(problems=["one"]).is_whole
+
+
+class TestCheckpointed:
+    """What a checkpoint wrote is looked at, too."""
+
+    @pytest.fixture
+    def path(self, tmp_path: Path) -> Path:
+        with pmkv.open(tmp_path, capacity=CAPACITY) as store:
+            store.put_many({b"key %d" % i: b"" for i in range(300)} | {b"long" * 200: b"v"})
+            store.put(b"soon", b"v", ttl=3600)
+            store.create_table("items", "i8").put(np.arange(300), np.arange(300))
+            store.checkpoint()
+            store.put(b"key 7", b"later")
+            store.delete(b"key 8")
+        assert check(tmp_path).is_whole
+        return tmp_path
+
+    def test_counts(self, path: Path) -> None:
+        report = check(path)
+        assert (report.keys, report.rows) == (301, 300)
+        assert report.records == 2, "the log is replayed from the checkpoint on"
+
+    def test_a_file_of_runs_that_is_gone(self, path: Path) -> None:
+        (file,) = (path / "runs").iterdir()
+        file.rename(path / "elsewhere")
+        (problem,) = check(path).problems
+        assert file.name in problem and "no such file" in problem
+
+    @pytest.mark.parametrize("at", [5000, -5000])
+    def test_a_flipped_bit_in_a_run(self, path: Path, at: int) -> None:
+        (file,) = (path / "runs").iterdir()
+        raw = bytearray(file.read_bytes())
+        raw[at] ^= 1
+        file.write_bytes(raw)
+        (problem,) = check(path).problems
+        assert "is damaged" in problem and file.name in problem
+
+    def test_a_flipped_bit_in_the_directory_of_keys(self, path: Path) -> None:
+        file = path / "catalog" / "data.mdb"
+        raw = bytearray(file.read_bytes())
+        raw[raw.index(b"key 123") + 4] ^= 1
+        file.write_bytes(raw)
+        assert any("the directory of keys" in problem for problem in check(path).problems)
+
+    def test_a_directory_that_lacks_a_key(self, path: Path) -> None:
+        place = Directory(path, "auto", 0, "page", readonly=False)
+        place.open_pool()
+        catalog, _ = place.open_files()
+        catalog.commit(catalog.load(), (), [(0, b"key 123", 0)])
+        place.close()
+        assert check(path).problems == ["a scan of keyspace 0 finds 300 of its 301 keys"]
 
 
 class TestWhileOpen:

@@ -57,6 +57,38 @@ def test_a_damaged_log_is_printed_up_to_the_damage(tmp_path: Path) -> None:
     assert found == whole[: len(found)] and whole[len(found)].startswith(f"{name(victim.lsn)} ROWS")
 
 
+def checkpointed(path: Path) -> Path:
+    with pmkv.open(path, capacity=CAPACITY) as store:
+        store.keyspace(2).put_many({b"k" * 600: b"", b"greeting": b"hello"}, expire_at=4_000_000_000_000)
+        store.create_table("items", "i8").put(np.arange(3), np.arange(3))
+        store.checkpoint()
+        store.keyspace(2).delete(b"greeting")
+        store.checkpoint()
+    return path
+
+
+def test_what_the_last_checkpoint_says_comes_behind(tmp_path: Path) -> None:
+    found = printed(checkpointed(tmp_path))
+    found = found[next(i for i, line in enumerate(found) if line.startswith("end at ")) + 1 :]
+    assert found[0].startswith('catalog keyspace/2 {"') and '"runs":["' in found[0]
+    heads = [line.split()[1].partition("/")[0] for line in found if line.startswith("catalog ")]
+    assert heads == ["keyspace", "log", "run", "run", "run", "table", "key"]
+    entries = [line for line in found if re.fullmatch(r"    [0-9a-f]{16} at \d+( delete)?", line)]
+    assert len(entries) == 2 + 1 + 3 and sum(line.endswith(" delete") for line in entries) == 1
+    assert found.count("    adds expiry 4000000000000") == 2
+    assert found.count("    takes away expiry 4000000000000") == 1
+    assert found[-1] == f"catalog key 2 '{'k' * 64}'... (520 bytes)"
+
+
+def test_a_run_that_is_gone_is_named(tmp_path: Path) -> None:
+    file = next((checkpointed(tmp_path) / "runs").iterdir())
+    file.unlink()
+    out = io.StringIO()
+    with pytest.raises(CorruptionError, match=f"the catalog names {file.name} among the runs"):
+        dump(tmp_path, out)
+    assert "\nend at " in out.getvalue() and "\ncatalog log " in out.getvalue()
+
+
 def test_there_must_be_a_store(tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError):
         dump(tmp_path, io.StringIO())

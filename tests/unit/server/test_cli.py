@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ import pmkv
 from pmkv_server import main as server_module
 from pmkv_server.cli import main
 from pmkv_server.config import Config
+from tests.served import served
 
 
 @pytest.fixture
@@ -129,6 +131,32 @@ def test_what_can_go_wrong_is_said(answering: Answering) -> None:
         port = free.getsockname()[1]
     result = run("get", "a", "--port", str(port))
     assert result.exit_code == 1 and f"no answer from 127.0.0.1:{port}" in result.output
+
+
+def test_checkpoint_waits_for_it(answering: Answering) -> None:
+    assert run("checkpoint", "--port", str(answering(b"+OK\r\n"))).exit_code == 0
+    result = run("checkpoint", "--port", str(answering(b"-ERR no room\r\n")))
+    assert result.exit_code == 1 and "ERR no room" in result.output
+
+
+def test_scan() -> None:
+    with served("--pool", ":memory:", "--capacity", "64MiB", "--rest-port", "0", "--password", "p") as server:
+        client = server.raw()
+        client("AUTH", "p")
+        client("MSET", *(word for key in (b"a", b"b1", b"b\xff", b"b2", b"c") for word in (key, b"")))
+        client.close()
+        options = ["--password", "p", "--rest-port", re.search(r"REST on \S+?:(\d+)", server.log)[1]]
+        for words, keys in (
+            (["b"], b"b1\nb2\nb\xff\n"),
+            (["--reverse"], b"c\nb\xff\nb2\nb1\na\n"),
+            (["--reverse", "--limit", "2", "b"], b"b\xff\nb2\n"),
+            (["nothing"], b""),
+        ):
+            assert run("scan", *words, *options).stdout_bytes == keys
+        result = run("scan", *options[2:])
+        assert result.exit_code == 1 and "Authorization" in result.output
+    result = run("scan", *options)
+    assert result.exit_code == 1 and "no answer from 127.0.0.1" in result.output
 
 
 def test_check_verifies_and_salvages(tmp_path: Path) -> None:
