@@ -53,3 +53,5 @@ class Background(threading.Thread):
         except (PmkvError, OSError) as error:
             # whoever needs the result does the work itself, and gets the error then
             log.warning("background work failed: %s", error)
+        except Exception:  # a mistake of ours; the thread has other work
+            log.exception("background work failed")

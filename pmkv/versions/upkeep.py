@@ -25,7 +25,7 @@ from ..kernels.location import DELETE
 from ..kernels.records import key_bounds
 from ..log.writer import Log
 from .catalog import Catalog
-from .chain import Chain, Lookup, Mutable, Wanted, merged, netted, replaced
+from .chain import Chain, Keys, Lookup, Mutable, Wanted, lives, merged, netted, replaced
 from .names import Key, go_on
 from .state import State, from_records, name_of
 
