@@ -212,7 +212,7 @@ class Keyspace:
                 if len(value) > self._part:
                     values[i] = parts.write(self._log, self.number, self.layer, self._owner, value, self._part)
                     flags[i] = FLAG_PARTS
-        self._log.settle(self._write(keys, values, np.array(expiries, np.int64), flags))
+        self._log.settle(self._write(keys, values, np.asarray(expiries, np.int64), flags))
 
     def _write(
         self,
@@ -230,31 +230,42 @@ class Keyspace:
         total = record_sizes(key_bounds, value_bounds, sizes)
         limit = self._log.frame_limit
         with self._log.lock:
-            for batch in [[(0, len(keys), total)]] if total <= limit else cut_batches(sizes, limit):
-                self._log.reserve([length for _, _, length in batch], purpose)
-                with self._log.batch():
-                    for a, b, length in batch:
-                        locations = np.empty(b - a, np.uint64)
-                        at = self._log.begin(
-                            Kind.PUT, length, table=self.number, layer=self.layer, count=b - a, purpose=purpose
-                        )
-                        write_records(
-                            self._log.data,
-                            at,
-                            self._owner,
-                            key_blob,
-                            key_bounds[a:b],
-                            value_blob,
-                            value_bounds[a:b],
-                            expiries[a:b],
-                            flags[a:b],
-                            locations,
-                        )
-                        self._changed = self._log.end()
-                        self._enter(words[a:b], key_blob, key_bounds[a:b], locations, expiries[a:b], flags[a:b])
-                        if self._order is not None:
-                            self._order.add(keys[a:b])
+            if total <= limit:  # what nearly every call is, and a tick of the server: one frame needs no batch
+                self._log.reserve([total], purpose)
+                self._append(words, key_blob, key_bounds, value_blob, value_bounds, expiries, flags, total, purpose)
+                self._note(keys)
+            else:
+                for batch in cut_batches(sizes, limit):
+                    self._log.reserve([length for _, _, length in batch], purpose)
+                    with self._log.batch():
+                        for a, b, length in batch:
+                            spans = key_blob, key_bounds[a:b], value_blob, value_bounds[a:b]
+                            self._append(words[a:b], *spans, expiries[a:b], flags[a:b], length, purpose)
+                            self._note(keys[a:b])
             return self._changed
+
+    def _note(self, keys: Sequence[bytes]) -> None:
+        if self._order is not None:
+            self._order.add(keys)
+
+    def _append(
+        self,
+        words: np.ndarray,
+        keys: np.ndarray,
+        key_bounds: np.ndarray,
+        values: np.ndarray,
+        value_bounds: np.ndarray,
+        expiries: np.ndarray,
+        flags: np.ndarray,
+        length: int,
+        purpose: Reserve,
+    ) -> None:
+        """One frame."""
+        log, locations = self._log, np.empty(words.size, np.uint64)
+        at = log.begin(Kind.PUT, length, table=self.number, layer=self.layer, count=words.size, purpose=purpose)
+        write_records(log.data, at, self._owner, keys, key_bounds, values, value_bounds, expiries, flags, locations)
+        self._changed = log.end()
+        self._enter(words, keys, key_bounds, locations, expiries, flags)
 
     def _enter(
         self,
