@@ -18,6 +18,7 @@ SECTIONS = {
     "tables": "rows a second, beside Redis' MGET",
     "index": "DRAM an id costs",
     "start": "time to the first PONG",
+    "restart": "kill -9 to the first correct read, and what checkpoints and folds cost",
 }
 
 
@@ -31,10 +32,11 @@ SECTIONS = {
     default=ROOT / "build" / "bench",
     help="Where the servers keep their data meanwhile: a disk, not tmpfs.  [default: build/bench]",
 )
-def main(names: tuple[str, ...], rounds: int, folder: Path) -> None:
+@click.option("--ids", default=10_000_000, show_default=True, help="Rows of the largest table of section restart.")
+def main(names: tuple[str, ...], rounds: int, folder: Path, ids: int) -> None:
     """Measure pmkv, beside a redis-server where there is one.
 
-    Sections: network, tables, index, start; all of them when none is named.
+    Sections: network, tables, index, start, restart; all of them when none is named.
     """
     console = Console(width=None if sys.stdout.isatty() else 140)
     measured: dict[str, list[report.Measured]] = {}
@@ -42,7 +44,8 @@ def main(names: tuple[str, ...], rounds: int, folder: Path) -> None:
         console.print(f"[dim]measuring {name}: {SECTIONS[name]} ...[/]")
         try:
             with scratch(folder) as place:
-                measured[name] = importlib.import_module(f"bench.{name}").section(place, rounds)
+                options = {"ids": ids} if name == "restart" else {}
+                measured[name] = importlib.import_module(f"bench.{name}").section(place, rounds, **options)
         except BenchError as error:
             console.print(f"[bold yellow]{name} SKIPPED[/]: {error}")
             continue

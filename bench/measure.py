@@ -39,6 +39,7 @@ class Comparison:
     ours: list[float] = field(default_factory=list)
     theirs: list[float] = field(default_factory=list)
     bar: float | None = None
+    sides: tuple[str, str] = ("pmkv", "redis")
 
     @property
     def ratio(self) -> Spread:

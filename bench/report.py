@@ -21,14 +21,14 @@ VERDICT = {True: "[green]holds[/]", False: "[bold red]missed[/]", None: ""}
 def show(console: Console, title: str, measured: Sequence[Measured]) -> None:
     comparisons = [one for one in measured if isinstance(one, Comparison)]
     figures = [one for one in measured if isinstance(one, Figure)]
-    if comparisons:
-        console.print(compared(title, comparisons))
+    for sides in dict.fromkeys(one.sides for one in comparisons):
+        console.print(compared(title, [one for one in comparisons if one.sides == sides], *sides))
     if figures:
         console.print(listed(title, figures))
 
 
-def compared(title: str, comparisons: Sequence[Comparison]) -> Table:
-    table = Table("what", "unit", "pmkv", "redis", "pmkv / redis, median (min..max)", "bar", "", title=title)
+def compared(title: str, comparisons: Sequence[Comparison], ours: str, theirs: str) -> Table:
+    table = Table("what", "unit", ours, theirs, f"{ours} / {theirs}, median (min..max)", "bar", "", title=title)
     for one in comparisons:
         values = [f"{Spread(side).median:,.0f}" for side in (one.ours, one.theirs)]
         bar = "" if one.bar is None else f">= {one.bar:g}"
