@@ -110,22 +110,21 @@ class Tally:
         self.covered = 0
         self.expiries = SortedList()  # of its live records that have one
         self.gone = SortedList()  # those of the records below that it hides
-        self._uncounted: list[Wanted] = []
+        self._uncounted: dict[int, Wanted] = {}  # by identity
 
     def note(self, new: Wanted) -> None:
         """These words stood nowhere in this run before."""
-        self._uncounted.append(new)
+        self._uncounted[id(new)] = new
 
     @property
     def noted(self) -> list[Wanted]:
         """What is not looked at yet."""
-        return list(self._uncounted)
+        return list(self._uncounted.values())
 
     def settle(self, wanted: Wanted, found: np.ndarray) -> None:
         """What was noted was looked for below, and found. Under the lock; whoever is second changes nothing."""
-        if not any(one is wanted for one in self._uncounted):
+        if self._uncounted.pop(id(wanted), None) is None:
             return
-        self._uncounted = [one for one in self._uncounted if one is not wanted]
         self.covered += int(np.count_nonzero(lives(found)))
         if isinstance(wanted, Keys):
             read_expiries(wanted.data, found, expiries := np.empty(found.size, np.int64))

@@ -32,6 +32,7 @@ from .state import State, from_records, name_of
 TIER = 4  # so many runs of about one size are folded into one
 SIMILAR = 2  # times the smaller one's entries
 MOST = 10  # runs of a chain, beyond which any four are folded
+NAMED = 2048  # keys read at a time: a long list would hold the interpreter
 LOOKED_UP = 1 << 18  # words that are looked up below at once, when they are counted
 Steps = Generator[None, None, None]
 NOBODY = np.uint64(0)  # the owner of records that are not verified
@@ -205,8 +206,8 @@ class Upkeep:
             below = Lookup(runs[i + 1 :], closed.below, chain.seed)
             for noted in portions(mutable.tally.noted):
                 found = below.find_all(noted)
-                with self._log.lock:
-                    for one, its in zip(noted, found):
+                for one, its in zip(noted, found):
+                    with self._log.lock:
                         mutable.tally.settle(one, its)
                 yield
         tallies = [mutable.tally for mutable in runs]
@@ -334,16 +335,28 @@ def named(
 ) -> Iterator[Key]:
     """The keys of records, newest first, that the newest puts and that do not live below; without `below`, those that
     it deletes."""
+    seen: set[bytes] = set()
+    last = None
+    for first in range(0, words.size, NAMED):
+        some = slice(first, first + NAMED)
+        for word, key, dead in entries(data, words[some], locations[some], below):
+            if word != last:  # those of one hash stand together
+                last = word
+                seen.clear()
+            if key not in seen:
+                seen.add(key)
+                if dead == (below is None):
+                    yield number, key, word
+
+
+def entries(
+    data: np.ndarray, words: np.ndarray, locations: np.ndarray, below: Lookup | None
+) -> Iterator[tuple[int, bytes, bool]]:
+    """Hash, key and whether it is a delete, of records whose keys do not live below."""
     bounds = np.empty((words.size, 2), np.int64)
     key_bounds(data, locations, bounds)
-    alive = below is not None
     if below is not None and below.runs:  # a look below costs a tenth of an entry in the directory
         which = ~lives(below.find(Keys(words, data, bounds, data, NOBODY, False)))
         words, bounds, locations = words[which], bounds[which], locations[which]
-    seen: set[bytes] = set()
     for word, (start, stop), dead in zip(words.tolist(), bounds.tolist(), ((locations & DELETE) != 0).tolist()):
-        key = data[start:stop].tobytes()
-        if key not in seen:
-            seen.add(key)
-            if dead != alive:
-                yield number, key, word
+        yield word, data[start:stop].tobytes(), dead
