@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import gc
 import json
 import logging
+import os
 import socket
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import click
 
+import pmkv
 from pmkv.errors import PmkvError
 from pmkv_server.config import Config
 
@@ -55,6 +59,25 @@ class RestPort(click.ParamType):
         return click.IntRange(0, 65535).convert(value, param, context)
 
 
+@contextlib.contextmanager
+def quick_imports() -> Iterator[None]:
+    """A third less work at the start. numba imports SciPy, where there is one, for linear algebra that no kernel does;
+    OpenBLAS starts threads for the same; garbage is collected again and again while there is none. Frozen, what was
+    imported is never looked through again."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    absent = "scipy" not in sys.modules
+    if absent:
+        sys.modules["scipy"] = None  # type: ignore[assignment]
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.freeze()
+        if absent:
+            del sys.modules["scipy"]
+
+
 def connected(function: Callable) -> Callable:
     """The options of commands that talk to a running server."""
     for name, how in (("password", {}), ("port", {"type": click.IntRange(1, 65535)}), ("host", {})):
@@ -86,8 +109,10 @@ def serve(**options: Any) -> None:
     """Serve a data directory over the Redis protocol and REST."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
-        from pmkv_server.main import Server
+        with quick_imports():
+            from pmkv_server.main import Server
 
+            pmkv.open  # noqa: B018 - the engine is imported when it is asked for
         Server(Config(**options)).serve()
     except (PmkvError, OSError) as problem:
         raise click.ClickException(str(problem)) from None

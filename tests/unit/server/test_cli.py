@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import gc
+import importlib
 import re
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from click.testing import CliRunner, Result
 
 import pmkv
 from pmkv_server import main as server_module
-from pmkv_server.cli import main
+from pmkv_server.cli import main, quick_imports
 from pmkv_server.config import Config
 from tests.served import served
 
@@ -172,3 +176,16 @@ def test_check_verifies_and_salvages(tmp_path: Path) -> None:
     assert damaged.exit_code == 1 and "damaged" in damaged.output and "copied to" in damaged.output
     with pmkv.open(tmp_path / "new") as store:
         assert 40 < len(store.keyspace(0)) < 50
+
+
+def test_imports_at_the_start_leave_scipy_and_the_collector_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gc.freeze", lambda: None)  # what tests leave behind is to be collected
+    monkeypatch.delitem(sys.modules, "scipy", raising=False)
+    with pytest.raises(ModuleNotFoundError), quick_imports():
+        assert not gc.isenabled()
+        importlib.import_module("scipy")
+    assert gc.isenabled() and "scipy" not in sys.modules
+    monkeypatch.setitem(sys.modules, "scipy", there := ModuleType("scipy"))
+    with quick_imports():
+        assert sys.modules["scipy"] is there
+    assert sys.modules["scipy"] is there
