@@ -31,7 +31,7 @@ UNIT = Granularity.CACHE_LINE  # ranges begin at multiples of it, and end anywhe
 FILL_STEP = 1 << 20  # zero-filling syncs by itself, in steps: a commit's fdatasync never has much of it to wait for
 # and is written in small pieces: the system keeps the pages of one write together, and counts all of them as written
 # (some file systems do write them) whenever a commit changes one: eight bytes for each of a commit of 144 KB
-FILL_PIECE = 16 << 10
+FILL_PIECE = 8 << 10
 RELEASE_STEP = (
     1 << 20
 )  # private copies are dropped a MiB at a time: one madvise call costs as much as ten commits' share of it

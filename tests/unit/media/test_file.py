@@ -86,9 +86,9 @@ def test_zeros_are_written_in_small_pieces_and_synced_in_steps_by_a_descriptor_o
     medium.prepare(4096, 4096 + (1 << 20) + 20_000)
     [fd] = {call[0] for call in calls}
     assert fd != medium._fd, "an error is told once to each descriptor: a commit must hear of its own"
-    assert [i for i, call in enumerate(calls) if len(call) == 1] == [64, len(calls) - 1]
+    assert [i for i, call in enumerate(calls) if len(call) == 1] == [128, len(calls) - 1]
     pieces = [call[1:] for call in calls if len(call) == 3]
-    assert [at for at, _ in pieces] == list(range(4096, 4096 + (1 << 20) + 20_000, 16 << 10))
+    assert [at for at, _ in pieces] == list(range(4096, 4096 + (1 << 20) + 20_000, 8 << 10))
     assert sum(length for _, length in pieces) == (1 << 20) + 20_000
 
 

@@ -330,9 +330,9 @@ def test_which_runs_are_folded() -> None:
     def chosen(*sizes: int) -> list[int]:
         return [run.info.count for run in foldable(tuple(map(Sized, sizes)))]
 
-    assert chosen(1, 1, 1) == []
-    assert chosen(1, 1, 1, 1, 100) == [1, 1, 1, 1]
-    assert chosen(50, 1, 2, 1, 1, 400) == [1, 2, 1, 1]
+    assert chosen(*[1] * (TIER - 1)) == []
+    assert chosen(*[1] * TIER, 100) == [1] * TIER
+    assert chosen(50, 1, 2, *[1] * (TIER - 2), 400) == [1, 2, *[1] * (TIER - 2)]
     assert chosen(1, 8, 64, 512) == []
     assert len(chosen(*(3**i for i in range(MOST + 1)))) == TIER
 
