@@ -38,7 +38,7 @@ KEYSPACES = 16
 HOT = 256 << 20  # bytes of hot words, where nobody says how many
 MOST_ROWS = 1 << 47
 # What replay costs: measured on two slow cores, to decide when a checkpoint is due.
-COSTS = 40e-6, 0.2e-6, 0.3e-9  # seconds a frame, a record, a byte
+COSTS = 18e-6, 0.25e-6, 0.3e-9  # seconds a frame, a record, a byte
 
 
 @dataclass(frozen=True)
