@@ -23,8 +23,8 @@ from pmkv_server.stats import Stats
 log = logging.getLogger("pmkv.server")
 
 DRAIN_SECONDS = 3.0  # for replies under way at the end; the rest of the 5 s is the store's
-# How long a thread may keep the interpreter from the others: the loop from the flush thread, and upkeep from the loop. With
-# Python's 5 ms, one GET in a thousand took 14 ms while a checkpoint entered keys, with this 8.
+# How long a thread may keep the interpreter from the others: the loop from the flush thread, and upkeep from the loop.
+# With Python's 5 ms, one GET in a thousand took 14 ms while a checkpoint entered keys, with this 8.
 SWITCH_SECONDS = 0.0001
 
 
