@@ -246,9 +246,9 @@ class Engine:
 
     def _rotate(self) -> Rotation:
         """Close all open runs at one place of the log, and say what there was then."""
-        if self.log.readonly:
-            raise ReadOnlyError(self.log.readonly)
         with self.log.lock:
+            if self.log.readonly:  # under the lock: a flush may have failed while this waited for it
+                raise ReadOnlyError(self.log.readonly)
             parts, closed, dead = {}, {}, []
             for number, keyspace in enumerate(self.keyspaces):
                 runs = keyspace.chain.rotate()

@@ -45,6 +45,7 @@ from .versions.chain import Chain, Dram, Keys, lives
 
 OWNER = 1 << 32  # a record's check is owned by its keyspace's number plus this: never a table's id
 SCAN_CHUNK = 1000
+MOST_KNOWN = 10_000  # keys that an order may hold although runs on file have them, before it is made anew
 MOST_SPANS = 4 << 20  # bytes of values in one array
 MOST_DEAD = 4096  # keys that wait for a checkpoint to take them out of the directory: a look at each takes the lock
 Pairs = Mapping[bytes, bytes] | Iterable[tuple[bytes, bytes]]
@@ -72,6 +73,7 @@ class Keyspace:
         self.chain = Chain(self._dram, self._seed, 0, runs)
         self._order: KeyOrder | None = None  # of keys above the runs on file; built when somebody asks
         self._dead: dict[bytes, None] = {}  # keys of the catalog's directory that were looked up and dead
+        self._sweep = b"" if layer and not runs else None  # after a clear: from where on it is full of dead ones
 
     # reading
 
@@ -125,7 +127,7 @@ class Keyspace:
         self._log.guard_read()
         wanted = self._wanted(keys)
         with self._log.lock:
-            chain = self.chain
+            chain, wanted.data = self.chain, self._log.data  # now: the pool may have grown since
             found, waiting = chain.look_above(wanted, self._log.pending())
             lsn, data, runs = self._log.depends(waiting, self.layer), self._log.data, chain.runs
         if runs:
@@ -414,9 +416,8 @@ class Keyspace:
         self._log.guard_read()
         with self._log.lock:
             runs, lsn = self.chain.runs, self._changed
-            if self._order is None or self._order_above is not runs:
-                names = (key for _, _, found in self.chain.walk_above() for key in self._names(found))
-                self._order, self._order_above = KeyOrder(names), runs
+            if self._order is None or len(self._order) > MOST_KNOWN + 2 * self.chain.count_above:
+                self._order = KeyOrder(key for _, _, found in self.chain.walk_above() for key in self._names(found))
             keys = self._order.chunk(low, high, reverse, count)
         if runs and self._directory is not None:
             # asked after the order above the runs: what a checkpoint moves meanwhile is seen twice, not never
@@ -452,6 +453,10 @@ class Keyspace:
     def take_dead(self) -> list[tuple[int, bytes, int]]:
         """Keys that may leave the directory: they are dead now as they were when a scan met them. Under the lock."""
         some, self._dead = list(self._dead), {}
+        if self._sweep is not None and self._directory is not None:
+            names = self._directory.keys(self.number, self._sweep, None, False, MOST_DEAD, self._resolve)
+            self._sweep = names[-1] + b"\0" if names else None
+            some = [*dict.fromkeys(some + names)]
         gone = self._gone(some) if some else []
         return [(self.number, key, word) for key, word in zip(gone, self._wanted(gone).words.tolist(), strict=True)]
 

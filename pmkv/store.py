@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import queue
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -291,6 +292,8 @@ class Store:
         """Return when everything written before this call is in the catalog, so that a restart replays nothing of it.
         A store in memory has none, and needs none."""
         self._log.guard_write()
+        if self._log.is_locked_by_me:
+            raise InvalidError("a checkpoint cannot be taken within a batch: nothing is complete before its end")
         if self._engine.upkeep is None:
             return
         wish: Future[None] = Future()
@@ -379,6 +382,10 @@ class Store:
     def close(self, checkpoint: bool = True) -> None:
         """Make everything durable and let go of the directory. A closed store raises ClosedError; closing twice is
         fine. checkpoint: take one, if it saves the next opening something."""
+        if self._log.closed:
+            return
+        if self._log.is_locked_by_me:
+            raise InvalidError("a store cannot be closed within a batch")
         with self._log.lock:
             if self._log.closed:
                 return
@@ -404,6 +411,7 @@ class Store:
 
     def forked(self) -> None:
         """In a forked child: the store is the parent's."""
+        self._log.lock = threading.RLock()  # another thread of the parent may have held it
         self._log.closed = "the store was opened by the parent process: a forked child must open its own"
         self._place.close(forked=True)  # a child that outlives its parent must not keep the directory locked
 

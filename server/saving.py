@@ -43,7 +43,7 @@ class Saving:
         with self._timed():
             try:
                 store.checkpoint()
-            except PmkvError as error:
+            except (PmkvError, OSError) as error:
                 self.failed = True
                 log.warning("BGSAVE failed: %s", error)
 

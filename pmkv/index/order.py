@@ -20,6 +20,9 @@ class KeyOrder:
         self._sorted = SortedSet(keys)
         self._waiting: list[bytes] = []
 
+    def __len__(self) -> int:
+        return len(self._sorted) + len(self._waiting)
+
     def add(self, keys: Iterable[bytes]) -> None:
         """Keys that may be new. O(1) each."""
         self._waiting.extend(keys)

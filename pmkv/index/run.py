@@ -53,16 +53,17 @@ def pages_of(words: int) -> int:
 class RunInfo:
     """What the catalog says of a run.
 
-    file, offset: where it begins. capacity, tail: in slots; only within the first are entries at home. count: entries,
-    deletes among them. live: how many more words live by it. added, gone: how many expiries. nonce: seeds the
-    checksums. segments: bytes that it refers to in each segment of the pool. first, last: the LSNs that it covers."""
+    file, offset: where it begins. capacity, tail: in slots; only within the first are entries at home. count:
+    entries, deletes among them. live: how many more words live by it; None if damage below kept that from being
+    counted. added, gone: how many expiries. nonce: seeds the checksums. segments: bytes that it refers to in each
+    segment of the pool. first, last: the LSNs that it covers."""
 
     file: str
     offset: int
     capacity: int
     tail: int
     count: int
-    live: int
+    live: int | None
     added: int
     gone: int
     nonce: int
@@ -382,12 +383,11 @@ def write_run(
     out: Appender,
     sources: Sequence[OpenIndex | Run],
     *,
-    seed: int | np.uint64,
     pool_data: np.ndarray,
     width: int,
     segments: tuple[int, int],
     bottom: bool,
-    live: int,
+    live: int | None,
     added: np.ndarray,
     gone: np.ndarray,
     first: int,

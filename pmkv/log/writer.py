@@ -308,17 +308,22 @@ class Log:
 
     def finish_group(self, lsn: int) -> None:
         """A piece of something long is written: do not let it wait in memory for the rest (in a batch it has to)."""
-        if self.lock._is_owned():
+        if self.is_locked_by_me:
             return
         if self.durability == "commit":
             self.flush(lsn)
         else:
             self.write_back()
 
+    @property
+    def is_locked_by_me(self) -> bool:
+        """Does this thread hold the lock, as within a batch?"""
+        return self.lock._is_owned()
+
     def flush(self, lsn: int) -> None:
         """Return when everything up to this LSN is durable. Raises FlushError when it never will be. Never under
         the lock."""
-        assert not self.lock._is_owned(), "waiting under the lock for a flush that needs it"
+        assert not self.is_locked_by_me, "waiting under the lock for a flush that needs it"
         while self.durable < lsn:
             with self._flushing:
                 if self.failed:
@@ -390,6 +395,7 @@ class Log:
     def end_here(self) -> LogEnd:
         """The place behind the last frame. Under the lock, never within a batch: there a checkpoint may rotate."""
         assert not self._batch, "a batch is never cut"
+        assert not self.failed, "behind what is durable nothing is complete"
         self._finish(0)
         segments = [[index, self.pool.generations[index]] for index in self.pool.taken]
         return LogEnd(self.lsn, self.previous, self._last, self.position, segments)

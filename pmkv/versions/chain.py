@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from sortedcontainers import SortedList
 
+from ..errors import CorruptionError
 from ..index.heap import Heap
 from ..index.hot import Budget, HotIndex
 from ..index.open import OpenIndex
@@ -254,7 +255,13 @@ class Chain:
         """How many words live, those that have expired by `now` (unix ms) not among them. Under the lock."""
         self._settle()
         mutables = (self.open, *self.closed)
-        live = sum(run.info.live for run in self.runs) + sum(m.index.live - m.tally.covered for m in mutables)
+        live = live_of(self.runs)
+        if live is None:
+            raise CorruptionError(
+                "how many there are is not known: a page of an index was damaged when they were counted; restore the "
+                "files of `runs`, or move `catalog` and `runs` away, and the log is replayed from its beginning"
+            )
+        live += sum(m.index.live - m.tally.covered for m in mutables)
         expired = sum(run.expired(now) for run in self.runs)
         for tally in (m.tally for m in mutables):
             expired += tally.expiries.bisect_right(now) - tally.gone.bisect_right(now)
@@ -324,6 +331,11 @@ class Chain:
             self.hot.clear()
 
     @property
+    def count_above(self) -> int:
+        """Entries that are not on file. Under the lock."""
+        return sum(m.index.count for m in (self.open, *self.closed))
+
+    @property
     def is_cold(self) -> bool:
         """May a lookup have to wait for the disk?"""
         return any(not run.is_warm for run in self.runs)
@@ -350,6 +362,12 @@ def fill(wanted: Wanted, index: OpenIndex, pending: np.ndarray, found: np.ndarra
         return 0
     found[missing], waiting = wanted.some(missing).in_index(index, pending)
     return waiting
+
+
+def live_of(runs: tuple[Run, ...]) -> int | None:
+    """How many more words live by these runs; None where damage kept one from being counted."""
+    lives_by = [run.info.live for run in runs]
+    return None if None in lives_by else sum(lives_by)
 
 
 def lives(found: np.ndarray) -> np.ndarray:

@@ -18,22 +18,18 @@ from itertools import chain as joined
 
 import numpy as np
 
-from ..errors import CorruptionError
+from ..errors import ClosedError, CorruptionError, FullError, PmkvError
 from ..index.run import Run, RunInfo, write_run
 from ..index.shelf import Appender, Shelf
 from ..kernels.location import DELETE
 from ..kernels.records import key_bounds
 from ..log.writer import Log
 from .catalog import Catalog
-from .chain import Chain, Keys, Lookup, Mutable, Wanted, lives, merged, netted, replaced
+from .chain import Chain, Keys, Lookup, Mutable, Wanted, live_of, lives, merged, netted, replaced
+from .fold import Fold, foldable, together
 from .names import Key, go_on
 from .state import State, from_records, name_of
 
-# Of a table of ten million ids an entry is written 2.6 times in all, and a read meets six runs; with tiers of four 2.9
-# times, and nearly six; with tiers of eight 2.1 times, and eight.
-TIER = 5  # so many runs of about one size are folded into one
-SIMILAR = 2  # times the smaller one's entries
-MOST = 16  # runs of a chain, beyond which any so many are folded
 NAMED = 2048  # keys read at a time: a long list would hold the interpreter
 LOOKED_UP = 1 << 18  # words that are looked up below at once, when they are counted
 Steps = Generator[None, None, None]
@@ -74,6 +70,7 @@ class Upkeep:
         self._segments = (log.pool.start(0), log.pool.segment_size)
         self._unsure: set[str] = set()  # files of commits that failed: they may be needed after a restart
         self._folding = False  # a fold has a file that no state names yet
+        self._broken: set[str] = set()  # runs that a fold could not read
         self._number = 0
         self._maps: dict[str, np.ndarray] = {}
         self.committed = self._load()
@@ -103,9 +100,9 @@ class Upkeep:
         return Run(info, self._maps[info.file], name_of(info))
 
     def tidy(self) -> None:
-        """Remove files that no state needs, nobody else's either."""
-        if self._folding or self._catalog.oldest_reader() is not None:
-            return  # the next one does
+        """Remove files that no state needs. A readonly store has mapped what it reads, and keeps that."""
+        if self._folding:
+            return  # its end does
         needed = (self.committed.files if self.committed else set()) | self._unsure
         for name in self._shelf.names():
             if name not in needed:
@@ -131,6 +128,7 @@ class Upkeep:
 
     def close(self) -> None:
         self._catalog.close()
+        self._maps = {}
 
     # a checkpoint
 
@@ -144,7 +142,12 @@ class Upkeep:
                 for closed in rotation.closed.values():
                     for mutable in closed.runs:
                         mutable.release()
-        self.tidy()
+        self._try_to_tidy()
+
+    def _try_to_tidy(self) -> None:
+        """What was committed is: files that could not be removed are the next one's."""
+        with contextlib.suppress(PmkvError, OSError):
+            self.tidy()
 
     def _checkpoint(self, rotation: Rotation) -> Steps:
         state = rotation.state
@@ -154,7 +157,9 @@ class Upkeep:
         for part, run in written.items():
             state = state.with_runs(part, (run, *state.parts[part].runs))
         dead = joined(self._names(rotation, alive=False), rotation.dead)
-        self._commit(state, self._names(rotation, alive=True), dead)
+        # after a commit that failed and may have taken effect, who knows which keys left the directory
+        is_sure = not self._unsure
+        self._commit(state, self._names(rotation, alive=True, is_sure=is_sure), dead)
         with self._log.lock:
             for part, closed in rotation.closed.items():
                 if self._chain_of(part) is closed.chain:  # else it was dropped, cleared, or went back
@@ -203,11 +208,14 @@ class Upkeep:
 
     def _write_closed(self, out: Appender, closed: Closed, last: int) -> Generator[None, None, RunInfo]:
         """The closed runs of one chain as one run."""
-        chain, runs = closed.chain, closed.runs
+        chain, runs, counted = closed.chain, closed.runs, True
         for i, mutable in enumerate(runs):
             below = Lookup(runs[i + 1 :], closed.below, chain.seed)
             for noted in portions(mutable.tally.noted):
-                found = below.find_all(noted)
+                try:
+                    found = below.find_all(noted)
+                except CorruptionError:  # concerns who reads there, and the count; the checkpoint is everybody's
+                    found, counted = [np.zeros(one.words.size, np.uint64) for one in noted], False
                 for one, its in zip(noted, found):
                     with self._log.lock:
                         mutable.tally.settle(one, its)
@@ -221,12 +229,11 @@ class Upkeep:
             yield from write_run(
                 out,
                 [mutable.index for mutable in runs],
-                seed=chain.seed,
                 pool_data=self._log.data,
                 width=chain.width,
                 segments=self._segments,
                 bottom=not closed.below,
-                live=sum(mutable.index.live - mutable.tally.covered for mutable in runs),
+                live=sum(mutable.index.live - mutable.tally.covered for mutable in runs) if counted else None,
                 added=added,
                 gone=gone,
                 first=runs[-1].first,
@@ -234,69 +241,93 @@ class Upkeep:
             )
         )
 
-    def _names(self, rotation: Rotation, alive: bool) -> Iterator[Key]:
-        """Keys that the closed runs put and that do not live below (else the directory has them), or that they
-        deleted."""
+    def _names(self, rotation: Rotation, alive: bool, is_sure: bool = True) -> Iterator[Key]:
+        """Keys that the closed runs put and, if the directory is sure to have those, that do not live below; or that
+        they deleted."""
         for part, closed in rotation.closed.items():
             if closed.chain.keyed:
-                number, below = int(part.partition("/")[2]), Lookup((), closed.below, closed.chain.seed)
+                number = int(part.partition("/")[2])
+                below = Lookup((), closed.below if is_sure else (), closed.chain.seed)
                 for _, words, locations in merged([mutable.index.walk() for mutable in closed.runs]):
                     yield from named(self._log.data, number, words, locations, below if alive else None)
 
     def _commit(self, state: State, new: Iterable[Key] = (), dead: Iterable[Key] = ()) -> None:
-        self._unsure |= state.files
-        self._catalog.commit(state.as_records(), new, dead, self.pause)
+        before = self._unsure
+        self._unsure = before | state.files
+        try:
+            self._catalog.commit(state.as_records(), new, dead, self.pause)
+        except (FullError, ClosedError):  # nothing was switched: its file is not needed
+            self._unsure = before
+            self._try_to_tidy()
+            raise
         self.committed, self._unsure, self.error = state, set(), None
 
     # a fold
 
     def fold(self) -> Steps:
         """Fold until every chain has few runs. Nothing if that is under way already: it looks again at its end."""
-        while not self._folding and (chosen := self._choose()) is not None:
+        while not self._folding and (chosen := self._choose()):
             self._folding = True
             try:
-                yield from self._fold(*chosen)
+                yield from self._fold(chosen)
             finally:
                 self._folding = False
-            self.tidy()
+            self._try_to_tidy()
 
-    def _choose(self) -> tuple[str, Chain, tuple[Run, ...]] | None:
-        """The cheapest runs to fold of any chain."""
-        best = None
+    def _choose(self) -> list[Fold]:
+        """What is worth folding, the cheapest of it."""
+        found = []
         for part in self.committed.parts if self.committed else ():
             chain = self._chain_of(part)
-            inputs = foldable(chain.runs) if chain is not None else ()
-            if inputs and (best is None or entries_of(inputs) < entries_of(best[2])):
-                best = part, chain, inputs
-        return best
+            runs = chain.runs if chain is not None else ()  # once: a clear may come between
+            inputs = foldable(runs)
+            if chain is not None and inputs and not any(run.name in self._broken for run in inputs):
+                found.append(Fold(part, chain, inputs, inputs[-1] is runs[-1]))
+        return together(found)
 
-    def _fold(self, part: str, chain: Chain, inputs: tuple[Run, ...]) -> Steps:
+    def _fold(self, folds: list[Fold]) -> Steps:
+        infos = []
+        with self._new_file(max(fold.inputs[0].info.last for fold in folds)) as out:
+            for fold in folds:
+                try:
+                    infos.append((yield from self._write_fold(out, fold)))
+                except CorruptionError:  # others' are folded without it the next time
+                    self._broken |= {run.name for run in fold.inputs}
+                    raise
+            yield
+        done = [(fold, self._written(info) if info.count else None) for fold, info in zip(folds, infos)]
+        state = self.committed
+        assert state is not None
+        # a part that was dropped or cleared meanwhile has its runs no more
+        done = [(f, run) for f, run in done if f.part in state.parts and set(f.inputs) <= set(state.parts[f.part].runs)]
+        for fold, run in done:
+            state = state.with_runs(fold.part, replaced(state.parts[fold.part].runs, fold.inputs, run))
+        if done:
+            self._commit(state)
+        with self._log.lock:
+            for fold, run in done:
+                if set(fold.inputs) <= set(fold.chain.runs):
+                    fold.chain.replace(fold.inputs, run)
+        self.folds += len(done)
+
+    def _write_fold(self, out: Appender, fold: Fold) -> Generator[None, None, RunInfo]:
+        inputs = fold.inputs
         added, gone = netted(*(np.concatenate([getattr(run, which) for run in inputs]) for which in ("added", "gone")))
-        with self._new_file(inputs[0].info.last) as out:
-            info = yield from write_run(
+        return (
+            yield from write_run(
                 out,
                 list(inputs),
-                seed=chain.seed,
                 pool_data=self._log.data,
-                width=chain.width,
+                width=fold.chain.width,
                 segments=self._segments,
-                bottom=inputs[-1] is chain.runs[-1],
-                live=sum(run.info.live for run in inputs),
+                bottom=fold.bottom,
+                live=live_of(inputs),
                 added=added,
                 gone=gone,
                 first=inputs[-1].info.first,
                 last=inputs[0].info.last,
             )
-            yield
-        run = self._written(info) if info.count else None
-        state = self.committed
-        assert state is not None
-        if part in state.parts and set(inputs) <= set(state.parts[part].runs):  # else it was dropped or cleared
-            self._commit(state.with_runs(part, replaced(state.parts[part].runs, inputs, run)))
-            with self._log.lock:
-                if set(inputs) <= set(chain.runs):
-                    chain.replace(inputs, run)
-            self.folds += 1
+        )
 
 
 def portions(noted: list[Wanted]) -> Iterator[list[Wanted]]:
@@ -339,7 +370,8 @@ def entries(
     bounds = np.empty((words.size, 2), np.int64)
     key_bounds(data, locations, bounds)
     if below is not None and below.runs:  # a look below costs a tenth of an entry in the directory
-        which = ~lives(below.find(Keys(words, data, bounds, data, NOBODY, False)))
-        words, bounds, locations = words[which], bounds[which], locations[which]
+        with contextlib.suppress(CorruptionError):  # then all are entered
+            which = ~lives(below.find(Keys(words, data, bounds, data, NOBODY, False)))
+            words, bounds, locations = words[which], bounds[which], locations[which]
     for word, (start, stop), dead in zip(words.tolist(), bounds.tolist(), ((locations & DELETE) != 0).tolist()):
         yield word, data[start:stop].tobytes(), dead

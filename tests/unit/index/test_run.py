@@ -53,7 +53,7 @@ class Maker:
         out = self.shelf.create(f"{self.number}.runs")
         given = {"bottom": False, "live": 0, "added": NONE, "gone": NONE, "first": 1, "last": 2} | other
         pool = {"pool_data": self.data, "width": self.width, "segments": (FIRST, SEGMENT)}
-        info = finish(write_run(out, sources, seed=SEED, **pool, **given))
+        info = finish(write_run(out, sources, **pool, **given))
         out.sync()
         out.close()
         return info
@@ -153,7 +153,7 @@ def test_several_runs_stand_in_one_file() -> None:
     for i in range(3):
         ids = np.arange(1000) + i * 1000
         steps = write_run(
-            out, [index_of(ids, (ids + FIRST).astype(np.uint64))], seed=SEED, pool_data=maker.data, width=8,
+            out, [index_of(ids, (ids + FIRST).astype(np.uint64))], pool_data=maker.data, width=8,
             segments=(FIRST, SEGMENT), bottom=True, live=1000, added=NONE, gone=NONE, first=i, last=i + 1,
         )  # fmt: skip
         infos.append(finish(steps))
@@ -401,7 +401,7 @@ def test_writing_is_in_short_steps() -> None:
     runs = [maker.run([some(rng, 100_000, 10**9)]) for _ in range(4)]
     out, times = maker.shelf.create("slow.runs"), []
     steps = write_run(
-        out, runs, seed=SEED, pool_data=maker.data, width=8, segments=(FIRST, SEGMENT), bottom=True, live=0,
+        out, runs, pool_data=maker.data, width=8, segments=(FIRST, SEGMENT), bottom=True, live=0,
         added=NONE, gone=NONE, first=1, last=2,
     )  # fmt: skip
     while True:

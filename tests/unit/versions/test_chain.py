@@ -54,7 +54,7 @@ class Small:
     def _run(self, sources: list, bottom: bool, live: int) -> Run | None:
         self.files += 1
         out, none = self.shelf.create(f"{self.files}.runs"), np.empty(0, np.int64)
-        steps = write_run(out, sources, seed=77, pool_data=DATA, width=8, segments=(4096, 1 << 18), bottom=bottom,
+        steps = write_run(out, sources, pool_data=DATA, width=8, segments=(4096, 1 << 18), bottom=bottom,
                           live=live, added=none, gone=none, first=1, last=2)  # fmt: skip
         while True:
             try:
