@@ -182,7 +182,7 @@ def shutdown(session: Session, arguments: list[bytes]) -> Reply:
 def _save_at_end(session: Session, force: bool) -> None:
     try:
         session.server.store.checkpoint()
-    except PmkvError as error:
+    except (PmkvError, OSError) as error:
         log.error("SHUTDOWN SAVE: the checkpoint failed: %s", error)
         if not force:
             raise CommandError("ERR Errors trying to SHUTDOWN. Check logs.") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
+from collections.abc import Callable
 
 import pytest
 from aiohttp.test_utils import TestClient, make_mocked_request
@@ -19,6 +20,22 @@ async def test_much_work_leaves_the_loop() -> None:
     here = threading.get_ident()
     assert await off_loop(threading.get_ident, INLINE) == here
     assert await off_loop(threading.get_ident, INLINE + 1) != here
+
+
+@pytest.mark.parametrize("cold", [False, True])
+async def test_a_look_at_a_cold_index_leaves_the_loop(rest: TestClient, cold: bool, monkeypatch) -> None:
+    store, seen, here = rest.app[SERVER].store, [], threading.get_ident()
+    monkeypatch.setattr(store, "is_cold", cold)
+    count, look = type(store).stats, type(store.keyspace(0)).entry
+
+    def watched(work: Callable) -> Callable:
+        return lambda *arguments: seen.append(threading.get_ident()) or work(*arguments)
+
+    monkeypatch.setattr(type(store), "stats", watched(count))
+    monkeypatch.setattr(type(store.keyspace(0)), "entry", watched(look))
+    for path, status in (("/v1/stats", 200), ("/metrics", 200), ("/v1/keys/a", 404)):
+        assert (await rest.get(path)).status == status
+    assert len(seen) == 3 and [thread == here for thread in seen] == [not cold] * 3
 
 
 async def test_an_error_waits_as_well(rest: TestClient) -> None:
