@@ -5,8 +5,8 @@
   synced, which every sync of a file does.
 - A commit of the catalog is there as a whole or not at all.
 - No room, or EIO (`Fault`): a file cannot be created, or ends with a part of what should have been written to it; a
-  sync fails when any part is there; a file cannot be removed. A commit that fails may have taken place, or not, or turn
-  out either way at the next crash, until another one succeeds.
+  sync fails when any part is there; a file cannot be removed. A commit that finds no room has not taken place; one
+  that meets EIO may have, or not, or turn out either way at the next crash, until another one succeeds.
 
 `on_point(stage)` is called before and after everything that changes what a crash leaves.
 """
@@ -169,12 +169,12 @@ class SimulatedCatalog(MemoryCatalog):
         copy._records, copy._entries = dict(catalog._records), catalog._entries.copy()
         return copy
 
-    def commit(self, state: dict[str, Any], new: Iterable[Key] = (), dead: Iterable[Key] = ()) -> int:
+    def commit(self, state: dict[str, Any], new: Iterable[Key] = (), dead: Iterable[Key] = (), *pause: Any) -> int:
         dead, new = list(dead), list(new)
         self.disk.point("commit")
         if fault := self.disk.due("commit"):
             self._fail(fault, state, new, dead)
-        number = super().commit(state, new, dead)
+        number = super().commit(state, new, dead, *pause)
         self.other = None
         self.disk.point("committed")
         return number
@@ -182,9 +182,10 @@ class SimulatedCatalog(MemoryCatalog):
     def _fail(self, fault: Fault, state: dict[str, Any], new: list[Key], dead: list[Key]) -> None:
         before, after = self.survivor(committed=True), self.survivor(committed=True)
         after.commit(state, new, dead)
-        found = after if fault.whole else before
+        whole, later = fault.whole and not fault.full, fault.later and not fault.full
+        found = after if whole else before
         self._records, self._entries = dict(found._records), found._entries.copy()
-        self.other = (before if fault.whole else after) if fault.later else None
+        self.other = (before if whole else after) if later else None
         self.disk.point("committed")
         raise (FullError if fault.full else FlushError)("simulated: the catalog cannot be committed")
 

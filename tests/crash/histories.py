@@ -91,6 +91,15 @@ class Look:
 
 
 @dataclass(frozen=True)
+class Overtaken:
+    """A key is read until it becomes hot, and between the two halves of each look other steps are taken."""
+
+    space: int
+    key: bytes
+    steps: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """A checkpoint as a whole, and perhaps the folds that are due then."""
 
@@ -169,13 +178,20 @@ class Generator:
             return End()
         if dice < 76:
             return Abandon()
-        if dice < 86:
+        if dice < 82:
             return Look()
+        if dice < 87:
+            return self._overtaken(model)
         if dice < 93:
             return Unawaited(self._several(model))
         call, nth = self.rng.choice(("create", "write", "write", "sync", "remove", "commit", "commit")), 1
         full, whole, later = (self.rng.random() < 0.5 for _ in range(3))
         return FailUpkeep(Fault(call, nth + self.rng.randrange(4) * (call == "write"), full, whole, later))
+
+    def _overtaken(self, model: Model) -> Overtaken:
+        space, key = self.rng.choice(SPACES), self.rng.choice(KEYS)
+        write = self._applied(model, self.rng.choice((Put(space, key, self._bytes(8)), Delete(space, key))))
+        return Overtaken(space, key, (write, *[Checkpoint(True)] * self.rng.randrange(2)))
 
     def _several(self, model: Model, definitions: bool = True) -> tuple[Any, ...]:
         return tuple(self.operation(model, definitions) for _ in range(self.rng.randrange(2, 5)))

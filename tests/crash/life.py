@@ -9,11 +9,13 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
+from unittest.mock import patch
 
 from pmkv.engine import Engine
 from pmkv.errors import FlushError, FullError, PmkvError, ReadOnlyError
 from pmkv.log.pool import Pool
 from pmkv.media.simulated import CrashPoint, SimulatedMedium
+from pmkv.versions.chain import Lookup
 from pmkv.versions.upkeep import Steps
 from tests.crash.files import STAGES, Files, FilesPoint
 from tests.crash.histories import (
@@ -27,6 +29,7 @@ from tests.crash.histories import (
     Group,
     Look,
     Mark,
+    Overtaken,
     Peek,
     Unawaited,
 )
@@ -34,6 +37,7 @@ from tests.crash.operations import FULL, Bare, Batch, Model, check_scans, peek, 
 
 SPACES = 4  # keyspaces that histories write to have numbers below
 NOW = 1_700_000_000_000  # the clock stands: two operations alike make two frames alike
+LOOK_BELOW = Lookup.look_below
 UPKEEP = Checkpoint | Begin | Go | End | Abandon | FailUpkeep
 
 
@@ -127,6 +131,9 @@ class Life:
         elif isinstance(step, Look):
             self.look(store)
             waited = not behind
+        elif isinstance(step, Overtaken):
+            self._overtake(store, step)
+            return
         elif isinstance(step, Unawaited):
             self._deferred(store, step.operations)
             waited = False
@@ -151,6 +158,23 @@ class Life:
         self._deferred(store, step.operations[-1:])
         peek(store, step.operations[-1], step.face)
         return self.states[-1] != before
+
+    def _overtake(self, store: Bare, step: Overtaken) -> None:
+        """The second look makes a word hot, unless what was taken meanwhile speaks against it."""
+        left = list(step.steps)
+
+        def look_below(lookup: Lookup, *how: Any) -> None:
+            LOOK_BELOW(lookup, *how)
+            meanwhile = left.copy()
+            left.clear()  # these look, too
+            for one in meanwhile:
+                self.take(store, one)
+
+        store.keyspace(step.space).get(step.key)
+        with patch.object(Lookup, "look_below", look_below):
+            store.keyspace(step.space).get(step.key)
+        for one in left:  # nothing was looked for on file
+            self.take(store, one)
 
     def _operation(self, store: Bare, operation: Any) -> None:
         before, after = self.states[-1], self.states[-1].copy()

@@ -1,0 +1,294 @@
+"""Mutants of checkpoints, folds and what they leave: chains, catalog, files of runs. `mutants` says what one is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import orjson
+
+from pmkv.index.hot import HotIndex
+from pmkv.index.run import Run
+from pmkv.keyspace import Keyspace
+from pmkv.log.format import Frame
+from pmkv.log.replay import LogEnd, Replay
+from pmkv.versions import upkeep as upkeep_module
+from pmkv.versions.chain import Chain, Mutable, Tally, Wanted
+from pmkv.versions.records import ROOT, Records, Root, Sums
+from pmkv.versions.state import State
+from pmkv.versions.upkeep import Steps, Upkeep
+from tests.crash.files import SimulatedAppender, SimulatedCatalog
+from tests.crash.mutants import MUTANTS, Patch, mutant
+
+init, checkpoint, commit, tidy = Upkeep.__init__, Upkeep.checkpoint, Upkeep._commit, Upkeep.tidy
+write_run, rotate, adopt = upkeep_module.write_run, Chain.rotate, Chain.adopt
+others = set(MUTANTS)
+
+
+# --- what is durable before what
+
+
+class Hasty:
+    """A log that does not wait for its flushes."""
+
+    def __init__(self, log: Any) -> None:
+        self._log = log
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._log, name)
+
+    def flush(self, lsn: int) -> None:
+        pass
+
+
+@mutant("a checkpoint is committed before the log is durable up to it")
+def _() -> list[Patch]:
+    return [(Upkeep, "__init__", lambda self, log, *rest: init(self, Hasty(log), *rest))]
+
+
+@mutant("a file of runs is committed before it is synced")
+def _() -> list[Patch]:
+    return [(SimulatedAppender, "sync", lambda self: None)]
+
+
+@mutant("a checkpoint commits the end of the log as it is now, not as it was")
+def _() -> list[Patch]:
+    def late(self: Upkeep, state: State, *names: Any) -> None:
+        with self._log.lock:
+            state = replace(state, end=self._log.end_here())
+        commit(self, state, *names)
+
+    return [(Upkeep, "_commit", late)]
+
+
+@mutant("a checkpoint commits the runs as they are now, not as they were")
+def _() -> list[Patch]:
+    def present(self: Upkeep, state: State, *names: Any) -> None:
+        for part in state.parts:
+            chain = self._chain_of(part)
+            if chain is not None and len(chain.runs) >= len(state.parts[part].runs):
+                state = state.with_runs(part, chain.runs)
+        commit(self, state, *names)
+
+    return [(Upkeep, "_commit", present)]
+
+
+@mutant("replay goes on behind the first frame that a checkpoint does not hold")
+def _() -> list[Patch]:
+    iterate = Replay.__iter__
+
+    def late(self: Replay) -> Iterator[Frame]:
+        frames = iterate(self)
+        if self._start is not None:
+            next(frames, None)
+        yield from frames
+
+    return [(Replay, "__iter__", late)]
+
+
+@mutant("files that the present state needs are removed before the next is committed")
+def _() -> list[Patch]:
+    def early(self: Upkeep, state: State, *names: Any) -> None:
+        for name in self._shelf.names():
+            if name not in state.files:
+                self._shelf.remove(name)
+        commit(self, state, *names)
+
+    return [(Upkeep, "_commit", early)]
+
+
+@mutant("files of a commit that failed are removed")
+def _() -> list[Patch]:
+    def sure(self: Upkeep) -> Steps:
+        try:
+            yield from checkpoint(self)
+        except BaseException:
+            self._unsure = set()
+            self.tidy()
+            raise
+
+    return [(Upkeep, "checkpoint", sure)]
+
+
+@mutant("a checkpoint beside a fold removes its file")
+def _() -> list[Patch]:
+    def thorough(self: Upkeep) -> None:
+        self._folding, before = False, self._folding
+        tidy(self)
+        self._folding = before
+
+    return [(Upkeep, "tidy", thorough)]
+
+
+@mutant("a file takes the name of another one")
+def _() -> list[Patch]:
+    names = upkeep_module.Upkeep._new_file
+
+    def alone(self: Upkeep, lsn: int) -> Any:
+        shelf, self._shelf = self._shelf, Blind(self._shelf)
+        try:
+            return names(self, lsn)
+        finally:
+            self._shelf = shelf
+
+    return [(Upkeep, "_new_file", alone)]
+
+
+class Blind:
+    """A shelf that does not say what stands on it."""
+
+    def __init__(self, shelf: Any) -> None:
+        self._shelf = shelf
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._shelf, name)
+
+    def names(self) -> list[str]:
+        return []
+
+
+# --- chains
+
+
+@mutant("what was written after the rotation goes with what was closed")
+def _() -> list[Patch]:
+    def forgetful(self: Chain, closed: tuple[Mutable, ...], run: Run | None) -> None:
+        adopt(self, closed, run)
+        self.open = Mutable(self._dram.heap, self._seed)
+
+    return [(Chain, "adopt", forgetful)]
+
+
+@mutant("closed runs are lost when a checkpoint fails")
+def _() -> list[Patch]:
+    def forgetful(self: Chain) -> tuple[Mutable, ...]:
+        self.closed = ()
+        return rotate(self)
+
+    return [(Chain, "rotate", forgetful)]
+
+
+@mutant("the deletes among what was closed are dropped above older runs")
+def _() -> list[Patch]:
+    return [(upkeep_module, "write_run", lambda *a, **how: write_run(*a, **how | {"bottom": True}))]
+
+
+@mutant("a fold drops deletes that is not at the bottom")
+def _() -> list[Patch]:
+    def bottomless(out: Any, sources: Any, **how: Any) -> Any:
+        return write_run(out, sources, **how | {"bottom": how["bottom"] or isinstance(sources[0], Run)})
+
+    return [(upkeep_module, "write_run", bottomless)]
+
+
+@mutant("what is older wins in a fold")
+def _() -> list[Patch]:
+    return [(upkeep_module, "write_run", lambda out, sources, **how: write_run(out, sources[::-1], **how))]
+
+
+@mutant("what lies below a run is not looked at when it is counted")
+def _() -> list[Patch]:
+    def settle(self: Tally, wanted: Wanted, found: np.ndarray) -> None:
+        self._uncounted = []
+
+    return [(Tally, "settle", settle)]
+
+
+@mutant("expiries that a run hides are counted on")
+def _() -> list[Patch]:
+    count = Tally.settle
+
+    def settle(self: Tally, wanted: Wanted, found: np.ndarray) -> None:
+        count(self, wanted, found)
+        self.gone.clear()
+
+    return [(Tally, "settle", settle)]
+
+
+@mutant("a word that is written stays hot")
+def _() -> list[Patch]:
+    return [(HotIndex, "forget", lambda self, words: None)]
+
+
+@mutant("a word that was written since it was looked for becomes hot")
+def _() -> list[Patch]:
+    def learn(self: Chain, wanted: Wanted, found: np.ndarray, missed: np.ndarray, runs: Any) -> None:
+        which = missed[found[missed] != 0]
+        if self.hot is not None and which.size:
+            self.hot.admit(wanted.words[which], found[which])
+
+    return [(Chain, "_learn", learn)]
+
+
+# --- the directory of keys
+
+
+@mutant("keys do not enter the directory")
+def _() -> list[Patch]:
+    return [(SimulatedCatalog, "commit", committing(lambda new, dead: ([], dead)))]
+
+
+@mutant("dead keys leave the directory without a second look, and last (either one alone does no harm)")
+def _() -> list[Patch]:
+    def take_dead(self: Keyspace) -> list[tuple[int, bytes, int]]:
+        some, self._dead = list(self._dead), {}
+        return [(self.number, key, word) for key, word in zip(some, self._wanted(some).words.tolist())]
+
+    def last(new: list[Any], dead: list[Any]) -> tuple[list[Any], list[Any]]:
+        return [key for key in new if key not in dead], dead
+
+    return [(Keyspace, "take_dead", take_dead), (SimulatedCatalog, "commit", committing(last))]
+
+
+def committing(change: Any) -> Any:
+    """A commit of other keys."""
+    plain = SimulatedCatalog.commit
+
+    def commit_them(self: SimulatedCatalog, state: Any, new: Any = (), dead: Any = (), *pause: Any) -> int:
+        dead = list(dead)
+        return plain(self, state, *change(list(new), dead), *pause)
+
+    return commit_them
+
+
+# --- what is derived must be whole, and of this log
+
+
+@mutant("the pages of a run are not verified")
+def _() -> list[Patch]:
+    make = Run.__init__
+
+    def trusting(self: Run, *how: Any) -> None:
+        make(self, *how)
+        self._seen[:] = 1
+
+    return [(Run, "__init__", trusting)]
+
+
+@mutant("a record of the catalog is not verified")
+def _() -> list[Patch]:
+    return [(Records, "_opened", lambda self, name, record: orjson.loads(record[8:]))]
+
+
+@mutant("the root of the catalog is not compared with its records")
+def _() -> list[Patch]:
+    def trusting(self: Records, records: Any) -> tuple[dict[str, Any], Root]:
+        state, sums = {}, Sums()
+        for name, record in records:
+            state[name] = self._opened(name, record)
+            if name != ROOT:
+                sums.enter(name, record)
+        root = state.pop(ROOT, {"commit": 1, "entries": 0})
+        return state, Root(root["commit"], root["entries"], sums)
+
+    return [(Records, "open", trusting)]
+
+
+@mutant("a catalog is not compared with the log")
+def _() -> list[Patch]:
+    return [(LogEnd, "check", lambda self, pool: None)]
+
+
+UPKEEP = set(MUTANTS) - others
