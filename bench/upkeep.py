@@ -47,6 +47,8 @@ def update_when_asked(folder: Path, ids: int, wishes: Connection) -> None:
         for first in range(0, ids, LOADED):
             some = np.arange(first, min(first + LOADED, ids))
             table.put(some, np.zeros((some.size, WIDTH), "u1"))
+        store.checkpoint()
+        settle(store)
         wishes.send(0.0)
         before, acknowledged = written_bytes(), 0
         for count in iter(wishes.recv, None):
@@ -56,6 +58,14 @@ def update_when_asked(folder: Path, ids: int, wishes: Connection) -> None:
             acknowledged += count * BATCH * (8 + WIDTH)
             wishes.send(time.perf_counter() - start)
     wishes.send((written_bytes() - before) / max(acknowledged, 1))
+
+
+def settle(store: pmkv.Store) -> None:
+    """Return when what loading left to be folded is folded."""
+    folds = -1
+    while (stats := store.stats()).folds != folds:
+        folds = stats.folds
+        time.sleep(1.0)
 
 
 class Updater:
