@@ -1,10 +1,9 @@
 """A keyspace: byte keys to byte values with an optional expiry, in batches.
 
-A write is one PUT frame (or several of one batch), entered in the index; a read is one probe and one verified look
-at the records.
-A value longer than a part is written as PART frames first, each group durable before the next, and exists once a
-small record lists them.
-Expiry is judged by the clock at each read, never by replay. Waiting for durability happens in `Log.settle` alone.
+A write is one PUT frame (or several of one batch), entered in the index; a read is one probe and one verified look at
+the records. A value longer than a part is written as PART frames first, each group durable before the next, and exists
+once a small record lists them. Expiry is judged by the clock at each read, never by replay. Waiting for durability
+happens in `Log.settle` alone.
 """
 
 from __future__ import annotations
@@ -54,9 +53,7 @@ Pairs = Mapping[bytes, bytes] | Iterable[tuple[bytes, bytes]]
 class Keyspace:
     """One of the 16. Safe for threads; each call is atomic (put_many up to 16 MiB, then in atomic pieces)."""
 
-    def __init__(
-        self, number: int, log: Log, dram: Dram, verify: bool = True, directory: Catalog | None = None
-    ) -> None:
+    def __init__(self, number: int, log: Log, dram: Dram, verify: bool = True, directory: Catalog | None = None) -> None:
         """directory: the ordered directory of the keys that runs on file hold."""
         self.number, self._log, self._dram, self._verify, self._directory = number, log, dram, verify, directory
         self._owner = np.uint64(OWNER + number)
@@ -391,9 +388,8 @@ class Keyspace:
         reverse: bool = False,
         limit: int | None = None,
     ) -> Iterator[tuple[bytes, bytes]]:
-        """(key, value) in the order of keys' bytes; start inclusive, stop exclusive. Goes on in chunks: what is
-        written meanwhile behind
-        the place reached is seen."""
+        """(key, value) in the order of keys' bytes; start inclusive, stop exclusive. Goes on in chunks: what is written
+        meanwhile behind the place reached is seen."""
         low = max(prefix, start or b"")
         high = min((bound for bound in (stop, after_prefix(prefix)) if bound is not None), default=None)
         left = limit if limit is not None else float("inf")

@@ -25,7 +25,7 @@ import numpy.typing as npt
 from . import directory
 from .background import Background
 from .engine import Engine
-from .errors import ClosedError, FlushError, FullError, InvalidError, PmkvError
+from .errors import ClosedError, CorruptionError, FlushError, FullError, InvalidError, PmkvError
 from .keyspace import Keyspace, Pairs
 from .log.flusher import Flusher
 from .log.format import epoch_of
@@ -37,7 +37,10 @@ from .transaction import Transaction
 
 HOT_SHARE = 4  # of the DRAM budget, hot words take one in so many parts
 DUE = 0.1  # seconds of replay, beyond which a checkpoint is taken
+READER_ATTEMPTS = 3
 RETRY = 5.0  # seconds after which a checkpoint that failed is tried again
+BEHIND = 3 * DUE  # seconds of replay, beyond which writers are held up: checkpoints do not keep pace with them
+HOLD_UP = 0.01  # for so much of that at every group
 DUE_AT_END = 0.005  # the same when the store is closed
 CLOSING = 1.5  # seconds of closing, after which a checkpoint that is not written yet is left undone
 log = logging.getLogger("pmkv")
@@ -69,15 +72,19 @@ def open_store(
 
     LockedError: another process has it; FormatError: written by another version, or not a pool; CorruptionError:
     damaged."""
-    place = directory.Directory(path, pool, parse_size(capacity), require, readonly)
-    try:
-        budget = parse_size(dram)
-        hot = budget // HOT_SHARE
-        engine = Engine(place.open_pool(), durability, readonly, verify_reads, files=place.open_files(), hot=hot)
-        return Store(place, engine, budget)
-    except BaseException:
-        place.close()
-        raise
+    budget, attempts = parse_size(dram), READER_ATTEMPTS if readonly else 1
+    while True:
+        attempts -= 1
+        place = directory.Directory(path, pool, parse_size(capacity), require, readonly)
+        try:
+            found, hot = place.open_pool(), budget // HOT_SHARE
+            engine = Engine(found, durability, readonly, verify_reads, files=place.open_files(), hot=hot)
+            return Store(place, engine, budget)
+        except BaseException as error:
+            place.close()
+            # beside a writer, what was read first and what was read last may not belong together
+            if not (attempts and isinstance(error, CorruptionError)):
+                raise
 
 
 class Store:
@@ -312,7 +319,10 @@ class Store:
         return self._engine.upkeep.checkpointed_at if self._engine.upkeep else 0
 
     def _look_at_upkeep(self) -> None:
-        if self._upkeep_is_due or self._engine.replay_cost <= DUE or self._log.readonly:
+        cost = self._engine.replay_cost
+        if cost > BEHIND and self._log.durability == "commit" and not self._engine.pool.medium.inline:
+            time.sleep(cost * HOLD_UP)  # in the thread that flushes, and that writers wait for: never a server's loop
+        if self._upkeep_is_due or cost <= DUE or self._log.readonly:
             return
         if time.monotonic() >= self._retry_upkeep_at:
             self._upkeep_is_due = True

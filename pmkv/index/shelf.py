@@ -8,11 +8,13 @@ says of every byte whether it is whole; whether a file is needed at all says the
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import mmap
 import os
 import random
 import struct
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
@@ -27,6 +29,14 @@ VERSION = 1
 MAGIC = b"pmkvruns"
 HEADER = struct.Struct("<Q8sII16s")  # checksum of what follows, magic, version, reserved, pool id
 SUFFIX = ".runs"
+FAILED = ctypes.c_void_p(-1).value  # what mmap returns then
+
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+
 SYNC_STEP = 8 << 20  # written and synced in such steps: a commit of the log never has much of it to wait for
 
 
@@ -150,11 +160,12 @@ class FileShelf:
     def open(self, name: str) -> np.ndarray:
         path = self.directory / name
         with open(path, "rb") as file:
-            if not os.fstat(file.fileno()).st_size:
+            size = os.fstat(file.fileno()).st_size
+            if not size:
                 raise CorruptionError(f"{path} is empty: restore the file")
-            mapping = mmap.mmap(file.fileno(), 0, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
-        mapping.madvise(mmap.MADV_RANDOM)  # probes are single pages: read-ahead would fetch what nobody asked for
-        data = np.frombuffer(mapping, np.uint8)
+            data = map_file(file.fileno(), size)
+        # probes are single pages: read-ahead would fetch what nobody asked for
+        libc.madvise(data.ctypes.data, size, mmap.MADV_RANDOM)
         verify_header(data, self._pool_id, str(path))
         return data
 
@@ -170,8 +181,22 @@ class FileShelf:
 def will_read(data: np.ndarray, start: int, stop: int) -> None:
     """Have the system read a range of an opened file ahead."""
     start, stop = start // PAGE * PAGE, min(stop, data.size)
-    if isinstance(data.base, memoryview) and isinstance(data.base.obj, mmap.mmap) and start < stop:
-        data.base.obj.madvise(mmap.MADV_WILLNEED, start, stop - start)
+    if isinstance(data.base, memoryview) and isinstance(data.base.obj, ctypes.Array) and start < stop:
+        libc.madvise(data.ctypes.data + start, stop - start, mmap.MADV_WILLNEED)
+
+
+def map_file(fd: int, size: int) -> np.ndarray:
+    """A file mapped read-only, until nobody holds the array. Not by Python's mmap, which keeps a descriptor open for
+    each mapping: a store may have more files of runs than a process may have descriptors."""
+    address = libc.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, fd, 0)
+    if address == FAILED:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+    memory = (ctypes.c_uint8 * size).from_address(address)
+    weakref.finalize(memory, libc.munmap, address, size)
+    data = np.frombuffer(memory, np.uint8)
+    data.flags.writeable = False
+    return data
 
 
 class MemoryAppender:

@@ -40,6 +40,11 @@ class LogEnd:
 
     def check(self, pool: Pool) -> None:
         """CorruptionError unless the log reaches as far as this and is the one that was meant."""
+        if self.position > pool.medium.data.size:
+            raise CorruptionError(
+                f"the catalog is complete up to LSN {self.lsn}, behind the end of the pool ({pool.medium.data.size:,} "
+                "bytes): that was cut, or is an older copy than the catalog"
+            )
         for index, generation in self.segments:
             # looked at again: a writer beside a readonly store may have taken it since
             if pool.generations.get(index) != generation and pool.look(index) != generation:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from ..errors import CorruptionError
@@ -22,6 +23,13 @@ class PartState:
     layer: int
     runs: tuple[Run, ...] = ()  # newest first
     decision: dict[str, Any] | None = None
+
+    @cached_property
+    def records(self) -> dict[str, Any]:
+        """Of its runs, and "" for its own: kept, as most parts are the same in the next state."""
+        runs = {f"run/{name_of(run.info)}": run.info.asdict() for run in self.runs}
+        own = {"layer": self.layer, "runs": [name_of(run.info) for run in self.runs], "decision": self.decision}
+        return {"": own, **runs}
 
 
 @dataclass(frozen=True)
@@ -45,12 +53,8 @@ class State:
         """As the catalog keeps it."""
         records: dict[str, Any] = {"log": self.end.asdict() | {"last_table": self.last_table}}
         for name, part in self.parts.items():
-            records[name] = {
-                "layer": part.layer,
-                "runs": [name_of(run.info) for run in part.runs],
-                "decision": part.decision,
-            }
-            records |= {f"run/{name_of(run.info)}": run.info.asdict() for run in part.runs}
+            records |= part.records
+            records[name] = records.pop("")
         return records
 
 

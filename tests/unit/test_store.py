@@ -19,6 +19,7 @@ import pytest
 
 import pmkv
 from pmkv.errors import ClosedError, FlushError, InvalidError, LockedError, ReadOnlyError
+from tests.engines import at_the_same_time
 
 SMALL = "8MiB"
 
@@ -381,3 +382,98 @@ def test_folds_come_after_the_warm_up(tmp_path: Path, monkeypatch: pytest.Monkey
             assert time.monotonic() < deadline
             time.sleep(0.001)
         assert not store.is_cold
+
+
+def test_no_checkpoint_and_no_end_within_a_batch(tmp_path: Path) -> None:
+    with pmkv.open(tmp_path, capacity=SMALL) as store:
+        with store.batch():
+            store.put(b"a", b"1")
+            with pytest.raises(InvalidError, match="within a batch"):
+                store.checkpoint()
+            with pytest.raises(InvalidError, match="within a batch"):
+                store.close()
+        store.checkpoint()
+        assert store.get(b"a") == b"1"
+
+
+def test_a_child_forked_under_the_lock_is_told_that_the_store_is_not_its_own(tmp_path: Path) -> None:
+    with pmkv.open(tmp_path, capacity=SMALL) as store:
+        table = store.create_table("t", "i8")
+        held, go = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            with store.batch():
+                held.set()
+                go.wait(10)
+
+        with at_the_same_time(hold):
+            held.wait(10)
+            child = os.fork()
+            if child == 0:
+                signal.alarm(5)  # a child that hangs is killed by it
+                try:
+                    for call in (lambda: store.get(b"a"), lambda: table.get([1]), lambda: len(table)):
+                        with pytest.raises(ClosedError):
+                            call()
+                    store.close()
+                    os._exit(0)
+                finally:
+                    os._exit(1)
+            go.set()
+        assert os.waitpid(child, 0)[1] == 0
+
+
+def test_many_files_of_runs_take_no_descriptors(tmp_path: Path) -> None:
+    def descriptors() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    with pmkv.open(tmp_path, capacity=SMALL) as store:
+        store.put(b"0", b"v")
+        store.checkpoint()
+        before = descriptors()
+        for i in range(20):
+            store.create_table(f"t{i}", "i8").put([1], [i])
+            store.checkpoint()
+        assert len(list((tmp_path / "runs").iterdir())) >= 20 and descriptors() <= before
+
+
+def test_a_reader_keeps_what_it_reads_while_files_come_and_go(tmp_path: Path) -> None:
+    with pmkv.open(tmp_path, capacity=SMALL) as store:
+        table = store.create_table("t", "i8")
+        table.put(np.arange(100), np.arange(100))
+        store.checkpoint()
+        reader = subprocess.Popen([sys.executable, "-c", READER, os.fspath(tmp_path)], stdin=subprocess.PIPE,
+                                  stdout=subprocess.PIPE, text=True)  # fmt: skip
+        assert reader.stdout.readline() == "open\n"
+        for i in range(20):
+            table.put(np.arange(100), np.arange(100) + i)
+            store.checkpoint()
+        assert len(list((tmp_path / "runs").iterdir())) < 15, "a reader keeps no file from being removed"
+        assert reader.communicate("go\n", timeout=20)[0] == "right\n"
+
+
+READER = """
+import sys, pmkv, numpy as np
+with pmkv.open(sys.argv[1], readonly=True) as store:
+    print("open", flush=True)
+    sys.stdin.readline()
+    print("right" if (store.table("t").get(np.arange(100)) == np.arange(100)).all() else "wrong")
+"""
+
+
+def test_reads_while_the_pool_grows(tmp_path: Path) -> None:
+    """What is written behind the old end is found by who had begun to look before."""
+    with pmkv.open(tmp_path, capacity="8MiB", durability="none", verify_reads=False) as store:
+        store.put(b"key", b"0")
+        end = threading.Event()
+
+        def read() -> None:
+            while not end.is_set():
+                assert store.get(b"key") is not None
+
+        with at_the_same_time(read, read):
+            for i in range(5):
+                store.grow((24 + 16 * i) << 20)
+                for _ in range(30):
+                    store.put(b"key", bytes(100_000))
+            end.set()

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 from pmkv.engine import Engine
-from pmkv.errors import CorruptionError, FullError, ReadOnlyError
+from pmkv.errors import CorruptionError, FlushError, FullError, ReadOnlyError
 from pmkv.index.shelf import MemoryShelf
 from pmkv.log.pool import Pool
 from pmkv.media.memory import MemoryMedium
+from pmkv.stats import stats_of
 from pmkv.versions.catalog import MemoryCatalog
 from pmkv.versions.chain import Ids
-from pmkv.versions.fold import MOST, TIER, foldable
+from pmkv.versions.fold import MOST, TIER
 from pmkv.versions.upkeep import LOOKED_UP, portions
 from tests.engines import Clock, contents, copy_of, eio, failing_engine, small_medium
 
@@ -323,24 +324,120 @@ def test_derived_files_that_do_not_fit_are_refused(damage: str) -> None:
         contents(world.reopen())
 
 
-def test_which_runs_are_folded() -> None:
-    class Sized:
-        def __init__(self, count: int) -> None:
-            self.info = type("Info", (), {"count": count})
-
-    def chosen(*sizes: int) -> list[int]:
-        return [run.info.count for run in foldable(tuple(map(Sized, sizes)))]
-
-    assert chosen(*[1] * (TIER - 1)) == []
-    assert chosen(*[1] * TIER, 100) == [1] * TIER
-    assert chosen(50, 1, 2, *[1] * (TIER - 2), 400) == [1, 2, *[1] * (TIER - 2)]
-    assert chosen(1, 8, 64, 512) == []
-    assert len(chosen(*(3**i for i in range(MOST + 1)))) == TIER
-
-
 def test_what_is_looked_up_at_once_is_bounded() -> None:
     sizes = [LOOKED_UP - 1, 5, 7, 2 * LOOKED_UP, 1]
     noted = [Ids(np.empty(size, np.int64)) for size in sizes]
     found = list(portions(noted))
     assert [[one.words.size for one in some] for some in found] == [sizes[:2], sizes[2:4], sizes[4:]]
     assert list(portions([])) == []
+
+
+def test_a_rotation_that_waited_for_a_failing_flush_is_refused() -> None:
+    engine, medium = failing_engine(16)
+    files = MemoryCatalog(engine.pool.pool_id), MemoryShelf(engine.pool.pool_id)
+    engine = Engine(Pool.load(medium), files=files)
+    with engine.log.deferred():
+        engine.keyspaces[0].put(b"lost", b"1")
+    medium.flush_error = eio()
+    real = engine.log.lock
+
+    class Late:
+        """The lock, which comes only when the flush has failed."""
+
+        def __enter__(self) -> None:
+            engine.log.lock = real
+            with pytest.raises(FlushError):
+                engine.log.flush(engine.log.lsn)
+
+        def __exit__(self, *_: object) -> None: ...
+
+    engine.log.lock = Late()
+    with pytest.raises(ReadOnlyError):
+        exhaust(engine.upkeep.checkpoint())
+    assert files[0].load() is None
+
+
+def test_damage_of_one_index_is_not_everybodys() -> None:
+    world = World()
+    fill(world.engine)
+    world.checkpoint()
+    other = world.engine.create_table("other", "i8")
+    other.put([1], [1])
+    world.checkpoint()
+    world.engine = world.reopen()
+    damaged = world.engine.table("t").chain.runs[0]
+    files = world.engine.upkeep._shelf._files
+    files[damaged.info.file].data[damaged.info.offset + 4] ^= 1
+    world.engine.table("t").put([7], [70])
+    world.engine.table("other").put([2], [2])
+    exhaust(world.engine.upkeep.checkpoint())
+    assert world.engine.table("other").get([1, 2]).tolist() == [1, 2] and len(world.engine.table("other")) == 2
+    assert world.engine.table("t").get([7]).tolist() == [70]
+    for look in (lambda: world.engine.table("t").get([8]), lambda: len(world.engine.table("t"))):
+        with pytest.raises(CorruptionError):
+            look()
+    assert stats_of(world.engine, None).tables == {"other": 2}
+
+
+def test_keys_are_entered_again_after_a_commit_that_only_seemed_to_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It had taken the deleted key out of the directory."""
+    world = World()
+    space = world.engine.keyspaces[0]
+    space.put_many({b"a": b"1", b"b": b"1"})
+    world.checkpoint()
+    space.delete(b"a")
+    commit = world.catalog.commit
+
+    def half(*arguments: Any) -> None:
+        commit(*arguments)
+        raise FlushError("input/output error, after the switch")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.catalog, "commit", half)
+        with pytest.raises(FlushError):
+            world.checkpoint()
+    space.put(b"a", b"2")
+    world.checkpoint()
+    space._order = None  # made anew, as after a restart
+    assert list(space.scan()) == [(b"a", b"2"), (b"b", b"1")]
+    assert list(world.reopen().keyspaces[0].scan()) == [(b"a", b"2"), (b"b", b"1")]
+
+
+def test_a_clear_between_the_choice_of_a_fold_and_its_start() -> None:
+    world = World(60)
+    for first in range(0, 10 * TIER, 10):
+        fill(world.engine, first, 10)
+        world.checkpoint()
+    fold = world.engine.upkeep._fold(world.engine.upkeep._choose())
+    world.engine.clear_all()
+    world.engine.drop_table("t")
+    expected = contents(world.engine)
+    exhaust(fold)
+    assert contents(world.engine) == contents(world.reopen()) == expected == {}
+
+
+def test_what_a_clear_left_in_the_directory_leaves_it_by_and_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pmkv.keyspace.MOST_DEAD", 20)
+    world = World()
+    space = world.engine.keyspaces[0]
+    fill(world.engine)
+    world.checkpoint()
+    space.clear()
+    space.put(b"key 5", b"again")
+    for _ in range(4):
+        world.checkpoint()
+    assert world.catalog.keys(0, b"", None, False, 1000, lambda prefix, word: []) == [b"key 5"]
+
+
+def test_without_room_for_a_commit_its_file_does_not_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    fill(world.engine)
+
+    def full(*_: object) -> None:
+        raise FullError("no room")
+
+    monkeypatch.setattr(world.catalog, "commit", full)
+    for _ in range(3):
+        with pytest.raises(FullError):
+            world.checkpoint()
+    assert world.shelf.names() == []

@@ -1,0 +1,39 @@
+"""Which runs are folded, and which folds share a file."""
+
+from __future__ import annotations
+
+import pytest
+
+from pmkv.versions import fold
+from pmkv.versions.fold import MOST, TIER, Fold, foldable, together
+
+
+class Sized:
+    """Stands for a run of so many entries."""
+
+    def __init__(self, count: int) -> None:
+        self.info = type("Info", (), {"count": count})
+
+
+def chosen(*sizes: int) -> list[int]:
+    return [run.info.count for run in foldable(tuple(map(Sized, sizes)))]
+
+
+def test_runs_of_about_one_size_become_one() -> None:
+    some = [1, 2, 1, 1, 2][:TIER] + [1] * (TIER - 5)
+    assert chosen(*some[:-1]) == []
+    assert chosen(*some, 100) == some
+    assert chosen(50, *some, 400) == some
+    assert chosen(*(8**i for i in range(MOST))) == []
+
+
+def test_too_many_are_folded_whatever_their_sizes() -> None:
+    assert chosen(*(3**i for i in range(MOST + 1))) == [3**i for i in range(TIER)]
+
+
+def test_small_folds_share_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fold, "AT_ONCE", 100)
+    folds = [Fold("", None, (Sized(size), Sized(size)), False) for size in (30, 500, 10, 20)]
+    assert [one.size for one in together(folds)] == [20, 40]
+    assert [one.size for one in together(folds[1:2])] == [1000]
+    assert together([]) == []
