@@ -53,9 +53,9 @@ Pairs = Mapping[bytes, bytes] | Iterable[tuple[bytes, bytes]]
 class Keyspace:
     """One of the 16. Safe for threads; each call is atomic (put_many up to 16 MiB, then in atomic pieces)."""
 
-    def __init__(self, number: int, log: Log, dram: Dram, verify: bool = True, directory: Catalog | None = None) -> None:
-        """directory: the ordered directory of the keys that runs on file hold."""
-        self.number, self._log, self._dram, self._verify, self._directory = number, log, dram, verify, directory
+    def __init__(self, number: int, log: Log, dram: Dram, verify: bool = True, names: Catalog | None = None) -> None:
+        """names: the ordered directory of the keys that runs on file hold."""
+        self.number, self._log, self._dram, self._verify, self._directory = number, log, dram, verify, names
         self._owner = np.uint64(OWNER + number)
         self._seed = int.from_bytes(log.pool.hash_key[:8], "little")
         self._k0, self._k1 = (np.uint64(int.from_bytes(log.pool.hash_key[i : i + 8], "little")) for i in (0, 8))
