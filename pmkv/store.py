@@ -40,7 +40,7 @@ DUE = 0.1  # seconds of replay, beyond which a checkpoint is taken
 READER_ATTEMPTS = 3
 RETRY = 5.0  # seconds after which a checkpoint that failed is tried again
 BEHIND = 3 * DUE  # seconds of replay, beyond which writers are held up: checkpoints do not keep pace with them
-HOLD_UP = 0.01  # for so much of that at every group
+HOLD_UP, LONGEST = 0.01, 0.05  # for so much of that at every group, but no more seconds: checkpoints may fail for long
 DUE_AT_END = 0.005  # the same when the store is closed
 CLOSING = 1.5  # seconds of closing, after which a checkpoint that is not written yet is left undone
 log = logging.getLogger("pmkv")
@@ -321,7 +321,8 @@ class Store:
     def _look_at_upkeep(self) -> None:
         cost = self._engine.replay_cost
         if cost > BEHIND and self._log.durability == "commit" and not self._engine.pool.medium.inline:
-            time.sleep(cost * HOLD_UP)  # in the thread that flushes, and that writers wait for: never a server's loop
+            # in the thread that flushes, and that writers wait for: never a server's loop
+            time.sleep(min(cost * HOLD_UP, LONGEST))
         if self._upkeep_is_due or cost <= DUE or self._log.readonly:
             return
         if time.monotonic() >= self._retry_upkeep_at:
