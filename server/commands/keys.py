@@ -12,6 +12,7 @@ group = Group("generic")
 command = group.command
 
 MANY_KEYS = 10_000
+FEWEST_SCANNED = 100  # keys a SCAN looks at, whatever its COUNT, which is a hint: to take up a walk costs as much
 MANY_SCANNED = 1000
 KEYSPACES = 16
 DB_OUT_OF_RANGE = "ERR DB index is out of range"
@@ -75,7 +76,7 @@ def scan(session: Session, arguments: list[bytes]) -> Reply:
     once, what never is not at all."""
     cursor = parse_int(arguments[1], "ERR invalid cursor", 0, (1 << 64) - 1)
     count, pattern, wanted = _scan_options(arguments[2:])
-    cursor, names = session.keyspace.keys(cursor, count)
+    cursor, names = session.keyspace.keys(cursor, max(count, FEWEST_SCANNED))
     if pattern:
         names = pattern.select(names)
     if wanted not in (None, b"string"):
