@@ -122,33 +122,6 @@ def _() -> list[Patch]:
     return [(Upkeep, "tidy", thorough)]
 
 
-@mutant("a file takes the name of another one")
-def _() -> list[Patch]:
-    names = upkeep_module.Upkeep._new_file
-
-    def alone(self: Upkeep, lsn: int) -> Any:
-        shelf, self._shelf = self._shelf, Blind(self._shelf)
-        try:
-            return names(self, lsn)
-        finally:
-            self._shelf = shelf
-
-    return [(Upkeep, "_new_file", alone)]
-
-
-class Blind:
-    """A shelf that does not say what stands on it."""
-
-    def __init__(self, shelf: Any) -> None:
-        self._shelf = shelf
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._shelf, name)
-
-    def names(self) -> list[str]:
-        return []
-
-
 # --- chains
 
 

@@ -6,6 +6,7 @@ Prints for each mutant which seed killed it, and by what.
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
@@ -42,8 +43,10 @@ def hunt(name: str, told: Connection) -> None:
             outcome = lightly(seed, name in UPKEEP)
             if isinstance(outcome, str):
                 told.send((seed, outcome.splitlines()[0].partition("): ")[2]))
-                return
-        told.send(None)
+                break
+        else:
+            told.send(None)
+    os._exit(0)  # the threads of the parent are not this process' to end
 
 
 def killer_of(name: str) -> Killer | None:
