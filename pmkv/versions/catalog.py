@@ -332,12 +332,17 @@ class LmdbCatalog:
         self.load()
         if self._absent:
             return
-        turns = Turns()
+        turns, found, root = Turns(), 0, self._root
         with self._explained("read"), self._reading() as txn:
             walk = txn.cursor(self._keys).iternext()
             while some := list(islice(walk, CHUNK)):
-                self._sealer.check_entries(some)
+                found += len(self._sealer.check_entries(some))
                 turns.give()
+        if root is not None and root is self._root and found != root.entries:
+            raise CorruptionError(
+                f"a walk of the directory of keys in {self._file} finds {found:,} of its {root.entries:,} entries: "
+                "LMDB's own pages are damaged; move `catalog` and `runs` away: all is replayed from the log then"
+            )
 
     def _environment(self) -> lmdb.Environment:
         with self._opening:
