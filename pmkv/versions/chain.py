@@ -30,6 +30,7 @@ from ..kernels.records import key_bounds, read_expiries
 from ..kernels.runs import places_of
 
 NOTHING = np.empty((0, 2), np.int64)
+LOOKED_UP = 1 << 18  # words that are looked up below at once, when they are counted
 Window = tuple[np.ndarray, np.ndarray, np.ndarray]  # places, words, locations
 
 
@@ -271,8 +272,9 @@ class Chain:
         mutables = (self.open, *self.closed)
         for i, mutable in enumerate(mutables):
             below = Lookup(mutables[i + 1 :], self.runs, self.seed)
-            for wanted in mutable.tally.noted:
-                mutable.tally.settle(wanted, below.find(wanted))
+            for noted in portions(mutable.tally.noted):
+                for one, found in zip(noted, below.find_all(noted)):
+                    mutable.tally.settle(one, found)
 
     # walking
 
@@ -353,6 +355,20 @@ class Chain:
             run.check(self.seed)
         if self.hot is not None:
             self.hot.check()
+
+
+def portions(noted: list[Wanted]) -> Iterator[list[Wanted]]:
+    """Some at a time, as many as may be looked up at once."""
+    portion: list[Wanted] = []
+    size = 0
+    for wanted in noted:
+        portion.append(wanted)
+        size += wanted.words.size
+        if size >= LOOKED_UP:
+            yield portion
+            portion, size = [], 0
+    if portion:
+        yield portion
 
 
 def fill(wanted: Wanted, index: OpenIndex, pending: np.ndarray, found: np.ndarray) -> int:

@@ -25,13 +25,12 @@ from ..kernels.location import DELETE
 from ..kernels.records import key_bounds
 from ..log.writer import Log
 from .catalog import Catalog
-from .chain import Chain, Keys, Lookup, Mutable, Wanted, live_of, lives, merged, netted, replaced
+from .chain import Chain, Keys, Lookup, Mutable, live_of, lives, merged, netted, portions, replaced
 from .fold import Fold, foldable, together
 from .names import Key, go_on
 from .state import State, from_records, name_of
 
 NAMED = 2048  # keys read at a time: a long list would hold the interpreter
-LOOKED_UP = 1 << 18  # words that are looked up below at once, when they are counted
 Steps = Generator[None, None, None]
 NOBODY = np.uint64(0)  # the owner of records that are not verified
 
@@ -328,20 +327,6 @@ class Upkeep:
                 last=inputs[0].info.last,
             )
         )
-
-
-def portions(noted: list[Wanted]) -> Iterator[list[Wanted]]:
-    """Some at a time, as many as may be looked up at once."""
-    portion: list[Wanted] = []
-    size = 0
-    for wanted in noted:
-        portion.append(wanted)
-        size += wanted.words.size
-        if size >= LOOKED_UP:
-            yield portion
-            portion, size = [], 0
-    if portion:
-        yield portion
 
 
 def named(

@@ -16,9 +16,8 @@ from pmkv.log.pool import Pool
 from pmkv.media.memory import MemoryMedium
 from pmkv.stats import stats_of
 from pmkv.versions.catalog import MemoryCatalog
-from pmkv.versions.chain import Ids
+from pmkv.versions.chain import LOOKED_UP, Ids, portions
 from pmkv.versions.fold import MOST, TIER
-from pmkv.versions.upkeep import LOOKED_UP, portions
 from tests.engines import Clock, contents, copy_of, eio, failing_engine, small_medium
 
 SEGMENT = 16 << 10
