@@ -71,8 +71,15 @@ def request(*words: bytes | str | int) -> bytes:
 class Served:
     """A `pmkv serve` process; `log` is what it wrote so far."""
 
-    def __init__(self, *options: str, wrapper: tuple[str, ...] = (), wait: float = 120.0, **environment: str) -> None:
-        command = [*wrapper, sys.executable, "-m", "pmkv_server", "serve", "--port", "0", *options]
+    def __init__(
+        self,
+        *options: str,
+        wrapper: tuple[str, ...] = (),
+        wait: float = 120.0,
+        module: str = "pmkv_server",
+        **environment: str,
+    ) -> None:
+        command = [*wrapper, sys.executable, "-m", module, "serve", "--port", "0", *options]
         folders = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         self.process = subprocess.Popen(
             command,

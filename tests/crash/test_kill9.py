@@ -1,4 +1,5 @@
-"""kill -9 of the server under load: four connections write, it dies, the next one has all that was acknowledged.
+"""kill -9 of the server under load: four connections write, it takes checkpoints and folds all the time, it dies, the
+next one has all that was acknowledged.
 
 Rounds: 5, or 200 with `make test-long` (or PMKV_TEST_ROUNDS). A round that fails prints its seed, which gives the load
 again, not the moment.
@@ -96,13 +97,13 @@ def rows_on(connection: Raw, name: str) -> set[int | None]:
 
 
 def serve(folder: Path) -> Served:
-    return Served("--rest-port", "off", "--data", str(folder), "--capacity", "16GiB")
+    return Served("--rest-port", "off", "--data", str(folder), "--capacity", "16GiB", module="tests.crash.busy")
 
 
 def rounds(folder: Path, count: int, capsys: pytest.CaptureFixture[str]) -> None:
     rng = random.Random(SEED)
     ledgers = [Ledger(f"w{number}") for number in range(WRITERS)]
-    server, lost = serve(folder), 0
+    server, lost, files = serve(folder), 0, set()
     for ledger in ledgers:
         assert server.raw()("TABLE.CREATE", ledger.name, "DTYPE", "f4", "DIM", 8) == ("+", b"OK")
     for number in range(count):
@@ -114,14 +115,16 @@ def rounds(folder: Path, count: int, capsys: pytest.CaptureFixture[str]) -> None
         for writer in writers:
             writer.join()
             assert writer.error is None, f"seed {SEED}, round {number}: {writer.error}"
+        files |= {file.name for file in (folder / "runs").iterdir()}
         server = serve(folder)
         for ledger in ledgers:
             lost += ledger.begun - ledger.check(found_on(server.raw(), ledger.name))
     acked = sum(ledger.acked for ledger in ledgers)
     assert server.stop() == 0
     with capsys.disabled():
-        print(f"\n  killed {count} times: {acked:,} acknowledged operations found, {lost:,} in flight lost", end=" ")
-    assert acked > 100 * count
+        print(f"\n  killed {count} times: {acked:,} acknowledged operations found, {lost:,} in flight lost,", end=" ")
+        print(f"{len(files)} files of runs seen", end=" ")
+    assert acked > 100 * count and len(files) > count
 
 
 def test_nothing_is_lost_or_halved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,12 @@
+"""A server that takes a checkpoint every few frames and folds every second run, so that one is always under way when it
+is killed: `python -m tests.crash.busy serve ...`."""
+
+from __future__ import annotations
+
+from pmkv import store
+from pmkv.versions import fold
+from pmkv_server.cli import main
+
+if __name__ == "__main__":
+    store.DUE, fold.TIER, fold.MOST = 0.002, 2, 4
+    main()
