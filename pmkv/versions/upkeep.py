@@ -264,8 +264,10 @@ class Upkeep:
     # a fold
 
     def fold(self) -> Steps:
-        """Fold until every chain has few runs. Nothing if that is under way already: it looks again at its end."""
-        while not self._folding and (chosen := self._choose()):
+        """Fold until every chain has few runs. Nothing if that is under way already: it looks again at its end. Nor
+        between a commit that failed and the next checkpoint: half of it, keys that left the directory, would be made
+        current with the state before it."""
+        while not (self._folding or self._unsure) and (chosen := self._choose()):
             self._folding = True
             try:
                 yield from self._fold(chosen)
@@ -301,6 +303,8 @@ class Upkeep:
         done = [(f, run) for f, run in done if f.part in state.parts and set(f.inputs) <= set(state.parts[f.part].runs)]
         for fold, run in done:
             state = state.with_runs(fold.part, replaced(state.parts[fold.part].runs, fold.inputs, run))
+        if self._unsure:
+            return  # a checkpoint beside this failed
         if done:
             self._commit(state)
         with self._log.lock:

@@ -225,6 +225,40 @@ def test_a_fold_takes_no_name_of_an_earlier_process() -> None:
     assert world.engine.upkeep.folds == 3 and contents(world.reopen()) == before
 
 
+@pytest.mark.parametrize("beside", [False, True])
+def test_keys_that_half_a_commit_took_out_of_the_directory_enter_it_again(
+    beside: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No fold makes that half current, before another checkpoint; nor one that was under way (beside)."""
+    world = World(60)
+    space, commit = world.engine.keyspaces[0], world.catalog.commit
+
+    def half(*what: Any) -> None:
+        commit(*what)
+        raise FlushError("whether this took place is not known")
+
+    for number in range(TIER):
+        space.put(b"%d" % number, b"v")
+        if not number:
+            space.put(b"key", b"1")
+        world.checkpoint()
+    fold = world.engine.upkeep.fold()
+    if beside:
+        next(fold)
+    space.delete(b"key")
+    with monkeypatch.context() as patch, pytest.raises(FlushError):
+        patch.setattr(world.catalog, "commit", half)
+        world.checkpoint()
+    exhaust(fold)
+    assert not world.engine.upkeep.folds
+    space.put(b"key", b"2")
+    again = world.reopen()
+    for engine in (world.engine, again):
+        exhaust(engine.upkeep.checkpoint())
+        exhaust(engine.upkeep.fold())
+        assert dict(engine.keyspaces[0].scan())[b"key"] == b"2" and engine.upkeep.folds
+
+
 def test_expiries_count_wherever_they_stand() -> None:
     world = World()
     space, now = world.engine.keyspaces[0], world.clock.now
