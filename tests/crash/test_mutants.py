@@ -25,11 +25,11 @@ FORK = get_context("fork")
 
 
 def lightly(seed: int, upkeep: bool) -> Counts | str:
-    """Many histories, each looked at lightly. upkeep: those with many checkpoints and folds."""
+    """Many histories, each looked at lightly. upkeep: those with many checkpoints and folds; else of the log alone."""
     rng = random.Random(seed)
     if upkeep:
         return explore(seed, Knobs.drawn(rng, images=3, tier=2, steps=11, segments=14, room=None, left=None))
-    return explore(seed, Knobs.drawn(rng, images=8, twice=0.25))
+    return explore(seed, Knobs.drawn(rng, images=8, twice=0.25, tier=None))
 
 
 Killer = tuple[int, str]  # a seed, and what was noticed
