@@ -26,7 +26,7 @@ from ..index.hot import Budget, HotIndex
 from ..index.open import OpenIndex
 from ..index.run import Run
 from ..kernels import location
-from ..kernels.records import key_bounds, read_expiries
+from ..kernels.records import DAMAGED, key_bounds, read_records
 from ..kernels.runs import places_of
 
 NOTHING = np.empty((0, 2), np.int64)
@@ -112,6 +112,7 @@ class Tally:
         self.covered = 0
         self.expiries = SortedList()  # of its live records that have one
         self.gone = SortedList()  # those of the records below that it hides
+        self.is_unknown = False  # damage kept some from being counted
         self._uncounted: dict[int, Wanted] = {}  # by identity
 
     def note(self, new: Wanted) -> None:
@@ -123,14 +124,17 @@ class Tally:
         """What is not looked at yet."""
         return list(self._uncounted.values())
 
-    def settle(self, wanted: Wanted, found: np.ndarray) -> None:
-        """What was noted was looked for below, and found. Under the lock; whoever is second changes nothing."""
-        if self._uncounted.pop(id(wanted), None) is None:
-            return
-        self.covered += int(np.count_nonzero(lives(found)))
-        if isinstance(wanted, Keys):
-            read_expiries(wanted.data, found, expiries := np.empty(found.size, np.int64))
-            self.gone.update(expiries[expiries != 0].tolist())
+    def settle(self, wanted: Wanted, found: np.ndarray, expiries: np.ndarray) -> None:
+        """What was noted was looked for below, and found, with these expiries. Under the lock; whoever is second
+        changes nothing."""
+        if self._uncounted.pop(id(wanted), None) is not None:
+            self.covered += int(np.count_nonzero(lives(found)))
+            self.gone.update(expiries.tolist())
+
+    def give_up(self, wanted: Wanted) -> None:
+        """What was noted cannot be looked for: something below is damaged. Under the lock."""
+        self._uncounted.pop(id(wanted), None)
+        self.is_unknown = True
 
 
 @dataclass(frozen=True)
@@ -257,10 +261,10 @@ class Chain:
         self._settle()
         mutables = (self.open, *self.closed)
         live = live_of(self.runs)
-        if live is None:
+        if live is None or any(m.tally.is_unknown for m in mutables):
             raise CorruptionError(
-                "how many there are is not known: a page of an index was damaged when they were counted; restore the "
-                "files of `runs`, or move `catalog` and `runs` away, and the log is replayed from its beginning"
+                "how many there are is not known: an index, or a record that was overwritten, was damaged when they "
+                "were counted; restore a backup, or move `catalog` and `runs` away, and the whole log is replayed"
             )
         live += sum(m.index.live - m.tally.covered for m in mutables)
         expired = sum(run.expired(now) for run in self.runs)
@@ -274,7 +278,7 @@ class Chain:
             below = Lookup(mutables[i + 1 :], self.runs, self.seed)
             for noted in portions(mutable.tally.noted):
                 for one, found in zip(noted, below.find_all(noted)):
-                    mutable.tally.settle(one, found)
+                    mutable.tally.settle(one, found, expiries_of(one, found))
 
     # walking
 
@@ -397,7 +401,22 @@ def wanted_of(wanted: Wanted, locations: np.ndarray, which: np.ndarray) -> Wante
         return Ids(wanted.ids[which])
     bounds = np.empty((int(np.count_nonzero(which)), 2), np.int64)
     key_bounds(wanted.data, locations[which], bounds)
-    return Keys(wanted.words[which], wanted.data, bounds, wanted.data, wanted.owner, False)
+    # verified: a damaged record below is taken for the key's, else it would be counted twice
+    return Keys(wanted.words[which], wanted.data, bounds, wanted.data, wanted.owner, True)
+
+
+def expiries_of(wanted: Wanted, found: np.ndarray) -> np.ndarray:
+    """Those of the live records that were found. CorruptionError: one is damaged."""
+    out = np.zeros((found.size, 4), np.int64)
+    if isinstance(wanted, Keys):
+        read_records(wanted.data, found, wanted.owner, 0, True, out)
+        bad = np.flatnonzero(out[:, 0] == DAMAGED)
+        if bad.size:
+            raise CorruptionError(
+                f"a record at offset {int(found[bad[0]] & location.OFFSET_MASK):,} of the pool is damaged: its check "
+                "does not hold. It was overwritten, but how many keys there are is not known; restore a backup"
+            )
+    return out[out[:, 2] != 0, 2]
 
 
 def merged(sources: list[Iterator[Window]]) -> Iterator[Window]:

@@ -25,7 +25,7 @@ from ..kernels.location import DELETE
 from ..kernels.records import key_bounds
 from ..log.writer import Log
 from .catalog import Catalog
-from .chain import Chain, Keys, Lookup, Mutable, live_of, lives, merged, netted, portions, replaced
+from .chain import Chain, Keys, Lookup, Mutable, Wanted, expiries_of, live_of, lives, merged, netted, portions, replaced
 from .fold import Fold, foldable, together
 from .names import Key, go_on
 from .state import State, from_records, name_of
@@ -207,19 +207,14 @@ class Upkeep:
 
     def _write_closed(self, out: Appender, closed: Closed, last: int) -> Generator[None, None, RunInfo]:
         """The closed runs of one chain as one run."""
-        chain, runs, counted = closed.chain, closed.runs, True
+        chain, runs = closed.chain, closed.runs
         for i, mutable in enumerate(runs):
             below = Lookup(runs[i + 1 :], closed.below, chain.seed)
             for noted in portions(mutable.tally.noted):
-                try:
-                    found = below.find_all(noted)
-                except CorruptionError:  # concerns who reads there, and the count; the checkpoint is everybody's
-                    found, counted = [np.zeros(one.words.size, np.uint64) for one in noted], False
-                for one, its in zip(noted, found):
-                    with self._log.lock:
-                        mutable.tally.settle(one, its)
+                self._count(mutable, noted, below)
                 yield
         tallies = [mutable.tally for mutable in runs]
+        is_known = not any(tally.is_unknown for tally in tallies)
         added, gone = netted(
             np.array([expiry for tally in tallies for expiry in tally.expiries], np.int64),
             np.array([expiry for tally in tallies for expiry in tally.gone], np.int64),
@@ -232,13 +227,27 @@ class Upkeep:
                 width=chain.width,
                 segments=self._segments,
                 bottom=not closed.below,
-                live=sum(mutable.index.live - mutable.tally.covered for mutable in runs) if counted else None,
+                live=sum(mutable.index.live - mutable.tally.covered for mutable in runs) if is_known else None,
                 added=added,
                 gone=gone,
                 first=runs[-1].first,
                 last=last,
             )
         )
+
+    def _count(self, mutable: Mutable, noted: list[Wanted], below: Lookup) -> None:
+        """Damage concerns who reads there, and the count; the checkpoint is everybody's."""
+        try:
+            found = below.find_all(noted)
+            settled = [(one, its, expiries_of(one, its)) for one, its in zip(noted, found)]
+        except CorruptionError:
+            with self._log.lock:
+                for one in noted:
+                    mutable.tally.give_up(one)
+            return
+        for one in settled:
+            with self._log.lock:
+                mutable.tally.settle(*one)
 
     def _names(self, rotation: Rotation, alive: bool, is_sure: bool = True) -> Iterator[Key]:
         """Keys that the closed runs put and, if the directory is sure to have those, that do not live below; or that

@@ -310,7 +310,7 @@ def fill(store: Bare, model: Model, size: int, left: int) -> None:
 
 
 @contextlib.contextmanager
-def reproducible(seed: int, tier: int) -> Iterator[None]:
+def reproducible(seed: int, tier: int = 2) -> Iterator[None]:
     """Ids and nonces of the engine follow from the seed; it has as many keyspaces as are looked at, to be quick; and it
     folds so few runs that histories come to it."""
     rng = random.Random(seed)
