@@ -258,7 +258,12 @@ class LmdbCatalog:
         while True:
             try:
                 with self._explained("committed"), self._environment().begin(write=True) as txn:
-                    return self._write(txn, root, changed, sums, batches)
+                    try:
+                        return self._write(txn, root, changed, sums, batches)
+                    except BaseException:
+                        with self._gate.alone():  # py-lmdb waits for a moment without readers, and busy ones leave none
+                            txn.abort()
+                        raise
             except lmdb.MapFullError:
                 self._grow()
             except BaseException:
