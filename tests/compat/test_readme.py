@@ -1,4 +1,7 @@
-"""The README's examples, run as a newcomer would: each Python block, each line after a `$` with what it shows."""
+"""The README's examples, run as a newcomer would: each Python block, each line after a `$` with what it shows.
+
+Blocks fenced as `console` are sessions to be read: they start and kill servers on the usual ports.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ pytestmark = pytest.mark.compat
 ROOT = Path(__file__).parent.parent.parent
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
 PYTHON = [text for language, text in BLOCKS if language == "python"]
-SHELL = [text for _, text in BLOCKS if text.startswith("$ ")]
+SHELL = [text for language, text in BLOCKS if language == "" and text.startswith("$ ")]
 
 
 def free_port() -> int:
@@ -47,6 +50,12 @@ def ports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     yield {"7379": str(resp), "7380": str(rest)}
     process.terminate()
     assert process.wait(20) == 0
+
+
+def test_every_block_is_run_or_meant_to_be_read() -> None:
+    others = [text for language, text in BLOCKS if language != "console" and text not in PYTHON + SHELL]
+    assert all(line.startswith("make ") for text in others for line in text.splitlines()), others
+    assert not any("&\n" in text for text in SHELL), "what goes on in the background has no end"
 
 
 def with_ports(text: str, ports: dict[str, str]) -> str:
