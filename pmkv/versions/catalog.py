@@ -65,9 +65,6 @@ class Catalog(Protocol):
         """The next keys of [low, high) in byte order, at least `count` unless there are no more.
         `resolve(prefix, word)` gives the full keys of more than 500 bytes that begin so and have this hash."""
 
-    def oldest_reader(self) -> int | None:
-        """The earliest commit that another process still reads; None without such readers."""
-
     def check(self) -> None:
         """Every record and every entry of the directory is whole."""
 
@@ -134,9 +131,6 @@ class MemoryCatalog:
         other._before = dict(other._records)
         return other
 
-    def oldest_reader(self) -> int | None:
-        return None
-
     def check(self) -> None:
         _, root = self._sealer.open(self._records.items())
         assert root.entries == len(self._entries)
@@ -154,7 +148,6 @@ class LmdbCatalog:
         self._file = self._folder / "data.mdb"
         self._sealer = Records(pool_id, str(self._file))
         self._root: Root | None = None  # of the last commit; None when it must be read again
-        self._numbers = 0  # LMDB's number of a transaction is that of the commit and this
         self._writing, self._opening, self._sharing = threading.RLock(), threading.Lock(), threading.Lock()
         self._gate = Gate()
         self._env: lmdb.Environment | None = None
@@ -221,7 +214,6 @@ class LmdbCatalog:
             return None
         with self._writing, self._explained("read"), self._reading() as txn:
             records = txn.cursor(self._state)
-            number = txn.id()
             state, root = self._sealer.open((name.decode(errors="replace"), bytes(one)) for name, one in records)
             entries = txn.stat(self._keys)["entries"]
         if entries != root.entries:
@@ -229,7 +221,7 @@ class LmdbCatalog:
                 f"the directory of keys in {self._file} has {entries:,} entries, the root record of commit "
                 f"{root.commit} tells of {root.entries:,}; restore a backup"
             )
-        self._root, self._numbers = root, number - root.commit
+        self._root = root
         return state if root.commit else None
 
     def commit(
@@ -322,16 +314,6 @@ class LmdbCatalog:
                 walk = cursor.iterprev()
             found = list(takewhile(lambda pair: first <= pair[0] < stop, islice(walk, limit)))
         return self._sealer.check_entries(found)
-
-    def oldest_reader(self) -> int | None:
-        with self._writing:
-            if self._root is None:
-                self.load()
-            with self._explained("read"), self._gate.beside():
-                self._environment().reader_check()
-                table = [line.split() for line in self._environment().readers().splitlines()[1:]]
-        others = [int(number) for pid, _, number in table if number != "-" and int(pid) != os.getpid()]
-        return min(others) - self._numbers if others else None
 
     def check(self) -> None:
         self.load()
