@@ -1,9 +1,12 @@
-"""redis-py clients that also know tables. Everything of redis-py works as it does there; table replies are bytes also
-under `decode_responses=True`, because they are rows."""
+"""redis-py clients that also know tables and views. Everything of redis-py works as it does there; table replies are
+bytes also under `decode_responses=True`, because they are rows. A client on another view than `main` says so on every
+connection, whenever that is made."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import redis
@@ -14,9 +17,11 @@ from redis.exceptions import ResponseError
 
 import pmkv_client.direct as direct
 import pmkv_client.protocol as protocol
+import pmkv_client.views as versions
 
 from .protocol import Array, TableInfo, Work
 from .table import AsyncTable, Mode, Table
+from .views import MAIN, ViewInfo
 
 T = TypeVar("T")
 RAW: dict[str, Any] = {NEVER_DECODE: True}
@@ -25,21 +30,29 @@ Bags = Mapping[str, tuple[ArrayLike, ArrayLike]]
 
 
 class Client(redis.Redis):
-    """A redis-py client with tables, by default of localhost:7379. Thread-safe, as redis.Redis is.
+    """A redis-py client with tables and views, by default of localhost:7379. Thread-safe, as redis.Redis is.
 
-    How a table is laid out is asked once and remembered; `forget` drops that, for a table that someone else dropped and
-    created anew.
+    Everything is read and written in the view `view`, on each of its connections. How a table is laid out is asked once
+    and remembered; `forget` drops that, for a table that someone else dropped and created anew, or promoted.
     """
 
-    def __init__(self, host: str = "localhost", port: int = protocol.DEFAULT_PORT, *args: Any, **kwargs: Any) -> None:
+    def __init__(
+        self, host: str = "localhost", port: int = protocol.DEFAULT_PORT, *args: Any, view: str = MAIN, **kwargs: Any
+    ) -> None:
         self._infos: dict[str, TableInfo] = {}
-        super().__init__(host, port, *args, **kwargs)
+        self._on_view(view, None if kwargs.get("connection_pool") else partial(type(self), host, port, *args, **kwargs))
+        super().__init__(host, port, *args, **_connecting(versions.on_connect, view, kwargs))
 
     @classmethod
-    def from_url(cls, url: str, **kwargs: Any) -> Client:
+    def from_url(cls, url: str, view: str = MAIN, **kwargs: Any) -> Client:
         """`pmkv://[:password@]host[:port][/db]`; keyword arguments and query options are redis-py's."""
-        client: Client = super().from_url(protocol.redis_url(url), **kwargs)  # type: ignore[assignment]
+        settings = _connecting(versions.on_connect, view, kwargs)
+        client: Client = super().from_url(protocol.redis_url(url), **settings)  # type: ignore[assignment]
+        client._on_view(view, partial(cls.from_url, url, **kwargs))
         return client
+
+    def _on_view(self, view: str, anew: Callable[..., Client] | None) -> None:
+        self.view_name, self._anew = view, anew
 
     def table(self, name: str) -> Table:
         """The table of this name. Raises redis.exceptions.ResponseError where there is none."""
@@ -70,6 +83,73 @@ class Client(redis.Redis):
         """Bags of several tables, reduced, in one call: {name: (ids, offsets)} -> {name: (len(offsets), *shape)}."""
         return self.run(protocol.pool_many(self.describe(list(bags)), bags, mode)) if bags else {}
 
+    def view(self, name: str) -> Client:
+        """A client on this view, with the same settings and connections of its own: close it, or use `with`.
+
+        Sends nothing; where there is no such view, what is first asked raises NoViewError.
+        """
+        return _anew(self._anew)(view=name)
+
+    def views(self) -> dict[str, ViewInfo]:
+        """All views by name, `main` first, then as they were cut."""
+        return self.run(versions.infos(self.run(versions.names())))
+
+    def view_info(self, name: str) -> ViewInfo:
+        """What is known of one view."""
+        return self.run(versions.infos([name]))[name]
+
+    def delete_view(self, name: str) -> None:
+        """Delete a branch, a snapshot, or the view `undo`. What stands on it stays."""
+        self.run(versions.delete(name))
+
+    def snapshot(self, name: str) -> None:
+        """Keep the state of this client's view (`main` or a branch), tables and keyspaces, under a name."""
+        self.run(versions.snapshot(name))
+
+    def rollback(self, name: str, tables: Sequence[str] | None = None, keys: bool | None = None) -> None:
+        """This client's view back to a snapshot: all of it, or the tables named; keyspaces with all of it, or as `keys`
+        says. Of `main`, the state before is the view `undo`."""
+        self.run(versions.rollback(name, tables, keys))
+        self.forget()
+
+    def branch(self, name: str, at: str = MAIN) -> Client:
+        """Cut a branch of any view; gives a client on it, as `view` does."""
+        self.run(versions.branch(name, at))
+        return self.view(name)
+
+    def promote(
+        self, name: str, tables: Sequence[str] | None = None, keys: bool | None = None, force: bool = False
+    ) -> None:
+        """Move `main` to what a branch wrote: the tables and keyspaces, or the tables named, at one moment.
+
+        Raises ConflictError where `main` was written there meanwhile, unless forced. The state before is the view
+        `undo`.
+        """
+        self.run(versions.promote(name, tables, keys, force))
+        self.forget()
+
+    def undo(self, force: bool = False) -> None:
+        """Undo the last promote or rollback of `main`. ConflictError: there are later writes; `force` drops them."""
+        self.run(versions.undo(force))
+        self.forget()
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """How often `main` was promoted and rolled back so far, and its LSN; asks the server."""
+        return self.run(versions.version())
+
+    def wait_version(self, after: int, timeout: float | None = None) -> int:
+        """Wait until `main` was promoted or rolled back more than `after` times; returns how often, which after
+        `timeout` seconds may be `after` itself. How tables are laid out is asked anew then."""
+        end = _deadline(timeout)
+        while True:
+            left = end - time.monotonic()
+            number = self.run(versions.wait(after, min(versions.PATIENCE, left)))
+            if number > after:
+                self.forget()
+            if number > after or left <= versions.PATIENCE:
+                return number
+
     def forget(self, name: str | None = None) -> None:
         """Ask anew how this table (or every table) is laid out when it is next needed."""
         _forget(self._infos, name)
@@ -95,7 +175,12 @@ class Client(redis.Redis):
         """As in redis.Redis; a long reply of rows comes in arrays of bytes."""
         blobs = options.pop(BLOBS, None)
         reply = direct.read(connection, blobs) if blobs else None
-        return super().parse_response(connection, command_name, **options) if reply is None else reply
+        if reply is not None:
+            return reply
+        try:
+            return super().parse_response(connection, command_name, **options)
+        except ResponseError as error:
+            raise versions.mapped(error) from None
 
     def _send_once(self, calls: list[protocol.Args]) -> list[Any]:
         """Without redis-py's retries, which would apply a call twice if only its reply was lost."""
@@ -114,17 +199,25 @@ class Client(redis.Redis):
 
 
 class AsyncClient(redis.asyncio.Redis):
-    """`Client`, awaited. `table(name)` itself is not: it sends nothing."""
+    """`Client`, awaited. `table(name)` and `view(name)` themselves are not: they send nothing."""
 
-    def __init__(self, host: str = "localhost", port: int = protocol.DEFAULT_PORT, **kwargs: Any) -> None:
+    def __init__(
+        self, host: str = "localhost", port: int = protocol.DEFAULT_PORT, *, view: str = MAIN, **kwargs: Any
+    ) -> None:
         self._infos: dict[str, TableInfo] = {}
-        super().__init__(host=host, port=port, **kwargs)
+        self._on_view(view, None if kwargs.get("connection_pool") else partial(type(self), host, port, **kwargs))
+        super().__init__(host=host, port=port, **_connecting(versions.on_connect_async, view, kwargs))
 
     @classmethod
-    def from_url(cls, url: str, **kwargs: Any) -> AsyncClient:  # type: ignore[override]
+    def from_url(cls, url: str, view: str = MAIN, **kwargs: Any) -> AsyncClient:  # type: ignore[override]
         """As `Client.from_url`."""
-        client: AsyncClient = super().from_url(protocol.redis_url(url), **kwargs)  # type: ignore[assignment]
+        settings = _connecting(versions.on_connect_async, view, kwargs)
+        client: AsyncClient = super().from_url(protocol.redis_url(url), **settings)  # type: ignore[assignment]
+        client._on_view(view, partial(cls.from_url, url, **kwargs))
         return client
+
+    def _on_view(self, view: str, anew: Callable[..., AsyncClient] | None) -> None:
+        self.view_name, self._anew = view, anew
 
     def table(self, name: str) -> AsyncTable:
         """The table of this name; an unknown one raises redis.exceptions.ResponseError when first used."""
@@ -153,6 +246,63 @@ class AsyncClient(redis.asyncio.Redis):
         """As `Client.pool`."""
         return await self.run(protocol.pool_many(await self.describe(list(bags)), bags, mode)) if bags else {}
 
+    def view(self, name: str) -> AsyncClient:
+        """As `Client.view`; not awaited."""
+        return _anew(self._anew)(view=name)
+
+    async def views(self) -> dict[str, ViewInfo]:
+        """As `Client.views`."""
+        return await self.run(versions.infos(await self.run(versions.names())))
+
+    async def view_info(self, name: str) -> ViewInfo:
+        """As `Client.view_info`."""
+        return (await self.run(versions.infos([name])))[name]
+
+    async def delete_view(self, name: str) -> None:
+        """As `Client.delete_view`."""
+        await self.run(versions.delete(name))
+
+    async def snapshot(self, name: str) -> None:
+        """As `Client.snapshot`."""
+        await self.run(versions.snapshot(name))
+
+    async def rollback(self, name: str, tables: Sequence[str] | None = None, keys: bool | None = None) -> None:
+        """As `Client.rollback`."""
+        await self.run(versions.rollback(name, tables, keys))
+        self.forget()
+
+    async def branch(self, name: str, at: str = MAIN) -> AsyncClient:
+        """As `Client.branch`."""
+        await self.run(versions.branch(name, at))
+        return self.view(name)
+
+    async def promote(
+        self, name: str, tables: Sequence[str] | None = None, keys: bool | None = None, force: bool = False
+    ) -> None:
+        """As `Client.promote`."""
+        await self.run(versions.promote(name, tables, keys, force))
+        self.forget()
+
+    async def undo(self, force: bool = False) -> None:
+        """As `Client.undo`."""
+        await self.run(versions.undo(force))
+        self.forget()
+
+    async def version(self) -> tuple[int, int]:
+        """As `Client.version`."""
+        return await self.run(versions.version())
+
+    async def wait_version(self, after: int, timeout: float | None = None) -> int:
+        """As `Client.wait_version`."""
+        end = _deadline(timeout)
+        while True:
+            left = end - time.monotonic()
+            number = await self.run(versions.wait(after, min(versions.PATIENCE, left)))
+            if number > after:
+                self.forget()
+            if number > after or left <= versions.PATIENCE:
+                return number
+
     def forget(self, name: str | None = None) -> None:
         """As `Client.forget`."""
         _forget(self._infos, name)
@@ -179,7 +329,12 @@ class AsyncClient(redis.asyncio.Redis):
         """As `Client.parse_response`."""
         blobs = options.pop(BLOBS, None)
         reply = await direct.read_async(connection, blobs) if blobs else None
-        return await super().parse_response(connection, command_name, **options) if reply is None else reply
+        if reply is not None:
+            return reply
+        try:
+            return await super().parse_response(connection, command_name, **options)
+        except ResponseError as error:
+            raise versions.mapped(error) from None
 
     async def _send_once(self, calls: list[protocol.Args]) -> list[Any]:
         await self.initialize()
@@ -197,14 +352,35 @@ class AsyncClient(redis.asyncio.Redis):
                 await self.connection_pool.release(connection)
 
 
-def connect(url: str = "pmkv://localhost:7379/0", **kwargs: Any) -> Client:
+def connect(url: str = "pmkv://localhost:7379/0", view: str = MAIN, **kwargs: Any) -> Client:
     """A client of `pmkv://[:password@]host[:port][/db]`. Connects when first used; close it, or use `with`."""
-    return Client.from_url(url, **kwargs)
+    return Client.from_url(url, view, **kwargs)
 
 
-def connect_async(url: str = "pmkv://localhost:7379/0", **kwargs: Any) -> AsyncClient:
+def connect_async(url: str = "pmkv://localhost:7379/0", view: str = MAIN, **kwargs: Any) -> AsyncClient:
     """`connect` for asyncio. Not awaited: it connects when first used; `await client.aclose()`, or use `async with`."""
-    return AsyncClient.from_url(url, **kwargs)
+    return AsyncClient.from_url(url, view, **kwargs)
+
+
+def _connecting(use: Callable[..., Any], view: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """redis-py's settings for connections that stand on `view` from the first."""
+    if view == MAIN:
+        return settings
+    if settings.get("connection_pool") is not None:
+        raise ValueError(f"view={view!r} with connection_pool=: a view is said when a connection is made, by its pool; "
+                         "leave connection_pool out")  # fmt: skip
+    return {**settings, "redis_connect_func": use(view, settings.get("redis_connect_func"))}
+
+
+def _anew(again: Callable[..., T] | None) -> Callable[..., T]:
+    if again is None:
+        raise ValueError("this client was made of a pool, so how to connect again is not known: "
+                         "make the other one by connect(url, view=...)")  # fmt: skip
+    return again
+
+
+def _deadline(timeout: float | None) -> float:
+    return float("inf") if timeout is None else time.monotonic() + timeout
 
 
 def _forget(infos: dict[str, TableInfo], name: str | None) -> None:
@@ -217,6 +393,8 @@ def _forget(infos: dict[str, TableInfo], name: str | None) -> None:
 def _checked(replies: list[Any]) -> list[Any]:
     """The replies, or the first error among them, raised after all were read."""
     for reply in replies:
+        if isinstance(reply, ResponseError):
+            raise versions.mapped(reply)
         if isinstance(reply, Exception):
             raise reply
     return replies

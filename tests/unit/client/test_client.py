@@ -3,71 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import Iterator
-from socketserver import StreamRequestHandler, ThreadingTCPServer
 
 import numpy as np
 import pytest
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 import pmkv_client
 from pmkv_client import AsyncClient, Client
-
-INFO = b"*14\r\n" + b"".join(
-    b"$%d\r\n%b\r\n" % (len(word), word) if isinstance(word, bytes) else word[0]
-    for word in (
-        *(b"name", b"items", b"id", (b":1\r\n",), b"dtype", b'"<f4"', b"shape", (b"*1\r\n:2\r\n",)),
-        *(b"width", (b":8\r\n",), b"rows", (b":0\r\n",), b"len", (b":0\r\n",)),
-    )
-)
-
-
-class Scripted(ThreadingTCPServer):
-    """Answers each command by its name, or with +OK; None hangs up. `seen` has the names."""
-
-    allow_reuse_address = daemon_threads = True
-
-    def __init__(self) -> None:
-        self.seen: list[bytes] = []
-        self.answers: dict[bytes, bytes | None] = {b"TABLE.INFO": INFO}
-        super().__init__(("127.0.0.1", 0), Conversation)
-
-    @property
-    def port(self) -> int:
-        return self.server_address[1]
-
-
-class Conversation(StreamRequestHandler):
-    server: Scripted
-
-    def handle(self) -> None:
-        while header := self.rfile.readline():
-            words = []
-            for _ in range(int(header[1:])):
-                size = int(self.rfile.readline()[1:])
-                words.append(self.rfile.read(size + 2)[:-2])
-            if words[0].startswith(b"TABLE."):
-                self.server.seen.append(words[0])
-            answer = self.server.answers.get(words[0], b"+OK\r\n")
-            if answer is None:
-                return
-            self.wfile.write(answer)
-
-
-@pytest.fixture
-def scripted() -> Iterator[Scripted]:
-    with Scripted() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server
-        server.shutdown()
-
-
-def eager(kind: type, port: int) -> Client | AsyncClient:
-    """Of RESP2, for the script speaks no other, and ready to try again five times."""
-    return kind("127.0.0.1", port, protocol=2, retry=Retry(NoBackoff(), 5))
+from tests.unit.client.scripted import Scripted, eager
 
 
 def test_they_are_redis_clients() -> None:
@@ -81,9 +24,10 @@ def test_they_are_redis_clients() -> None:
 
 
 def test_neither_hides_a_method_of_redis() -> None:
-    ours = {"table", "tables", "create_table", "drop_table", "gather", "pool", "forget", "describe", "run", "_infos"}
-    for base in (redis.Redis, redis.asyncio.Redis):
-        assert not [name for name in ours if hasattr(base, name)]
+    for ours, base in ((Client, redis.Redis), (AsyncClient, redis.asyncio.Redis)):
+        public = {name for name in vars(ours) if not name.startswith("_")} - {"from_url", "parse_response"}
+        ours_alone = public | {"view_name", "_infos", "_anew", "_on_view", "_send_once"}
+        assert not ours_alone & (set(dir(base)) | set(vars(base(host="h"))))
 
 
 def test_an_add_whose_reply_is_lost_is_not_sent_again(scripted: Scripted) -> None:
