@@ -29,17 +29,27 @@ class Session:
         self.last_command = "NULL"
         self.protocol = 2
         self.db = 0
+        self.view: Any = server.store  # whose tables and keyspaces the commands are about: `main` is the store itself
         self.keyspace: Any = server.store.keyspace(0)
         self.authenticated = not server.config.password
         self.queue: list[Queued] | None = None  # of MULTI
         self.broken = False  # an error while queueing: EXEC will refuse
-        self.watched: dict[tuple[int, bytes], tuple[int, int]] = {}  # (keyspace, key): its fingerprint and expiry then
+        self.watched: dict[tuple[Any, bytes], tuple[int, int]] = {}  # (keyspace, key): its fingerprint and expiry then
         self.closing = False  # no command after this one
         self.plain = self.authenticated
 
     def select(self, db: int) -> None:
+        self.keyspace = self.view.keyspace(db)
         self.db = db
-        self.keyspace = self.server.store.keyspace(db)
+
+    def at(self, name: str | None) -> Any:
+        """The view of this name, or the one in use."""
+        return self.view if name is None else self.server.store.view(name)
+
+    def use(self, view: Any) -> None:
+        """Read and write in this view from now on."""
+        self.keyspace = view.keyspace(self.db)
+        self.view = view
 
     def authenticate(self, value: bool) -> None:
         self.authenticated = value
@@ -62,7 +72,8 @@ class Session:
         self.end()
         self.protocol = 2
         self.name = b""
-        self.select(0)
+        self.db = 0
+        self.use(self.server.store)
         self.authenticate(not self.server.config.password)
 
     def _refresh(self) -> None:

@@ -144,9 +144,8 @@ def copy(session: Session, arguments: list[bytes]) -> Reply:
     replace, db = _copy_options(words, session.db)
     if source == target and db == session.db:
         raise CommandError("ERR source and destination objects are the same")
-    store = session.server.store
-    there = store.keyspace(db)
-    with store.batch():
+    there = session.view.keyspace(db)
+    with session.server.store.batch():
         found = session.keyspace.entry(source)
         if found is None or (not replace and target in there):
             return ZERO
@@ -188,7 +187,7 @@ def flushdb(session: Session, arguments: list[bytes]) -> Reply:
 def flushall(session: Session, arguments: list[bytes]) -> Reply:
     """Delete all keys of all keyspaces; tables stay."""
     _check_flush_mode(arguments)
-    session.server.store.flush_all()
+    session.view.flush_all()
     return OK
 
 

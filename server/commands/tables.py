@@ -1,7 +1,9 @@
-"""TABLE.*: int64 ids to fixed-width rows. Ids and rows travel as little-endian blobs, as NumPy has them in memory."""
+"""TABLE.*: int64 ids to fixed-width rows. Ids and rows travel as little-endian blobs, as NumPy has them in memory. What
+reads takes `AT view` behind its options; without it, the view that the connection uses."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -19,12 +21,33 @@ HEAVY_ROWS = 4 << 20  # bytes that leave the loop
 MODES = (b"SUM", b"MEAN", b"MAX")
 
 
-def _table(session: Session, name: bytes) -> Any:
-    return session.server.store.table(_name(name))
+def _table(session: Session, name: bytes, at: str | None = None) -> Any:
+    return session.at(at).table(_name(name))
 
 
 def _name(name: bytes) -> str:
     return name.decode("latin-1")
+
+
+def _at(words: list[bytes]) -> str | None:
+    """The view that is named where AT is the only option."""
+    at = None
+    for option, value in _options(words):
+        if option != b"AT":
+            raise _refused(option)
+        at = _name(value)
+    return at
+
+
+def _options(words: list[bytes]) -> Iterator[tuple[bytes, bytes]]:
+    """Options that have a value each."""
+    if len(words) % 2:
+        raise _refused(words[-1])
+    yield from zip(map(bytes.upper, words[::2]), words[1::2], strict=True)
+
+
+def _refused(word: bytes) -> CommandError:
+    return CommandError(f"ERR syntax error near '{printable(word)}'")
 
 
 def _ids(blob: bytes, what: str = "ids") -> np.ndarray:
@@ -47,12 +70,20 @@ def _blob(values: np.ndarray) -> Reply:
     return blob(memoryview(values.reshape(-1).view(np.uint8)))
 
 
-def _reads_much(session: Session, arguments: list[bytes]) -> bool:
+def _reads_much(session: Session, arguments: list[bytes], at: str | None) -> bool:
     """Is it many bytes of rows that this asks for?"""
     try:
-        return len(arguments[2]) // 8 * _table(session, arguments[1]).width > HEAVY_ROWS
+        return len(arguments[2]) // 8 * _table(session, arguments[1], at).width > HEAVY_ROWS
     except errors.UnknownNameError:
         return False
+
+
+def _gets_much(session: Session, arguments: list[bytes]) -> bool:
+    return _reads_much(session, arguments, _get_options(arguments[3:])[3] if len(arguments) > 3 else None)
+
+
+def _pools_much(session: Session, arguments: list[bytes]) -> bool:
+    return _reads_much(session, arguments, _pool_options(arguments[4:], weights=True)[2])
 
 
 def _several_read_much(session: Session, arguments: list[bytes]) -> bool:
@@ -68,7 +99,7 @@ def create(session: Session, arguments: list[bytes]) -> Reply:
     """Make a table: name DTYPE f4 [DIM n] | SCHEMA json [ROWS n]."""
     dtype, dim, schema, rows = _create_options(arguments[2:])
     description = schema if schema is not None else dtype if dim is None else (dtype, dim)
-    session.server.store.create_table(_name(arguments[1]), description, rows=rows)
+    session.view.create_table(_name(arguments[1]), description, rows=rows)
     return OK
 
 
@@ -120,20 +151,20 @@ def _field(entry: list) -> tuple:
 @command("table.drop", 2, "write")
 def drop(session: Session, arguments: list[bytes]) -> Reply:
     """Remove a table with all its rows."""
-    session.server.store.drop_table(_name(arguments[1]))
+    session.view.drop_table(_name(arguments[1]))
     return OK
 
 
-@command("table.list", 1, "readonly")
+@command("table.list", -1, "readonly")
 def list_(session: Session, arguments: list[bytes]) -> Reply:
-    """The names of all tables."""
-    return bulks(name.encode() for name in sorted(session.server.store.tables()))
+    """The names of all tables: [AT view]."""
+    return bulks(name.encode() for name in sorted(session.at(_at(arguments[1:])).tables()))
 
 
-@command("table.info", 2, "readonly fast")
+@command("table.info", -2, "readonly fast")
 def info(session: Session, arguments: list[bytes]) -> Reply:
-    """What a table is: its dtype as JSON, the shape and width of a row, and how many rows it has."""
-    items = _table(session, arguments[1])
+    """What a table is: its dtype as JSON, the shape and width of a row, and how many rows it has; name [AT view]."""
+    items = _table(session, arguments[1], _at(arguments[2:]))
     pairs = [
         (bulk(b"name"), bulk(items.name.encode())),
         (bulk(b"id"), integer(items.id)),
@@ -151,10 +182,10 @@ def describe(dtype: np.dtype) -> bytes:
     return orjson.dumps(dtype.descr if dtype.names else dtype.str)
 
 
-@command("table.len", 2, "readonly fast")
+@command("table.len", -2, "readonly fast")
 def length(session: Session, arguments: list[bytes]) -> Reply:
-    """How many rows a table has."""
-    return integer(len(_table(session, arguments[1])))
+    """How many rows a table has: name [AT view]."""
+    return integer(len(_table(session, arguments[1], _at(arguments[2:]))))
 
 
 @command("table.put", 4, "write denyoom", heavy=_writes_much)
@@ -181,26 +212,27 @@ def delete(session: Session, arguments: list[bytes]) -> Reply:
     return integer(int(_table(session, arguments[1]).delete(_ids(arguments[2]))))
 
 
-@command("table.exists", 3, "readonly", heavy=_writes_much)
+@command("table.exists", -3, "readonly", heavy=_writes_much)
 def exists(session: Session, arguments: list[bytes]) -> Reply:
-    """A byte for each id: 1 if the table has it."""
-    return _blob(_table(session, arguments[1]).contains(_ids(arguments[2])).astype(np.uint8))
+    """A byte for each id, 1 if the table has it: name ids [AT view]."""
+    items = _table(session, arguments[1], _at(arguments[3:]))
+    return _blob(items.contains(_ids(arguments[2])).astype(np.uint8))
 
 
-@command("table.get", -3, "readonly", heavy=_reads_much)
+@command("table.get", -3, "readonly", heavy=_gets_much)
 def get(session: Session, arguments: list[bytes]) -> Reply:
-    """The rows of ids: name ids [DEFAULT x] [FIELDS n f...] [FOUND]."""
-    items = _table(session, arguments[1])
+    """The rows of ids: name ids [DEFAULT x] [FIELDS n f...] [FOUND] [AT view]."""
+    default, fields, want_found, at = _get_options(arguments[3:])
+    items = _table(session, arguments[1], at)
     ids = _ids(arguments[2])
-    default, fields, want_found = _get_options(arguments[3:])
     if not want_found:
         return _blob(items.get(ids, default=default, fields=fields))
     rows, found = items.get(ids, default=default, return_found=True, fields=fields)
     return joined([_blob(rows), _blob(found.astype(np.uint8))])
 
 
-def _get_options(words: list[bytes]) -> tuple[float, list[str] | None, bool]:
-    default, fields, found, i = 0.0, None, False, 0
+def _get_options(words: list[bytes]) -> tuple[float, list[str] | None, bool, str | None]:
+    default, fields, found, at, i = 0.0, None, False, None, 0
     while i < len(words):
         option = words[i].upper()
         if option == b"FOUND":
@@ -208,14 +240,17 @@ def _get_options(words: list[bytes]) -> tuple[float, list[str] | None, bool]:
         elif option == b"DEFAULT" and i + 1 < len(words):
             i += 1
             default = parse_float(words[i])
+        elif option == b"AT" and i + 1 < len(words):
+            i += 1
+            at = _name(words[i])
         elif option == b"FIELDS" and i + 1 < len(words):
             count = parse_int(words[i + 1], "ERR FIELDS takes a count and that many names", 1, len(words) - i - 2)
             fields = [_name(word) for word in words[i + 2 : i + 2 + count]]
             i += 1 + count
         else:
-            raise CommandError(f"ERR syntax error near '{printable(words[i])}'")
+            raise _refused(words[i])
         i += 1
-    return default, fields, found
+    return default, fields, found, at
 
 
 def _counted(words: list[bytes], size: int) -> tuple[list[list[bytes]], list[bytes]]:
@@ -229,65 +264,73 @@ def _counted(words: list[bytes], size: int) -> tuple[list[list[bytes]], list[byt
 
 @command("table.mget", -4, "readonly", heavy=_several_read_much)
 def mget(session: Session, arguments: list[bytes]) -> Reply:
-    """The rows of several tables, of one version: n t1 ids t2 ids ..."""
+    """The rows of several tables, of one version: n t1 ids t2 ids ... [AT view]."""
     groups, rest = _counted(arguments[1:], 2)
-    if rest:
-        raise CommandError(f"ERR syntax error near '{printable(rest[0])}'")
+    view = session.at(_at(rest))
     if len({name for name, _ in groups}) == len(groups):
-        found = session.server.store.gather({_name(name): _ids(ids) for name, ids in groups})
+        found = view.gather({_name(name): _ids(ids) for name, ids in groups})
         return joined([_blob(found[_name(name)]) for name, _ in groups])
     with session.server.store.batch():
-        return joined([_blob(_table(session, name).get(_ids(ids))) for name, ids in groups])
+        return joined([_blob(view.table(_name(name)).get(_ids(ids))) for name, ids in groups])
 
 
 @command("table.scan", -3, "readonly")
 def scan(session: Session, arguments: list[bytes]) -> Reply:
-    """Some rows: cursor for the next, ids, rows; name cursor [COUNT n]."""
-    items = _table(session, arguments[1])
+    """Some rows: cursor for the next, ids, rows; name cursor [COUNT n] [AT view]."""
     cursor = parse_int(arguments[2], "ERR invalid cursor", 0, (1 << 64) - 1)
-    count, words = 1024, arguments[3:]
-    if words:
-        if len(words) != 2 or words[0].upper() != b"COUNT":
-            raise CommandError(f"ERR syntax error near '{printable(words[0])}'")
-        count = parse_int(words[1], "ERR COUNT is not a positive integer", 1)
+    count, at = _scan_options(arguments[3:])
+    items = _table(session, arguments[1], at)
     count = min(count, max(HEAVY_ROWS // (items.width + 8), 1))
     cursor, ids, rows = items.scan_from(cursor, count)
     return joined([bulk(b"%d" % cursor), _blob(ids), _blob(rows)])
 
 
-@command("table.pool", -4, "readonly", heavy=_reads_much)
+def _scan_options(words: list[bytes]) -> tuple[int, str | None]:
+    count, at = 1024, None
+    for option, value in _options(words):
+        if option == b"COUNT":
+            count = parse_int(value, "ERR COUNT is not a positive integer", 1)
+        elif option == b"AT":
+            at = _name(value)
+        else:
+            raise _refused(option)
+    return count, at
+
+
+@command("table.pool", -4, "readonly", heavy=_pools_much)
 def pool(session: Session, arguments: list[bytes]) -> Reply:
-    """Sums, means or maxima of bags of rows: name ids offsets [WEIGHTS blob] [MODE sum|mean|max]."""
-    items = _table(session, arguments[1])
-    weights, mode = _pool_options(arguments[4:], weights=True)
+    """Sums, means or maxima of bags of rows: name ids offsets [WEIGHTS blob] [MODE sum|mean|max] [AT view]."""
+    weights, mode, at = _pool_options(arguments[4:], weights=True)
+    items = _table(session, arguments[1], at)
     ids, offsets = _ids(arguments[2]), _ids(arguments[3], "offsets")
     return _blob(items.pool(ids, offsets, weights=weights, mode=mode))
 
 
-def _pool_options(words: list[bytes], weights: bool) -> tuple[np.ndarray | None, str]:
-    found, mode = None, "sum"
-    if len(words) % 2:
-        raise CommandError(f"ERR syntax error near '{printable(words[-1])}'")
-    for option, value in zip(words[::2], words[1::2], strict=True):
-        if option.upper() == b"MODE" and value.upper() in MODES:
+def _pool_options(words: list[bytes], weights: bool) -> tuple[np.ndarray | None, str, str | None]:
+    found, mode, at = None, "sum", None
+    for option, value in _options(words):
+        if option == b"MODE" and value.upper() in MODES:
             mode = value.decode().lower()
-        elif option.upper() == b"WEIGHTS" and weights:
+        elif option == b"AT":
+            at = _name(value)
+        elif option == b"WEIGHTS" and weights:
             if len(value) % 4:
                 raise CommandError(f"ERR WEIGHTS: {len(value)} bytes are not a whole number of little-endian f4")
             found = np.frombuffer(value, "<f4")
         else:
-            raise CommandError(f"ERR syntax error near '{printable(option)}'")
-    return found, mode
+            raise _refused(option)
+    return found, mode, at
 
 
 @command("table.mpool", -5, "readonly", heavy=_several_read_much)
 def mpool(session: Session, arguments: list[bytes]) -> Reply:
-    """`TABLE.POOL` of several tables, of one version: n t1 ids offsets t2 ids offsets ... [MODE m]."""
+    """`TABLE.POOL` of several tables, of one version: n t1 ids offsets t2 ids offsets ... [MODE m] [AT view]."""
     groups, rest = _counted(arguments[1:], 3)
-    _, mode = _pool_options(rest, weights=False)
+    _, mode, at = _pool_options(rest, weights=False)
+    view = session.at(at)
     bags = [(name, (_ids(ids), _ids(offsets, "offsets"))) for name, ids, offsets in groups]
     if len({name for name, _ in bags}) == len(bags):
-        found = session.server.store.pool({_name(name): bag for name, bag in bags}, mode=mode)
+        found = view.pool({_name(name): bag for name, bag in bags}, mode=mode)
         return joined([_blob(found[_name(name)]) for name, _ in bags])
     with session.server.store.batch():
-        return joined([_blob(_table(session, name).pool(*bag, mode=mode)) for name, bag in bags])
+        return joined([_blob(view.table(_name(name)).pool(*bag, mode=mode)) for name, bag in bags])

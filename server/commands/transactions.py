@@ -41,7 +41,7 @@ def watch(session: Session, arguments: list[bytes]) -> Reply:
         raise CommandError("ERR WATCH inside MULTI is not allowed")
     for key in arguments[1:]:
         state = (session.keyspace.fingerprint(key), session.keyspace.expiry(key) or 0)
-        session.watched.setdefault((session.db, key), state)
+        session.watched.setdefault((session.keyspace, key), state)
     return OK
 
 
@@ -84,9 +84,7 @@ def _alone(session: Session) -> contextlib.AbstractContextManager[None]:
 
 def _watched_changed(session: Session) -> bool:
     """Was a watched key written since WATCH, by whomever, or has it ceased?"""
-    store = session.server.store
-    for (db, key), (fingerprint, expiry) in session.watched.items():
-        keyspace = store.keyspace(db)
+    for (keyspace, key), (fingerprint, expiry) in session.watched.items():
         if keyspace.fingerprint(key) != fingerprint or (expiry and key not in keyspace):
             return True
     return False

@@ -31,7 +31,7 @@ def test_end_of_a_transaction_forgets_all_of_it(server: Stub) -> None:
     session = Session(server)
     session.begin()
     session.broken = True
-    session.watched[(0, b"a")] = (1, 0)
+    session.watched[(session.keyspace, b"a")] = (1, 0)
     session.end()
     assert (session.queue, session.broken, session.watched) == (None, False, {})
 
@@ -39,9 +39,9 @@ def test_end_of_a_transaction_forgets_all_of_it(server: Stub) -> None:
 def test_begin_clears_an_old_error_and_keeps_what_is_watched(server: Stub) -> None:
     session = Session(server)
     session.broken = True
-    session.watched[(0, b"a")] = (1, 0)
+    session.watched[(session.keyspace, b"a")] = (1, 0)
     session.begin()
-    assert (session.queue, session.broken, session.watched) == ([], False, {(0, b"a"): (1, 0)})
+    assert (session.queue, session.broken, session.watched) == ([], False, {(session.keyspace, b"a"): (1, 0)})
 
 
 def test_select_changes_the_keyspace(server: Stub, store: Any) -> None:
