@@ -19,7 +19,7 @@ import pmkv_client.direct as direct
 import pmkv_client.protocol as protocol
 import pmkv_client.views as versions
 
-from .protocol import Array, TableInfo, Work
+from .protocol import Array, TableInfo, View, Work
 from .table import AsyncTable, Mode, Table
 from .views import MAIN, ViewInfo
 
@@ -27,6 +27,7 @@ T = TypeVar("T")
 RAW: dict[str, Any] = {NEVER_DECODE: True}
 BLOBS = "pmkv_blobs"  # the option that says what reply is expected
 Bags = Mapping[str, tuple[ArrayLike, ArrayLike]]
+Infos = dict[tuple[str, View], TableInfo]  # by table and view
 
 
 class Client(redis.Redis):
@@ -39,7 +40,7 @@ class Client(redis.Redis):
     def __init__(
         self, host: str = "localhost", port: int = protocol.DEFAULT_PORT, *args: Any, view: str = MAIN, **kwargs: Any
     ) -> None:
-        self._infos: dict[str, TableInfo] = {}
+        self._infos: Infos = {}
         self._on_view(view, None if kwargs.get("connection_pool") else partial(type(self), host, port, *args, **kwargs))
         super().__init__(host, port, *args, **_connecting(versions.on_connect, view, kwargs))
 
@@ -74,14 +75,14 @@ class Client(redis.Redis):
         self.run(protocol.drop(name))
         self.forget(name)
 
-    def gather(self, ids: Mapping[str, ArrayLike]) -> dict[str, Array]:
+    def gather(self, ids: Mapping[str, ArrayLike], *, at: View = None) -> dict[str, Array]:
         """Rows of several tables in one call and of one version: {name: ids (n,)} -> {name: rows (n, *shape)}, absent
-        rows zero."""
-        return self.run(protocol.gather(self.describe(list(ids)), ids)) if ids else {}
+        rows zero. `at`: of another view than the client's."""
+        return self.run(protocol.gather(self.describe(list(ids), at), ids, at)) if ids else {}
 
-    def pool(self, bags: Bags, mode: Mode = "sum") -> dict[str, Array]:
+    def pool(self, bags: Bags, mode: Mode = "sum", *, at: View = None) -> dict[str, Array]:
         """Bags of several tables, reduced, in one call: {name: (ids, offsets)} -> {name: (len(offsets), *shape)}."""
-        return self.run(protocol.pool_many(self.describe(list(bags)), bags, mode)) if bags else {}
+        return self.run(protocol.pool_many(self.describe(list(bags), at), bags, mode, at)) if bags else {}
 
     def view(self, name: str) -> Client:
         """A client on this view, with the same settings and connections of its own: close it, or use `with`.
@@ -154,11 +155,14 @@ class Client(redis.Redis):
         """Ask anew how this table (or every table) is laid out when it is next needed."""
         _forget(self._infos, name)
 
-    def describe(self, names: Sequence[str]) -> list[TableInfo]:
-        missing = [name for name in names if name not in self._infos]
+    def describe(self, names: Sequence[str], at: View = None) -> list[TableInfo]:
+        """How these tables are laid out, in this client's view or in another."""
+        known = {name: self._infos.get((name, at)) for name in names}
+        missing = [name for name, info in known.items() if info is None]
         if missing:
-            self._infos.update((info.name, info) for info in self.run(protocol.infos(missing)))
-        return [self._infos[name] for name in names]
+            known |= {info.name: info for info in self.run(protocol.infos(missing, at))}
+            self._infos.update(((name, at), known[name]) for name in missing)
+        return [known[name] for name in names]
 
     def run(self, work: Work[T]) -> T:
         """Send the calls of `work` and join their replies."""
@@ -204,7 +208,7 @@ class AsyncClient(redis.asyncio.Redis):
     def __init__(
         self, host: str = "localhost", port: int = protocol.DEFAULT_PORT, *, view: str = MAIN, **kwargs: Any
     ) -> None:
-        self._infos: dict[str, TableInfo] = {}
+        self._infos: Infos = {}
         self._on_view(view, None if kwargs.get("connection_pool") else partial(type(self), host, port, **kwargs))
         super().__init__(host=host, port=port, **_connecting(versions.on_connect_async, view, kwargs))
 
@@ -238,13 +242,13 @@ class AsyncClient(redis.asyncio.Redis):
         await self.run(protocol.drop(name))
         self.forget(name)
 
-    async def gather(self, ids: Mapping[str, ArrayLike]) -> dict[str, Array]:
+    async def gather(self, ids: Mapping[str, ArrayLike], *, at: View = None) -> dict[str, Array]:
         """As `Client.gather`."""
-        return await self.run(protocol.gather(await self.describe(list(ids)), ids)) if ids else {}
+        return await self.run(protocol.gather(await self.describe(list(ids), at), ids, at)) if ids else {}
 
-    async def pool(self, bags: Bags, mode: Mode = "sum") -> dict[str, Array]:
+    async def pool(self, bags: Bags, mode: Mode = "sum", *, at: View = None) -> dict[str, Array]:
         """As `Client.pool`."""
-        return await self.run(protocol.pool_many(await self.describe(list(bags)), bags, mode)) if bags else {}
+        return await self.run(protocol.pool_many(await self.describe(list(bags), at), bags, mode, at)) if bags else {}
 
     def view(self, name: str) -> AsyncClient:
         """As `Client.view`; not awaited."""
@@ -307,11 +311,14 @@ class AsyncClient(redis.asyncio.Redis):
         """As `Client.forget`."""
         _forget(self._infos, name)
 
-    async def describe(self, names: Sequence[str]) -> list[TableInfo]:
-        missing = [name for name in names if name not in self._infos]
+    async def describe(self, names: Sequence[str], at: View = None) -> list[TableInfo]:
+        """How these tables are laid out, in this client's view or in another."""
+        known = {name: self._infos.get((name, at)) for name in names}
+        missing = [name for name, info in known.items() if info is None]
         if missing:
-            self._infos.update((info.name, info) for info in await self.run(protocol.infos(missing)))
-        return [self._infos[name] for name in names]
+            known |= {info.name: info for info in await self.run(protocol.infos(missing, at))}
+            self._infos.update(((name, at), known[name]) for name in missing)
+        return [known[name] for name in names]
 
     async def run(self, work: Work[T]) -> T:
         """As `Client.run`."""
@@ -383,11 +390,9 @@ def _deadline(timeout: float | None) -> float:
     return float("inf") if timeout is None else time.monotonic() + timeout
 
 
-def _forget(infos: dict[str, TableInfo], name: str | None) -> None:
-    if name is None:
-        infos.clear()
-    else:
-        infos.pop(name, None)
+def _forget(infos: Infos, name: str | None) -> None:
+    for key in [key for key in list(infos) if name in (None, key[0])]:
+        infos.pop(key, None)
 
 
 def _checked(replies: list[Any]) -> list[Any]:

@@ -27,6 +27,7 @@ REPLY_BYTES = 64 << 20  # rows in one reply: a bulk string ends at 512 MiB, and 
 Args = tuple[Any, ...]
 Array = NDArray[Any]
 Ids = NDArray[np.int64]
+View = str | None  # the name of one, or the one that the connection stands on
 T = TypeVar("T")
 
 
@@ -124,6 +125,11 @@ def as_default(value: float) -> tuple[str, bytes] | tuple[()]:
     return () if number == 0 and math.copysign(1, number) > 0 else ("DEFAULT", repr(float(number)).encode())
 
 
+def as_at(view: View) -> Args:
+    """The option AT; nothing for the view that the connection stands on."""
+    return () if view is None else ("AT", view)
+
+
 # Descriptions of dtypes
 
 
@@ -170,8 +176,8 @@ def names() -> Work[list[str]]:
     return Work([("TABLE.LIST",)], lambda replies: [_text(name) for name in replies[0]])
 
 
-def infos(tables: Sequence[str]) -> Work[list[TableInfo]]:
-    calls: list[Args] = [("TABLE.INFO", name) for name in tables]
+def infos(tables: Sequence[str], at: View = None) -> Work[list[TableInfo]]:
+    calls: list[Args] = [("TABLE.INFO", name, *as_at(at)) for name in tables]
     return Work(calls, lambda replies: [parse_info(reply) for reply in replies], stream=True)
 
 
@@ -194,12 +200,14 @@ def get(
     default: float = 0.0,
     return_found: bool = False,
     fields: Sequence[str] | None = None,
+    at: View = None,
 ) -> Work[Any]:
     keys = as_ids(ids)
     row = row_of_fields(info, fields)
     options: Args = as_default(default)
     options += ("FIELDS", len(fields), *fields) if fields is not None else ()
     options += ("FOUND",) if return_found else ()
+    options += as_at(at)
     parts = pieces(len(keys), row.itemsize, REPLY_BYTES)
     calls: list[Args] = [("TABLE.GET", info.name, blob(keys[part]), *options) for part in parts]
 
@@ -215,9 +223,10 @@ def get(
     return Work(calls, join, blobs=[Blobs(pair) if return_found else Blobs(pair[:1], alone=True) for pair in sizes])
 
 
-def contains(info: TableInfo, ids: ArrayLike) -> Work[NDArray[np.bool_]]:
+def contains(info: TableInfo, ids: ArrayLike, at: View = None) -> Work[NDArray[np.bool_]]:
     keys = as_ids(ids)
-    return Work([("TABLE.EXISTS", info.name, blob(keys))], lambda replies: parse_flags(replies[0], len(keys)))
+    args: Args = ("TABLE.EXISTS", info.name, blob(keys), *as_at(at))
+    return Work([args], lambda replies: parse_flags(replies[0], len(keys)))
 
 
 def delete(info: TableInfo, ids: ArrayLike) -> Work[int]:
@@ -225,7 +234,12 @@ def delete(info: TableInfo, ids: ArrayLike) -> Work[int]:
 
 
 def pool(
-    info: TableInfo, ids: ArrayLike, offsets: ArrayLike, weights: ArrayLike | None = None, mode: str = "sum"
+    info: TableInfo,
+    ids: ArrayLike,
+    offsets: ArrayLike,
+    weights: ArrayLike | None = None,
+    mode: str = "sum",
+    at: View = None,
 ) -> Work[Array]:
     keys, starts = as_ids(ids), as_ids(offsets, "offsets")
     args: Args = ("TABLE.POOL", info.name, blob(keys), blob(starts))
@@ -233,25 +247,27 @@ def pool(
         args += ("WEIGHTS", blob(as_weights(weights, keys)))
     if mode != "sum":
         args += ("MODE", mode)
+    args += as_at(at)
     row = pooled_row(info)
     expected = Blobs((len(starts) * row.itemsize,), alone=True)
     return Work([args], lambda replies: parse_rows(info.name, replies[0], row, len(starts)), blobs=[expected])
 
 
-def scan(info: TableInfo, cursor: int | bytes, count: int) -> Work[tuple[int, Ids, Array]]:
+def scan(info: TableInfo, cursor: int | bytes, count: int, at: View = None) -> Work[tuple[int, Ids, Array]]:
     def join(replies: list[Any]) -> tuple[int, Ids, Array]:
         following, keys, rows = replies[0]
         ids = np.frombuffer(keys, "<i8").copy()
         return int(following), ids, parse_rows(info.name, rows, info.row_dtype, len(ids))
 
-    return Work([("TABLE.SCAN", info.name, cursor, "COUNT", count)], join)
+    return Work([("TABLE.SCAN", info.name, cursor, "COUNT", count, *as_at(at))], join)
 
 
-def gather(tables: Sequence[TableInfo], ids: Mapping[str, ArrayLike]) -> Work[dict[str, Array]]:
+def gather(tables: Sequence[TableInfo], ids: Mapping[str, ArrayLike], at: View = None) -> Work[dict[str, Array]]:
     keys = {info.name: as_ids(ids[info.name], f"ids of '{info.name}'") for info in tables}
     args: Args = ("TABLE.MGET", len(tables))
     for info in tables:
         args += (info.name, blob(keys[info.name]))
+    args += as_at(at)
 
     def join(replies: list[Any]) -> dict[str, Array]:
         pairs = zip(tables, replies[0], strict=True)
@@ -261,7 +277,7 @@ def gather(tables: Sequence[TableInfo], ids: Mapping[str, ArrayLike]) -> Work[di
 
 
 def pool_many(
-    tables: Sequence[TableInfo], bags: Mapping[str, tuple[ArrayLike, ArrayLike]], mode: str = "sum"
+    tables: Sequence[TableInfo], bags: Mapping[str, tuple[ArrayLike, ArrayLike]], mode: str = "sum", at: View = None
 ) -> Work[dict[str, Array]]:
     args: Args = ("TABLE.MPOOL", len(tables))
     sizes = {}
@@ -271,6 +287,7 @@ def pool_many(
         args += (info.name, blob(as_ids(keys, f"ids of '{info.name}'")), blob(offsets))
         sizes[info.name] = len(offsets)
     args += () if mode == "sum" else ("MODE", mode)
+    args += as_at(at)
 
     def join(replies: list[Any]) -> dict[str, Array]:
         pairs = zip(tables, replies[0], strict=True)

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 import pmkv_client.protocol as protocol
 
-from .protocol import Array, Ids, TableInfo
+from .protocol import Array, Ids, TableInfo, View
 
 if TYPE_CHECKING:
     from .client import AsyncClient, Client
@@ -22,6 +22,8 @@ Fields = Sequence[str] | None
 
 class Table:
     """int64 ids to rows of one NumPy dtype. Safe to share between threads, as its client is.
+
+    `at` names the view that a read is of; without it, it is the client's.
 
     Wrong shapes, dtypes and ids raise ValueError here, before anything is sent; what the server refuses raises
     `redis.exceptions.ResponseError`.
@@ -67,6 +69,10 @@ class Table:
         """The bound of a dense table (its ids are 0..rows-1), None for any int64 id."""
         return self._info.rows
 
+    def _info_at(self, at: View) -> TableInfo:
+        """How the table of this name is laid out there."""
+        return self._info if at is None else self._client.describe([self.name], at)[0]
+
     def __len__(self) -> int:
         """How many ids are stored; asks the server."""
         return self._client.run(protocol.length(self.name))
@@ -88,41 +94,69 @@ class Table:
 
     @overload
     def get(
-        self, ids: ArrayLike, default: float = ..., return_found: Literal[False] = ..., fields: Fields = ...
+        self,
+        ids: ArrayLike,
+        default: float = ...,
+        return_found: Literal[False] = ...,
+        fields: Fields = ...,
+        *,
+        at: View = ...,
     ) -> Array: ...
     @overload
     def get(
-        self, ids: ArrayLike, default: float = ..., *, return_found: Literal[True], fields: Fields = ...
+        self,
+        ids: ArrayLike,
+        default: float = ...,
+        *,
+        return_found: Literal[True],
+        fields: Fields = ...,
+        at: View = ...,
     ) -> tuple[Array, NDArray[np.bool_]]: ...
-    def get(self, ids: ArrayLike, default: float = 0.0, return_found: bool = False, fields: Fields = None) -> Any:
+    def get(
+        self,
+        ids: ArrayLike,
+        default: float = 0.0,
+        return_found: bool = False,
+        fields: Fields = None,
+        *,
+        at: View = None,
+    ) -> Any:
         """The rows of n ids as (n, *shape), absent ones filled with `default`; with `return_found` also n booleans.
 
         `fields` of a structured table: a packed structured array of just these. Up to 64 MiB come in one reply, of one
         version; more in several.
         """
-        return self._client.run(protocol.get(self._info, ids, default, return_found, fields))
+        return self._client.run(protocol.get(self._info_at(at), ids, default, return_found, fields, at))
 
-    def contains(self, ids: ArrayLike) -> NDArray[np.bool_]:
+    def contains(self, ids: ArrayLike, *, at: View = None) -> NDArray[np.bool_]:
         """A boolean an id."""
-        return self._client.run(protocol.contains(self._info, ids))
+        return self._client.run(protocol.contains(self._info, ids, at))
 
     def delete(self, ids: ArrayLike) -> int:
         """Delete, and say how many there were."""
         return self._client.run(protocol.delete(self._info, ids))
 
-    def pool(self, ids: ArrayLike, offsets: ArrayLike, weights: ArrayLike | None = None, mode: Mode = "sum") -> Array:
+    def pool(
+        self,
+        ids: ArrayLike,
+        offsets: ArrayLike,
+        weights: ArrayLike | None = None,
+        mode: Mode = "sum",
+        *,
+        at: View = None,
+    ) -> Array:
         """Reduce bags of rows as torch.nn.EmbeddingBag does; offsets[i] is where bag i begins in `ids`.
 
         Gives (len(offsets), *shape), f8 for tables of 8-byte numbers, else f4. Absent ids are left out; a bag without
         rows is zero.
         """
-        return self._client.run(protocol.pool(self._info, ids, offsets, weights, mode))
+        return self._client.run(protocol.pool(self._info_at(at), ids, offsets, weights, mode, at))
 
-    def scan(self, batch: int = 4096) -> Iterator[tuple[Ids, Array]]:
+    def scan(self, batch: int = 4096, *, at: View = None) -> Iterator[tuple[Ids, Array]]:
         """All (ids, rows), in no order, in batches of about `batch`. What is there throughout is seen at least once."""
-        cursor = 0
+        info, cursor = self._info_at(at), 0
         while True:
-            cursor, ids, rows = self._client.run(protocol.scan(self._info, cursor, batch))
+            cursor, ids, rows = self._client.run(protocol.scan(info, cursor, batch, at))
             if len(ids):
                 yield ids, rows
             if cursor == 0:
@@ -139,9 +173,9 @@ class AsyncTable:
     def __repr__(self) -> str:
         return f"AsyncTable({self.name!r})"
 
-    async def info(self) -> TableInfo:
+    async def info(self, at: View = None) -> TableInfo:
         """name, id, dtype, shape, row_dtype, width and rows, as they are attributes of `Table`."""
-        return (await self._client.describe([self.name]))[0]
+        return (await self._client.describe([self.name], at))[0]
 
     async def length(self) -> int:
         """How many ids are stored."""
@@ -157,35 +191,61 @@ class AsyncTable:
 
     @overload
     async def get(
-        self, ids: ArrayLike, default: float = ..., return_found: Literal[False] = ..., fields: Fields = ...
+        self,
+        ids: ArrayLike,
+        default: float = ...,
+        return_found: Literal[False] = ...,
+        fields: Fields = ...,
+        *,
+        at: View = ...,
     ) -> Array: ...
     @overload
     async def get(
-        self, ids: ArrayLike, default: float = ..., *, return_found: Literal[True], fields: Fields = ...
+        self,
+        ids: ArrayLike,
+        default: float = ...,
+        *,
+        return_found: Literal[True],
+        fields: Fields = ...,
+        at: View = ...,
     ) -> tuple[Array, NDArray[np.bool_]]: ...
-    async def get(self, ids: ArrayLike, default: float = 0.0, return_found: bool = False, fields: Fields = None) -> Any:
+    async def get(
+        self,
+        ids: ArrayLike,
+        default: float = 0.0,
+        return_found: bool = False,
+        fields: Fields = None,
+        *,
+        at: View = None,
+    ) -> Any:
         """As `Table.get`."""
-        return await self._client.run(protocol.get(await self.info(), ids, default, return_found, fields))
+        return await self._client.run(protocol.get(await self.info(at), ids, default, return_found, fields, at))
 
-    async def contains(self, ids: ArrayLike) -> NDArray[np.bool_]:
+    async def contains(self, ids: ArrayLike, *, at: View = None) -> NDArray[np.bool_]:
         """As `Table.contains`."""
-        return await self._client.run(protocol.contains(await self.info(), ids))
+        return await self._client.run(protocol.contains(await self.info(at), ids, at))
 
     async def delete(self, ids: ArrayLike) -> int:
         """As `Table.delete`."""
         return await self._client.run(protocol.delete(await self.info(), ids))
 
     async def pool(
-        self, ids: ArrayLike, offsets: ArrayLike, weights: ArrayLike | None = None, mode: Mode = "sum"
+        self,
+        ids: ArrayLike,
+        offsets: ArrayLike,
+        weights: ArrayLike | None = None,
+        mode: Mode = "sum",
+        *,
+        at: View = None,
     ) -> Array:
         """As `Table.pool`."""
-        return await self._client.run(protocol.pool(await self.info(), ids, offsets, weights, mode))
+        return await self._client.run(protocol.pool(await self.info(at), ids, offsets, weights, mode, at))
 
-    async def scan(self, batch: int = 4096) -> AsyncIterator[tuple[Ids, Array]]:
+    async def scan(self, batch: int = 4096, *, at: View = None) -> AsyncIterator[tuple[Ids, Array]]:
         """As `Table.scan`."""
-        info, cursor = await self.info(), 0
+        info, cursor = await self.info(at), 0
         while True:
-            cursor, ids, rows = await self._client.run(protocol.scan(info, cursor, batch))
+            cursor, ids, rows = await self._client.run(protocol.scan(info, cursor, batch, at))
             if len(ids):
                 yield ids, rows
             if cursor == 0:

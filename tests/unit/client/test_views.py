@@ -65,6 +65,31 @@ def test_errors_have_a_class_of_their_own() -> None:
     assert views.mapped(other) is other
 
 
+def test_reads_of_another_view(scripted: Scripted) -> None:
+    one, four = b"$8\r\n" + bytes(8) + b"\r\n", b"*1\r\n$8\r\n" + bytes(8) + b"\r\n"
+    scripted.answers |= {b"TABLE.GET": one, b"TABLE.POOL": one, b"TABLE.MGET": four, b"TABLE.MPOOL": four}
+    scripted.answers |= {b"TABLE.EXISTS": b"$1\r\n\1\r\n", b"TABLE.SCAN": b"*3\r\n:0\r\n$0\r\n\r\n$0\r\n\r\n"}
+    with eager(Client, scripted.port) as client:
+        items = client.table("items")
+        items.get([1], 2.0, at="v1")
+        items.pool([1], [0], at="v1")
+        items.contains([1], at="v1")
+        list(items.scan(at="v1"))
+        client.gather({"items": [1]}, at="v1")
+        client.pool({"items": ([1], [0])}, "mean", at="v1")
+    assert [words[-2:] for words in scripted.said[1:]] == [[b"AT", b"v1"]] * 7
+    assert scripted.seen.count(b"TABLE.INFO") == 2  # there it may be laid out otherwise, which is asked once
+
+
+async def test_awaited_reads_of_another_view(scripted: Scripted) -> None:
+    scripted.answers[b"TABLE.GET"] = b"$8\r\n" + bytes(8) + b"\r\n"
+    async with eager(AsyncClient, scripted.port) as client:
+        items = client.table("items")
+        assert (await items.get([1], at="v1")).tolist() == [[0, 0]]
+        await items.get([1])
+    assert [words[-1] for words in scripted.said[:3]] == [b"v1", b"v1", b"items"]
+
+
 def test_every_connection_stands_on_the_view(scripted: Scripted) -> None:
     with eager(Client, scripted.port, view="canary") as client:
         connections = [client.connection_pool.get_connection() for _ in range(3)]
