@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Keyspace", "Spans", "Stats", "Store", "Table", "errors", "open"]
+__all__ = ["Keyspace", "Spans", "Stats", "Store", "Table", "View", "ViewInfo", "errors", "open"]
 
 if TYPE_CHECKING:
     from . import errors
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from .store import Store
     from .store import open_store as open
     from .table import Table
+    from .versions.heads import ViewInfo
+    from .view import View
 
 _PLACES = {
     "open": ("store", "open_store"),
@@ -27,6 +29,8 @@ _PLACES = {
     "Table": ("table", "Table"),
     "Keyspace": ("keyspace", "Keyspace"),
     "Spans": ("items", "Spans"),
+    "View": ("view", "View"),
+    "ViewInfo": ("versions.heads", "ViewInfo"),
 }
 
 

@@ -41,8 +41,9 @@ def check(path: str | os.PathLike[str], pool: str | os.PathLike[str] = "auto") -
         report.frames, report.records = engine.recovery.frames, engine.recovery.records
         report.keys = sum(len(keyspace) for keyspace in engine.keyspaces)
         report.rows = sum(len(table) for table in engine.tables.values())
-        parts = engine.log, *engine.keyspaces, *engine.tables.values(), *(files[:1] if files else ())
-        checks = [part.check for part in parts] + [partial(check_order, one) for one in engine.keyspaces]
+        views = [engine.view(name) for name in engine.heads.maps]
+        parts = engine.log, engine.heads, *views, *(files[:1] if files else ())
+        checks = [part.check for part in parts] + [partial(check_order, one) for v in views for one in v.keyspaces]
         for one in checks:
             try:
                 one()

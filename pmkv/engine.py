@@ -1,25 +1,34 @@
-"""The engine: 16 keyspaces and any number of tables over one log on one medium. No threads: those are the store's.
+"""The engine: views of 16 keyspaces and any number of tables over one log on one medium. No threads: those are the
+store's.
 
-Memory is what the catalog says, and what replay makes of the log behind it; a decision (create, drop, clear) is
-appended as a control frame and carried out by the same code that replays it. After a failed flush the same replay
-brings memory back to what is durable. Without a catalog (a store in memory) the log is all there is.
+Memory is what the catalog says, and what replay makes of the log behind it; a decision (create, drop, clear, and all
+about versions) is appended as a control frame and carried out by the same code that replays it. After a failed flush
+the same replay brings memory back to what is durable. Without a catalog (a store in memory) the log is all there is.
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .errors import CorruptionError, ExistsError, InvalidError, ReadOnlyError, UnknownNameError
+from .contents import Contents, Ground, readonly_because
+from .errors import (
+    ConflictError,
+    CorruptionError,
+    ExistsError,
+    InvalidError,
+    ReadOnlyError,
+    UnknownNameError,
+    UnknownViewError,
+)
 from .index.heap import Heap
 from .index.hot import Budget
-from .index.run import Run
 from .index.shelf import Shelf
 from .keyspace import Keyspace
 from .log.control import append_control, read_control
@@ -28,13 +37,14 @@ from .log.pool import Pool
 from .log.replay import LogEnd, Replay
 from .log.writer import Deferral, Log, unix_ms
 from .media.base import Medium
+from .plans import Plan, check_view_name, plan_promote, plan_rollback, plan_undo
 from .table import NAME, Table, descr_of, dtype_from, row_dtype
 from .versions.catalog import Catalog
-from .versions.chain import Chain, Dram
-from .versions.state import PartState, State
+from .versions.heads import KEYSPACES, MAIN, UNDO, Heads, ViewInfo, ViewMap, keyspace_part, table_part
+from .versions.layer import Dram, Tree
+from .versions.state import State
 from .versions.upkeep import Closed, Rotation, Upkeep
 
-KEYSPACES = 16
 HOT = 256 << 20  # bytes of hot words, where nobody says how many
 MOST_ROWS = 1 << 47
 # What replay costs: measured on two slow cores, to decide when a checkpoint is due.
@@ -65,17 +75,14 @@ class Engine:
         hot: int = HOT,
     ) -> None:
         """files: the catalog and where runs stand, None for neither; hot: bytes that hot words may take."""
-        self.pool, self._verify = pool, verify
-        self.log = Log(pool, durability, now)
+        self.pool, self.log = pool, Log(pool, durability, now)
         self.dram = Dram(Heap(), Budget(hot))
-        directory = files[0] if files else None
-        self.keyspaces = [Keyspace(number, self.log, self.dram, verify, directory) for number in range(KEYSPACES)]
-        self.tables: dict[str, Table] = {}
-        self._tables: dict[int, Table] = {}
-        self._creations: dict[int, dict[str, Any]] = {}  # the decision that created each table
-        self._last_table = 0  # ids are never used again
+        self._ground = Ground(self.log, verify, files[0] if files else None, self._clear)
         self._decided = 0  # the LSN of the last decision: names that are missing may be so because of it
-        self.upkeep = Upkeep(self.log, *files, self._rotate, self._chain_of) if files else None
+        self.on_switch: Callable[[], None] | None = None  # main was promoted or rolled back; from any thread
+        self.heads = Heads(self._new_tree)
+        self._contents: dict[str, Contents] = {}
+        self.upkeep = Upkeep(self.log, *files, self._rotate, lambda: self.heads.trees) if files else None
         self.recovery = self._recover()
         self.log.on_failure = self._go_back
         if readonly:
@@ -84,6 +91,13 @@ class Engine:
             self.log.open_epoch()
             if self.upkeep:
                 self.upkeep.tidy()
+
+    def _new_tree(self, part: str, decision: dict[str, Any] | None) -> Tree:
+        key = self.pool.hash_key
+        if decision is None:
+            return Tree(part, self.dram, int.from_bytes(key[:8], "little"), 0)
+        seed = int.from_bytes(key[8:16], "little") ^ decision["id"]
+        return Tree(part, self.dram, seed, dtype_from(decision["descr"]).itemsize, decision)
 
     @classmethod
     def on_medium(cls, medium: Medium, segment_size: int | None = None, **options: Any) -> Engine:
@@ -108,75 +122,245 @@ class Engine:
         )
 
     def _go_back(self) -> None:
-        """A flush failed: make memory what the durable part of the log says. Tables that users hold keep their
-        identity."""
-        former, self._tables, self.tables, self._creations, self._last_table = self._tables, {}, {}, {}, 0
-        for keyspace in self.keyspaces:
-            keyspace.reset(0)
+        """A flush failed: make memory what the durable part of the log says. What users hold of it stays the same
+        objects."""
+        old, used = self.heads, self._contents
+        self.heads, self._contents = Heads(self._new_tree), {}
         for frame in Replay(self.pool, last=self.log.durable, start=self._restore()):
             self._apply(frame)
-        for number, table in former.items():
-            if number in self._tables:
-                table.become(self._tables[number])
-                self._tables[number] = self.tables[table.name] = table
-            else:
-                table.drop()
+        replayed, self._contents = self._contents, used
+        self._follow()
+        for contents in replayed.values():
+            if self._contents.get(contents.view.name) is not contents:
+                for part in contents.parts:
+                    part.chain.leave()
+        old.discard()
 
     def _restore(self) -> LogEnd | None:
         """Memory as the catalog says; returns where in the log that ends."""
         state = self.upkeep.committed if self.upkeep else None
-        if state is None:
-            return None
-        for part, kept in state.parts.items():
-            if kept.decision is not None:
-                self._carry_out(kept.decision, kept.layer, kept.runs)
-            else:
-                self.keyspaces[int(part.partition("/")[2])].reset(kept.layer, kept.runs)
-        self._last_table = state.last_table
-        return state.end
+        if state is not None:
+            self.heads.restore(state)
+        self._follow()
+        return state.end if state is not None else None
+
+    def _follow(self) -> None:
+        """Make tables and keyspaces what the heads say. Those of snapshots are made when somebody reads them."""
+        maps, trees = self.heads.maps, self.heads.trees
+        for name, contents in list(self._contents.items()):
+            view = maps.get(name)
+            if view is None or view.lsn != contents.view.lsn:
+                contents.leave(UnknownViewError(f"view {name!r} was deleted"))
+                del self._contents[name]
+            elif view.is_head or view is not contents.view:
+                contents.follow(view, trees)
+        for name, view in maps.items():
+            if view.is_head and name not in self._contents:
+                self._contents[name] = Contents(view, trees, self._ground)
 
     def _apply(self, frame: Frame) -> None:
         """Memory as it is after this frame."""
         match frame.kind:
             case Kind.PUT:
-                self.keyspaces[frame.table].replay(frame)
-            case Kind.ROWS if frame.table in self._tables:
-                self._tables[frame.table].replay(frame)
+                contents = self._writer_of(frame, keyspace_part(frame.table))
+                contents.keyspaces[frame.table].replay(frame)
+            case Kind.ROWS:
+                self._writer_of(frame, table_part(frame.table)).by_id(frame.table).replay(frame)
             case Kind.CONTROL:
-                self._carry_out(read_control(memoryview(self.pool.medium.data), frame), frame.lsn)
+                decision = read_control(memoryview(self.pool.medium.data), frame)
+                self._carry_out(decision, frame.lsn, frame.time)
             case Kind.PART | Kind.OPEN | Kind.MARK | Kind.NEXT:
                 pass
             case _:
-                raise CorruptionError(
-                    f"frame {frame.lsn} at offset {frame.offset:,} has kind {frame.kind} and table {frame.table}: "
-                    "not written by this version, or damaged"
-                )
+                raise self._strange(frame)
 
-    def _carry_out(self, decision: dict[str, Any], lsn: int, runs: tuple[Run, ...] = ()) -> None:
-        match decision:
-            case {"op": "create_table", "id": number, "name": name, "descr": descr, "rows": rows}:
-                table = Table(number, name, dtype_from(descr), rows, lsn, self.log, self.dram, self._verify, runs)
-                self.tables[name] = self._tables[number] = table
-                self._creations[number] = decision
-                self._last_table = max(self._last_table, number)
-            case {"op": "drop_table", "id": number}:
-                table = self._tables.pop(number)
-                del self.tables[table.name], self._creations[number]
-                table.drop()
-            case {"op": "clear", "keyspaces": numbers}:
-                for number in numbers:
-                    self.keyspaces[number].reset(lsn)
-            case _:
-                raise CorruptionError(f"control frame {lsn} holds {decision!r}, which this version does not know")
+    def _writer_of(self, frame: Frame, part: str) -> Contents:
+        """Of the head whose open layer a frame names."""
+        for contents in self._contents.values():
+            top = contents.view.parts.get(part)
+            if top is not None and top.id == frame.layer and not top.sealed:
+                return contents
+        raise self._strange(frame)
 
-    def _decide(self, decision: dict[str, Any]) -> int:
-        lsn = self._decided = append_control(self.log, decision)
-        self._carry_out(decision, lsn)
+    @staticmethod
+    def _strange(frame: Frame) -> CorruptionError:
+        return CorruptionError(
+            f"frame {frame.lsn} at offset {frame.offset:,} has kind {frame.kind}, table {frame.table} and layer "
+            f"{frame.layer}: not written by this version, or damaged"
+        )
+
+    def _carry_out(self, decision: dict[str, Any], lsn: int, time: int) -> None:
+        self.heads.carry_out(decision, lsn, time)
+        self._follow()
+
+    def _decide(self, decision: dict[str, Any], head: str = MAIN) -> int:
+        if head != MAIN:
+            decision["head"] = head
+        lsn, time = append_control(self.log, decision)
+        self._decided = lsn
+        self._carry_out(decision, lsn, time)
         return lsn
+
+    # views
+
+    @property
+    def main(self) -> Contents:
+        return self._contents[MAIN]
+
+    @property
+    def keyspaces(self) -> list[Keyspace]:
+        """Those of `main`."""
+        return self.main.keyspaces
+
+    @property
+    def tables(self) -> dict[str, Table]:
+        """Those of `main`."""
+        return self.main.tables
+
+    def view(self, name: str) -> Contents:
+        """What a view has. UnknownViewError: there is none of this name."""
+        self.log.guard_read()
+        contents = self._contents.get(name)
+        if contents is None:
+            with self.log.lock:
+                contents = self._contents_of(name)
+        self.log.settle(contents.view.lsn if contents is not None else self._decided)
+        if contents is None:
+            raise self._unknown_view(name)
+        return contents
+
+    def _contents_of(self, name: str) -> Contents | None:
+        """Under the lock."""
+        if name not in self._contents and name in self.heads.maps:
+            self._contents[name] = Contents(self.heads.maps[name], self.heads.trees, self._ground)
+        return self._contents.get(name)
+
+    def _unknown_view(self, name: str) -> UnknownViewError:
+        return UnknownViewError(f"there is no view {name!r}; there are: {', '.join(sorted(self.heads.maps))}")
+
+    def views(self) -> dict[str, ViewInfo]:
+        """All of them, `main` first, then by age."""
+        self.log.guard_read()
+        with self.log.lock:
+            names = sorted(self.heads.maps.values(), key=lambda view: view.lsn)
+            found, lsn = {view.name: self.heads.info(view.name) for view in names}, self._decided
+        self.log.settle(lsn)
+        return found
+
+    def view_info(self, name: str) -> ViewInfo:
+        """Of one."""
+        self.view(name)
+        with self.log.lock:
+            if name not in self.heads.maps:
+                raise self._unknown_view(name)
+            return self.heads.info(name)
+
+    @property
+    def switches(self) -> tuple[int, int]:
+        """Promotions, rollbacks and undos of `main` so far, and the LSN of the last."""
+        return self.heads.switches
+
+    # decisions about versions
+
+    @contextlib.contextmanager
+    def _deciding(self) -> Iterator[Heads]:
+        """Waits for all there is: a refusal, too, tells of writes that may be pending."""
+        self.log.guard_write()
+        try:
+            with self.log.lock, self.log.batch():
+                yield self.heads
+        finally:
+            self.log.settle(self.log.lsn)
+
+    def _map(self, name: str, *kinds: str) -> ViewMap:
+        """The view of this name; InvalidError if it is not of one of these kinds."""
+        view = self.heads.maps.get(name)
+        if view is None:
+            raise self._unknown_view(name)
+        if kinds and view.kind not in kinds:
+            raise InvalidError(f"{name!r} is a {view.kind}, not a {' or '.join(kinds)}")
+        return view
+
+    def _head(self, name: str) -> ViewMap:
+        view = self._map(name)
+        if not view.is_head:
+            raise ReadOnlyError(readonly_because(view))
+        return view
+
+    def _refuse_taken(self, name: str) -> None:
+        check_view_name(name)
+        if name in self.heads.maps:
+            raise ExistsError(f"there is a view {name!r} already, a {self.heads.maps[name].kind}: delete it first")
+
+    def _seal(self, view: ViewMap) -> None:
+        """Before something is cut from a head: no frame may open two layers of one part."""
+        if view.is_head and any(top is not None and top.writes for top in view.parts.values()):
+            self._decide({"op": "seal"}, view.name)
+
+    def snapshot(self, name: str, head: str = MAIN) -> None:
+        """Give a head's state of now a name."""
+        with self._deciding():
+            self._refuse_taken(name)
+            self._decide({"op": "snapshot", "name": name}, self._head(head).name)
+
+    def branch(self, name: str, at: str = MAIN) -> Contents:
+        """A new head, that begins as the view `at` is now."""
+        with self._deciding():
+            self._refuse_taken(name)
+            self._seal(self._map(at))
+            self._decide({"op": "branch", "name": name, "at": at})
+        return self.view(name)
+
+    def promote(
+        self,
+        name: str,
+        tables: Iterable[str] | None = None,
+        keys: bool | Iterable[int] | None = None,
+        force: bool = False,
+    ) -> None:
+        """Give `main` what a branch wrote. ConflictError: main wrote to that meanwhile, unless forced."""
+        with self._deciding() as heads:
+            branch = self._map(name, "branch")
+            self._exchange("promote", branch, plan_promote(heads, branch, tables, keys), MAIN, force)
+
+    def rollback(
+        self,
+        name: str,
+        tables: Iterable[str] | None = None,
+        keys: bool | Iterable[int] | None = None,
+        head: str = MAIN,
+    ) -> None:
+        """Give a head a snapshot's state."""
+        with self._deciding() as heads:
+            target, snapshot = self._head(head), self._map(name, "snapshot")
+            self._exchange("rollback", snapshot, plan_rollback(heads, target, snapshot, tables, keys), head, True)
+
+    def undo(self, force: bool = False) -> None:
+        """Bring back what the last promote or rollback of `main` exchanged. ConflictError: that was written to since,
+        unless forced."""
+        with self._deciding() as heads:
+            if UNDO not in heads.maps:
+                raise UnknownViewError("there is nothing to undo: no promote or rollback since the last undo")
+            self._exchange("undo", heads.maps[UNDO], plan_undo(heads), MAIN, force)
+
+    def _exchange(self, op: str, source: ViewMap, plan: Plan, head: str, force: bool) -> None:
+        if plan.conflicts and not force:
+            raise ConflictError(f"{'; '.join(plan.conflicts)}. Nothing was changed; with force, that is dropped")
+        self._seal(source)
+        self._decide({"op": op, "name": source.name, "parts": plan.parts, "drop": plan.drop}, head)
+        if head == MAIN and self.on_switch:
+            self.on_switch()
+
+    def delete_view(self, name: str) -> None:
+        """Forget a name. What others stand on stays."""
+        with self._deciding():
+            if self._map(name).kind == MAIN:
+                raise InvalidError("`main` cannot be deleted")
+            self._decide({"op": "delete_view", "name": name})
 
     # decisions
 
-    def create_table(self, name: str, dtype: npt.DTypeLike, rows: int | None = None) -> Table:
+    def create_table(self, name: str, dtype: npt.DTypeLike, rows: int | None = None, head: str = MAIN) -> Table:
         """A new table. rows: ids are 0 to rows - 1 (dense)."""
         if not isinstance(name, str) or not NAME.fullmatch(name):
             raise InvalidError(
@@ -186,11 +370,13 @@ class Engine:
         descr = descr_of(row_dtype(dtype))
         self.log.guard_write()
         with self.log.lock:
-            there = self.tables.get(name)
+            contents = self._contents[self._head(head).name]
+            there = contents.tables.get(name)
             if there is None:
-                number = self._last_table + 1
-                self._decide({"op": "create_table", "id": number, "name": name, "descr": descr, "rows": rows})
-            table = self.tables[name]
+                number = self.heads.last_table + 1
+                decision = {"op": "create_table", "id": number, "name": name, "descr": descr, "rows": rows}
+                self._decide(decision, head)
+            table = contents.tables[name]
         self.log.settle(table.layer)
         if there is not None:
             raise ExistsError(f"there is a table {name!r} already, with rows of {there.row_dtype}")
@@ -204,69 +390,58 @@ class Engine:
             raise InvalidError(f"rows={rows!r}: a dense table has 1 to {MOST_ROWS:,} rows; None for any int64 ids")
         return int(rows)
 
-    def drop_table(self, name: str) -> None:
+    def drop_table(self, name: str, head: str = MAIN) -> None:
         """Remove a table with all its rows."""
         self.log.guard_write()
-        self.table(name)
+        self.table(name, head)
         with self.log.lock, self.log.deferred():
-            lsn = self._decide({"op": "drop_table", "id": self.table(name).id})
+            lsn = self._decide({"op": "drop_table", "id": self.table(name, self._head(head).name).id}, head)
         self.log.settle(lsn)
 
-    def table(self, name: str) -> Table:
+    def table(self, name: str, view: str = MAIN) -> Table:
         """The table of this name."""
-        self.log.guard_read()
-        table = self.tables.get(name)
-        if table is None:
+        tables = self.view(view).tables
+        if name not in tables:
             self.log.settle(self._decided)
-            raise UnknownNameError(f"there is no table {name!r}; there are: {', '.join(sorted(self.tables)) or 'none'}")
-        return table
+            raise UnknownNameError(f"there is no table {name!r}; there are: {', '.join(sorted(tables)) or 'none'}")
+        return tables[name]
 
-    def keyspace(self, number: int) -> Keyspace:
+    def keyspace(self, number: int, view: str = MAIN) -> Keyspace:
         """One of the 16."""
-        if not 0 <= number < len(self.keyspaces):
-            raise InvalidError(f"there is no keyspace {number}: they are 0 to {len(self.keyspaces) - 1}")
-        return self.keyspaces[number]
+        return self.view(view).keyspace(number)
 
-    def clear_all(self) -> None:
+    def clear_all(self, head: str = MAIN) -> None:
         """Empty all keyspaces at once (FLUSHALL)."""
         self.log.guard_write()
         with self.log.lock:
-            lsn = self._decide({"op": "clear", "keyspaces": list(range(KEYSPACES))})
+            lsn = self._decide({"op": "clear", "keyspaces": list(range(KEYSPACES))}, self._head(head).name)
         self.log.settle(lsn)
 
-    # checkpoints
+    def _clear(self, head: str, number: int) -> int:
+        """Empty one. Under the lock."""
+        return self._decide({"op": "clear", "keyspaces": [number]}, head)
 
-    def _chain_of(self, part: str) -> Chain | None:
-        """The chain of a part as it is now; None where there is no such table any more."""
-        kind, _, number = part.partition("/")
-        if kind == "keyspace":
-            return self.keyspaces[int(number)].chain
-        table = self._tables.get(int(number))
-        return table.chain if table is not None else None
+    # checkpoints
 
     def _rotate(self) -> Rotation:
         """Close all open runs at one place of the log, and say what there was then."""
         with self.log.lock:
             if self.log.readonly:  # under the lock: a flush may have failed while this waited for it
                 raise ReadOnlyError(self.log.readonly)
-            parts, closed, dead = {}, {}, []
-            for number, keyspace in enumerate(self.keyspaces):
-                runs = keyspace.chain.rotate()
-                dead += keyspace.take_dead()
-                if keyspace.layer or runs or keyspace.chain.runs:
-                    name = f"keyspace/{number}"
-                    parts[name] = PartState(keyspace.layer, keyspace.chain.runs)
-                    closed |= {name: Closed(keyspace.chain, runs, keyspace.chain.runs)} if runs else {}
-            for number, table in self._tables.items():
-                runs, name = table.chain.rotate(), f"table/{number}"
-                parts[name] = PartState(table.layer, table.chain.runs, self._creations[number])
-                closed |= {name: Closed(table.chain, runs, table.chain.runs)} if runs else {}
-            return Rotation(State(self.log.end_here(), self._last_table, parts), closed, dead, self.log.appended)
+            heads = self.heads
+            heads.rotate()
+            lonely = {part for part, tree in heads.trees.items() if tree.keyed and not heads.is_shared(part)}
+            dead = [key for number in range(KEYSPACES) if keyspace_part(number) in lonely
+                    for key in self.keyspaces[number].take_dead()]  # fmt: skip
+            layers = [layer for tree in heads.trees.values() for layer in tree.layers.values() if layer.closed]
+            end = self.log.end_here()
+            state = State(end, heads.last_table, heads.parts(), heads.views(), heads.switches)
+            return Rotation(state, [Closed.of(layer) for layer in layers], dead, lonely, self.log.appended)
 
     @property
     def is_cold(self) -> bool:
         """May a read have to wait for the disk to read an index?"""
-        return any(part.is_cold for part in (*self.keyspaces, *self.tables.values()))
+        return any(part.is_cold for part in self.main.parts)
 
     @property
     def replay_cost(self) -> float:
@@ -290,17 +465,21 @@ class Engine:
         finally:  # what was written before the body raised stays written: it is waited for, too
             self.log.settle(inner.lsn if self.log.durability == "commit" else self.log.lsn)
 
-    def gather(self, wanted: Mapping[str, npt.ArrayLike], default: Any = 0.0) -> dict[str, np.ndarray]:
+    def gather(
+        self, wanted: Mapping[str, npt.ArrayLike], default: Any = 0.0, view: str = MAIN
+    ) -> dict[str, np.ndarray]:
         """Rows of several tables, of one moment: {name: ids} to {name: rows}."""
         with self.log.deferred() as seen, self.log.lock:
-            rows = {name: self.table(name).get(ids, default) for name, ids in wanted.items()}
+            rows = {name: self.table(name, view).get(ids, default) for name, ids in wanted.items()}
         self.log.settle(seen.lsn)
         return rows
 
-    def pool_many(self, wanted: Mapping[str, tuple[npt.ArrayLike, ...]], mode: str = "sum") -> dict[str, np.ndarray]:
+    def pool_many(
+        self, wanted: Mapping[str, tuple[npt.ArrayLike, ...]], mode: str = "sum", view: str = MAIN
+    ) -> dict[str, np.ndarray]:
         """Pooled rows of several tables, of one moment: {name: (ids, offsets[, weights])} to {name: rows}."""
         with self.log.deferred() as seen, self.log.lock:
-            pooled = {name: self.table(name).pool(*bags, mode=mode) for name, bags in wanted.items()}
+            pooled = {name: self.table(name, view).pool(*bags, mode=mode) for name, bags in wanted.items()}
         self.log.settle(seen.lsn)
         return pooled
 
@@ -308,6 +487,6 @@ class Engine:
         """Assert every invariant of the parts."""
         with self.log.lock:
             self.log.check()
-            for part in (*self.keyspaces, *self.tables.values()):
-                part.check()
-            assert {table.name: table for table in self._tables.values()} == self.tables
+            self.heads.check()
+            for name in self.heads.maps:
+                self.view(name).check()

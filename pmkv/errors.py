@@ -44,6 +44,10 @@ class UnknownNameError(PmkvError, LookupError):
     """No table or view has this name."""
 
 
+class UnknownViewError(UnknownNameError):
+    """No view has this name, or the view was deleted."""
+
+
 class ExistsError(PmkvError):
     """The name is taken."""
 

@@ -9,7 +9,7 @@ happens in `Log.settle` alone.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -17,7 +17,6 @@ from . import parts
 from .errors import CorruptionError, InvalidError
 from .index.open import check_cursor
 from .index.order import KeyOrder, after_prefix
-from .index.run import Run
 from .items import Spans, as_values, check_keys, cut_batches, either, join, longest
 from .kernels import location
 from .kernels.hashing import place_of
@@ -35,12 +34,13 @@ from .kernels.records import (
     value_bytes,
     write_records,
 )
-from .log.control import append_control
 from .log.format import Frame, Kind
 from .log.pool import Reserve
 from .log.writer import Log
+from .surface import Surface
 from .versions.catalog import Catalog
-from .versions.chain import Chain, Dram, Keys, lives
+from .versions.layer import Layer
+from .versions.wanted import Keys, lives
 
 OWNER = 1 << 32  # a record's check is owned by its keyspace's number plus this: never a table's id
 SCAN_CHUNK = 1000
@@ -50,27 +50,32 @@ MOST_DEAD = 4096  # keys that wait for a checkpoint to take them out of the dire
 Pairs = Mapping[bytes, bytes] | Iterable[tuple[bytes, bytes]]
 
 
-class Keyspace:
-    """One of the 16. Safe for threads; each call is atomic (put_many up to 16 MiB, then in atomic pieces)."""
+class Keyspace(Surface):
+    """One of the 16 of a view. Safe for threads; each call is atomic (put_many up to 16 MiB, then in atomic pieces)."""
 
-    def __init__(self, number: int, log: Log, dram: Dram, verify: bool = True, names: Catalog | None = None) -> None:
-        """names: the ordered directory of the keys that runs on file hold."""
-        self.number, self._log, self._dram, self._verify, self._directory = number, log, dram, verify, names
-        self._owner = np.uint64(OWNER + number)
-        self._seed = int.from_bytes(log.pool.hash_key[:8], "little")
+    def __init__(
+        self,
+        top: Layer,
+        log: Log,
+        clear: Callable[[int], int],
+        verify: bool = True,
+        readonly: str | None = None,
+        names: Catalog | None = None,
+    ) -> None:
+        """clear: empties keyspace `number` by a decision, whose LSN it returns; names: the ordered directory of the
+        keys that runs on file hold, of all views."""
+        super().__init__(top, log, verify, readonly)
+        self.number, self._clear, self._directory = top.tree.number, clear, names
+        self._owner = np.uint64(OWNER + self.number)
         self._k0, self._k1 = (np.uint64(int.from_bytes(log.pool.hash_key[i : i + 8], "little")) for i in (0, 8))
         self._part = parts.size_for(log)
-        self.reset(0)
+        self._exchanged()
 
-    def reset(self, layer: int, runs: tuple[Run, ...] = ()) -> None:
-        """Empty, or what these runs hold, with a new layer (the LSN of the frame that emptied it). Under the lock."""
-        if hasattr(self, "chain"):
-            self.chain.discard()
-        self.layer = self._changed = layer  # _changed: the LSN of the last write
-        self.chain = Chain(self._dram, self._seed, 0, runs)
+    def _exchanged(self) -> None:
         self._order: KeyOrder | None = None  # of keys above the runs on file; built when somebody asks
         self._dead: dict[bytes, None] = {}  # keys of the catalog's directory that were looked up and dead
-        self._sweep = b"" if layer and not runs else None  # after a clear: from where on it is full of dead ones
+        # from where on the directory is to be looked through: after a clear it is full of dead ones
+        self._sweep = b"" if self.layer and not self.chain.runs else None
 
     # reading
 
@@ -124,11 +129,10 @@ class Keyspace:
         self._log.guard_read()
         wanted = self._wanted(keys)
         with self._log.lock:
-            chain, wanted.data = self.chain, self._log.data  # now: the pool may have grown since
-            found, waiting = chain.look_above(wanted, self._log.pending())
-            lsn, data, runs = self._log.depends(waiting, self.layer), self._log.data, chain.runs
+            wanted.data = self._log.data  # now: the pool may have grown since
+            found, lsn, data, runs = self._look_up(wanted)
         if runs:
-            chain.look_below(wanted, found, runs, self._log.lock)
+            self.chain.look_below(wanted, found, runs, self._log.lock)
         out = np.empty((len(keys), 4), np.int64)
         read_records(data, found, self._owner, self._log.now(), self._verify, out)
         if len(keys) and out[:, 0].min() == DAMAGED:
@@ -143,6 +147,7 @@ class Keyspace:
     def fingerprint(self, key: bytes) -> int:
         """Changes whenever the key is written: its location, 0 where it never was. For watching."""
         with self._log.lock:
+            self._guard()
             return int(self.chain.find(self._wanted([key]))[0])
 
     def _hash(self, blob: np.ndarray, bounds: np.ndarray) -> np.ndarray:
@@ -201,7 +206,7 @@ class Keyspace:
 
     def put_entries(self, keys: Sequence[bytes], values: Sequence[bytes], expiries: Sequence[int]) -> None:
         """put_many with an expiry a key (unix ms, 0 for none)."""
-        self._log.guard_write()
+        self._guard_write()
         check_keys(keys)
         values = as_values(values)
         flags = np.zeros(len(keys), np.int64)
@@ -229,6 +234,7 @@ class Keyspace:
         total = record_sizes(key_bounds, value_bounds, sizes)
         limit = self._log.frame_limit
         with self._log.lock:
+            self._guard()  # again: the view may have been deleted since
             if total <= limit:  # what nearly every call is, and a tick of the server: one frame needs no batch
                 self._log.reserve([total], purpose)
                 self._append(words, key_blob, key_bounds, value_blob, value_bounds, expiries, flags, total, purpose)
@@ -263,8 +269,7 @@ class Keyspace:
         log, locations = self._log, np.empty(words.size, np.uint64)
         at = log.begin(Kind.PUT, length, table=self.number, layer=self.layer, count=words.size, purpose=purpose)
         write_records(log.data, at, self._owner, keys, key_bounds, values, value_bounds, expiries, flags, locations)
-        self._changed = log.end()
-        self._enter(words, keys, key_bounds, locations, expiries, flags)
+        self._enter(words, keys, key_bounds, locations, expiries, flags, log.end())
 
     def _enter(
         self,
@@ -274,10 +279,11 @@ class Keyspace:
         locations: np.ndarray,
         expiries: np.ndarray,
         flags: np.ndarray,
+        lsn: int,
     ) -> None:
-        data, kept = self._log.data, self.chain.open.tally.expiries
+        data, kept = self._log.data, self.chain.top.to_write().tally.expiries
         wanted = Keys(words, keys, bounds, data, self._owner, self._verify)
-        before = self.chain.enter(wanted, locations, self._changed)
+        before = self.chain.enter(wanted, locations, lsn)
         if expiries.any():
             kept.update(expiries[(expiries != 0) & (flags & FLAG_DELETE == 0)].tolist())
         if kept:
@@ -291,7 +297,7 @@ class Keyspace:
 
     def delete_many(self, keys: Sequence[bytes]) -> int:
         """How many of them were there. Possible in a full pool, too."""
-        self._log.guard_write()
+        self._guard_write()
         with self._log.lock, self._log.deferred() as seen:
             present = [key for key, row in zip(keys, self._look(keys), strict=True) if row[0] >= 0]
             present = list(dict.fromkeys(present))
@@ -304,7 +310,7 @@ class Keyspace:
 
     def expire(self, key: bytes, at_ms: int) -> bool:
         """Give a key another expiry (unix ms; 0: none). False where there is no such key."""
-        self._log.guard_write()
+        self._guard_write()
         with self._log.lock, self._log.deferred() as seen:
             at, length, _, flags = self._look([key])[0]
             lsn = seen.lsn
@@ -317,17 +323,17 @@ class Keyspace:
 
     def clear(self) -> None:
         """Remove every key (FLUSHDB): one frame, whatever the size."""
-        self._log.guard_write()
+        self._guard_write()
         with self._log.lock:
-            self.reset(append_control(self._log, {"op": "clear", "keyspaces": [self.number]}))
-        self._log.settle(self.layer)
+            lsn = self._clear(self.number)
+        self._log.settle(lsn)
 
     # looking around
 
     def __len__(self) -> int:
         """How many keys are there now; exact. Looks once at what was written since it was asked last."""
-        self._log.guard_read()
         with self._log.lock:
+            self._guard()
             count, lsn = self.chain.count(self._log.now()), self._changed
         self._log.settle(lsn)
         return count
@@ -335,11 +341,11 @@ class Keyspace:
     def keys(self, cursor: int = 0, count: int = 10) -> tuple[int, list[bytes]]:
         """About `count` (at least one) keys from a cursor, 0 to begin, and the next cursor, 0 at the end. Redis'
         guarantee: what is there all the time is returned at least once. In no order."""
-        self._log.guard_read()
         check_cursor(cursor)
         count = max(1, count)  # no progress is no scan
         names: list[bytes] = []
         with self._log.lock, self._log.deferred():
+            self._guard()
             lsn = self._changed
             for places, _, found in self.chain.walk(cursor):
                 take = places.size
@@ -409,8 +415,8 @@ class Keyspace:
 
     def _chunk(self, low: bytes, high: bytes | None, reverse: bool, count: int) -> list[bytes]:
         """The next keys in order, dead ones among them."""
-        self._log.guard_read()
         with self._log.lock:
+            self._guard()
             runs, lsn = self.chain.runs, self._changed
             if self._order is None or len(self._order) > MOST_KNOWN + 2 * self.chain.count_above:
                 self._order = KeyOrder(key for _, _, found in self.chain.walk_above() for key in self._names(found))
@@ -463,19 +469,13 @@ class Keyspace:
         bounds, expiries = np.empty((frame.count, 2), np.int64), np.empty(frame.count, np.int64)
         locations, data = np.empty(frame.count, np.uint64), self._log.data
         end = scan_records(data, frame.body, frame.body + frame.length, self._owner, bounds, expiries, locations)
-        if end != frame.body + frame.length or frame.layer != self.layer:
+        if end != frame.body + frame.length:
             raise CorruptionError(
                 f"frame {frame.lsn} at offset {frame.offset:,} does not hold {frame.count} records of layer "
                 f"{self.layer}"
             )
         flags = np.where(locations & location.DELETE, FLAG_DELETE, 0)
-        self._changed = frame.lsn
-        self._enter(self._hash(data, bounds), data, bounds, locations, expiries, flags)
-
-    @property
-    def is_cold(self) -> bool:
-        """May a read have to wait for the disk to read an index?"""
-        return self.chain.is_cold
+        self._enter(self._hash(data, bounds), data, bounds, locations, expiries, flags, frame.lsn)
 
     def check(self) -> None:
         """Index, counts and expiries agree with the records."""

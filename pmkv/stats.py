@@ -33,6 +33,8 @@ class Stats:
     flushes: int
     keys: dict[int, int]  # live keys of each keyspace that has some
     tables: dict[str, int]  # rows of each table
+    views: int  # names that can be read, `main` among them
+    switches: int  # promotions, rollbacks and undos of `main` so far
     index_bytes: int  # DRAM of the indexes
     hot_bytes: int  # DRAM of hot words' locations and of what decides who becomes hot
     hot_budget: int
@@ -60,7 +62,7 @@ class Stats:
 def stats_of(engine: Engine, path: Path | None) -> Stats:
     """Gather them."""
     pool, log, recovery, upkeep = engine.pool, engine.log, engine.recovery, engine.upkeep
-    chains = [part.chain for part in (*engine.keyspaces, *engine.tables.values())]
+    chains = [part.chain for part in engine.main.parts]
     hot = [chain.hot for chain in chains if chain.hot is not None]
     with log.lock, log.deferred():
         return Stats(
@@ -80,6 +82,8 @@ def stats_of(engine: Engine, path: Path | None) -> Stats:
             flushes=log.flushes,
             keys={number: count for number, count in counted(enumerate(engine.keyspaces)) if count},
             tables=dict(counted(engine.tables.items())),
+            views=len(engine.heads.maps),
+            switches=engine.switches[0],
             index_bytes=engine.dram.heap.used * 8,
             hot_bytes=engine.dram.budget.used,
             hot_budget=engine.dram.budget.size,

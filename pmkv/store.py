@@ -14,26 +14,21 @@ import queue
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from . import directory
 from .background import Background
 from .engine import Engine
 from .errors import ClosedError, CorruptionError, FlushError, FullError, InvalidError, PmkvError
-from .keyspace import Keyspace, Pairs
 from .log.flusher import Flusher
 from .log.format import epoch_of
 from .log.writer import Deferral
 from .sizes import parse_size
 from .stats import Stats, stats_of
-from .table import Table
-from .transaction import Transaction
+from .versions.heads import MAIN, ViewInfo
+from .view import View
 
 HOT_SHARE = 4  # of the DRAM budget, hot words take one in so many parts
 DUE = 0.1  # seconds of replay, beyond which a checkpoint is taken
@@ -87,11 +82,13 @@ def open_store(
                 raise
 
 
-class Store:
-    """One open data directory. Safe for threads; not for forked children, which get ClosedError."""
+class Store(View):
+    """One open data directory, and its view `main`. Safe for threads; not for forked children, which get
+    ClosedError."""
 
     def __init__(self, place: directory.Directory, engine: Engine, dram: int) -> None:
-        self._place, self._engine, self._log, self.dram = place, engine, engine.log, dram
+        super().__init__(engine, engine.main)
+        self._place, self.dram = place, dram
         self._flusher, self._background = Flusher(self._log), Background()
         engine.pool.on_take = lambda: self._background.submit(self._prepare_ahead)
         self._wanted: queue.SimpleQueue[Future[None]] = queue.SimpleQueue()  # checkpoints that somebody waits for
@@ -109,85 +106,59 @@ class Store:
                 self._background.submit(self._warm)
         _open_stores.add(self)
 
-    # keyspaces; the store itself is keyspace 0
+    # views
 
-    def keyspace(self, number: int) -> Keyspace:
-        """One of the 16 keyspaces."""
-        return self._engine.keyspace(number)
+    def view(self, name: str) -> View:
+        """What can be read by this name. UnknownViewError: nothing."""
+        return self if name == MAIN else View(self._engine, self._engine.view(name))
 
-    def get(self, key: bytes) -> bytes | None:
-        """The value of a key, or None."""
-        return self._engine.keyspaces[0].get(key)
+    def views(self) -> dict[str, ViewInfo]:
+        """All views by name: `main`, then branches, snapshots and `undo` by age."""
+        return self._engine.views()
 
-    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """The values of several keys, of one moment."""
-        return self._engine.keyspaces[0].get_many(keys)
+    def view_info(self, name: str) -> ViewInfo:
+        """Of one view."""
+        return self._engine.view_info(name)
 
-    def put(self, key: bytes, value: bytes, ttl: float | None = None, *, expire_at: int | None = None) -> None:
-        """Store one value. ttl: seconds from now; expire_at: unix ms."""
-        self._engine.keyspaces[0].put(key, value, ttl, expire_at=expire_at)
+    def branch(self, name: str, at: str = MAIN) -> View:
+        """A new head, which begins as the view `at` is now, and is written like a store."""
+        return View(self._engine, self._engine.branch(name, at))
 
-    def put_many(self, items: Pairs, ttl: float | None = None, *, expire_at: int | None = None) -> None:
-        """Store many values at once, up to 16 MiB atomically."""
-        self._engine.keyspaces[0].put_many(items, ttl, expire_at=expire_at)
-
-    def delete(self, key: bytes) -> bool:
-        """Was it there?"""
-        return self._engine.keyspaces[0].delete(key)
-
-    def scan(
+    def promote(
         self,
-        prefix: bytes = b"",
-        start: bytes | None = None,
-        stop: bytes | None = None,
-        reverse: bool = False,
-        limit: int | None = None,
-    ) -> Iterator[tuple[bytes, bytes]]:
-        """(key, value) in the order of keys."""
-        return self._engine.keyspaces[0].scan(prefix, start, stop, reverse, limit)
+        name: str,
+        tables: Iterable[str] | None = None,
+        keys: bool | Iterable[int] | None = None,
+        force: bool = False,
+    ) -> None:
+        """Give `main`, at once, what a branch wrote, created or dropped; the state before stays as the view `undo`.
 
-    def flush_all(self) -> None:
-        """Empty all keyspaces at once; tables stay."""
-        self._engine.clear_all()
+        tables: only these, by name; keys: numbers of keyspaces, or may those that it wrote be taken (None: unless
+        tables are named). ConflictError: `main` wrote to one of them since the branch was cut or promoted, and nothing
+        was changed; force: that is dropped."""
+        self._engine.promote(name, tables, keys, force)
 
-    # tables
+    def undo(self, force: bool = False) -> None:
+        """Bring back what the last promote or rollback of `main` exchanged. UnknownViewError: there was none since the
+        last undo. ConflictError: it was written to since, and nothing was changed; force: that is dropped."""
+        self._engine.undo(force)
 
-    def create_table(self, name: str, dtype: npt.DTypeLike, rows: int | None = None) -> Table:
-        """A new table of rows of any fixed-size NumPy dtype; rows=N: ids are 0 to N - 1 (dense). ExistsError: the
-        name is taken."""
-        return self._engine.create_table(name, dtype, rows)
+    def delete_view(self, name: str) -> None:
+        """Forget a branch, a snapshot or `undo`; what others stand on stays."""
+        self._engine.delete_view(name)
 
-    def table(self, name: str) -> Table:
-        """The table of this name. UnknownNameError: there is none."""
-        return self._engine.table(name)
+    @property
+    def switches(self) -> tuple[int, int]:
+        """Promotions, rollbacks and undos of `main` so far, and the LSN of the last: what depends on it may be revealed
+        once that is durable."""
+        return self._engine.switches
 
-    def tables(self) -> dict[str, Table]:
-        """All tables by name."""
-        self._log.guard_read()
-        return dict(self._engine.tables)
-
-    def drop_table(self, name: str) -> None:
-        """Remove a table with all its rows."""
-        self._engine.drop_table(name)
-
-    def gather(self, wanted: Mapping[str, npt.ArrayLike], default: Any = 0.0) -> dict[str, np.ndarray]:
-        """Rows of several tables, of one moment: {name: ids} to {name: rows}."""
-        return self._engine.gather(wanted, default)
-
-    def pool(self, wanted: Mapping[str, tuple[npt.ArrayLike, ...]], mode: str = "sum") -> dict[str, np.ndarray]:
-        """Pooled rows of several tables, of one moment: {name: (ids, offsets[, weights])} to {name: rows}."""
-        return self._engine.pool_many(wanted, mode)
+    def on_switch(self, callback: Callable[[], None]) -> None:
+        """Call this after every promotion, rollback and undo of `main`, from whatever thread did it, perhaps before it
+        is durable, and under the store's lock."""
+        self._engine.on_switch = callback
 
     # several writes at once, and waiting
-
-    @contextlib.contextmanager
-    def transaction(self) -> Iterator[Transaction]:
-        """Writes inside are collected and applied together at the end; an exception writes nothing. ConflictError:
-        a watched key changed."""
-        self._log.guard_write()
-        transaction = Transaction(self._engine)
-        yield transaction
-        transaction.commit()
 
     def batch(self, reserve: int = 0) -> contextlib.AbstractContextManager[None]:
         """Everything written inside, by this thread, takes effect together, after a crash too; other writers wait
@@ -236,8 +207,8 @@ class Store:
 
     @property
     def version(self) -> tuple[int, int]:
-        """(promotions and rollbacks so far, LSN)."""
-        return 0, self._log.lsn
+        """(promotions, rollbacks and undos of `main` so far, LSN)."""
+        return self._engine.switches[0], self._log.lsn
 
     # what it is
 

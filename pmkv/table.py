@@ -14,16 +14,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .errors import CorruptionError, InvalidError, UnknownNameError
+from .errors import CorruptionError, InvalidError
 from .index.open import check_cursor
-from .index.run import Run
 from .kernels import location
 from .kernels.records import gather_rows, locate_rows
 from .kernels.reduce import MODES, pool_rows
 from .log.format import MAX_BATCH, Flag, Frame, Kind
 from .log.pool import Reserve
 from .log.writer import Log
-from .versions.chain import Chain, Dram, Ids, lives
+from .surface import Surface
+from .versions.layer import Layer
+from .versions.wanted import Ids, lives
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,127}")
 MAX_WIDTH = 1 << 16
@@ -82,29 +83,18 @@ def as_descr(value: Any) -> Any:
     ]
 
 
-class Table:
-    """Made by `Store.create_table`. Safe for threads; each call is atomic (put up to 16 MiB, then in atomic pieces)."""
+class Table(Surface):
+    """Of a view; made by `Store.create_table`. Safe for threads; each call is atomic (put up to 16 MiB, then in atomic
+    pieces)."""
 
-    def __init__(
-        self,
-        number: int,
-        name: str,
-        row: np.dtype,
-        rows: int | None,
-        layer: int,
-        log: Log,
-        dram: Dram,
-        verify: bool = True,
-        runs: tuple[Run, ...] = (),
-    ) -> None:
-        self.id, self.name, self.row_dtype, self.rows, self.layer = number, name, row, rows, layer
+    def __init__(self, top: Layer, log: Log, verify: bool = True, readonly: str | None = None) -> None:
+        super().__init__(top, log, verify, readonly)
+        decision = top.tree.decision
+        assert decision is not None
+        self.id, self.name, self.rows = decision["id"], decision["name"], decision["rows"]
+        self.row_dtype = row = dtype_from(decision["descr"])
         self.dtype, self.shape, self.width = row.base, row.shape, row.itemsize
-        self._log, self._verify = log, verify
-        self._owner = np.uint64(number)
-        self._seed = np.uint64(int.from_bytes(log.pool.hash_key[8:16], "little") ^ number)
-        self.chain = Chain(dram, int(self._seed), self.width, runs)
-        self._changed = layer  # the LSN of the last write
-        self.dropped = False
+        self._owner = np.uint64(self.id)
 
     def __repr__(self) -> str:
         return f"<pmkv table {self.name!r}: rows of {self.row_dtype}>"
@@ -226,20 +216,12 @@ class Table:
             ids = np.where(outside, 0, ids)
         wanted = Ids(ids)
         with self._log.lock:
-            self._guard()  # under the lock: the index of a dropped table is gone
-            chain = self.chain
-            found, waiting = chain.look_above(wanted, self._log.pending())
-            lsn, data, runs = self._log.depends(waiting, self.layer), self._log.data, chain.runs
+            found, lsn, data, runs = self._look_up(wanted)
         if runs:
-            chain.look_below(wanted, found, runs, self._log.lock)
+            self.chain.look_below(wanted, found, runs, self._log.lock)
         if outside is not None:
             found[outside] = 0
         return found, lsn, data
-
-    def _guard(self) -> None:
-        self._log.guard_read()
-        if self.dropped:
-            raise UnknownNameError(f"table {self.name!r} was dropped")
 
     def _complain(self, bad: int, where: np.uint64) -> None:
         if self._log.failed:  # what was found was pending when the flush failed, and is gone
@@ -313,9 +295,8 @@ class Table:
         more is applied in atomic pieces."""
         ids = self._bounded(self._ids(ids))
         raw = self._rows(rows, ids.size)
-        self._log.guard_write()
+        self._guard_write()
         with self._log.lock:
-            self._guard()
             lsn = self._write(ids, raw, 0) if ids.size else 0
         self._log.settle(lsn)
 
@@ -324,7 +305,7 @@ class Table:
         ids = self._bounded(self._ids(ids))
         self.check_adds()
         change = self._rows(rows, ids.size).view(self.dtype).reshape(ids.size, *self.shape)
-        self._log.guard_write()
+        self._guard_write()
         with self._log.lock, self._log.deferred():
             unique, where = np.unique(ids, return_inverse=True)
             current = self._gather(unique, self._default(0))[0].view(self.dtype).reshape(unique.size, *self.shape)
@@ -335,7 +316,7 @@ class Table:
     def delete(self, ids: npt.ArrayLike) -> int:
         """How many of the ids were there. Possible in a full pool, too."""
         ids = self._ids(ids)
-        self._log.guard_write()
+        self._guard_write()
         with self._log.lock, self._log.deferred() as seen:
             present = np.unique(ids[self.contains(ids)])
             lsn = self._write(present, IDS_ONLY, Flag.DELETED) if present.size else seen.lsn
@@ -344,6 +325,7 @@ class Table:
 
     def _write(self, ids: np.ndarray, raw: np.ndarray, flags: int) -> int:
         """Append frames and enter them, in atomic batches; returns the LSN to settle. Under the lock."""
+        self._guard()  # again: the table may have been dropped since, or its view deleted
         purpose, width = (Reserve.DELETE, 0) if flags & Flag.DELETED else (Reserve.WRITE, self.width)
         step = max(1, self._log.frame_limit // (8 + width))
         frames = [(a, min(a + step, ids.size)) for a in range(0, ids.size, step)]
@@ -369,8 +351,7 @@ class Table:
         )
         log.data[at : at + 8 * ids.size] = ids.view(np.uint8)
         log.data[at + 8 * ids.size : at + 8 * ids.size + raw.size] = raw
-        self._changed = log.end()
-        self.chain.enter(Ids(ids), self._locate(at, ids, flags), self._changed)
+        self.chain.enter(Ids(ids), self._locate(at, ids, flags), log.end())
 
     def _locate(self, at: int, ids: np.ndarray, flags: int) -> np.ndarray:
         """The locations of a frame's rows, or of its deleted ids."""
@@ -430,28 +411,12 @@ class Table:
     def replay(self, frame: Frame) -> None:
         """Enter what a ROWS frame holds. Its checksum was verified."""
         width = 0 if frame.flags & Flag.DELETED else self.width
-        if frame.length != frame.count * (8 + width) or frame.layer != self.layer:
+        if frame.length != frame.count * (8 + width):
             raise CorruptionError(
                 f"frame {frame.lsn} at offset {frame.offset:,} does not hold {frame.count} rows of table {self.name!r}"
             )
         ids = self._log.data[frame.body : frame.body + 8 * frame.count].view(np.int64)
-        self._changed = frame.lsn
         self.chain.enter(Ids(ids), self._locate(frame.body, ids, frame.flags), frame.lsn)
-
-    def become(self, other: Table) -> None:
-        """Take over what replay made of this same table. Under the lock."""
-        self.chain.discard()
-        self.chain, self._changed, self.layer = other.chain, other._changed, other.layer
-
-    def drop(self) -> None:
-        """Give the index back. Under the lock, when the drop is in the log."""
-        self.dropped = True
-        self.chain.discard()
-
-    @property
-    def is_cold(self) -> bool:
-        """May a read have to wait for the disk to read an index?"""
-        return self.chain.is_cold
 
     def check(self) -> None:
         """Index and counts agree, and every row's check holds."""

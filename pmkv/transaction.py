@@ -17,27 +17,28 @@ from .errors import ConflictError
 from .keyspace import Keyspace, Pairs
 from .log.format import frame_size
 from .table import Table
+from .versions.heads import MAIN
 
 RECORD_OVERHEAD = 256  # more than a frame's and a record's headers and padding take
 
 
 class Transaction:
-    """What `Store.transaction` yields."""
+    """What `Store.transaction` yields, and that of a branch."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine, view: str = MAIN) -> None:
+        self._engine, self._view = engine, view
         self._keyspaces: dict[int, KeyspaceWrites] = {}
         self._tables: dict[str, TableWrites] = {}
         self._watched: list[tuple[Keyspace, bytes, int]] = []
 
     def keyspace(self, number: int) -> KeyspaceWrites:
         """Keyspace `number` as this transaction sees it."""
-        return self._keyspaces.setdefault(number, KeyspaceWrites(self._engine.keyspace(number)))
+        return self._keyspaces.setdefault(number, KeyspaceWrites(self._engine.keyspace(number, self._view)))
 
     def table(self, name: str) -> TableWrites:
         """A table as this transaction sees it."""
         if name not in self._tables:
-            self._tables[name] = TableWrites(self._engine.table(name))
+            self._tables[name] = TableWrites(self._engine.table(name, self._view))
         return self._tables[name]
 
     def get(self, key: bytes) -> bytes | None:
@@ -54,7 +55,7 @@ class Transaction:
 
     def watch(self, key: bytes, keyspace: int = 0) -> None:
         """If anyone writes this key before the end, the transaction raises ConflictError and writes nothing."""
-        space = self._engine.keyspace(keyspace)
+        space = self._engine.keyspace(keyspace, self._view)
         self._watched.append((space, key, space.fingerprint(key)))
 
     def commit(self) -> None:
@@ -146,7 +147,7 @@ class TableWrites:
     @property
     def is_gone(self) -> bool:
         """Was the table dropped meanwhile?"""
-        return self._table.dropped
+        return self._table.is_gone
 
     def get(self, ids: npt.ArrayLike, default: Any = 0.0, return_found: bool = False) -> Any:
         """Rows, as written here or as stored."""

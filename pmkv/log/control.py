@@ -7,18 +7,20 @@ from typing import Any
 
 import orjson
 
-from .format import Frame, Kind
+from .format import FRAME_HEADER, Frame, Kind
 from .pool import Reserve
 from .writer import Log
 
 
-def append_control(log: Log, decision: dict[str, Any]) -> int:
-    """Append a decision; returns its LSN, which is also the number of the layer that it opens. Under the log's lock."""
+def append_control(log: Log, decision: dict[str, Any]) -> tuple[int, int]:
+    """Append a decision; returns its LSN, which is also the number of the layer that it opens, and its time, unix ms.
+    Under the log's lock."""
     body = orjson.dumps(decision)
     log.reserve([len(body)], Reserve.DELETE)
     at = log.begin(Kind.CONTROL, len(body), purpose=Reserve.DELETE)
     log.data[at : at + len(body)] = memoryview(body)
-    return log.end()
+    time = int(log.data[at - FRAME_HEADER.itemsize : at].view(FRAME_HEADER)["time"][0])
+    return log.end(), time
 
 
 def read_control(log_data: memoryview, frame: Frame) -> dict[str, Any]:

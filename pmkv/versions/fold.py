@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..index.run import Run
-from .chain import Chain
+from .layer import Tree
 
 # Of a table of ten million ids an entry is written 2.6 times in all, and a read meets six runs; with tiers of four 2.9
 # times, and nearly six; with tiers of eight 2.1 times, and eight.
@@ -17,10 +17,10 @@ AT_ONCE = 1 << 20  # entries that folds of several chains may write as one file
 
 @dataclass(frozen=True)
 class Fold:
-    """Consecutive runs of one chain, newest first. bottom: nothing is below them."""
+    """Consecutive runs of one layer, newest first. bottom: nothing is below them."""
 
-    part: str
-    chain: Chain
+    tree: Tree
+    layer: int
     inputs: tuple[Run, ...]
     bottom: bool
 

@@ -1,13 +1,15 @@
-"""What the catalog says: every table and keyspace with its runs, complete up to one frame of the log.
+"""What the catalog says: every view, and every table and keyspace with its layers and their runs, complete up to one
+frame of the log. A layer is named by its number, which is its own within its table or keyspace; a view says which layer
+is its top.
 
 `State` is what a checkpoint commits and an opening starts from. In the catalog it is a flat dict of small values, so
-that a commit writes only what changed: `log`, `keyspace/<number>`, `table/<id>`, `run/<file>:<offset>`.
+that a commit writes only what changed: `log`, `view/<name>`, `keyspace/<number>`, `table/<id>`, `run/<file>:<offset>`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -17,64 +19,150 @@ from ..log.replay import LogEnd
 
 
 @dataclass(frozen=True)
+class LayerState:
+    """runs: newest first. changed: the LSN of the last write."""
+
+    id: int
+    below: int | None
+    runs: tuple[Run, ...] = ()
+    writes: int = 0
+    changed: int = 0
+
+
+@dataclass(frozen=True)
+class SpanState:
+    """As `layer.Span`."""
+
+    run: Run
+    top: int
+    below: int | None
+
+
+@dataclass(frozen=True)
 class PartState:
     """A table or keyspace. decision: what created the table (as in its control frame); None for a keyspace."""
 
-    layer: int
-    runs: tuple[Run, ...] = ()  # newest first
+    layers: tuple[LayerState, ...]
     decision: dict[str, Any] | None = None
+    spans: tuple[SpanState, ...] = ()
+
+    @property
+    def runs(self) -> Iterator[Run]:
+        """All of them, spans too."""
+        for layer in self.layers:
+            yield from layer.runs
+        yield from (span.run for span in self.spans)
+
+    def with_runs(self, id: int, runs: tuple[Run, ...]) -> PartState:
+        """The same, but for one layer's runs."""
+        layers = tuple(replace(layer, runs=runs) if layer.id == id else layer for layer in self.layers)
+        return replace(self, layers=layers)
 
     @cached_property
     def records(self) -> dict[str, Any]:
         """Of its runs, and "" for its own: kept, as most parts are the same in the next state."""
         runs = {f"run/{name_of(run.info)}": run.info.asdict() for run in self.runs}
-        own = {"layer": self.layer, "runs": [name_of(run.info) for run in self.runs], "decision": self.decision}
-        return {"": own, **runs}
+        layers = [[one.id, one.below, one.writes, one.changed, list(map(name_of_run, one.runs))] for one in self.layers]
+        spans = [[one.top, one.below, name_of_run(one.run)] for one in self.spans]
+        return {"": {"layers": layers, "spans": spans, "decision": self.decision}, **runs}
+
+
+@dataclass(frozen=True)
+class ViewState:
+    """A view: parts: the layer on top of each table and keyspace that it has, None for one that was never written.
+
+    lsn, created (unix ms): when it was cut; base: from which view. stands_on: of a branch, the layer on which it stands
+    with each part of `main`. exchanged: of `undo`, the parts that it brings back."""
+
+    kind: str
+    lsn: int = 0
+    created: int = 0
+    base: str = ""
+    parts: dict[str, int | None] = field(default_factory=dict)
+    stands_on: dict[str, int | None] = field(default_factory=dict)
+    exchanged: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class State:
-    """Complete up to `end`. parts: by name, `keyspace/0` or `table/1`."""
+    """Complete up to `end`. parts: by name, `keyspace/0` or `table/1`. switches: promotions, rollbacks and undos of
+    `main` so far, and the LSN of the last."""
 
     end: LogEnd
     last_table: int
     parts: dict[str, PartState] = field(default_factory=dict)
+    views: dict[str, ViewState] = field(default_factory=dict)
+    switches: tuple[int, int] = (0, 0)
+
+    @property
+    def runs(self) -> Iterator[tuple[str, Run]]:
+        """All of them, each with the name of its part."""
+        for name, part in self.parts.items():
+            for run in part.runs:
+                yield name, run
 
     @property
     def files(self) -> set[str]:
         """Names of the files that this state needs."""
-        return {run.info.file for part in self.parts.values() for run in part.runs}
+        return {run.info.file for _, run in self.runs}
 
-    def with_runs(self, part: str, runs: tuple[Run, ...]) -> State:
-        """The same, but for one part's runs."""
-        return replace(self, parts=self.parts | {part: replace(self.parts[part], runs=runs)})
+    def with_part(self, name: str, part: PartState) -> State:
+        """The same, but for one part."""
+        return replace(self, parts=self.parts | {name: part})
 
     def as_records(self) -> dict[str, Any]:
         """As the catalog keeps it."""
-        records: dict[str, Any] = {"log": self.end.asdict() | {"last_table": self.last_table}}
+        log = self.end.asdict() | {"last_table": self.last_table, "switches": self.switches}
+        records: dict[str, Any] = {"log": log}
         for name, part in self.parts.items():
             records |= part.records
             records[name] = records.pop("")
-        return records
+        return records | {f"view/{name}": asdict(view) for name, view in self.views.items()}
 
 
 def name_of(info: RunInfo) -> str:
     return f"{info.file}:{info.offset}"
 
 
+def name_of_run(run: Run) -> str:
+    return name_of(run.info)
+
+
 def from_records(records: dict[str, Any], open_run: Callable[[RunInfo], Run]) -> State:
     """The other way round."""
     log = dict(records["log"])
-    last_table = log.pop("last_table")
+    last_table, switches = log.pop("last_table"), tuple(log.pop("switches"))
     infos = {name.removeprefix("run/"): value for name, value in records.items() if name.startswith("run/")}
-    parts = dict(_parts(records, {name: open_run(RunInfo.from_dict(info)) for name, info in infos.items()}))
-    return State(LogEnd(**log), last_table, parts)
+    runs = Runs({name: open_run(RunInfo.from_dict(info)) for name, info in infos.items()})
+    parts = {name: _part(name, record, runs) for name, record in records.items() if is_part(name)}
+    views = {
+        name.removeprefix("view/"): ViewState(**record | {"exchanged": tuple(record["exchanged"])})
+        for name, record in records.items()
+        if name.startswith("view/")
+    }
+    return State(LogEnd(**log), last_table, parts, views, switches)
 
 
-def _parts(records: dict[str, Any], runs: dict[str, Run]) -> Iterator[tuple[str, PartState]]:
-    for name, value in records.items():
-        if name.startswith(("keyspace/", "table/")):
-            missing = [run for run in value["runs"] if run not in runs]
-            if missing:
-                raise CorruptionError(f"the catalog names run {missing[0]} in {name}, and does not describe it")
-            yield name, PartState(value["layer"], tuple(runs[run] for run in value["runs"]), value["decision"])
+def is_part(name: str) -> bool:
+    return name.startswith(("keyspace/", "table/"))
+
+
+class Runs:
+    """The runs that the catalog describes, by name."""
+
+    def __init__(self, runs: dict[str, Run]) -> None:
+        self._runs = runs
+
+    def get(self, name: str, part: str) -> Run:
+        if name not in self._runs:
+            raise CorruptionError(f"the catalog names run {name} in {part}, and does not describe it")
+        return self._runs[name]
+
+
+def _part(name: str, record: dict[str, Any], runs: Runs) -> PartState:
+    layers = tuple(
+        LayerState(id, below, tuple(runs.get(run, name) for run in names), writes, changed)
+        for id, below, writes, changed, names in record["layers"]
+    )
+    spans = tuple(SpanState(runs.get(run, name), top, below) for top, below, run in record["spans"])
+    return PartState(layers, record["decision"], spans)

@@ -1,7 +1,7 @@
-"""Checkpoints and folds: what moves a chain's runs from DRAM to files, and keeps them few.
+"""Checkpoints and folds: what moves a layer's runs from DRAM to files, and keeps them few.
 
-A checkpoint rotates every chain at one place of the log, y, waits until y is durable, writes what was closed as one new
-file, and commits to the catalog: complete up to y. A fold writes one run in place of consecutive ones of one chain and
+A checkpoint rotates every layer at one place of the log, y, waits until y is durable, writes what was closed as one new
+file, and commits to the catalog: complete up to y. A fold writes one run in place of consecutive ones of one layer and
 commits that. The catalog's commit is the only switch; a crash before it leaves files that nobody needs, which the next
 opening removes, one behind it leaves the log to be replayed from the new y.
 
@@ -25,10 +25,12 @@ from ..kernels.location import DELETE
 from ..kernels.records import key_bounds
 from ..log.writer import Log
 from .catalog import Catalog
-from .chain import Chain, Keys, Lookup, Mutable, Wanted, expiries_of, live_of, lives, merged, netted, portions, replaced
+from .chain import Lookup, merged, netted
 from .fold import Fold, foldable, together
+from .layer import Layer, Mutable, Tree, live_of, replaced
 from .names import Key, go_on
 from .state import State, from_records, name_of
+from .wanted import Keys, Wanted, expiries_of, lives, portions
 
 NAMED = 2048  # keys read at a time: a long list would hold the interpreter
 Steps = Generator[None, None, None]
@@ -37,11 +39,30 @@ NOBODY = np.uint64(0)  # the owner of records that are not verified
 
 @dataclass(frozen=True)
 class Closed:
-    """The closed runs of one chain that a checkpoint has to write, newest first, and those on file below them then."""
+    """The closed runs of one layer that a checkpoint has to write, newest first, and what was below them then: closed
+    runs of older layers, and runs on file."""
 
-    chain: Chain
+    tree: Tree
+    layer: int
     runs: tuple[Mutable, ...]
+    lower: tuple[Mutable, ...]
     below: tuple[Run, ...]
+
+    @classmethod
+    def of(cls, layer: Layer) -> Closed:
+        """And held, until the checkpoint is through. Under the lock."""
+        below = list(layer.down())[1:]
+        for mutable in layer.closed:
+            mutable.held = True
+        return cls(
+            layer.tree, layer.id, layer.closed,
+            tuple(mutable for one in below for mutable in one.closed),
+            tuple(run for one in (layer, *below) for run in one.runs),
+        )  # fmt: skip
+
+    def beneath(self, first: int) -> Lookup:
+        """What is below the run `first - 1` of them."""
+        return Lookup((*self.runs[first:], *self.lower), self.below, np.uint64(self.tree.seed))
 
 
 @dataclass
@@ -49,13 +70,14 @@ class Rotation:
     """Everything as of one place of the log: its state but for what was closed, and that."""
 
     state: State
-    closed: dict[str, Closed]  # by part
+    closed: list[Closed]
     dead: list[Key]  # keys in the ordered directory that were looked up, and dead then
+    lonely: set[str]  # parts of which no other view than main holds anything
     appended: tuple[int, int, int]  # what the log had appended then
 
 
 class Upkeep:
-    """Of one store. `committed`: what the catalog says. rotate: closes the open runs; chain_of: a part's chain now."""
+    """Of one store. `committed`: what the catalog says. rotate: closes the open runs; trees: all there are now."""
 
     def __init__(
         self,
@@ -63,9 +85,9 @@ class Upkeep:
         catalog: Catalog,
         shelf: Shelf,
         rotate: Callable[[], Rotation],
-        chain_of: Callable[[str], Chain | None],
+        trees: Callable[[], dict[str, Tree]],
     ) -> None:
-        self._log, self._catalog, self._shelf, self._rotate, self._chain_of = log, catalog, shelf, rotate, chain_of
+        self._log, self._catalog, self._shelf, self._rotate, self._trees = log, catalog, shelf, rotate, trees
         self._segments = (log.pool.start(0), log.pool.segment_size)
         self._unsure: set[str] = set()  # files of commits that failed: they may be needed after a restart
         self._folding = False  # a fold has a file that no state names yet
@@ -111,12 +133,11 @@ class Upkeep:
     def warm(self) -> Steps:
         """Read what the catalog names once, so that probes need not wait for the disk."""
         damaged = None
-        for part in list(self.committed.parts.values() if self.committed else ()):
-            for run in part.runs:
-                try:
-                    yield from run.warm()
-                except CorruptionError as error:  # the others are read nevertheless
-                    damaged = error
+        for _, run in list(self.committed.runs if self.committed else ()):
+            try:
+                yield from run.warm()
+            except CorruptionError as error:  # the others are read nevertheless
+                damaged = error
         if damaged is not None:
             raise damaged
 
@@ -138,7 +159,7 @@ class Upkeep:
             yield from self._checkpoint(rotation)
         finally:
             with self._log.lock:
-                for closed in rotation.closed.values():
+                for closed in rotation.closed:
                     for mutable in closed.runs:
                         mutable.release()
         self._try_to_tidy()
@@ -152,32 +173,43 @@ class Upkeep:
         state = rotation.state
         self._log.flush(state.end.lsn)
         yield
-        written = (yield from self._write(rotation)) if rotation.closed else {}
-        for part, run in written.items():
-            state = state.with_runs(part, (run, *state.parts[part].runs))
+        written = (yield from self._write(rotation)) if rotation.closed else []
+        for closed, run in zip(rotation.closed, written):
+            if run is not None:
+                state = with_run(state, closed, run)
         dead = joined(self._names(rotation, alive=False), rotation.dead)
         # after a commit that failed and may have taken effect, who knows which keys left the directory
         is_sure = not self._unsure
         self._commit(state, self._names(rotation, alive=True, is_sure=is_sure), dead)
         with self._log.lock:
-            for part, closed in rotation.closed.items():
-                if self._chain_of(part) is closed.chain:  # else it was dropped, cleared, or went back
-                    closed.chain.adopt(closed.runs, written.get(part))
-                for mutable in closed.runs:
-                    mutable.dead = True
+            self._adopt(rotation, written)
         self.complete_to = rotation.appended
         self.checkpoints += 1
         self.checkpointed_at = self._log.now()
 
-    def _write(self, rotation: Rotation) -> Generator[None, None, dict[str, Run]]:
+    def _adopt(self, rotation: Rotation, written: list[Run | None]) -> None:
+        """What was closed is on file now. Under the lock."""
+        for closed, run in zip(rotation.closed, written):
+            layer = self._present(closed.tree) and closed.tree.with_closed(closed.runs)
+            if layer:  # else it was dropped, cleared, or went back
+                layer.adopt(closed.runs, run)
+            for mutable in closed.runs:
+                mutable.dead = True
+        for tree in {id(closed.tree): closed.tree for closed in rotation.closed}.values():
+            tree.changed()
+
+    def _present(self, tree: Tree) -> bool:
+        return self._trees().get(tree.name) is tree
+
+    def _write(self, rotation: Rotation) -> Generator[None, None, list[Run | None]]:
         """Everything that was closed, as one file."""
-        infos: dict[str, RunInfo] = {}
+        infos: list[RunInfo] = []
         last = rotation.state.end.lsn
         with self._new_file(last) as out:
-            for part, closed in rotation.closed.items():
-                infos[part] = yield from self._write_closed(out, closed, last)
+            for closed in rotation.closed:
+                infos.append((yield from self._write_closed(out, closed, last)))
             yield
-        return {part: self._written(info) for part, info in infos.items() if info.count}
+        return [self._written(info) if info.count else None for info in infos]
 
     def _written(self, info: RunInfo) -> Run:
         """A run that was just written: the system holds its pages."""
@@ -206,10 +238,10 @@ class Upkeep:
         out.close()
 
     def _write_closed(self, out: Appender, closed: Closed, last: int) -> Generator[None, None, RunInfo]:
-        """The closed runs of one chain as one run."""
-        chain, runs = closed.chain, closed.runs
+        """The closed runs of one layer as one run."""
+        runs = closed.runs
         for i, mutable in enumerate(runs):
-            below = Lookup(runs[i + 1 :], closed.below, chain.seed)
+            below = closed.beneath(i + 1)
             for noted in portions(mutable.tally.noted):
                 self._count(mutable, noted, below)
                 yield
@@ -224,9 +256,9 @@ class Upkeep:
                 out,
                 [mutable.index for mutable in runs],
                 pool_data=self._log.data,
-                width=chain.width,
+                width=closed.tree.width,
                 segments=self._segments,
-                bottom=not closed.below,
+                bottom=not (closed.lower or closed.below),
                 live=sum(mutable.index.live - mutable.tally.covered for mutable in runs) if is_known else None,
                 added=added,
                 gone=gone,
@@ -252,12 +284,11 @@ class Upkeep:
     def _names(self, rotation: Rotation, alive: bool, is_sure: bool = True) -> Iterator[Key]:
         """Keys that the closed runs put and, if the directory is sure to have those, that do not live below; or that
         they deleted."""
-        for part, closed in rotation.closed.items():
-            if closed.chain.keyed:
-                number = int(part.partition("/")[2])
-                below = Lookup((), closed.below if is_sure else (), closed.chain.seed)
+        for closed in rotation.closed:
+            if closed.tree.keyed and (alive or closed.tree.name in rotation.lonely):
+                below = Lookup((), closed.below if is_sure else (), np.uint64(closed.tree.seed))
                 for _, words, locations in merged([mutable.index.walk() for mutable in closed.runs]):
-                    yield from named(self._log.data, number, words, locations, below if alive else None)
+                    yield from named(self._log.data, closed.tree.number, words, locations, below if alive else None)
 
     def _commit(self, state: State, new: Iterable[Key] = (), dead: Iterable[Key] = ()) -> None:
         before = self._unsure
@@ -287,12 +318,13 @@ class Upkeep:
     def _choose(self) -> list[Fold]:
         """What is worth folding, the cheapest of it."""
         found = []
-        for part in self.committed.parts if self.committed else ():
-            chain = self._chain_of(part)
-            runs = chain.runs if chain is not None else ()  # once: a clear may come between
-            inputs = foldable(runs)
-            if chain is not None and inputs and not any(run.name in self._broken for run in inputs):
-                found.append(Fold(part, chain, inputs, inputs[-1] is runs[-1]))
+        trees = self._trees()
+        for name, part in self.committed.parts.items() if self.committed else ():
+            tree = trees.get(name)
+            for layer in part.layers if tree is not None else ():
+                inputs = foldable(layer.runs)
+                if inputs and not any(run.name in self._broken for run in inputs):
+                    found.append(Fold(tree, layer.id, inputs, layer.below is None and inputs[-1] is layer.runs[-1]))
         return together(found)
 
     def _fold(self, folds: list[Fold]) -> Steps:
@@ -308,18 +340,20 @@ class Upkeep:
         done = [(fold, self._written(info) if info.count else None) for fold, info in zip(folds, infos)]
         state = self.committed
         assert state is not None
-        # a part that was dropped or cleared meanwhile has its runs no more
-        done = [(f, run) for f, run in done if f.part in state.parts and set(f.inputs) <= set(state.parts[f.part].runs)]
-        for fold, run in done:
-            state = state.with_runs(fold.part, replaced(state.parts[fold.part].runs, fold.inputs, run))
+        # what was dropped meanwhile has its runs no more
+        done = [(fold, run, found) for fold, run in done if (found := layer_with(state, fold)) is not None]
+        for fold, run, layer in done:
+            state = with_fold(state, fold, layer, run)
         if self._unsure:
             return  # a checkpoint beside this failed
         if done:
             self._commit(state)
         with self._log.lock:
-            for fold, run in done:
-                if set(fold.inputs) <= set(fold.chain.runs):
-                    fold.chain.replace(fold.inputs, run)
+            for fold, run, _ in done:
+                present = self._present(fold.tree) and fold.tree.with_runs(fold.inputs)
+                if present:
+                    present.runs = replaced(present.runs, fold.inputs, run)
+                    fold.tree.changed()
         self.folds += len(done)
 
     def _write_fold(self, out: Appender, fold: Fold) -> Generator[None, None, RunInfo]:
@@ -330,7 +364,7 @@ class Upkeep:
                 out,
                 list(inputs),
                 pool_data=self._log.data,
-                width=fold.chain.width,
+                width=fold.tree.width,
                 segments=self._segments,
                 bottom=fold.bottom,
                 live=live_of(inputs),
@@ -340,6 +374,27 @@ class Upkeep:
                 last=inputs[0].info.last,
             )
         )
+
+
+def with_run(state: State, closed: Closed, run: Run) -> State:
+    """With what was closed as a run of its layer."""
+    part = state.parts[closed.tree.name]
+    runs = next(layer.runs for layer in part.layers if layer.id == closed.layer)
+    return state.with_part(closed.tree.name, part.with_runs(closed.layer, (run, *runs)))
+
+
+def layer_with(state: State, fold: Fold) -> int | None:
+    """The layer that has what was folded: another one, if two became one meanwhile."""
+    part = state.parts.get(fold.tree.name)
+    layers = part.layers if part is not None else ()
+    return next((layer.id for layer in layers if set(fold.inputs) <= set(layer.runs)), None)
+
+
+def with_fold(state: State, fold: Fold, layer: int, run: Run | None) -> State:
+    """With one run in place of those folded."""
+    part = state.parts[fold.tree.name]
+    runs = next(one.runs for one in part.layers if one.id == layer)
+    return state.with_part(fold.tree.name, part.with_runs(layer, replaced(runs, fold.inputs, run)))
 
 
 def named(

@@ -70,9 +70,9 @@ def checkpointed(path: Path) -> Path:
 def test_what_the_last_checkpoint_says_comes_behind(tmp_path: Path) -> None:
     found = printed(checkpointed(tmp_path))
     found = found[next(i for i, line in enumerate(found) if line.startswith("end at ")) + 1 :]
-    assert found[0].startswith('catalog keyspace/2 {"') and '"runs":["' in found[0]
+    assert found[0].startswith('catalog keyspace/2 {"') and '.runs:4096"' in found[0]
     heads = [line.split()[1].partition("/")[0] for line in found if line.startswith("catalog ")]
-    assert heads == ["keyspace", "log", "run", "run", "run", "table", "key"]
+    assert heads == ["keyspace", "log", "run", "run", "run", "table", "view", "key"]
     entries = [line for line in found if re.fullmatch(r"    [0-9a-f]{16} at \d+( delete)?", line)]
     assert len(entries) == 2 + 1 + 3 and sum(line.endswith(" delete") for line in entries) == 1
     assert found.count("    adds expiry 4000000000000") == 2

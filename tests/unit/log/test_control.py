@@ -14,10 +14,10 @@ def test_a_decision_is_read_as_it_was_written() -> None:
     engine = small_engine()
     decision = {"op": "create_table", "id": 1, "name": "ümlaut", "descr": ["<f4", [2]], "rows": None}
     with engine.log.lock:
-        lsn = append_control(engine.log, decision)
+        lsn, time = append_control(engine.log, decision)
     engine.log.flush(lsn)
     frame = frames(engine.pool.medium)[-1]
-    assert (frame.kind, frame.lsn) == (Kind.CONTROL, lsn)
+    assert (frame.kind, frame.lsn, frame.time) == (Kind.CONTROL, lsn, time)
     assert read_control(memoryview(engine.log.data), frame) == decision
 
 

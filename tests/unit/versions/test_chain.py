@@ -12,7 +12,9 @@ from pmkv.index.hot import Budget
 from pmkv.index.run import Run, write_run
 from pmkv.index.shelf import MemoryShelf
 from pmkv.kernels.location import DELETE
-from pmkv.versions.chain import NOTHING, Chain, Dram, Ids, Lookup, merged, netted, replaced
+from pmkv.versions.chain import Chain, Lookup, merged, netted
+from pmkv.versions.layer import Dram, Layer, Mutable, Tree, replaced
+from pmkv.versions.wanted import NOTHING, Ids
 
 POOL = bytes(16)
 DATA = np.zeros(1 << 20, np.uint8)
@@ -23,7 +25,9 @@ class Small:
     """A chain of ids whose closed runs are written to a shelf in memory."""
 
     def __init__(self, hot: int = 1 << 20) -> None:
-        self.chain = Chain(Dram(Heap(), Budget(hot)), 77, 8)
+        self.dram = Dram(Heap(), Budget(hot))
+        self.tree, self.layers = Tree("table/1", self.dram, 77, 8), 1
+        self.chain = Chain(self.tree.begin(1).hold())
         self.shelf, self.files = MemoryShelf(POOL), 0
 
     def put(self, *pairs: tuple[int, int]) -> None:
@@ -37,19 +41,37 @@ class Small:
         assert found.tolist() == self.chain.find(wanted).tolist()
         return found.tolist()
 
-    def write(self) -> Run | None:
-        """What a checkpoint does with the closed runs."""
-        closed, below = self.chain.rotate(), self.chain.runs
-        self.chain.count(0)
-        live = sum(mutable.index.live - mutable.tally.covered for mutable in closed)
-        run = self._run([mutable.index for mutable in closed], not below, live) if closed else None
-        self.chain.adopt(closed, run)
-        return run
+    def close(self) -> tuple[Mutable, ...]:
+        """What a rotation does; returns all that is closed."""
+        self.chain.top.close()
+        self.tree.changed()
+        return self.chain.closed
 
-    def fold(self, first: int, stop: int) -> None:
-        inputs = self.chain.runs[first:stop]
+    def seal(self) -> Layer:
+        """What a snapshot does; returns the sealed layer."""
+        below = self.chain.top.seal()
+        self.layers += 1
+        self.chain.stand_on(self.tree.begin(self.layers, below).hold())
+        below.let_go()
+        return below
+
+    def write(self) -> None:
+        """What a checkpoint does with the closed runs, from the oldest layer to the newest."""
+        self.close()
+        self.chain.count(0)
+        for layer in reversed(list(self.chain.top.down())):
+            closed, below = layer.closed, any(one.runs for one in layer.down())
+            live = sum(mutable.index.live - mutable.tally.covered for mutable in closed)
+            if closed:
+                layer.adopt(closed, self._run([mutable.index for mutable in closed], not below, live))
+        self.tree.changed()
+
+    def fold(self, layer: Layer, first: int, stop: int) -> None:
+        inputs = layer.runs[first:stop]
         live = sum(run.info.live for run in inputs)
-        self.chain.replace(inputs, self._run(list(inputs), inputs[-1] is self.chain.runs[-1], live))
+        bottom = layer.below is None and stop == len(layer.runs)
+        layer.runs = replaced(layer.runs, inputs, self._run(list(inputs), bottom, live))
+        self.tree.changed()
 
     def _run(self, sources: list, bottom: bool, live: int) -> Run | None:
         self.files += 1
@@ -75,7 +97,7 @@ def test_the_newest_word_counts_wherever_it_stands() -> None:
     small.write()
     small.put((2, 9000), (3, 9008 | GONE))
     assert small.get(1, 2, 3, 4) == [8192, 9000, 9008 | GONE, 0]
-    small.chain.rotate()
+    small.close()
     small.put((1, 9100))
     assert small.get(1, 2, 3, 4) == [9100, 9000, 9008 | GONE, 0]
     assert small.chain.count(0) == 2
@@ -84,7 +106,7 @@ def test_the_newest_word_counts_wherever_it_stands() -> None:
 def test_pending_is_told_of_closed_runs_too() -> None:
     small = Small()
     small.put((1, 8192))
-    small.chain.rotate()
+    small.close()
     small.put((2, 9000))
     _, waiting = small.chain.look_above(Ids(np.array([1, 2, 3])), np.array([[8192, 8200], [9000, 9001]]))
     assert waiting == 2
@@ -126,8 +148,8 @@ def test_a_chain_that_was_discarded_learns_nothing() -> None:
     small.put((7, 8192))
     small.write()
     wanted, runs = Ids(np.array([7])), small.chain.runs
-    budget = small.chain._dram.budget
-    small.chain.discard()
+    budget = small.dram.budget
+    small.chain.leave()
     used = budget.used
     for _ in range(4):
         small.chain.look_below(wanted, np.zeros(1, np.uint64), runs, Lock())
@@ -137,11 +159,12 @@ def test_a_chain_that_was_discarded_learns_nothing() -> None:
 def test_memory_of_a_discarded_chain_waits_for_who_reads_it() -> None:
     small = Small()
     small.put((1, 8192))
-    (held,) = small.chain.rotate()
-    small.chain.discard()
+    (held,) = small.close()
+    held.held = True
+    small.chain.top.let_go()
     assert held.index.count == 1
     held.release()
-    assert small.chain._dram.heap.used == 0
+    assert small.dram.heap.used == 0
 
 
 @settings(max_examples=60, deadline=None)
@@ -149,7 +172,7 @@ def test_memory_of_a_discarded_chain_waits_for_who_reads_it() -> None:
 def test_it_is_a_dict(data: st.DataObject) -> None:
     small, model, at = Small(data.draw(st.sampled_from([0, 1 << 20]))), {}, 8192
     for _ in range(data.draw(st.integers(1, 12))):
-        match data.draw(st.sampled_from(["put", "put", "write", "close", "fold", "read"])):
+        match data.draw(st.sampled_from(["put", "put", "write", "close", "seal", "merge", "fold", "read"])):
             case "put":
                 pairs = []
                 for word in data.draw(st.lists(st.integers(-20, 20), min_size=1, max_size=30)):
@@ -161,10 +184,15 @@ def test_it_is_a_dict(data: st.DataObject) -> None:
             case "write":
                 small.write()
             case "close":
-                small.chain.rotate()
-            case "fold" if len(small.chain.runs) > 1:
-                first = data.draw(st.integers(0, len(small.chain.runs) - 2))
-                small.fold(first, data.draw(st.integers(first + 2, len(small.chain.runs))))
+                small.close()
+            case "seal" if small.chain.top.writes:
+                small.seal()
+            case "merge":
+                small.tree.merge()
+            case "fold" if layers := [layer for layer in small.chain.top.down() if len(layer.runs) > 1]:
+                layer = data.draw(st.sampled_from(layers))
+                first = data.draw(st.integers(0, len(layer.runs) - 2))
+                small.fold(layer, first, data.draw(st.integers(first + 2, len(layer.runs))))
             case _:
                 small.get(*range(-20, 20))
         found = small.get(*range(-22, 23))
@@ -176,6 +204,7 @@ def test_it_is_a_dict(data: st.DataObject) -> None:
     walked = {int(w) for _, words, _ in small.chain.walk() for w in words.view(np.int64)}
     assert walked >= set(model)
     small.chain.check()
+    small.tree.check()
 
 
 def test_several_looked_up_at_once_are_what_each_finds() -> None:
@@ -183,7 +212,7 @@ def test_several_looked_up_at_once_are_what_each_finds() -> None:
     small.put(*((i, 64 * i + 8) for i in range(500)))
     small.write()
     small.put(*((i, 64 * i + 16) for i in range(400, 600)))
-    closed = small.chain.rotate()
+    closed = small.close()
     below = Lookup(closed, small.chain.runs, small.chain.seed)
     many = [Ids(np.array(ids, np.int64)) for ids in (range(390, 410), [], [1000, 3, 3, 599])]
     assert [found.tolist() for found in below.find_all(many)] == [below.find(one).tolist() for one in many]
@@ -200,10 +229,3 @@ def test_walks_merge_in_order() -> None:
 def test_expiries_that_come_and_go_cancel_out() -> None:
     added, gone = netted(np.array([5, 1, 5, 7]), np.array([5, 7, 9]))
     assert (added.tolist(), gone.tolist()) == ([1, 5], [9])
-
-
-def test_only_consecutive_runs_are_replaced() -> None:
-    a, b, c = runs = tuple(object() for _ in range(3))
-    assert replaced(runs, (a, b), None) == (c,)
-    with pytest.raises(AssertionError, match="not consecutive"):
-        replaced(runs, (a, c), None)

@@ -33,7 +33,7 @@ def test_too_many_are_folded_whatever_their_sizes() -> None:
 
 def test_small_folds_share_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fold, "AT_ONCE", 100)
-    folds = [Fold("", None, (Sized(size), Sized(size)), False) for size in (30, 500, 10, 20)]
+    folds = [Fold(None, 0, (Sized(size), Sized(size)), False) for size in (30, 500, 10, 20)]
     assert [one.size for one in together(folds)] == [20, 40]
     assert [one.size for one in together(folds[1:2])] == [1000]
     assert together([]) == []

@@ -8,7 +8,7 @@ import pytest
 from pmkv.errors import CorruptionError
 from pmkv.index.run import RunInfo
 from pmkv.log.replay import LogEnd
-from pmkv.versions.state import PartState, State, from_records, name_of
+from pmkv.versions.state import LayerState, PartState, SpanState, State, ViewState, from_records, name_of
 
 END = LogEnd(lsn=(3 << 40) + 7, previous=123, last=4224, position=4352, segments=[[0, 1], [5, 1]])
 DECISION = {"op": "create_table", "id": 4, "name": "t", "descr": ["<f4", [2]], "rows": None}
@@ -32,11 +32,20 @@ def run(file: str, offset: int) -> Mapped:
 
 def state() -> State:
     parts = {
-        "keyspace/0": PartState(0, (run("b.runs", 4096), run("a.runs", 4096))),
-        "keyspace/3": PartState(17),
-        "table/4": PartState(12, (run("b.runs", 8192),), DECISION),
+        "keyspace/0": PartState((LayerState(0, None, (run("b.runs", 4096), run("a.runs", 4096)), 5, 77),)),
+        "keyspace/3": PartState((LayerState(17, None),)),
+        "table/4": PartState(
+            (LayerState(12, None, (run("b.runs", 8192),), 1, 13), LayerState(19, 12)),
+            DECISION,
+            (SpanState(run("d.runs", 4096), 12, None),),
+        ),
     }
-    return State(END, 4, parts)
+    views = {
+        "main": ViewState("main", parts={"keyspace/0": 0, "keyspace/3": 17, "table/4": 19}),
+        "undo": ViewState("undo", 19, 1000, "main", {"table/4": None}, exchanged=("table/4", "table/9")),
+        "b": ViewState("branch", 20, 1000, "main", {"table/4": 19}, stands_on={"table/4": 12, "keyspace/0": None}),
+    }
+    return State(END, 4, parts, views, (3, 19))
 
 
 def test_through_json_and_back() -> None:
@@ -46,11 +55,12 @@ def test_through_json_and_back() -> None:
 
 def test_a_fold_changes_one_part_and_few_records() -> None:
     before = state()
-    after = before.with_runs("keyspace/0", (run("c.runs", 4096),))
+    part = before.parts["keyspace/0"].with_runs(0, (run("c.runs", 4096),))
+    after = before.with_part("keyspace/0", part)
     old, new = before.as_records(), after.as_records()
     assert {name for name in old | new if old.get(name) != new.get(name)} == {
         "keyspace/0", "run/a.runs:4096", "run/b.runs:4096", "run/c.runs:4096"}  # fmt: skip
-    assert before.files == {"a.runs", "b.runs"} and after.files == {"b.runs", "c.runs"}
+    assert before.files == {"a.runs", "b.runs", "d.runs"} and after.files == {"b.runs", "c.runs", "d.runs"}
 
 
 def test_a_run_that_is_named_and_not_described_is_damage() -> None:

@@ -16,7 +16,6 @@ from pmkv.log.pool import Pool
 from pmkv.media.memory import MemoryMedium
 from pmkv.stats import stats_of
 from pmkv.versions.catalog import MemoryCatalog
-from pmkv.versions.chain import LOOKED_UP, Ids, portions
 from pmkv.versions.fold import MOST, TIER
 from tests.engines import Clock, contents, copy_of, eio, failing_engine, small_medium
 
@@ -355,14 +354,6 @@ def test_derived_files_that_do_not_fit_are_refused(damage: str) -> None:
             return
     with pytest.raises(CorruptionError, match=name.partition(":")[0]):
         contents(world.reopen())
-
-
-def test_what_is_looked_up_at_once_is_bounded() -> None:
-    sizes = [LOOKED_UP - 1, 5, 7, 2 * LOOKED_UP, 1]
-    noted = [Ids(np.empty(size, np.int64)) for size in sizes]
-    found = list(portions(noted))
-    assert [[one.words.size for one in some] for some in found] == [sizes[:2], sizes[2:4], sizes[4:]]
-    assert list(portions([])) == []
 
 
 def test_a_rotation_that_waited_for_a_failing_flush_is_refused() -> None:

@@ -1,0 +1,116 @@
+"""The tables and keyspaces of one view: objects that stay the same while what they stand on is exchanged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import InvalidError, PmkvError, UnknownNameError
+from .keyspace import Keyspace
+from .log.writer import Log
+from .table import Table
+from .versions.catalog import Catalog
+from .versions.heads import KEYSPACES, UNDO, ViewMap, keyspace_part
+from .versions.layer import Layer, Tree
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What tables and keyspaces of all views have in common. clear: empties a keyspace of a head, by a decision whose
+    LSN it returns; names: the ordered directory of keys."""
+
+    log: Log
+    verify: bool
+    names: Catalog | None
+    clear: Callable[[str, int], int]
+
+
+class Contents:
+    """Of one view. `gone`: why nothing of it may be used any more."""
+
+    def __init__(self, view: ViewMap, trees: dict[str, Tree], ground: Ground) -> None:
+        self._ground, self.view = ground, view
+        self.readonly = None if view.is_head else readonly_because(view)
+        self.gone: PmkvError | None = None
+        self.tables: dict[str, Table] = {}
+        self._tables: dict[int, Table] = {}
+        self._empty: dict[str, Layer] = {}  # tops of what was never written
+        self.keyspaces = [self._keyspace(trees[keyspace_part(number)]) for number in range(KEYSPACES)]
+        self.follow(view, trees)
+
+    def _keyspace(self, tree: Tree) -> Keyspace:
+        ground, name = self._ground, self.view.name
+        return Keyspace(
+            self._top(tree), ground.log, lambda number: ground.clear(name, number), ground.verify, self.readonly,
+            ground.names,
+        )  # fmt: skip
+
+    def _top(self, tree: Tree) -> Layer:
+        top = self.view.parts.get(tree.name)
+        if top is None:
+            top = self._empty.get(tree.name)
+            if top is None or top.tree is not tree:
+                top = self._empty[tree.name] = Layer(tree, self.view.lsn)
+        return top
+
+    def follow(self, view: ViewMap, trees: dict[str, Tree]) -> None:
+        """The view has other layers, or tables, than before. Under the lock."""
+        self.view = view
+        for number, keyspace in enumerate(self.keyspaces):
+            keyspace.stand_on(self._top(trees[keyspace_part(number)]))
+        kept: dict[int, Table] = {}
+        for tree in [trees[part] for part in view.parts if trees[part].decision is not None]:
+            table = self._tables.get(tree.number)
+            if table is None:
+                table = Table(self._top(tree), self._ground.log, self._ground.verify, self.readonly)
+            else:
+                table.stand_on(self._top(tree))
+            kept[tree.number] = table
+        for number, table in self._tables.items():
+            if number not in kept:
+                table.leave(UnknownNameError(f"table {table.name!r} was dropped"))
+        self._tables, self.tables = kept, {table.name: table for table in kept.values()}
+
+    def leave(self, why: PmkvError) -> None:
+        """The view was deleted. Under the lock."""
+        self.gone = why
+        for one in (*self.keyspaces, *self._tables.values()):
+            one.leave(why)
+
+    def guard(self) -> None:
+        """Refuse what was deleted."""
+        self._ground.log.guard_read()
+        if self.gone is not None:
+            raise type(self.gone)(*self.gone.args)
+
+    def keyspace(self, number: int) -> Keyspace:
+        """One of the 16."""
+        self.guard()
+        if not 0 <= number < len(self.keyspaces):
+            raise InvalidError(f"there is no keyspace {number}: they are 0 to {len(self.keyspaces) - 1}")
+        return self.keyspaces[number]
+
+    def by_id(self, number: int) -> Table:
+        """The table of this number."""
+        return self._tables[number]
+
+    @property
+    def parts(self) -> tuple[Any, ...]:
+        """All keyspaces and tables."""
+        return (*self.keyspaces, *self._tables.values())
+
+    def check(self) -> None:
+        """Each of them, and that they are what the view has. Under the lock."""
+        for part in self.parts:
+            part.check()
+            part.chain.check()
+            assert part.chain.top is self._top(part.chain.tree)
+        assert {table.name: table for table in self._tables.values()} == self.tables
+
+
+def readonly_because(view: ViewMap) -> str:
+    """Why a view takes no writes."""
+    if view.kind == UNDO:
+        return "`undo` is what `main` was before, and takes no writes: bring it back by an undo, or cut a branch at it"
+    return f"{view.name!r} is a snapshot, which takes no writes: cut a branch at it, and write to that"

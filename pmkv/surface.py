@@ -1,0 +1,82 @@
+"""What tables and keyspaces have in common: each reads, and in a head writes, one chain, as one view has it.
+
+A view's tables and keyspaces stay the same objects while promotions and rollbacks exchange what they stand on. Waiting
+for durability happens in `Log.settle` alone.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .errors import PmkvError, ReadOnlyError
+from .index.run import Run
+from .log.writer import Log
+from .versions.chain import Chain
+from .versions.layer import Layer
+from .versions.wanted import Wanted
+
+
+class Surface:
+    """Safe for threads."""
+
+    def __init__(self, top: Layer, log: Log, verify: bool, readonly: str | None) -> None:
+        """readonly: why it takes no writes, if it takes none; verify: check what is read."""
+        self._log, self._verify, self._readonly = log, verify, readonly
+        self._why_gone: PmkvError | None = None
+        self.chain = Chain(top)
+
+    @property
+    def layer(self) -> int:
+        """The number of the layer on top: the LSN of the frame that opened it."""
+        return self.chain.top.id
+
+    @property
+    def _changed(self) -> int:
+        """The LSN of the last write."""
+        return self.chain.top.changed
+
+    # what it stands on
+
+    def stand_on(self, top: Layer) -> None:
+        """The view has another layer on top. Under the lock."""
+        if top is not self.chain.top and self.chain.stand_on(top):
+            self._exchanged()
+
+    def _exchanged(self) -> None:
+        """What it holds is something else now. Under the lock."""
+
+    def leave(self, why: PmkvError) -> None:
+        """It is gone: whoever uses it is told why. Under the lock."""
+        self._why_gone = why
+        self.chain.leave()
+
+    @property
+    def is_gone(self) -> bool:
+        return self._why_gone is not None
+
+    def _guard(self) -> None:
+        """Refuse what cannot be read any more. Under the lock: a lookup would find nothing."""
+        self._log.guard_read()
+        if self._why_gone is not None:
+            raise type(self._why_gone)(*self._why_gone.args)
+
+    def _guard_write(self) -> None:
+        self._log.guard_write()
+        if self._why_gone is not None:
+            raise type(self._why_gone)(*self._why_gone.args)
+        if self._readonly is not None:
+            raise ReadOnlyError(self._readonly)
+
+    # looking up
+
+    def _look_up(self, wanted: Wanted) -> tuple[np.ndarray, int, np.ndarray, tuple[Run, ...]]:
+        """The half of a lookup that needs the lock, which is held: (locations, LSN to settle, the pool's bytes as of
+        now, the runs to ask for the rest)."""
+        self._guard()
+        found, waiting = self.chain.look_above(wanted, self._log.pending())
+        return found, self._log.depends(waiting, self.layer), self._log.data, self.chain.runs
+
+    @property
+    def is_cold(self) -> bool:
+        """May a read have to wait for the disk to read an index?"""
+        return self.chain.is_cold

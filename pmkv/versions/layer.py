@@ -1,0 +1,261 @@
+"""Layers: what was written to one table or keyspace between two version boundaries, and the tree that they form.
+
+A layer stands on the one below it, which never changes once it is sealed; so views share what they have in common, and
+a version costs nothing but a new layer on top. A *tree* has all layers of one table or keyspace, whichever view they
+belong to; each counts who stands on it or names it, and goes with the last of these. A layer that stands on nothing
+hides everything there was before: after a drop or FLUSHDB, what old views still read is simply not below.
+
+Within a layer: the open run, which takes what is written; below it those *closed* by a rotation or by the seal, until a
+checkpoint has written them; then the runs on file. Assumes: the caller holds the store's lock.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from sortedcontainers import SortedList
+
+from ..index.heap import Heap
+from ..index.hot import Budget
+from ..index.open import OpenIndex
+from ..index.run import Run
+from .wanted import Wanted, lives
+
+
+@dataclass(frozen=True)
+class Dram:
+    """Where layers keep what is not on files. budget: of hot words."""
+
+    heap: Heap
+    budget: Budget
+
+
+class Tally:
+    """What a mutable run changes in the count of its chain. `covered`: words of it that live below, too."""
+
+    def __init__(self) -> None:
+        self.covered = 0
+        self.expiries = SortedList()  # of its live records that have one
+        self.gone = SortedList()  # those of the records below that it hides
+        self.is_unknown = False  # damage kept some from being counted
+        self._uncounted: dict[int, Wanted] = {}  # by identity
+
+    def note(self, new: Wanted) -> None:
+        """These words stood nowhere in this run before."""
+        self._uncounted[id(new)] = new
+
+    @property
+    def noted(self) -> list[Wanted]:
+        """What is not looked at yet."""
+        return list(self._uncounted.values())
+
+    def settle(self, wanted: Wanted, found: np.ndarray, expiries: np.ndarray) -> None:
+        """What was noted was looked for below, and found, with these expiries. Under the lock; whoever is second
+        changes nothing."""
+        if self._uncounted.pop(id(wanted), None) is not None:
+            self.covered += int(np.count_nonzero(lives(found)))
+            self.gone.update(expiries.tolist())
+
+    def give_up(self, wanted: Wanted) -> None:
+        """What was noted cannot be looked for: something below is damaged. Under the lock."""
+        self._uncounted.pop(id(wanted), None)
+        self.is_unknown = True
+
+
+class Mutable:
+    """A run in DRAM with its tally: the open one, or one that was closed."""
+
+    def __init__(self, heap: Heap, seed: int) -> None:
+        self.index, self.tally = OpenIndex(heap, seed), Tally()
+        self.first = 0  # the LSN of its first write
+        self.held = self.dead = False  # a checkpoint reads it; no layer needs it any more
+
+    def die(self) -> None:
+        """No layer needs it any more."""
+        self.dead = True
+        if not self.held:
+            self.index.clear()
+
+    def release(self) -> None:
+        """The checkpoint is through."""
+        self.held = False
+        if self.dead:
+            self.index.clear()
+
+
+@dataclass(frozen=True)
+class Span:
+    """One run in place of all those of consecutive layers: from layer `top` down to the one above layer `below` (None:
+    down to the bottom)."""
+
+    run: Run
+    top: int
+    below: int | None
+
+
+class Tree:
+    """All layers of one table or keyspace. name: `table/1`, `keyspace/0`; width: bytes of a row, 0 for a keyspace;
+    decision: what created the table."""
+
+    def __init__(self, name: str, dram: Dram, seed: int, width: int, decision: dict[str, Any] | None = None) -> None:
+        self.name, self.dram, self.seed, self.width, self.decision = name, dram, seed, width, decision
+        self.layers: dict[int, Layer] = {}
+        self.spans: dict[int, Span] = {}  # by their top
+        self.chains: weakref.WeakSet[Any] = weakref.WeakSet()  # those that read it
+
+    @property
+    def number(self) -> int:
+        """Of the table or keyspace."""
+        return int(self.name.partition("/")[2])
+
+    @property
+    def keyed(self) -> bool:
+        return self.width == 0
+
+    def begin(self, id: int, below: Layer | None = None) -> Layer:
+        """A new layer."""
+        layer = self.layers[id] = Layer(self, id, below)
+        return layer
+
+    def changed(self) -> None:
+        """Runs were exchanged: chains look again."""
+        for chain in list(self.chains):
+            chain.look_again()
+
+    def with_closed(self, closed: tuple[Mutable, ...]) -> Layer | None:
+        """The layer that has these closed runs now; None if it is gone."""
+        return next((layer for layer in self.layers.values() if set(closed) <= set(layer.closed)), None)
+
+    def with_runs(self, runs: tuple[Run, ...]) -> Layer | None:
+        """The layer that has these runs now; None if it is gone."""
+        return next((layer for layer in self.layers.values() if set(runs) <= set(layer.runs)), None)
+
+    def merge(self) -> None:
+        """Of two sealed layers between which nobody stands or reads any more, make one."""
+        for layer in list(self.layers.values()):
+            while layer.sealed and layer.below is not None and layer.below.refs == 1 and layer.id in self.layers:
+                layer.absorb()
+        self.spans = {top: span for top, span in self.spans.items() if self._is_whole(span)}
+
+    def _is_whole(self, span: Span) -> bool:
+        return span.top in self.layers and (span.below is None or span.below in self.layers)
+
+    def discard(self) -> None:
+        """Give all memory back; the tree is not used again."""
+        for layer in list(self.layers.values()):
+            layer.give_back()
+
+    def check(self) -> None:
+        """References are counted, whoever is below is sealed and older."""
+        stands_on = [layer.below for layer in self.layers.values() if layer.below is not None]
+        for layer in self.layers.values():
+            assert layer.refs >= sum(one is layer for one in stands_on) and layer.refs > 0, f"{self.name} {layer.id}"
+            for mutable in layer.mutables:
+                mutable.index.check()
+            for run in layer.runs:
+                run.check(self.seed)
+        for below in stands_on:
+            assert below.sealed and self.layers[below.id] is below
+        for span in self.spans.values():
+            assert self._is_whole(span)
+            span.run.check(self.seed)
+
+
+class Layer:
+    """One layer. id: the LSN of the frame that opened it."""
+
+    def __init__(self, tree: Tree, id: int, below: Layer | None = None) -> None:
+        self.tree, self.id, self.below = tree, id, below
+        self.sealed = False
+        self.open: Mutable | None = None  # made by the first write
+        self.closed: tuple[Mutable, ...] = ()  # newest first, as the runs
+        self.runs: tuple[Run, ...] = ()
+        self.writes = 0  # records
+        self.changed = id  # the LSN of the last write
+        self.refs = 0  # views that have it on top, and layers that stand on it
+        if below is not None:
+            below.refs += 1
+
+    def to_write(self) -> Mutable:
+        """The open run."""
+        if self.open is None:
+            self.open = Mutable(self.tree.dram.heap, self.tree.seed)
+        return self.open
+
+    @property
+    def mutables(self) -> tuple[Mutable, ...]:
+        return (self.open, *self.closed) if self.open is not None else self.closed
+
+    def down(self) -> Iterator[Layer]:
+        """This one and those below it."""
+        layer: Layer | None = self
+        while layer is not None:
+            yield layer
+            layer = layer.below
+
+    # its life
+
+    def hold(self) -> Layer:
+        self.refs += 1
+        return self
+
+    def let_go(self) -> None:
+        """One reference less; what nobody needs any more gives its memory back."""
+        layer: Layer | None = self
+        while layer is not None:
+            layer.refs -= 1
+            if layer.refs:
+                return
+            layer.give_back()
+            layer = layer.below
+
+    def give_back(self) -> None:
+        for mutable in self.mutables:
+            mutable.die()
+        self.open, self.closed, self.runs = None, (), ()  # who reads runs without the lock has them
+        self.tree.layers.pop(self.id, None)
+
+    def close(self) -> None:
+        """Nothing more is written to the open run."""
+        if self.open is not None:
+            self.closed, self.open = (self.open, *self.closed), None
+
+    def seal(self) -> Layer:
+        """Nothing more is written to it."""
+        self.close()
+        self.sealed = True
+        return self
+
+    def adopt(self, closed: tuple[Mutable, ...], run: Run | None) -> None:
+        """The oldest closed runs were written to a file as one (None: nothing of them is left)."""
+        kept = len(self.closed) - len(closed)
+        assert self.closed[kept:] == closed, "what was written is not what stands on the files"
+        self.closed, self.runs = self.closed[:kept], (run, *self.runs) if run is not None else self.runs
+        for mutable in closed:
+            mutable.die()
+
+    def absorb(self) -> None:
+        """Become one with the layer below, on which nothing else stands."""
+        below = self.below
+        assert below is not None and self.sealed and below.refs == 1
+        self.closed, self.runs = self.closed + below.closed, self.runs + below.runs
+        self.writes += below.writes
+        self.below = below.below  # its reference is this one's now
+        del self.tree.layers[below.id]
+
+
+def live_of(runs: tuple[Run, ...]) -> int | None:
+    """How many more words live by these runs; None where damage kept one from being counted."""
+    lives_by = [run.info.live for run in runs]
+    return None if None in lives_by else sum(lives_by)
+
+
+def replaced(runs: tuple[Run, ...], inputs: tuple[Run, ...], run: Run | None) -> tuple[Run, ...]:
+    """`runs` with the consecutive `inputs` replaced."""
+    at = runs.index(inputs[0])
+    assert runs[at : at + len(inputs)] == inputs, "what is folded is not consecutive any more"
+    return (*runs[:at], *((run,) if run is not None else ()), *runs[at + len(inputs) :])

@@ -1,0 +1,143 @@
+"""What is looked for in a chain, and entered in it: ids of a table, or keys of a keyspace, in batches.
+
+Both are *words* to an index, 64 bits each; keys of one hash are told apart by their records in the pool.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from ..errors import CorruptionError
+from ..index.hot import HotIndex
+from ..index.open import OpenIndex
+from ..index.run import Run
+from ..kernels import location
+from ..kernels.records import DAMAGED, key_bounds, read_records
+
+NOTHING = np.empty((0, 2), np.int64)
+LOOKED_UP = 1 << 18  # words that are looked up below at once, when they are counted
+
+
+class Ids:
+    """Ids to be looked up, or entered."""
+
+    keyed = False
+
+    def __init__(self, ids: np.ndarray) -> None:
+        self.ids = ids
+
+    @property
+    def words(self) -> np.ndarray:
+        return self.ids.view(np.uint64)
+
+    def some(self, which: np.ndarray) -> Ids:
+        return Ids(self.ids[which])
+
+    @staticmethod
+    def joined(many: Sequence[Ids]) -> Ids:
+        return Ids(np.concatenate([one.ids for one in many]))
+
+    def in_index(self, index: OpenIndex, pending: np.ndarray) -> tuple[np.ndarray, int]:
+        return index.find(self.ids, pending)
+
+    def in_hot(self, hot: HotIndex, found: np.ndarray) -> None:
+        hot.find(self.ids, found)
+
+    def in_run(self, run: Run, seed: np.uint64, found: np.ndarray) -> None:
+        run.find(seed, self.ids, found)
+
+    def enter(self, index: OpenIndex, locations: np.ndarray) -> np.ndarray:
+        return index.insert(self.ids, locations)
+
+
+class Keys:
+    """Keys to be looked up, or entered: their hashes, and where they stand in an array of bytes, int64[n, 2]."""
+
+    keyed = True
+
+    def __init__(
+        self, words: np.ndarray, blob: np.ndarray, bounds: np.ndarray, data: np.ndarray, owner: np.uint64, verify: bool
+    ) -> None:
+        """data: the pool, whose records a hash leads to; owner, verify: see `kernels.probe.find_keys`."""
+        self.words, self.blob, self.bounds = words, blob, bounds
+        self.data, self.owner, self.verify = data, owner, verify
+
+    def some(self, which: np.ndarray) -> Keys:
+        return Keys(self.words[which], self.blob, self.bounds[which], self.data, self.owner, self.verify)
+
+    @staticmethod
+    def joined(many: Sequence[Keys]) -> Keys:
+        """Of one chain, all of them written: what maps the pool last maps all of it."""
+        last = many[-1]
+        words = np.concatenate([one.words for one in many])
+        bounds = np.concatenate([one.bounds for one in many])
+        return Keys(words, last.blob, bounds, last.data, last.owner, last.verify)
+
+    def in_index(self, index: OpenIndex, pending: np.ndarray) -> tuple[np.ndarray, int]:
+        return index.find_keys(self.data, self.words, self.blob, self.bounds, pending, self.owner, self.verify)
+
+    def in_hot(self, hot: HotIndex, found: np.ndarray) -> None:
+        hot.find_keys(self.data, self.words, self.blob, self.bounds, found)
+
+    def in_run(self, run: Run, seed: np.uint64, found: np.ndarray) -> None:
+        run.find_keys(self.data, seed, self.words, self.blob, self.bounds, self.owner, self.verify, found)
+
+    def enter(self, index: OpenIndex, locations: np.ndarray) -> np.ndarray:
+        return index.insert_keys(self.data, self.words, self.blob, self.bounds, locations)
+
+
+Wanted = Ids | Keys
+
+
+def portions(noted: list[Wanted]) -> Iterator[list[Wanted]]:
+    """Some at a time, as many as may be looked up at once."""
+    portion: list[Wanted] = []
+    size = 0
+    for wanted in noted:
+        portion.append(wanted)
+        size += wanted.words.size
+        if size >= LOOKED_UP:
+            yield portion
+            portion, size = [], 0
+    if portion:
+        yield portion
+
+
+def fill(wanted: Wanted, index: OpenIndex, pending: np.ndarray, found: np.ndarray) -> int:
+    """Ask an index for the words that are still missing; returns how many of them are pending."""
+    missing = np.flatnonzero(found == 0)
+    if not missing.size or not index.count:
+        return 0
+    found[missing], waiting = wanted.some(missing).in_index(index, pending)
+    return waiting
+
+
+def lives(found: np.ndarray) -> np.ndarray:
+    """bool[n]: neither absent nor deleted."""
+    return (found != 0) & ((found & location.DELETE) == 0)
+
+
+def wanted_of(wanted: Wanted, locations: np.ndarray, which: np.ndarray) -> Wanted:
+    """Some of what was just written, each word once, kept for later: keys as they stand in their records."""
+    if isinstance(wanted, Ids):
+        return Ids(wanted.ids[which])
+    bounds = np.empty((int(np.count_nonzero(which)), 2), np.int64)
+    key_bounds(wanted.data, locations[which], bounds)
+    # verified: a damaged record below is taken for the key's, else it would be counted twice
+    return Keys(wanted.words[which], wanted.data, bounds, wanted.data, wanted.owner, True)
+
+
+def expiries_of(wanted: Wanted, found: np.ndarray) -> np.ndarray:
+    """Those of the live records that were found. CorruptionError: one is damaged."""
+    out = np.zeros((found.size, 4), np.int64)
+    if isinstance(wanted, Keys):
+        read_records(wanted.data, found, wanted.owner, 0, True, out)
+        bad = np.flatnonzero(out[:, 0] == DAMAGED)
+        if bad.size:
+            raise CorruptionError(
+                f"a record at offset {int(found[bad[0]] & location.OFFSET_MASK):,} of the pool is damaged: its check "
+                "does not hold. It was overwritten, but how many keys there are is not known; restore a backup"
+            )
+    return out[out[:, 2] != 0, 2]

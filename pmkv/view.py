@@ -1,0 +1,139 @@
+"""A view: what can be read by a name, and if it is a head, written: `main` (which is the store itself), a branch, a
+snapshot, or `undo`."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .contents import Contents
+from .engine import Engine
+from .keyspace import Keyspace, Pairs
+from .table import Table
+from .transaction import Transaction
+from .versions.heads import ViewInfo
+
+
+class View:
+    """Safe for threads. Once it is deleted, its methods, and those of its tables and keyspaces, raise UnknownViewError;
+    writing to a snapshot raises ReadOnlyError."""
+
+    def __init__(self, engine: Engine, contents: Contents) -> None:
+        self._engine, self._log, self._contents = engine, engine.log, contents
+
+    @property
+    def name(self) -> str:
+        return self._contents.view.name
+
+    @property
+    def kind(self) -> str:
+        """ "main", "branch", "snapshot" or "undo"."""
+        return self._contents.view.kind
+
+    @property
+    def info(self) -> ViewInfo:
+        """What is known of it."""
+        return self._engine.view_info(self._usable)
+
+    @property
+    def _usable(self) -> str:
+        """Its name, unless it was deleted: another view may have that now."""
+        self._contents.guard()
+        return self._contents.view.name
+
+    # versions of it
+
+    def snapshot(self, name: str) -> None:
+        """Give the state of now a name; it stays what it is until it is deleted."""
+        self._engine.snapshot(name, self._usable)
+
+    def rollback(
+        self, name: str, tables: Iterable[str] | None = None, keys: bool | Iterable[int] | None = None
+    ) -> None:
+        """Go back, at once, to a snapshot; what `main` was before stays as the view `undo`.
+
+        tables: only these, by name; keys: numbers of keyspaces, or may they be rolled back (None: unless tables are
+        named)."""
+        self._engine.rollback(name, tables, keys, self._usable)
+
+    # keyspaces; the view itself is keyspace 0
+
+    def keyspace(self, number: int) -> Keyspace:
+        """One of the 16 keyspaces."""
+        return self._contents.keyspace(number)
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value of a key, or None."""
+        return self.keyspace(0).get(key)
+
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The values of several keys, of one moment."""
+        return self.keyspace(0).get_many(keys)
+
+    def put(self, key: bytes, value: bytes, ttl: float | None = None, *, expire_at: int | None = None) -> None:
+        """Store one value. ttl: seconds from now; expire_at: unix ms."""
+        self.keyspace(0).put(key, value, ttl, expire_at=expire_at)
+
+    def put_many(self, items: Pairs, ttl: float | None = None, *, expire_at: int | None = None) -> None:
+        """Store many values at once, up to 16 MiB atomically."""
+        self.keyspace(0).put_many(items, ttl, expire_at=expire_at)
+
+    def delete(self, key: bytes) -> bool:
+        """Was it there?"""
+        return self.keyspace(0).delete(key)
+
+    def scan(
+        self,
+        prefix: bytes = b"",
+        start: bytes | None = None,
+        stop: bytes | None = None,
+        reverse: bool = False,
+        limit: int | None = None,
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """(key, value) in the order of keys."""
+        return self.keyspace(0).scan(prefix, start, stop, reverse, limit)
+
+    def flush_all(self) -> None:
+        """Empty all keyspaces at once; tables stay."""
+        self._engine.clear_all(self._usable)
+
+    # tables
+
+    def create_table(self, name: str, dtype: npt.DTypeLike, rows: int | None = None) -> Table:
+        """A new table of rows of any fixed-size NumPy dtype; rows=N: ids are 0 to N - 1 (dense). ExistsError: the
+        name is taken."""
+        return self._engine.create_table(name, dtype, rows, self._usable)
+
+    def table(self, name: str) -> Table:
+        """The table of this name. UnknownNameError: there is none."""
+        return self._engine.table(name, self._usable)
+
+    def tables(self) -> dict[str, Table]:
+        """All tables by name."""
+        self._contents.guard()
+        return dict(self._contents.tables)
+
+    def drop_table(self, name: str) -> None:
+        """Remove a table with all its rows."""
+        self._engine.drop_table(name, self._usable)
+
+    def gather(self, wanted: Mapping[str, npt.ArrayLike], default: Any = 0.0) -> dict[str, np.ndarray]:
+        """Rows of several tables, of one moment: {name: ids} to {name: rows}."""
+        return self._engine.gather(wanted, default, self._usable)
+
+    def pool(self, wanted: Mapping[str, tuple[npt.ArrayLike, ...]], mode: str = "sum") -> dict[str, np.ndarray]:
+        """Pooled rows of several tables, of one moment: {name: (ids, offsets[, weights])} to {name: rows}."""
+        return self._engine.pool_many(wanted, mode, self._usable)
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        """Writes inside are collected and applied together at the end; an exception writes nothing. ConflictError:
+        a watched key changed."""
+        self._log.guard_write()
+        transaction = Transaction(self._engine, self._usable)
+        yield transaction
+        transaction.commit()

@@ -1,0 +1,96 @@
+"""Layers: who holds them, when two become one, when their memory goes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pmkv.index.heap import Heap
+from pmkv.index.hot import Budget
+from pmkv.versions.chain import Chain
+from pmkv.versions.layer import Dram, Layer, Span, Tree, replaced
+from pmkv.versions.wanted import Ids
+
+
+class Forest:
+    """A tree with a head, and snapshots of it."""
+
+    def __init__(self) -> None:
+        self.dram = Dram(Heap(), Budget(0))
+        self.tree = Tree("table/1", self.dram, 7, 8)
+        self.top, self.number = self.tree.begin(1).hold(), 1
+
+    def put(self, word: int) -> None:
+        Chain(self.top).enter(Ids(np.array([word])), np.array([8 * word + 8], np.uint64), self.number)
+
+    def seal(self) -> Layer:
+        """The sealed layer, held as a snapshot holds it."""
+        before, self.number = self.top.seal().hold(), self.number + 1
+        self.top = self.tree.begin(self.number, before).hold()
+        before.let_go()  # by the head
+        return before
+
+    def words(self, top: Layer | None = None) -> set[int]:
+        return {int(word) for _, words, _ in Chain(top or self.top).walk() for word in words}
+
+
+@pytest.fixture
+def forest() -> Forest:
+    return Forest()
+
+
+def test_a_sealed_layer_stays_what_it_is(forest: Forest) -> None:
+    forest.put(1)
+    first = forest.seal()
+    forest.put(2)
+    assert forest.words(first) == {1} and forest.words() == {1, 2}
+    forest.tree.check()
+
+
+def test_layers_go_in_any_order_and_take_their_memory(forest: Forest) -> None:
+    held = []
+    for word in range(4):
+        forest.put(word)
+        held.append(forest.seal())
+    held[2].let_go()
+    held[0].let_go()
+    assert forest.words() == {0, 1, 2, 3} and forest.words(held[1]) == {0, 1}
+    forest.top.let_go()  # the head is cleared
+    assert forest.words(held[3]) == {0, 1, 2, 3}
+    held[3].let_go()
+    assert set(forest.tree.layers.values()) == {held[0], held[1]}
+    held[1].let_go()
+    assert not forest.tree.layers and forest.dram.heap.used == 0
+
+
+def test_two_become_one_when_nobody_tells_them_apart(forest: Forest) -> None:
+    for word in range(4):
+        forest.put(word)
+        held = forest.seal() if word in (1, 3) else forest.seal().let_go()
+    forest.tree.merge()
+    assert held is not None and held.writes == 2 and forest.words(held) == {0, 1, 2, 3}
+    assert len(forest.tree.layers) == 3, "the head's, and one of each snapshot"
+    held.let_go()
+    forest.tree.merge()
+    assert len(forest.tree.layers) == 3, "what a head writes to is never merged: it would look written"
+    forest.tree.check()
+
+
+def test_what_a_span_ends_at_must_be_there(forest: Forest) -> None:
+    layers = []
+    for word in range(3):
+        forest.put(word)
+        layers.append(forest.seal())
+    forest.tree.spans = {layers[2].id: Span(None, layers[2].id, layers[0].id)}
+    forest.tree.merge()
+    assert forest.tree.spans
+    layers[0].let_go()
+    forest.tree.merge()
+    assert not forest.tree.spans
+
+
+def test_only_consecutive_runs_are_replaced() -> None:
+    a, b, c = runs = tuple(object() for _ in range(3))
+    assert replaced(runs, (a, b), None) == (c,)
+    with pytest.raises(AssertionError, match="not consecutive"):
+        replaced(runs, (a, c), None)
