@@ -37,6 +37,7 @@ from tests.crash.operations import FULL, Bare, Batch, Model, check_scans, peek, 
 
 SPACES = 4  # keyspaces that histories write to have numbers below
 NOW = 1_700_000_000_000  # the clock stands: two operations alike make two frames alike
+UNNOTICED = 30  # steps that a checkpoint or fold may take after a flush failed: a fold would begin again and again
 LOOK_BELOW = Lookup.look_below
 UPKEEP = Checkpoint | Begin | Go | End | Abandon | FailUpkeep
 
@@ -281,9 +282,9 @@ class Life:
                 raise Violation("a store whose medium failed goes on writing")
 
     def wind_up(self, store: Bare) -> None:
-        """A flush failed: what is under way in the background may go on for a while."""
+        """A flush failed: what is under way in the background goes on for a while, until it notices."""
         with contextlib.suppress(FlushError):
-            self._go(store, None)
+            self._go(store, UNNOTICED)
 
     def leave(self) -> None:
         """The process is gone: nobody looks any more."""
