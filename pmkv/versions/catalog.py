@@ -140,8 +140,8 @@ class MemoryCatalog:
 
 
 class LmdbCatalog:
-    """In the folder `catalog` of the directory `path`; made when missing, unless readonly. A reader keeps to the
-    commit it saw first, whatever the writer does, and is seen by it until it closes."""
+    """In the folder `catalog` of the directory `path`, which the first commit makes. A reader keeps to the commit it
+    saw first, or to none, whatever the writer does, and is seen by it until it closes."""
 
     def __init__(self, path: str | os.PathLike[str], pool_id: bytes, readonly: bool = False) -> None:
         self._folder, self._readonly = Path(path) / FOLDER, readonly
@@ -153,19 +153,17 @@ class LmdbCatalog:
         self._env: lmdb.Environment | None = None
         self._held: lmdb.Transaction | None = None
         self._closed = False
-        self._absent = readonly and not self._folder.exists()
-        if not readonly and not self._folder.exists():
-            self._create()
+        self._absent = not self._folder.exists()  # nothing was ever committed, or nothing was when this was opened
         if not self._absent:
             self._environment()
 
     def _create(self) -> None:
-        """Whole under another name first, so that no crash leaves half a catalog."""
+        """Whole under another name first, so that no crash leaves half a catalog. Synced once, when it is whole."""
         half = self._folder.with_name(FOLDER + ".new")
         with self._explained("made"):
             shutil.rmtree(half, ignore_errors=True)
             half.mkdir(parents=True)
-            with lmdb.open(str(half), map_size=MAP, max_dbs=2) as env:
+            with lmdb.open(str(half), map_size=MAP, max_dbs=2, sync=False) as env:
                 state, _ = env.open_db(b"state"), env.open_db(b"keys")
                 with env.begin(write=True) as txn:
                     txn.put(ROOT.encode(), self._sealer.root(Root(0, 0, Sums())), db=state)
@@ -210,6 +208,7 @@ class LmdbCatalog:
                 env.set_mapsize(self._file.stat().st_size)
 
     def load(self) -> dict[str, Any] | None:
+        self._guard()
         if self._absent:
             return None
         with self._writing, self._explained("read"), self._reading() as txn:
@@ -234,6 +233,10 @@ class LmdbCatalog:
         if self._readonly:
             raise ReadOnlyError(f"the catalog {self._file} was opened readonly")
         with self._writing:
+            self._guard()
+            if self._absent:
+                self._create()
+                self._absent = False
             if self._root is None:
                 self.load()
             assert self._root is not None
@@ -331,10 +334,13 @@ class LmdbCatalog:
                 "LMDB's own pages are damaged; move `catalog` and `runs` away: all is replayed from the log then"
             )
 
+    def _guard(self) -> None:
+        if self._closed:
+            raise ClosedError(f"the catalog {self._file} was closed")
+
     def _environment(self) -> lmdb.Environment:
         with self._opening:
-            if self._closed:
-                raise ClosedError(f"the catalog {self._file} was closed")
+            self._guard()
             if self._env is None:
                 self._env = self._open()
             return self._env

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,10 @@ import pytest
 
 import pmkv
 from pmkv import directory
+from pmkv.check import check
 from pmkv.directory import IDENTITY
+from pmkv.dump import dump
+from pmkv.salvage import salvage
 
 pytestmark = pytest.mark.crash
 
@@ -54,6 +58,30 @@ def test_an_end_before_a_system_call(function: str, tmp_path: Path, monkeypatch:
         with pytest.raises(Crash):
             pmkv.open(tmp_path, capacity=CAPACITY)
     check_usable(tmp_path)
+
+
+def test_a_store_without_a_checkpoint_has_no_catalog(tmp_path: Path) -> None:
+    folder = tmp_path / "store"
+    with pmkv.open(folder, capacity=CAPACITY) as store:
+        store.put(b"key", b"value")
+        with pmkv.open(folder, readonly=True) as reader:
+            assert reader.get(b"key") == b"value"
+    before = {path.name for path in folder.iterdir()}
+    assert before == {"pool", IDENTITY, "lock"}
+    with pmkv.open(folder, readonly=True) as reader:
+        assert list(reader.scan()) == [(b"key", b"value")]
+        reader.check()
+    report = check(folder)
+    assert report.is_whole and report.keys == 1
+    dump(folder, io.StringIO())
+    assert salvage(folder, tmp_path / "copy").records == 1
+    assert {path.name for path in folder.iterdir()} == before
+    with pmkv.open(folder, capacity=CAPACITY) as store:
+        store.checkpoint()
+        assert {path.name for path in folder.iterdir()} == before | {"catalog", "runs"}
+    with pmkv.open(folder, capacity=CAPACITY) as store:
+        assert store.get(b"key") == b"value"
+    assert check(folder).is_whole
 
 
 def test_half_of_an_identity_was_not_put_in_place(tmp_path: Path) -> None:

@@ -63,6 +63,9 @@ def test_a_lost_catalog_is_made_again_from_the_log(folder: Path) -> None:
     state = shown(folder)
     shutil.rmtree(folder / "catalog")
     assert shown(folder) == state
+    with pmkv.open(folder, capacity=CAPACITY) as store:
+        store.checkpoint()
+    assert shown(folder) == state
     shutil.rmtree(folder / "catalog")
     shutil.rmtree(folder / "runs")
     assert shown(folder) == state

@@ -10,7 +10,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import lmdb
 import pytest
@@ -153,9 +155,70 @@ def test_a_file_that_was_cut_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_second_one_in_the_same_process_is_refused(tmp_path: Path) -> None:
+    committed(tmp_path)
     catalog = LmdbCatalog(tmp_path, POOL)
     with pytest.raises(LockedError, match="already open"):
         LmdbCatalog(tmp_path, POOL, readonly=True)
+    catalog.close()
+
+
+def test_the_first_commit_makes_it(tmp_path: Path) -> None:
+    catalog = LmdbCatalog(tmp_path / "store", POOL)
+    assert catalog.load() is None and all_keys(catalog) == []
+    catalog.check()
+    assert list(tmp_path.iterdir()) == []
+    assert catalog.commit({"y": 1}, named(b"a")) == 1
+    assert catalog.load() == {"y": 1} and all_keys(catalog) == [b"a"]
+    catalog.close()
+    committed(tmp_path / "store")
+
+
+def test_one_that_was_never_made_can_be_closed(tmp_path: Path) -> None:
+    catalog = LmdbCatalog(tmp_path, POOL)
+    catalog.close()
+    with pytest.raises(ClosedError):
+        catalog.load()
+    with pytest.raises(ClosedError):
+        catalog.commit({"y": 1})
+    assert list(tmp_path.iterdir()) == []
+
+
+class Crash(Exception):
+    """Stands for the end of the process."""
+
+
+@pytest.mark.parametrize("survived", range(9))
+def test_an_end_within_the_first_commit_leaves_none_or_a_whole_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, survived: int
+) -> None:
+    """After so many of the calls that make the catalog."""
+    left = survived
+
+    def counted(call: Callable) -> Callable:
+        def maybe(*args: Any, **kwargs: Any) -> Any:
+            nonlocal left
+            if not left:
+                raise Crash
+            left -= 1
+            return call(*args, **kwargs)
+
+        return maybe
+
+    with monkeypatch.context() as patch:
+        for place, name in ((os, "mkdir"), (os, "rename"), (os, "fsync"), (os, "ftruncate"), (lmdb, "open")):
+            patch.setattr(place, name, counted(getattr(place, name)))
+        catalog = LmdbCatalog(tmp_path, POOL)
+        if survived < 8:
+            with pytest.raises(Crash):
+                catalog.commit({"y": 1})
+        else:
+            catalog.commit({"y": 1})
+    catalog.close()
+    catalog = LmdbCatalog(tmp_path, POOL)
+    assert catalog.load() == ({"y": 1} if survived == 8 else None)
+    assert catalog.commit({"y": 2}, named(b"a")) == (2 if survived == 8 else 1)
+    assert all_keys(catalog) == [b"a"] and [one.name for one in tmp_path.iterdir()] == ["catalog"]
+    catalog.check()
     catalog.close()
 
 
