@@ -231,12 +231,10 @@ class Heads:
         tree = self.trees[part]
         return tree.decision["name"] if tree.decision is not None else f"keyspace {tree.number}"
 
-    @staticmethod
-    def written(branch: ViewMap) -> list[str]:
+    def written(self, branch: ViewMap) -> list[str]:
         """Parts that a branch wrote, created, cleared or dropped since it was cut or promoted."""
-        return [part for part in branch.parts if is_written(branch, part)] + [
-            part for part in branch.stands_on if part not in branch.parts
-        ]
+        gone = [part for part in branch.stands_on if part not in branch.parts]
+        return [part for part in branch.parts if is_written(branch, part)] + [p for p in gone if p in self.trees]
 
     def in_the_way(self, head: ViewMap, source: ViewMap, parts: Iterable[str]) -> list[str]:
         """Tables of a head that have the name of one of the source's parts, and are others."""

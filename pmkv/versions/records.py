@@ -18,7 +18,7 @@ from xxhash import xxh3_64_digest, xxh3_64_intdigest
 from ..errors import CorruptionError, FormatError, InvalidError
 from .names import Turns
 
-VERSION = 1
+VERSION = 2
 ROOT = "\0root"
 MASK = (1 << 64) - 1
 LONGEST = 511  # bytes of a name, LMDB's limit

@@ -255,8 +255,9 @@ def test_dtypes_that_cannot_be_described_are_refused(engine: Engine, dtype: obje
 STRUCT = [("price", "<f4"), ("n", "<i2")]
 
 
-@pytest.mark.parametrize("dtype", [(STRUCT, (3,)), (STRUCT, (1, 2)), np.dtype(STRUCT, align=True), ([("a", "i1")],
-(2,))])
+@pytest.mark.parametrize(
+    "dtype", [(STRUCT, (3,)), (STRUCT, (1, 2)), np.dtype(STRUCT, align=True), ([("a", "i1")], (2,))]
+)
 def test_arrays_of_structures_keep_their_fields(engine: Engine, dtype: object) -> None:
     table = engine.create_table("t", dtype)
     assert table.row_dtype == row_dtype(dtype)
@@ -266,8 +267,9 @@ def test_arrays_of_structures_keep_their_fields(engine: Engine, dtype: object) -
     assert (table.get([1, 2])[table.dtype.names[0]] == 7).all()
 
 
-@pytest.mark.parametrize("given", [[("n", "i2"), ("price", "f4")], [("price", "f4"), ("count", "i2")], [("price",
-"f4")]])
+@pytest.mark.parametrize(
+    "given", [[("n", "i2"), ("price", "f4")], [("price", "f4"), ("count", "i2")], [("price", "f4")]]
+)
 def test_rows_with_other_fields_are_refused_not_taken_by_position(engine: Engine, given: list) -> None:
     table = engine.create_table("t", STRUCT)
     with pytest.raises(InvalidError, match="convert them first"):

@@ -46,8 +46,8 @@ def test_records_that_do_not_belong_together_are_refused() -> None:
 def test_another_pool_and_another_version_are_told_from_damage(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(FormatError, match=POOL.hex()):
         Records(b"q" * 16, "here").open(sealed({}).items())
-    monkeypatch.setattr(records, "VERSION", 2)
+    monkeypatch.setattr(records, "VERSION", 3)
     later = sealed({"a": 1})
     monkeypatch.undo()
-    with pytest.raises(FormatError, match="version 2"):
+    with pytest.raises(FormatError, match="version 3"):
         SEALER.open(later.items())
