@@ -134,6 +134,7 @@ class Engine:
             if self._contents.get(contents.view.name) is not contents:
                 for part in contents.parts:
                     part.chain.leave()
+        self._decided = min(self._decided, self.log.durable)  # what was decided later never was
         old.discard()
 
     def _restore(self) -> LogEnd | None:

@@ -66,7 +66,7 @@ def plan_promote(heads: Heads, branch: ViewMap, tables: Iterable[str] | None, ke
     if tables is None:
         chosen += [part for part in written if heads.trees[part].decision is not None]
     else:
-        chosen += [_promoted(heads, branch, name) for name in names_of(tables)]
+        chosen += [part for name in names_of(tables) for part in _promoted(heads, branch, name)]
     parts = [part for part in chosen if part in branch.parts]
     others = heads.in_the_way(main, branch, parts)
     gone = [part for part in chosen if part not in branch.parts and part in main.parts]
@@ -76,15 +76,14 @@ def plan_promote(heads: Heads, branch: ViewMap, tables: Iterable[str] | None, ke
     return Plan(parts, list(dict.fromkeys(gone + others)), conflicts)
 
 
-def _promoted(heads: Heads, branch: ViewMap, name: str) -> str:
-    """The part of a table that is named: the branch has it, or dropped it."""
-    part = heads.tables(branch).get(name)
-    if part is None:
-        gone = (part for part in branch.stands_on if part not in branch.parts and part in heads.trees)
-        part = next((part for part in gone if heads.label(part) == name), None)
-    if part is None:
+def _promoted(heads: Heads, branch: ViewMap, name: str) -> list[str]:
+    """The parts that a name stands for: the branch's table, and those of this name that the branch dropped."""
+    gone = [part for part in branch.stands_on if part not in branch.parts and part in heads.trees]
+    own = heads.tables(branch).get(name)
+    found = [part for part in gone if heads.label(part) == name] + ([own] if own is not None else [])
+    if not found:
         raise UnknownNameError(f"branch {branch.name!r} has no table {name!r}, and dropped none of this name")
-    return part
+    return found
 
 
 def _why_not(heads: Heads, branch: ViewMap, part: str) -> str | None:

@@ -80,6 +80,12 @@ def test_tables_that_both_dropped_are_in_nobodys_way(engine: Engine, branch: Con
     assert promote(engine) == Plan([], [], [])
 
 
+def test_a_name_stands_for_what_the_branch_dropped_and_made_anew(engine: Engine, branch: Contents) -> None:
+    engine.drop_table("a", head="new")
+    engine.create_table("a", "f4", head="new")
+    assert promote(engine, ["a"]) == promote(engine) == Plan(["table/3"], ["table/1"], [])
+
+
 def test_another_state_is_told(engine: Engine) -> None:
     engine.snapshot("before")
     engine.tables["a"].put([3], [3])
