@@ -1,8 +1,8 @@
 """`pmkv check --salvage`: copy what is whole of a damaged store into a new one, and say what could not be known.
 
 Every frame whose own checksum holds is applied in the order of LSNs, whatever is missing between them. So a deleted
-key may come back, an
-old value may stand for a newer one, and half of a batch may be there.
+key may come back, an old value may stand for a newer one, and half of a batch may be there. A frame of a layer whose
+opening is lost is taken for one of `main`: the last version that is known may have writes that were another's.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ import numpy as np
 
 from . import parts
 from .directory import Directory
-from .errors import CorruptionError, InvalidError
+from .errors import CorruptionError, ExistsError, InvalidError
+from .index.heap import Heap
+from .index.hot import Budget
 from .kernels import location
 from .kernels.records import FLAG_DELETE, FLAG_PARTS, scan_records
 from .keyspace import OWNER
@@ -28,6 +30,9 @@ from .log.replay import Replay
 from .log.writer import Log
 from .store import Store, open_store
 from .table import dtype_from
+from .versions.heads import MAIN, Heads, keyspace_part, table_part
+from .versions.layer import Dram, Tree
+from .view import View
 
 
 @dataclass
@@ -54,7 +59,7 @@ def salvage(
                 try:
                     result.records += copy.apply(frame)
                     result.frames += 1
-                except (LookupError, CorruptionError) as error:
+                except (LookupError, CorruptionError, ExistsError) as error:
                     result.problems.append(f"frame {frame.lsn} at offset {frame.offset:,} is left out: {error}")
     finally:
         place.close()
@@ -71,40 +76,54 @@ def whole_frames(pool: Pool) -> Iterator[Frame]:
 
 
 class Copy:
-    """Applies frames of one pool to another store."""
+    """Applies frames of one pool to another store. Heads without contents say whose a frame is, and what the parts of a
+    decision are called."""
 
     def __init__(self, source: Pool, store: Store, problems: list[str]) -> None:
         self._log = Log(source)  # for reading values in parts; it never writes
         self._data, self._store, self._problems = source.medium.data, store, problems
+        dram = Dram(Heap(), Budget(0))
+        self._heads = Heads(lambda part, decision: Tree(part, dram, 0, 1 if decision else 0, decision))
         self._names: dict[int, str] = {}
 
     def apply(self, frame: Frame) -> int:
         """Do what the frame did; returns how many records or rows were copied."""
         match frame.kind:
             case Kind.PUT:
-                return self._put(frame)
+                return self._put(frame, self._view(frame, keyspace_part(frame.table)))
             case Kind.ROWS:
-                return self._rows(frame)
+                return self._rows(frame, self._view(frame, table_part(frame.table)))
             case Kind.CONTROL:
-                self._decide(read_control(memoryview(self._data), frame))
+                decision = read_control(memoryview(self._data), frame)
+                self._decide(decision, self._store.view(decision.get("head", MAIN)))
+                self._heads.carry_out(decision, frame.lsn, frame.time)
         return 0
 
-    def _put(self, frame: Frame) -> int:
+    def _view(self, frame: Frame, part: str) -> View:
+        """Of the head that wrote it."""
+        for name, view in self._heads.maps.items():
+            top = view.parts.get(part)
+            if top is not None and top.id == frame.layer and not top.sealed:
+                top.writes += frame.count
+                return self._store.view(name)
+        return self._store
+
+    def _put(self, frame: Frame, view: View) -> int:
         """In one call each, so that the copy has as few frames as the source, and fits where that did."""
         entries = list(self._records(frame))
         puts = [(key, value, expiry) for key, value, expiry in entries if value is not None]
         gone = [key for key, value, _ in entries if value is None]
-        keyspace = self._store.keyspace(frame.table)
+        keyspace = view.keyspace(frame.table)
         if puts:
             keys, values, expiries = map(list, zip(*puts, strict=True))
             keyspace.put_entries(keys, values, expiries)
         keyspace.delete_many(gone)
         return len(entries)
 
-    def _rows(self, frame: Frame) -> int:
+    def _rows(self, frame: Frame, view: View) -> int:
         if frame.table not in self._names:
             raise LookupError(f"table {frame.table} is not known: the frame that created it is lost")
-        table = self._store.table(self._names[frame.table])
+        table = view.table(self._names[frame.table])
         ids = self._data[frame.body : frame.body + 8 * frame.count].view(np.int64)
         if frame.flags & Flag.DELETED:
             table.delete(ids)
@@ -112,18 +131,43 @@ class Copy:
             table.put(ids, self._data[frame.body + 8 * frame.count : frame.body + frame.length].tobytes())
         return frame.count
 
-    def _decide(self, decision: dict[str, Any]) -> None:
+    def _decide(self, decision: dict[str, Any], view: View) -> None:
         match decision:
             case {"op": "create_table", "id": number, "name": name, "descr": descr, "rows": rows}:
-                if name in self._store.tables():  # its drop is lost
-                    self._store.drop_table(name)
-                self._store.create_table(name, dtype_from(descr), rows)
+                if name in view.tables():  # its drop is lost
+                    view.drop_table(name)
+                view.create_table(name, dtype_from(descr), rows)
                 self._names[number] = name
             case {"op": "drop_table", "id": number}:
-                self._store.drop_table(self._names.pop(number))
+                view.drop_table(self._names[number])
             case {"op": "clear", "keyspaces": numbers}:
                 for number in numbers:
-                    self._store.keyspace(number).clear()
+                    view.keyspace(number).clear()
+            case {"op": "snapshot", "name": name}:
+                view.snapshot(name)
+            case {"op": "branch", "name": name, "at": at}:
+                self._store.branch(name, at)
+            case {"op": "promote", "name": name}:
+                self._store.promote(name, *self._scope(decision), force=True)
+            case {"op": "rollback", "name": name}:
+                view.rollback(name, *self._scope(decision))
+            case {"op": "undo"}:
+                self._store.undo(force=True)
+            case {"op": "delete_view", "name": name}:
+                self._store.delete_view(name)
+
+    def _scope(self, decision: dict[str, Any]) -> tuple[list[str] | None, list[int]]:
+        """Names of the tables that were exchanged (None: all that there are), and numbers of keyspaces."""
+        heads = self._heads
+        trees = [heads.trees[part] for part in decision["parts"]]
+        names = [tree.decision["name"] for tree in trees if tree.decision is not None]
+        numbers = [tree.number for tree in trees if tree.decision is None]
+        dropped = [heads.label(part) for part in decision["drop"]]
+        if decision["op"] == "promote":  # what the branch dropped has a name there
+            names += dropped
+        elif set(dropped) - heads.tables(heads.maps[decision["name"]]).keys():  # the snapshot has none of that name
+            return None, numbers
+        return list(dict.fromkeys(names)), numbers
 
     def _records(self, frame: Frame) -> Iterator[tuple[bytes, bytes | None, int]]:
         """(key, value or None for a delete, expiry)."""

@@ -100,6 +100,52 @@ def test_tables_keyspaces_expiries_and_deletes(tmp_path: Path) -> None:
         store.check()
 
 
+def versions(store: pmkv.Store) -> dict[str, object]:
+    """What every view shows."""
+    shown = {}
+    for name in store.views():
+        view = store.view(name)
+        tables = {one: sorted(zip(*map(np.ndarray.tolist, next(iter(t.scan()), (np.empty(0),) * 2))))
+                  for one, t in view.tables().items()}  # fmt: skip
+        shown[name] = dict(view.scan()), dict(view.keyspace(3).scan()), tables
+    return shown
+
+
+@pytest.mark.parametrize("steps", range(1, 8))
+def test_versions_are_those_of_the_source(tmp_path: Path, steps: int) -> None:
+    with pmkv.open(tmp_path / "old", capacity=CAPACITY) as store:
+        store.put(b"victim", bytes(8192))
+        items = store.create_table("items", "i8")
+        items.put([1, 2], [1, 2])
+        store.snapshot("v1")
+        canary = store.branch("canary")
+        canary.table("items").put([2, 3], [20, 30])
+        canary.keyspace(3).put(b"dense", b"2")
+        canary.create_table("new", "i8").put([5], [5])
+        store.put(b"session", b"1")
+        changes = [
+            lambda: store.promote("canary"),
+            lambda: items.put([4], [4]),
+            lambda: store.undo(force=True),
+            lambda: canary.drop_table("new"),
+            lambda: store.rollback("v1"),
+            lambda: store.delete_view("v1"),
+            lambda: store.promote("canary", force=True),
+        ]
+        for change in changes[:steps]:
+            change()
+        shown = versions(store)
+    victim = next(frame for frame in frames_of(tmp_path / "old") if frame.kind == Kind.PUT)
+    overwrite(tmp_path / "old", victim.body + 100, bytes([255] * 10))
+    result = salvage(tmp_path / "old", tmp_path / "new")
+    assert result.problems == []
+    for keys, _, _ in shown.values():
+        keys.pop(b"victim", None)
+    with pmkv.open(tmp_path / "new", capacity=CAPACITY) as store:
+        assert versions(store) == shown
+        store.check()
+
+
 def test_what_stands_on_something_lost_is_told(tmp_path: Path) -> None:
     with pmkv.open(tmp_path / "old", capacity=CAPACITY) as store:
         store.put_many({b"short": b"1", b"long": np.random.default_rng(3).bytes(900_000), b"other": b"2"})
