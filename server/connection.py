@@ -50,6 +50,7 @@ class Connection(asyncio.Protocol):
         self._out_lsn = 0
         self._held: deque[tuple[int, list, int, int]] = deque()  # lsn, buffers, replies, bytes
         self._held_size = 0
+        self._unsaid = b""  # a push to a client that does not read
 
     # ---- what asyncio calls ----
 
@@ -59,6 +60,7 @@ class Connection(asyncio.Protocol):
         self.session = Session(self._server, _address(transport, "peername"), _address(transport, "sockname"))
         socket = transport.get_extra_info("socket")
         self.session.fd = socket.fileno() if socket else -1
+        self.session.push = self.push
         if not self._server.enter(self):
             transport.write(resp.error("ERR max number of clients reached"))
             transport.close()
@@ -83,6 +85,7 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         self._eof = True
         self.at_rest = False
+        self._dispatcher.end_wait(self)
         return not self._is_served or bool(self._held)
 
     def connection_lost(self, problem: Exception | None) -> None:
@@ -102,6 +105,8 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._choked = False
+        if self._unsaid:
+            self.push(self._unsaid)
         self.go_on()
 
     # ---- who receives ----
@@ -307,6 +312,12 @@ class Connection(asyncio.Protocol):
         self._close_if_over()
         self.go_on()
         return False
+
+    def push(self, data: bytes) -> None:
+        """Say this between replies; to a client that does not read, only the last."""
+        self._unsaid = data if self._choked else b""
+        if not (self._choked or self._transport is None or self._transport.is_closing()):
+            self._write([data], len(data))
 
     def _write(self, buffers: list, size: int) -> None:
         if self._transport is None:

@@ -22,10 +22,10 @@ import numpy as np
 from pmkv import Spans
 from pmkv_server import resp
 from pmkv_server.commands import admit
-from pmkv_server.commands.running import failure, is_heavy, not_durable, run
+from pmkv_server.commands.running import failure, is_heavy, not_durable, run, run_waiting
 from pmkv_server.commands.table import Command
 from pmkv_server.replies import Replies
-from pmkv_server.resp import GET, OK, SET, Scan, Scanner
+from pmkv_server.resp import GET, NULL_ARRAY, OK, SET, Scan, Scanner
 from pmkv_server.sockets import Sockets
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Dispatcher:
         self.keyspace = self._store.keyspace(0)  # of connections that take the short way
         self.call_soon = loop.call_soon
         self.sockets = Sockets()
-        self._call_threadsafe = loop.call_soon_threadsafe
+        self._call_threadsafe, self._create_task = loop.call_soon_threadsafe, loop.create_task
         self._executor = executor
         self._scanner = Scanner()
         self._ready: list[Connection] = []
@@ -66,6 +66,7 @@ class Dispatcher:
         self._taken_data: list[bytes] = []
         self._answers: list[Answers] = []  # to single commands, not revealed yet
         self.working = 0  # commands in workers
+        self._blocked: dict[Connection, asyncio.Task[resp.Reply]] = {}  # whose command waits for something to happen
         self._store.on_durable(self._on_durable)
 
     def add(self, connection: Connection) -> None:
@@ -369,6 +370,8 @@ class Dispatcher:
         entry = admit(session, arguments)
         if not isinstance(entry, Command):
             connection.reply(entry, 1, 0)
+        elif entry.waits is not None:
+            self._begin_wait(connection, entry, arguments)
         elif is_heavy(session, entry, arguments):
             self._send_to_worker(connection, entry, arguments)
         else:
@@ -402,6 +405,24 @@ class Dispatcher:
             self._call_threadsafe(end, result, deferral.lsn)
 
         self._executor.submit(begin)
+
+    def _begin_wait(self, connection: Connection, entry: Command, arguments: list[bytes]) -> None:
+        """Its reply comes when something happens, or with the client's end; only its own connection waits."""
+        connection.busy = True
+
+        def done(task: asyncio.Task[resp.Reply]) -> None:
+            del self._blocked[connection]
+            reply = NULL_ARRAY[connection.session.protocol] if task.cancelled() else task.result()
+            connection.reply(reply, 1, 0)
+            self._end_work([connection])
+
+        self._blocked[connection] = task = self._create_task(run_waiting(connection.session, entry, arguments))
+        task.add_done_callback(done)
+
+    def end_wait(self, connection: Connection) -> None:
+        """Whoever waited there has gone, or will say nothing more."""
+        if connection in self._blocked:
+            self._blocked[connection].cancel()
 
     def _end_work(self, connections: list[Connection]) -> None:
         """They have what a worker did for them."""
@@ -440,6 +461,7 @@ class Dispatcher:
 
     def forget(self, connection: Connection) -> None:
         self._waiting.pop(connection, None)
+        self.end_wait(connection)
 
     @property
     def is_idle(self) -> bool:

@@ -19,6 +19,7 @@ from pmkv_server.dispatcher import Dispatcher
 from pmkv_server.saving import Saving
 from pmkv_server.session import Session
 from pmkv_server.stats import Stats
+from pmkv_server.switches import Switches
 
 log = logging.getLogger("pmkv.server")
 
@@ -35,7 +36,7 @@ class Server:
         config.check()
         self.config = config
         self.store: Any = store
-        self.stats, self.saving = Stats(), Saving()
+        self.stats, self.saving, self.switches = Stats(), Saving(), Switches()
         self.sessions: dict[int, Session] = {}
         self.loop: asyncio.AbstractEventLoop | None = None
         self.port = config.port
@@ -73,6 +74,7 @@ class Server:
                 pool=config.pool,
                 require=config.require,
             )
+        self.switches.attach(self.store, self.loop, self.durable)
         self._executor = ThreadPoolExecutor(config.workers, "pmkv-worker")
         self.dispatcher = Dispatcher(self, self.loop, self._executor)
         self.loop.add_reader(self.dispatcher.sockets.fileno(), self.dispatcher.receive)
@@ -94,6 +96,7 @@ class Server:
         self._listener.close()
         for connection in list(self._connections):
             connection.close()
+        self.switches.close()
         self.store.flush_soon()
         try:
             await asyncio.wait_for(self._drained(), DRAIN_SECONDS)
@@ -163,6 +166,7 @@ class Server:
     def leave(self, connection: Connection) -> None:
         self._connections.discard(connection)
         self.sessions.pop(connection.session.id, None)
+        connection.session.track(False)
 
     # ---- for commands and REST ----
 

@@ -392,6 +392,11 @@ def a_map(pairs: Sequence[tuple[bytes, bytes]], protocol: int) -> bytes:
     return head + b"".join(part for pair in pairs for part in pair)
 
 
+def push(replies: Sequence[bytes]) -> bytes:
+    """What a client of RESP3 is told unasked, between replies."""
+    return b">%d\r\n%b" % (len(replies), b"".join(replies))
+
+
 def text(value: bytes, protocol: int) -> bytes:
     """Text for people: a verbatim string in RESP3."""
     return b"=%d\r\ntxt:%b\r\n" % (len(value) + 4, value) if protocol == 3 else bulk(value)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+
+from pmkv_server.resp import bulk, integer, push
 
 if TYPE_CHECKING:
     from pmkv_server.commands.table import Command
@@ -37,6 +40,7 @@ class Session:
         self.watched: dict[tuple[Any, bytes], tuple[int, int]] = {}  # (keyspace, key): its fingerprint and expiry then
         self.closing = False  # no command after this one
         self.plain = self.authenticated
+        self.push: Callable[[bytes], None] = lambda data: None  # say this now, unasked
 
     def select(self, db: int) -> None:
         self.keyspace = self.view.keyspace(db)
@@ -50,6 +54,15 @@ class Session:
         """Read and write in this view from now on."""
         self.keyspace = view.keyspace(self.db)
         self.view = view
+
+    def track(self, on: bool) -> None:
+        """Is this client told whenever `main` is promoted or rolled back?"""
+        followers = self.server.switches.followers
+        (followers.add if on else followers.discard)(self.tell_switch)
+
+    def tell_switch(self, promotions: int, lsn: int) -> None:
+        if self.protocol == 3:
+            self.push(push([bulk(b"view.switch"), integer(promotions), integer(lsn)]))
 
     def authenticate(self, value: bool) -> None:
         self.authenticated = value
@@ -72,6 +85,7 @@ class Session:
         self.end()
         self.protocol = 2
         self.name = b""
+        self.track(False)
         self.db = 0
         self.use(self.server.store)
         self.authenticate(not self.server.config.password)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pmkv_server.commands import connection, expiry, info, keys, server, strings, tables, transactions
+from pmkv_server.commands import connection, expiry, info, keys, server, strings, tables, transactions, views
 from pmkv_server.commands.table import (
     COMMANDS,
     Command,
@@ -14,7 +14,19 @@ from pmkv_server.commands.table import (
 from pmkv_server.resp import QUEUED, error
 from pmkv_server.session import Session
 
-__all__ = ["COMMANDS", "admit", "connection", "expiry", "info", "keys", "server", "strings", "tables", "transactions"]
+__all__ = [
+    "COMMANDS",
+    "admit",
+    "connection",
+    "expiry",
+    "info",
+    "keys",
+    "server",
+    "strings",
+    "tables",
+    "transactions",
+    "views",
+]
 
 _known = {spelling: entry for name, entry in COMMANDS.items() for spelling in (name, name.upper())}
 

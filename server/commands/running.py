@@ -37,6 +37,14 @@ def run(session: Session, entry: Command, arguments: list[bytes]) -> Reply:
         return failure(problem)
 
 
+async def run_waiting(session: Session, entry: Command, arguments: list[bytes]) -> Reply:
+    """The reply of a command that waits for something to happen, once it has."""
+    try:
+        return await entry.waits(session, arguments)
+    except Exception as problem:
+        return failure(problem)
+
+
 def failure(problem: Exception) -> bytes:
     """The error reply for an exception."""
     match problem:
@@ -46,6 +54,8 @@ def failure(problem: Exception) -> bytes:
             return error(f"OOM command not allowed when used memory > 'maxmemory'. {problem}")
         case errors.FlushError():
             return not_durable(problem)
+        case errors.UnknownViewError():
+            return error(f"NOVIEW {problem}")
         case errors.ReadOnlyError():
             return error(f"READONLY {problem}")
         case errors.ConflictError():

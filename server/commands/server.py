@@ -16,7 +16,7 @@ log = logging.getLogger("pmkv.server")
 group = Group("server")
 command = group.command
 
-_REDIS_FLAGS = {"no_auth", "write", "readonly", "denyoom", "fast", "no_multi"}
+_REDIS_FLAGS = {"no_auth", "write", "readonly", "denyoom", "fast", "no_multi", "blocking"}
 
 
 @command("time", 1, "fast loop")

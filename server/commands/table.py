@@ -7,7 +7,7 @@ in a worker when it is heavy, always inside `store.deferred()`. It raises `Comma
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 Function = Callable[["Session", list[bytes]], Reply]
 Heavy = Callable[["Session", list[bytes]], bool]
+Waits = Callable[["Session", list[bytes]], Awaitable[Reply]]
 
 INT_MIN, INT_MAX = -(1 << 63), (1 << 63) - 1
 FAR = 1 << 62  # unix ms: the store knows no expiry as far away as this
@@ -44,6 +45,7 @@ class Command:
     heavy: Heavy | None
     group: str
     values: slice  # arguments that may be views of the buffer they came in
+    waits: Waits | None = None  # outside of MULTI: a reply that comes when something happens
     subcommands: dict[bytes, Command] = field(default_factory=dict)
 
     @property
@@ -85,9 +87,10 @@ class Group:
         keys: tuple[int, int, int] = (0, 0, 0),
         heavy: Heavy | None = None,
         values: slice = slice(0),
+        waits: Waits | None = None,
     ) -> Callable[[Function], Function]:
         def enter(function: Function) -> Function:
-            entry = Command(name, function, arity, frozenset(flags.split()), keys, heavy, self.name, values)
+            entry = Command(name, function, arity, frozenset(flags.split()), keys, heavy, self.name, values, waits)
             parent, _, child = name.partition("|")
             entries = COMMANDS[parent.encode()].subcommands if child else COMMANDS
             entries[(child or parent).encode()] = entry
@@ -112,6 +115,15 @@ def wrong_arity(title: str) -> str:
 def printable(word: bytes, limit: int = 128) -> str:
     """A word of the client in a message: as Redis, cut at a NUL and at `limit` bytes."""
     return bytes(word[:limit]).split(b"\0")[0].decode("latin-1")
+
+
+def name_of(word: bytes) -> str:
+    """A name of a table or view; what cannot be one is left for the store to refuse."""
+    return word.decode("latin-1")
+
+
+def syntax_error(word: bytes) -> CommandError:
+    return CommandError(f"ERR syntax error near '{printable(word)}'")
 
 
 def unknown_command(arguments: list[bytes]) -> str:

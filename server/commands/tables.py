@@ -10,7 +10,16 @@ import numpy as np
 import orjson
 
 from pmkv import errors
-from pmkv_server.commands.table import SYNTAX, CommandError, Group, parse_float, parse_int, printable
+from pmkv_server.commands.table import (
+    SYNTAX,
+    CommandError,
+    Group,
+    name_of,
+    parse_float,
+    parse_int,
+    printable,
+    syntax_error,
+)
 from pmkv_server.resp import OK, Reply, a_map, array, blob, bulk, bulks, integer, joined
 from pmkv_server.session import Session
 
@@ -22,11 +31,7 @@ MODES = (b"SUM", b"MEAN", b"MAX")
 
 
 def _table(session: Session, name: bytes, at: str | None = None) -> Any:
-    return session.at(at).table(_name(name))
-
-
-def _name(name: bytes) -> str:
-    return name.decode("latin-1")
+    return session.at(at).table(name_of(name))
 
 
 def _at(words: list[bytes]) -> str | None:
@@ -34,20 +39,16 @@ def _at(words: list[bytes]) -> str | None:
     at = None
     for option, value in _options(words):
         if option != b"AT":
-            raise _refused(option)
-        at = _name(value)
+            raise syntax_error(option)
+        at = name_of(value)
     return at
 
 
 def _options(words: list[bytes]) -> Iterator[tuple[bytes, bytes]]:
     """Options that have a value each."""
     if len(words) % 2:
-        raise _refused(words[-1])
+        raise syntax_error(words[-1])
     yield from zip(map(bytes.upper, words[::2]), words[1::2], strict=True)
-
-
-def _refused(word: bytes) -> CommandError:
-    return CommandError(f"ERR syntax error near '{printable(word)}'")
 
 
 def _ids(blob: bytes, what: str = "ids") -> np.ndarray:
@@ -99,7 +100,7 @@ def create(session: Session, arguments: list[bytes]) -> Reply:
     """Make a table: name DTYPE f4 [DIM n] | SCHEMA json [ROWS n]."""
     dtype, dim, schema, rows = _create_options(arguments[2:])
     description = schema if schema is not None else dtype if dim is None else (dtype, dim)
-    session.view.create_table(_name(arguments[1]), description, rows=rows)
+    session.view.create_table(name_of(arguments[1]), description, rows=rows)
     return OK
 
 
@@ -151,7 +152,7 @@ def _field(entry: list) -> tuple:
 @command("table.drop", 2, "write")
 def drop(session: Session, arguments: list[bytes]) -> Reply:
     """Remove a table with all its rows."""
-    session.view.drop_table(_name(arguments[1]))
+    session.view.drop_table(name_of(arguments[1]))
     return OK
 
 
@@ -242,13 +243,13 @@ def _get_options(words: list[bytes]) -> tuple[float, list[str] | None, bool, str
             default = parse_float(words[i])
         elif option == b"AT" and i + 1 < len(words):
             i += 1
-            at = _name(words[i])
+            at = name_of(words[i])
         elif option == b"FIELDS" and i + 1 < len(words):
             count = parse_int(words[i + 1], "ERR FIELDS takes a count and that many names", 1, len(words) - i - 2)
-            fields = [_name(word) for word in words[i + 2 : i + 2 + count]]
+            fields = [name_of(word) for word in words[i + 2 : i + 2 + count]]
             i += 1 + count
         else:
-            raise _refused(words[i])
+            raise syntax_error(words[i])
         i += 1
     return default, fields, found, at
 
@@ -268,10 +269,10 @@ def mget(session: Session, arguments: list[bytes]) -> Reply:
     groups, rest = _counted(arguments[1:], 2)
     view = session.at(_at(rest))
     if len({name for name, _ in groups}) == len(groups):
-        found = view.gather({_name(name): _ids(ids) for name, ids in groups})
-        return joined([_blob(found[_name(name)]) for name, _ in groups])
+        found = view.gather({name_of(name): _ids(ids) for name, ids in groups})
+        return joined([_blob(found[name_of(name)]) for name, _ in groups])
     with session.server.store.batch():
-        return joined([_blob(view.table(_name(name)).get(_ids(ids))) for name, ids in groups])
+        return joined([_blob(view.table(name_of(name)).get(_ids(ids))) for name, ids in groups])
 
 
 @command("table.scan", -3, "readonly")
@@ -291,9 +292,9 @@ def _scan_options(words: list[bytes]) -> tuple[int, str | None]:
         if option == b"COUNT":
             count = parse_int(value, "ERR COUNT is not a positive integer", 1)
         elif option == b"AT":
-            at = _name(value)
+            at = name_of(value)
         else:
-            raise _refused(option)
+            raise syntax_error(option)
     return count, at
 
 
@@ -312,13 +313,13 @@ def _pool_options(words: list[bytes], weights: bool) -> tuple[np.ndarray | None,
         if option == b"MODE" and value.upper() in MODES:
             mode = value.decode().lower()
         elif option == b"AT":
-            at = _name(value)
+            at = name_of(value)
         elif option == b"WEIGHTS" and weights:
             if len(value) % 4:
                 raise CommandError(f"ERR WEIGHTS: {len(value)} bytes are not a whole number of little-endian f4")
             found = np.frombuffer(value, "<f4")
         else:
-            raise _refused(option)
+            raise syntax_error(option)
     return found, mode, at
 
 
@@ -330,7 +331,7 @@ def mpool(session: Session, arguments: list[bytes]) -> Reply:
     view = session.at(at)
     bags = [(name, (_ids(ids), _ids(offsets, "offsets"))) for name, ids, offsets in groups]
     if len({name for name, _ in bags}) == len(bags):
-        found = view.pool({_name(name): bag for name, bag in bags}, mode=mode)
-        return joined([_blob(found[_name(name)]) for name, _ in bags])
+        found = view.pool({name_of(name): bag for name, bag in bags}, mode=mode)
+        return joined([_blob(found[name_of(name)]) for name, _ in bags])
     with session.server.store.batch():
-        return joined([_blob(view.table(_name(name)).pool(*bag, mode=mode)) for name, bag in bags])
+        return joined([_blob(view.table(name_of(name)).pool(*bag, mode=mode)) for name, bag in bags])

@@ -41,7 +41,7 @@ def shown(reply: tuple) -> str:
         return "nil"
     if isinstance(value, tuple):
         inner = ", ".join(map(shown, value))
-        return {"*": "[%s]", "%": "{%s}", "~": "<%s>"}[kind] % inner
+        return {"*": "[%s]", "%": "{%s}", "~": "<%s>", ">": "push %s"}[kind] % inner
     text = value.decode("latin-1")
     match kind:
         case "+":
@@ -220,5 +220,6 @@ def dispatching(server: Server, executor: Any) -> Dispatcher:
     """Give a server its dispatcher, on the running loop."""
     server.loop = asyncio.get_running_loop()
     server._stopping = asyncio.Event()
+    server.switches.attach(server.store, server.loop, server.durable)
     server.dispatcher = Dispatcher(server, server.loop, executor)
     return server.dispatcher
