@@ -8,7 +8,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from . import keys, service, tables
+from . import keys, service, tables, views
 from .access import guard
 from .context import SERVER, Server
 from .problems import tell_problems
@@ -36,6 +36,15 @@ ROUTES: list[tuple[str, str, Handler]] = [
     ("POST", "/v1/tables/{table}/rows:delete", tables.rows_delete),
     ("POST", "/v1/tables/{table}/rows:scan", tables.rows_scan),
     ("POST", "/v1/rows:get", tables.gather),
+    ("GET", "/v1/views", views.list_views),
+    ("GET", "/v1/views/{view}", views.get_view),
+    ("DELETE", "/v1/views/{view}", views.delete_view),
+    ("POST", "/v1/views:undo", views.undo),
+    ("POST", "/v1/snapshots", views.create_snapshot),
+    ("POST", "/v1/snapshots/{view}:rollback", views.rollback),
+    ("POST", "/v1/branches", views.create_branch),
+    ("POST", "/v1/branches/{view}:promote", views.promote),
+    ("GET", "/v1/version", views.get_version),
     ("GET", "/v1/stats", service.stats),
     ("GET", "/healthz", service.healthz),
     ("GET", "/readyz", service.readyz),
@@ -54,7 +63,7 @@ def application(server: Server) -> web.Application:
 
 
 async def _say_version(request: web.Request, response: web.StreamResponse) -> None:
-    promotions, lsn = request.app[SERVER].store.version
+    promotions, lsn = request.app[SERVER].switches.version
     response.headers["Pmkv-Version"] = f"{promotions}-{lsn}"
 
 

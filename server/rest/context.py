@@ -28,6 +28,7 @@ class Server(Protocol):
     config: Any
     stats: Any
     saving: Any
+    switches: Any
     sessions: Any  # of RESP
 
     async def durable(self, lsn: int) -> None: ...
@@ -38,6 +39,18 @@ SERVER: web.AppKey[Server] = web.AppKey("server", Server)
 
 def store_of(request: web.Request) -> Any:
     return request.app[SERVER].store
+
+
+async def view_of(request: web.Request, parameters: dict[str, str]) -> Any:
+    """The view that ?at= names, or `main`, which is the store itself."""
+    store, at = store_of(request), parameters.get("at")
+    return store if at is None else await run(request, lambda: store.view(at))
+
+
+async def keyspace_of(request: web.Request, parameters: dict[str, str]) -> Any:
+    """The keyspace that ?db= and ?at= name."""
+    store, number, at = store_of(request), database(parameters), parameters.get("at")
+    return store.keyspace(number) if at is None else await run(request, lambda: store.view(at).keyspace(number))
 
 
 async def run(request: web.Request, work: Callable[[], T], size: int = 0) -> T:

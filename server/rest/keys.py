@@ -14,7 +14,7 @@ from aiohttp import ETag, hdrs, web
 
 import pmkv_server.rest.jsonrows as jsonrows
 
-from .context import INLINE, MAX_VALUE, database, integer, query, read_body, run, store_of
+from .context import INLINE, MAX_VALUE, integer, keyspace_of, query, read_body, run, store_of
 from .formats import BYTES, JSON, wanted
 from .problems import Problem, invalid
 
@@ -24,8 +24,8 @@ MAX_LIMIT, MAX_BATCH = 10_000, 10_000
 MAX_TTL_MS = 1 << 52
 OVERHEAD = 256  # of a batch of one command in the log
 MAX_CONDITIONAL = (16 << 20) - (128 << 10)  # a batch ends at 16 MiB, key and overhead included
-PARAMETERS = ("db", "key64")
-LISTING = ("db", "prefix", "prefix64", "start", "start64", "stop", "stop64", "reverse", "limit", "cursor")
+PARAMETERS = ("db", "at", "key64")
+LISTING = ("db", "at", "prefix", "prefix64", "start", "start64", "stop", "stop64", "reverse", "limit", "cursor")
 FORWARD, BACKWARD = b">", b"<"  # how a cursor begins
 
 
@@ -72,7 +72,7 @@ def missing(key: bytes) -> Problem:
 
 async def get_key(request: web.Request) -> web.Response:
     parameters = query(request, *PARAMETERS)
-    key, space = key_of(request, parameters), store_of(request).keyspace(database(parameters))
+    key, space = key_of(request, parameters), await keyspace_of(request, parameters)
     form = wanted(request, (BYTES, JSON), BYTES)
     size = await run(request, lambda: space.size(key))
     entry = await run(request, lambda: space.entry(key), size or 0)
@@ -133,7 +133,7 @@ def conditionally(
 async def put_key(request: web.Request) -> web.Response:
     parameters = query(request, *PARAMETERS, "ttl_ms")
     key, store = key_of(request, parameters), store_of(request)
-    space = store.keyspace(database(parameters))
+    space = await keyspace_of(request, parameters)
     expire_at = None
     if "ttl_ms" in parameters:
         expire_at = int(time.time() * 1000) + integer(parameters["ttl_ms"], "ttl_ms", 1, MAX_TTL_MS)
@@ -155,7 +155,7 @@ async def put_key(request: web.Request) -> web.Response:
 async def delete_key(request: web.Request) -> web.Response:
     parameters = query(request, *PARAMETERS)
     key, store = key_of(request, parameters), store_of(request)
-    space, conditions = store.keyspace(database(parameters)), Conditions(request)
+    space, conditions = await keyspace_of(request, parameters), Conditions(request)
 
     def work() -> bool:
         return conditionally(store, space, key, conditions, lambda: bool(space.delete(key)), len(key))
@@ -170,7 +170,7 @@ async def get_keys(request: web.Request) -> web.Response:
     if "key64" in request.query:
         return await get_key(request)
     parameters = query(request, *LISTING)
-    space = store_of(request).keyspace(database(parameters))
+    space = await keyspace_of(request, parameters)
     limit = integer(parameters.get("limit", "100"), "limit", 1, MAX_LIMIT)
     reverse = flag(parameters, "reverse")
     prefix, start, stop = (bound(parameters, name) for name in ("prefix", "start", "stop"))
@@ -227,7 +227,7 @@ def base64url(data: bytes) -> str:
 
 
 async def batch_get(request: web.Request) -> web.Response:
-    space = store_of(request).keyspace(database(query(request, "db")))
+    space = await keyspace_of(request, query(request, "db", "at"))
     asked = jsonrows.parse(await read_body(request))
     if not isinstance(asked, dict) or not {"keys"} <= asked.keys() <= {"keys", "encoding"}:
         raise invalid('the body must be {"keys": [...], "encoding": "utf8" or "base64"}')

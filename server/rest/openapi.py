@@ -51,6 +51,13 @@ DTYPE: Schema = {
     "type": ["string", "array"],
 }
 
+NAME: Schema = {"type": "string", "pattern": "^[A-Za-z0-9_][A-Za-z0-9_.:-]{0,127}$"}
+FORCE: Schema = {"type": ["boolean", "null"], "default": False, "description": "Drop later writes."}
+PARTS: dict[str, Schema] = {
+    "tables": {"type": ["array", "null"], "items": STRING, "description": "Only these; without it, all."},
+    "keys": {"type": ["boolean", "null"], "description": "Keyspaces, too? Without it: unless tables are named."},
+}
+
 SCHEMAS: dict[str, Schema] = {
     "Problem": {
         "type": "object",
@@ -74,7 +81,7 @@ SCHEMAS: dict[str, Schema] = {
     "Values": record("values", values=listing(optional(ref("Value")))),
     "TableToCreate": record(
         "name dtype",
-        name={"type": "string", "pattern": "^[A-Za-z0-9_][A-Za-z0-9_.:-]{0,127}$"},
+        name=NAME,
         dtype=DTYPE,
         shape={"type": "array", "items": {"type": "integer", "minimum": 1}, "description": "Of one row; [] for one."},
         rows={"type": ["integer", "null"], "description": "Dense: ids are 0..rows-1. null: any int64."},
@@ -114,6 +121,27 @@ SCHEMAS: dict[str, Schema] = {
         "cursor ids rows", cursor={"type": "string", "description": '"0" at the end'}, ids=IDS, rows=ROWS
     ),
     "Count": record("count", count={"type": "integer"}),
+    "View": record(
+        "name kind lsn created base tables writes",
+        name=STRING,
+        kind={"enum": ["main", "branch", "snapshot", "undo"]},
+        lsn={**INTEGER, "description": "When it was cut."},
+        created={**INTEGER, "description": "Milliseconds since the epoch; 0 for main."},
+        base={**STRING, "description": "The view it was cut from; empty for main."},
+        tables={"type": "integer"},
+        writes={**INTEGER, "description": "Records written to it since it was cut."},
+    ),
+    "Views": record("views", views=listing(ref("View"))),
+    "SnapshotToCreate": record("name", name=NAME),
+    "BranchToCreate": record("name", name=NAME, at={"type": ["string", "null"], "default": "main"}),
+    "ToRollBack": record("", **PARTS),
+    "ToPromote": record("", **PARTS, force=FORCE),
+    "ToUndo": record("", force=FORCE),
+    "Version": record(
+        "promotions lsn",
+        promotions={**INTEGER, "description": "Promotes, rollbacks and undos of main so far."},
+        lsn={**INTEGER, "description": "The LSN of the last of them; 0 for none."},
+    ),
     "TablesToGather": record("tables", tables={"type": "object", "additionalProperties": IDS}),
     "Gathered": record("tables", tables={"type": "object", "additionalProperties": ROWS}),
 }
@@ -122,10 +150,10 @@ MEANINGS = {
     "304": "Not changed: If-None-Match has its ETag.",
     "400": "What was sent is wrong; `detail` says where.",
     "401": "No password, or not the right one.",
-    "403": "Of another origin or host (without a password), or the store is read-only.",
-    "404": "No such key, table or path.",
+    "403": "Of another origin or host (without a password), or the store or view is read-only.",
+    "404": "No such key, table, view or path.",
     "406": "Accept allows no format this can be had in.",
-    "409": "The name is taken.",
+    "409": "The name is taken, or later writes would be dropped.",
     "412": "If-Match or If-None-Match forbids it.",
     "413": "The body is too long.",
     "415": "The body's format is not known, or Arrow without pyarrow.",
@@ -140,6 +168,8 @@ def parameter(name: str, where: str, schema: Schema, text: str) -> Schema:
 
 
 DB = parameter("db", "query", {"type": "integer", "minimum": 0, "maximum": 15, "default": 0}, "The keyspace.")
+AT = parameter("at", "query", {**STRING, "default": "main"}, "The view: main, a branch, or (to read) a snapshot.")
+VIEW = parameter("view", "path", STRING, "A view's name.")
 KEY = parameter("key", "path", STRING, "Percent-encoded bytes; may hold slashes, encoded or not.")
 KEY64 = parameter("key64", "query", STRING, "The key in base64url, padding optional: for binary keys.")
 TABLE = parameter("table", "path", STRING, "A table's name.")
@@ -177,6 +207,7 @@ def operation(
     problems: str = "",
     parameters: list[Schema] | None = None,
     body: Schema | None = None,
+    needs_body: bool = True,
 ) -> Schema:
     refused = {
         status: answer(MEANINGS[status], None if status == "304" else {PROBLEM_TYPE: {"schema": ref("Problem")}})
@@ -186,12 +217,12 @@ def operation(
     if parameters:
         described["parameters"] = parameters
     if body:
-        described["requestBody"] = {"required": True, "content": body}
+        described["requestBody"] = {"required": needs_body, "content": body}
     return described
 
 
 def key_operations(place: Schema, suffix: str) -> dict[str, Schema]:
-    where, tag = [place, DB, *CONDITIONS], "Its hash, in quotes."
+    where, tag = [place, DB, AT, *CONDITIONS], "Its hash, in quotes."
     value = answer("The value.", content(ref("Value"), BYTES), ETag=tag, Pmkv_Expire_At="Milliseconds since the epoch.")
     put = content(ref("ValueToPut"), BYTES, "*/*")
     return {
@@ -201,7 +232,7 @@ def key_operations(place: Schema, suffix: str) -> dict[str, Schema]:
             f"putKey{suffix}",
             "Write a key",
             {"201": answer("It was not there.", ETag=tag), "204": answer("It was there.", ETag=tag)},
-            "412 413 507",
+            "404 412 413 507",
             [*where, TTL],
             put,
         ),
@@ -225,7 +256,7 @@ def list_or_get() -> dict[str, Schema]:
     ]
     schema = {"anyOf": [ref("Keys"), ref("Value")]}
     found = answer("Keys in order; with key64, its value.", content(schema, BYTES))
-    where = [KEY64, DB, *CONDITIONS, *pages]
+    where = [KEY64, DB, AT, *CONDITIONS, *pages]
     listed = operation(
         "listKeys", "List keys, or read the one that key64 names", {"200": found}, "304 404 406 412", where
     )
@@ -238,17 +269,21 @@ def rows(name: str, summary: str, takes: str, gives: str, options: str = "", mor
     body = content(ref(takes), NPZ, ARROW, *([NPY] if takes in ("RowsToGet", "RowsToDelete") else []))
     reply = content(ref(gives), NPZ, ARROW, NPY) if arrays else content(ref(gives))
     cursor = {"Pmkv_Cursor": "For the next call; 0 at the end."} if gives == "Scanned" else {}
-    parameters = [TABLE, *(ROW_OPTIONS[option] for option in options.split())]
+    parameters = [TABLE, AT, *(ROW_OPTIONS[option] for option in options.split())]
     problems = f"{more} 406" if arrays else more
     return operation(name, summary, {"200": answer("Done.", reply, **cursor)}, problems, parameters, body)
 
 
-def paths() -> dict[str, dict[str, Schema]]:
-    def simple(name: str, summary: str, body: Schema) -> dict[str, Schema]:
-        one = operation(name, summary, {"200": answer("As asked.", body)})
-        return {"get": one, "head": {**one, "operationId": f"{name}Head"}}
+def simple(
+    name: str, summary: str, body: Schema, problems: str = "", parameters: list[Schema] | None = None
+) -> dict[str, Schema]:
+    """GET, and HEAD beside it."""
+    one = operation(name, summary, {"200": answer("As asked.", body)}, problems, parameters)
+    return {"get": one, "head": {**one, "operationId": f"{name}Head"}}
 
-    table_in, any_json = [TABLE], content({"type": "object"})
+
+def paths() -> dict[str, dict[str, Schema]]:
+    table_in, any_json = [TABLE, AT], content({"type": "object"})
     made = answer("Created.", content(ref("Table")), Location="Its path.")
     one_table = operation(
         "getTable", "Describe a table", {"200": answer("It.", content(ref("Table")))}, "404", table_in
@@ -262,15 +297,15 @@ def paths() -> dict[str, dict[str, Schema]]:
                 "batchGetKeys",
                 "Read many keys",
                 {"200": answer("A value or null a key.", content(ref("Values")))},
-                "413",
-                [DB],
+                "404 413",
+                [DB, AT],
                 content(ref("KeysToGet")),
             )
         },
         "/v1/tables": {
-            **simple("listTables", "Describe all tables", content(ref("Tables"))),
+            **simple("listTables", "Describe all tables", content(ref("Tables")), "404", [AT]),
             "post": operation(
-                "createTable", "Create a table", {"201": made}, "409 413 507", None, content(ref("TableToCreate"))
+                "createTable", "Create a table", {"201": made}, "404 409 413 507", [AT], content(ref("TableToCreate"))
             ),
         },
         "/v1/tables/{table}": {
@@ -285,10 +320,11 @@ def paths() -> dict[str, dict[str, Schema]]:
                 "Read rows of several tables, of one version",
                 gathered,
                 "404 406 413 415",
-                None,
+                [AT],
                 content(ref("TablesToGather"), NPZ),
             )
         },
+        **view_paths(),
         "/v1/stats": simple("stats", "Numbers of the store and the server", any_json),
         "/healthz": simple("healthz", "Alive? (without password)", any_json),
         "/readyz": simple("readyz", "Serving? (without password)", any_json),
@@ -306,6 +342,39 @@ def row_paths() -> dict[str, dict[str, Schema]]:
         f"{base}pool": {"post": rows("poolRows", "Reduce bags of rows", "RowsToPool", "Rows", "mode")},
         f"{base}delete": {"post": rows("deleteRows", "Delete rows", "RowsToDelete", "Count")},
         f"{base}scan": {"post": rows("scanRows", "Read on from a cursor", "RowsToScan", "Scanned", "cursor count")},
+    }
+
+
+def view_paths() -> dict[str, dict[str, Schema]]:
+    def change(name: str, summary: str, takes: str, problems: str, *parameters: Schema) -> dict[str, Schema]:
+        good = {"200": answer("Done; `main` or the branch is now so.", content(ref("Version")))}
+        return {"post": operation(name, summary, good, f"{problems} 413", [*parameters], content(ref(takes)), False)}
+
+    def creation(name: str, summary: str, takes: str, *parameters: Schema) -> dict[str, Schema]:
+        good = {"201": answer("Created.", content(ref("View")), Location="Its path.")}
+        return {"post": operation(name, summary, good, "404 409 413 507", [*parameters], content(ref(takes)))}
+
+    waiting = [
+        parameter("after", "query", {"type": "integer", "minimum": 0}, "Answer once there were more promotions."),
+        parameter("timeout", "query", {"type": "number", "minimum": 0, "maximum": 300, "default": 30}, "Or then."),
+    ]
+    delete = operation("deleteView", "Delete a view", {"204": answer("Gone; what stands on it stays.")}, "404", [VIEW])
+    roll_back = change("rollBack", "Go back to a snapshot", "ToRollBack", "404 507", VIEW, AT)
+    promote = change("promote", "Let main have what a branch wrote", "ToPromote", "404 409 507", VIEW)
+    return {
+        "/v1/views": simple("listViews", "Describe all views", content(ref("Views"))),
+        "/v1/views/{view}": {
+            **simple("getView", "Describe a view", content(ref("View")), "404", [VIEW]),
+            "delete": delete,
+        },
+        "/v1/views:undo": change("undo", "Undo the last promote or rollback of main", "ToUndo", "404 409 507"),
+        "/v1/snapshots": creation("createSnapshot", "Keep the present state by a name", "SnapshotToCreate", AT),
+        "/v1/snapshots/{view}:rollback": roll_back,
+        "/v1/branches": creation("createBranch", "Begin a branch", "BranchToCreate"),
+        "/v1/branches/{view}:promote": promote,
+        "/v1/version": simple(
+            "version", "How often main was promoted or rolled back", content(ref("Version")), "", waiting
+        ),
     }
 
 

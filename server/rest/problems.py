@@ -23,12 +23,14 @@ from pmkv.errors import (
     PmkvError,
     ReadOnlyError,
     UnknownNameError,
+    UnknownViewError,
 )
 
 PROBLEM_TYPE = "application/problem+json"
 
 STATUS_OF: dict[type[PmkvError], tuple[int, str]] = {
     InvalidError: (400, "invalid"),
+    UnknownViewError: (404, "unknown-view"),
     UnknownNameError: (404, "unknown-name"),
     ExistsError: (409, "exists"),
     ConflictError: (409, "conflict"),

@@ -12,7 +12,7 @@ import pmkv_server.rest.codec as codec
 import pmkv_server.rest.jsonrows as jsonrows
 
 from .codec import Message, Row
-from .context import MAX_BODY, integer, off_loop, query, read_body, run, store_of
+from .context import MAX_BODY, integer, off_loop, query, read_body, run, view_of
 from .formats import JSON, NPZ, ROW_FORMATS, sent, wanted
 from .keys import reply
 from .problems import invalid
@@ -35,22 +35,21 @@ def describe(table: Any) -> dict[str, Any]:
 
 
 async def list_tables(request: web.Request) -> web.Response:
-    query(request)
-    store = store_of(request)
-    return reply({"tables": await run(request, lambda: [describe(table) for table in store.tables().values()])})
+    view = await view_of(request, query(request, "at"))
+    return reply({"tables": await run(request, lambda: [describe(table) for table in view.tables().values()])})
 
 
 async def create_table(request: web.Request) -> web.Response:
-    query(request)
+    view = await view_of(request, query(request, "at"))
     asked = jsonrows.parse(await read_body(request))
     if not isinstance(asked, dict) or not {"name", "dtype"} <= asked.keys() <= {"name", "dtype", "shape", "rows"}:
         raise invalid('the body must be {"name": "...", "dtype": NumPy descr, "shape": [...], "rows": bound or null}')
     dtype = row_dtype(asked["dtype"], asked.get("shape", []))
     rows = None if asked.get("rows") is None else integer(asked["rows"], "rows", 1, 1 << 62)
-    name, store = asked["name"], store_of(request)
+    name = asked["name"]
     if not isinstance(name, str):
         raise invalid("'name' must be a string")
-    made = await run(request, lambda: describe(store.create_table(name, dtype, rows)))
+    made = await run(request, lambda: describe(view.create_table(name, dtype, rows)))
     return reply(made, 201, {hdrs.LOCATION: f"/v1/tables/{name}"})
 
 
@@ -81,18 +80,14 @@ def _field(field: Any) -> tuple[Any, ...]:
     return (field[0], _descr(field[1]), *(tuple(shape) for shape in field[2:]))
 
 
-def table_of(request: web.Request) -> Any:
-    return store_of(request).table(request.match_info["table"])
-
-
 async def get_table(request: web.Request) -> web.Response:
-    query(request)
-    return reply(await run(request, lambda: describe(table_of(request))))
+    view = await view_of(request, query(request, "at"))
+    return reply(await run(request, lambda: describe(view.table(request.match_info["table"]))))
 
 
 async def delete_table(request: web.Request) -> web.Response:
-    query(request)
-    await run(request, lambda: store_of(request).drop_table(request.match_info["table"]))
+    view = await view_of(request, query(request, "at"))
+    await run(request, lambda: view.drop_table(request.match_info["table"]))
     return web.Response(status=204)
 
 
@@ -100,16 +95,17 @@ async def delete_table(request: web.Request) -> web.Response:
 
 
 async def _message(request: web.Request, *options: str) -> tuple[Any, Message]:
-    """The table and the request about it; options come in the query or, in JSON, with the rest."""
-    table = await run(request, lambda: table_of(request))
-    given = query(request, *options)
+    """The table and the request about it; options come in the query or, in JSON, with the rest (?at= in the query)."""
+    given = query(request, "at", *options)
+    view = await view_of(request, given)
+    table = await run(request, lambda: view.table(request.match_info["table"]))
     form = sent(request)
     body = await read_body(request)
     row = Row(table.dtype, table.shape)
     message = await off_loop(lambda: codec.decode(body, form, row, MAX_BODY), len(body))
     if unknown := message.options.keys() - set(options):
         raise invalid(f"unknown {', '.join(sorted(unknown))} in the body")
-    message.options.update(given)
+    message.options.update({name: value for name, value in given.items() if name != "at"})
     return table, message
 
 
@@ -185,15 +181,14 @@ async def rows_scan(request: web.Request) -> web.Response:
 
 async def gather(request: web.Request) -> web.Response:
     """POST /v1/rows:get"""
-    query(request)
+    view = await view_of(request, query(request, "at"))
     form, body = sent(request), await read_body(request)
     offered = (JSON, NPZ)
     answer = wanted(request, offered, form if form in offered else JSON)
     ids = await off_loop(lambda: codec.decode_ids(body, form, MAX_BODY), len(body))
-    store = store_of(request)
-    tables = await run(request, lambda: {name: store.table(name) for name in ids})
+    tables = await run(request, lambda: {name: view.table(name) for name in ids})
     size = sum(len(ids[name]) * table.width for name, table in tables.items())
-    found = await run(request, lambda: store.gather(ids), size)
+    found = await run(request, lambda: view.gather(ids), size)
     encoded = await off_loop(lambda: _gathered(answer, found), size)
     return web.Response(body=encoded, headers={hdrs.VARY: hdrs.ACCEPT}, content_type=answer)
 

@@ -14,6 +14,7 @@ from pmkv_server.config import Config
 from pmkv_server.rest import RUNNER, application
 from pmkv_server.saving import Saving
 from pmkv_server.stats import Stats
+from pmkv_server.switches import Switches
 
 Start = Callable[..., Awaitable[TestClient]]
 
@@ -23,7 +24,8 @@ class Stand:
 
     def __init__(self, store: Any, password: str = "") -> None:
         self.store, self.config = store, Config(password=password)
-        self.stats, self.saving, self.sessions = Stats(), Saving(), {}
+        self.stats, self.saving, self.switches, self.sessions = Stats(), Saving(), Switches(), {}
+        self.switches.attach(store, asyncio.get_running_loop(), self.durable)
         self.gate = asyncio.Event()
         self.gate.set()
         self.failure: Exception | None = None

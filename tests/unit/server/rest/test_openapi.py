@@ -57,6 +57,17 @@ CALLS = [
     ("POST", "/v1/tables/items/rows:scan", {}, "/v1/tables/{table}/rows:scan"),
     ("POST", "/v1/tables/items/rows:delete", {"ids": [1]}, "/v1/tables/{table}/rows:delete"),
     ("POST", "/v1/rows:get", {"tables": {"items": [1]}}, "/v1/rows:get"),
+    ("GET", "/v1/views", None, "/v1/views"),
+    ("GET", "/v1/views/v1", None, "/v1/views/{view}"),
+    ("GET", "/v1/views/none", None, "/v1/views/{view}"),
+    ("POST", "/v1/snapshots", {"name": "v2"}, "/v1/snapshots"),
+    ("POST", "/v1/snapshots", {"name": "v1"}, "/v1/snapshots"),
+    ("POST", "/v1/snapshots/v1:rollback", {"tables": ["items"], "keys": False}, "/v1/snapshots/{view}:rollback"),
+    ("POST", "/v1/branches", {"name": "b", "at": "v1"}, "/v1/branches"),
+    ("POST", "/v1/branches/none:promote", {"force": True}, "/v1/branches/{view}:promote"),
+    ("POST", "/v1/views:undo", {"force": None}, "/v1/views:undo"),
+    ("GET", "/v1/version", None, "/v1/version"),
+    ("GET", "/v1/keys/a?at=none", None, "/v1/keys/{key}"),
     ("GET", "/v1/keys/none", None, "/v1/keys/{key}"),
     ("POST", "/v1/tables", {"name": "items", "dtype": "f4"}, "/v1/tables"),
     ("POST", "/v1/tables/items/rows:get", [], "/v1/tables/{table}/rows:get"),
@@ -67,6 +78,7 @@ CALLS = [
 async def test_replies_are_as_described(rest: TestClient, method: str, path: str, body: object, described: str) -> None:
     await rest.post("/v1/tables", json={"name": "items", "dtype": "f4"})
     await rest.put("/v1/keys/a", data=b"1")
+    await rest.post("/v1/snapshots", json={"name": "v1"})
     reply = await rest.request(method, path, json=body, headers={"Accept": "application/json"})
     spec = document()["paths"][described][method.lower()]["responses"][str(reply.status)]
     schema = {**spec["content"][reply.content_type]["schema"], "components": document()["components"]}

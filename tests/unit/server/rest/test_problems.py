@@ -37,7 +37,7 @@ def test_a_problem_says_all_of_it() -> None:
 
 
 async def test_paths_and_methods_that_are_not_there(rest: TestClient) -> None:
-    for path in ("/", "/v1", "/v1/views", "/v1/tables/items/rows:steal", "/v1/tables/a/b"):
+    for path in ("/", "/v1", "/v1/view", "/v1/tables/items/rows:steal", "/v1/tables/a/b"):
         reply = await rest.get(path)
         said = await reply.json(content_type="application/problem+json")
         assert reply.status == said["status"] == 404 and path in said["detail"]
