@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import gc
 import json
 import logging
@@ -13,6 +14,7 @@ import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import fields
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +195,92 @@ def checkpoint(host: str, port: int, password: str) -> None:
     _ask(host, port, password, "SAVE", timeout=None)
 
 
+named = click.argument("name")
+tables_option = click.option("--table", "tables", multiple=True, metavar="T", help="Only this table; may be repeated.")
+keys_option = click.option("--keys/--no-keys", default=None, help="Keyspaces, too?  [default: unless tables are named]")
+force_option = click.option("--force", is_flag=True, help="Drop what was written there since.")
+
+
+@main.command()
+@connected
+@named
+def snapshot(host: str, port: int, password: str, name: str) -> None:
+    """Keep the present state of a running server's tables and keys as the snapshot NAME."""
+    _ask(host, port, password, "SNAPSHOT.CREATE", name)
+
+
+@main.command()
+@connected
+@named
+@tables_option
+@keys_option
+def rollback(host: str, port: int, password: str, name: str, tables: tuple[str, ...], keys: bool | None) -> None:
+    """Let a running server go back to the snapshot NAME; `pmkv undo` takes that back."""
+    _ask(host, port, password, "SNAPSHOT.ROLLBACK", name, *_parts(tables, keys))
+
+
+@main.command()
+@connected
+@named
+@click.option("--at", default="main", metavar="VIEW", show_default=True, help="Where it begins.")
+def branch(host: str, port: int, password: str, name: str, at: str) -> None:
+    """Begin the branch NAME of a running server: written without `main` noticing, until it is promoted."""
+    _ask(host, port, password, "BRANCH.CREATE", name, "AT", at)
+
+
+@main.command()
+@connected
+@named
+@tables_option
+@keys_option
+@force_option
+def promote(
+    host: str, port: int, password: str, name: str, tables: tuple[str, ...], keys: bool | None, force: bool
+) -> None:
+    """Let `main` of a running server have what was written to the branch NAME; `pmkv undo` takes that back."""
+    _ask(host, port, password, "BRANCH.PROMOTE", name, *_parts(tables, keys), *["FORCE"][: int(force)])
+
+
+def _parts(tables: tuple[str, ...], keys: bool | None) -> list[str]:
+    named = ["TABLES", str(len(tables)), *tables] if tables else []
+    return named if keys is None else [*named, "KEYS", "yes" if keys else "no"]
+
+
+@main.command()
+@connected
+@force_option
+def undo(host: str, port: int, password: str, force: bool) -> None:
+    """Undo the last promote or rollback of a running server."""
+    _ask(host, port, password, "VIEW.UNDO", *["FORCE"][: int(force)])
+
+
+@main.command()
+@connected
+def views(host: str, port: int, password: str) -> None:
+    """List a running server's views: main, branches, snapshots, and what `pmkv undo` would bring back."""
+    with _dialog(host, port, password) as say:
+        found = [say("VIEW.INFO", name) for name in say("VIEW.LIST")]
+    facts = [dict(zip((word.decode() for word in info[::2]), info[1::2])) for info in found]
+    lines = [["NAME", "KIND", "BASE", "CREATED", "TABLES", "WRITES"], *map(_line, facts)]
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    for line in lines:
+        click.echo("  ".join(word.ljust(width) for word, width in zip(line, widths)).rstrip())
+
+
+def _line(view: dict[str, Any]) -> list[str]:
+    name, kind, base = (view[field].decode() for field in ("name", "kind", "base"))
+    created = datetime.fromtimestamp(view["created"] / 1000).isoformat(" ", "seconds") if view["created"] else "-"
+    return [name, kind, base or "-", created, str(view["tables"]), f"{view['writes']:,}"]
+
+
+@main.command("delete-view")
+@connected
+@named
+def delete_view(host: str, port: int, password: str, name: str) -> None:
+    """Delete the branch or snapshot NAME of a running server; what stands on it stays."""
+    _ask(host, port, password, "VIEW.DELETE", name)
+
+
 @main.command()
 @click.argument("directory", type=click.Path(exists=True, file_okay=False))
 @click.option("--salvage", type=click.Path(file_okay=False), help="Copy what is whole into this new directory.")
@@ -234,13 +322,20 @@ def _run(run: Callable, *arguments: Any) -> Any:
 
 def _ask(host: str, port: int, password: str, *words: str | bytes, timeout: float | None = 10) -> Any:
     """One command to a running server, and its reply."""
+    with _dialog(host, port, password, timeout) as say:
+        return say(*words)
+
+
+@contextlib.contextmanager
+def _dialog(host: str, port: int, password: str, timeout: float | None = 10) -> Iterator[Callable[..., Any]]:
+    """A function that says one command to a running server and returns the reply."""
     try:
         with socket.create_connection((host, port), timeout=10) as connection:
             connection.settimeout(timeout)
-            stream = connection.makefile("rwb")
+            say = functools.partial(_call, connection.makefile("rwb"))
             if password:
-                _call(stream, "AUTH", password)
-            return _call(stream, *words)
+                say("AUTH", password)
+            yield say
     except OSError as problem:
         raise click.ClickException(f"no answer from {host}:{port}: {problem}") from None
 
@@ -249,10 +344,18 @@ def _call(stream: Any, *words: str | bytes) -> Any:
     encoded = [word.encode() if isinstance(word, str) else word for word in words]
     stream.write(b"*%d\r\n" % len(encoded) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in encoded))
     stream.flush()
+    return _reply(stream)
+
+
+def _reply(stream: Any) -> Any:
     head = stream.readline().rstrip(b"\r\n")
     if head[:1] == b"-":
         raise click.ClickException(head[1:].decode())
     if head[:1] == b"$":
         length = int(head[1:])
         return None if length < 0 else stream.read(length + 2)[:-2]
+    if head[:1] == b"*":
+        return [_reply(stream) for _ in range(int(head[1:]))]
+    if head[:1] == b":":
+        return int(head[1:])
     return head[1:]

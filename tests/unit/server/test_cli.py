@@ -163,6 +163,44 @@ def test_scan() -> None:
     assert result.exit_code == 1 and "no answer from 127.0.0.1" in result.output
 
 
+def test_versions() -> None:
+    """Each command about views, and what it says when it is refused."""
+    with served("--pool", ":memory:", "--capacity", "64MiB", "--password", "p") as server:
+        client = server.raw()
+        client("AUTH", "p")
+
+        def says(words: str, status: int = 0) -> str:
+            result = run(*words.split(), "--password", "p", "--port", str(server.port))
+            assert result.exit_code == status, result.output
+            return result.output
+
+        client("TABLE.CREATE", "t", "DTYPE", "f4")
+        client("SET", "a", 1)
+        assert says("snapshot v1") == says("branch b --at v1") == ""
+        client("VIEW.USE", "b")
+        client("SET", "a", 2)
+        client("TABLE.PUT", "t", bytes(8), bytes(4))
+        lines = [line.split() for line in says("views").splitlines()]
+        assert [line[:3] for line in lines] == [
+            ["NAME", "KIND", "BASE"], ["main", "main", "-"], ["v1", "snapshot", "main"], ["b", "branch", "v1"],
+        ]  # fmt: skip
+        assert [line[-1] for line in lines[2:]] == ["0", "2"] and re.fullmatch(r"\d{4}-\d\d-\d\d", lines[3][3])
+        assert says("promote b --table t") == ""
+        client("VIEW.USE", "main")
+        assert (client("TABLE.LEN", "t"), client("GET", "a")) == ((":", b"1"), ("$", b"1"))
+        client("SET", "a", 3)
+        assert "CONFLICT main has 1 write" in says("promote b --keys", status=1)
+        assert says("promote b --keys --force") == ""
+        assert client("GET", "a") == ("$", b"2")
+        assert says("undo") == ""
+        assert client("GET", "a") == ("$", b"3")
+        assert says("rollback v1 --table t --no-keys") == says("rollback v1") == ""
+        assert (client("TABLE.LEN", "t"), client("GET", "a")) == ((":", b"0"), ("$", b"1"))
+        assert says("delete-view v1") == ""
+        assert "NOVIEW" in says("rollback v1", status=1)
+        client.close()
+
+
 def test_check_verifies_and_salvages(tmp_path: Path) -> None:
     with pmkv.open(tmp_path / "s", capacity="8MiB") as store:
         for i in range(50):
