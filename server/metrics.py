@@ -19,6 +19,7 @@ GAUGES = {
     "used": ("pmkv_pool_used_bytes", "Bytes of the segments that hold the log."),
     "segments": ("pmkv_pool_segments", "Segments of the pool."),
     "segments_free": ("pmkv_pool_segments_free", "Segments that hold nothing."),
+    "views": ("pmkv_views", "Views: main, branches, snapshots, undo."),
     "index_bytes": ("pmkv_index_bytes", "DRAM of the indexes."),
     "hot_bytes": ("pmkv_hot_bytes", "DRAM of hot words' locations."),
     "hot_budget": ("pmkv_hot_budget_bytes", "DRAM that hot words' locations may take."),
@@ -40,6 +41,7 @@ GAUGES = {
 
 COUNTERS = {
     "flushes": ("pmkv_flushes", "Groups made durable."),
+    "switches": ("pmkv_switches", "Promotes, rollbacks and undos of main, since there is this store."),
     "checkpoints": ("redis_rdb_saves", "Checkpoints taken."),
     "folds": ("pmkv_folds", "Times that indexes on file were made one."),
     "run_bytes_written": ("pmkv_run_bytes_written", "Bytes of indexes written to files."),
@@ -65,6 +67,8 @@ class StoreCollector(Collector):
         yield GaugeMetricFamily("redis_up", "Whether the store takes reads and writes.", int(not server.store.failed))
         yield GaugeMetricFamily("redis_uptime_in_seconds", "Since the start.", time.time() - stats.started)
         yield GaugeMetricFamily("redis_connected_clients", "Over the Redis protocol.", len(server.sessions))
+        waiting = server.switches.waiting
+        yield GaugeMetricFamily("redis_blocked_clients", "Waiting for main to be promoted or rolled back.", waiting)
         for name, value, meaning in (
             ("redis_connections_received", stats.connections, "Connections accepted."),
             ("redis_rejected_connections", stats.rejected, "Connections refused, for there were too many."),

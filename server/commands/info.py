@@ -55,7 +55,11 @@ def _server(server) -> Fields:
 
 
 def _clients(server) -> Fields:
-    return {"connected_clients": len(server.sessions), "maxclients": server.config.max_clients, "blocked_clients": 0}
+    return {
+        "connected_clients": len(server.sessions),
+        "maxclients": server.config.max_clients,
+        "blocked_clients": server.switches.waiting,
+    }
 
 
 def _memory(server) -> Fields:
@@ -123,7 +127,9 @@ def _cluster(server) -> Fields:
 
 def _pmkv(server) -> Fields:
     """The store's own numbers, as `store.stats()` has them."""
-    return {f"pmkv_{name}": value for name, value in server.store.stats().asdict().items()}
+    promotions, lsn = server.switches.latest
+    figures = {"version": f"{promotions}-{lsn}", **server.store.stats().asdict()}
+    return {f"pmkv_{name}": value for name, value in figures.items()}
 
 
 def _keyspace(server) -> Fields:

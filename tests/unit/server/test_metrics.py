@@ -23,7 +23,10 @@ def scraped() -> dict[str, dict[str, float]]:
         store.create_table("items", ("f4", 4)).put([1, 2, 3], [[0.0] * 4] * 3)
         stats = Stats()
         stats.commands, stats.connections = 7, 2
-        server = SimpleNamespace(store=store, stats=stats, saving=Saving(), sessions={1: None})
+        store.snapshot("v1")
+        store.rollback("v1", keys=[5])
+        switches = SimpleNamespace(waiting=2)
+        server = SimpleNamespace(store=store, stats=stats, saving=Saving(), switches=switches, sessions={1: None})
         text = generate_latest(registry(server)).decode()
     samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
     found: dict[str, dict[str, float]] = {}
@@ -47,6 +50,12 @@ def test_our_own_names(scraped: dict[str, dict[str, float]]) -> None:
     assert scraped["pmkv_pending_frames"] == {"": 0}
     assert scraped["pmkv_flushes_total"][""] > 0
     assert scraped["process_resident_memory_bytes"][""] > 0
+
+
+def test_of_views(scraped: dict[str, dict[str, float]]) -> None:
+    assert scraped["pmkv_views"] == {"": 3}, "main, v1 and undo"
+    assert scraped["pmkv_switches_total"] == {"": 1}
+    assert scraped["redis_blocked_clients"] == {"": 2}
 
 
 def test_of_checkpoints(scraped: dict[str, dict[str, float]]) -> None:

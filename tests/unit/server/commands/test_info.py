@@ -52,6 +52,12 @@ def test_the_numbers(client: Client, another: Client) -> None:
     assert int(found["Pmkv"]["pmkv_capacity"]) == client.server.store.capacity
 
 
+def test_versions(client: Client) -> None:
+    client.says("SNAPSHOT.CREATE v1")
+    found = sections(client, "pmkv")["Pmkv"]
+    assert (found["pmkv_version"], found["pmkv_views"]) == ("0-0", "2")
+
+
 def test_resp3_gives_a_text_for_people(client: Client) -> None:
     client.session.protocol = 3
     kind, text = client("INFO", "server")
