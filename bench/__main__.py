@@ -9,6 +9,8 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from pmkv.sizes import parse_size
+
 from . import report
 from .servers import BenchError, scratch
 
@@ -19,6 +21,7 @@ SECTIONS = {
     "index": "DRAM an id costs",
     "start": "time to the first PONG",
     "restart": "kill -9 to the first correct read, and what checkpoints and folds cost",
+    "versions": "snapshot, branch, promote, roll back: what they cost, and readers and writers beside them",
 }
 
 
@@ -32,20 +35,23 @@ SECTIONS = {
     default=ROOT / "build" / "bench",
     help="Where the servers keep their data meanwhile: a disk, not tmpfs.  [default: build/bench]",
 )
-@click.option("--ids", default=10_000_000, show_default=True, help="Rows of the largest table of section restart.")
-def main(names: tuple[str, ...], rounds: int, folder: Path, ids: int) -> None:
+@click.option("--ids", default=10_000_000, show_default=True, help="Rows of the largest table: restart, versions.")
+@click.option("--load", default="1GiB", show_default=True, help="What is loaded into a branch at once: versions.")
+@click.option("--kept", default=1_000, show_default=True, help="Snapshots that are kept while main is read: versions.")
+def main(names: tuple[str, ...], rounds: int, folder: Path, ids: int, load: str, kept: int) -> None:
     """Measure pmkv, beside a redis-server where there is one.
 
-    Sections: network, tables, index, start, restart; all of them when none is named.
+    Sections: network, tables, index, start, restart, versions; all of them when none is named.
     """
+    options = {"restart": {"ids": ids}, "versions": {"ids": ids, "load": parse_size(load), "kept": kept}}
     console = Console(width=None if sys.stdout.isatty() else 140)
     measured: dict[str, list[report.Measured]] = {}
     for name in names or SECTIONS:
         console.print(f"[dim]measuring {name}: {SECTIONS[name]} ...[/]")
         try:
             with scratch(folder) as place:
-                options = {"ids": ids} if name == "restart" else {}
-                measured[name] = importlib.import_module(f"bench.{name}").section(place, rounds, **options)
+                section = importlib.import_module(f"bench.{name}").section
+                measured[name] = section(place, rounds, **options.get(name, {}))
         except BenchError as error:
             console.print(f"[bold yellow]{name} SKIPPED[/]: {error}")
             continue

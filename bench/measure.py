@@ -70,6 +70,15 @@ class Figure:
         return asdict(self) | {"median": median(self.values), "holds": self.holds}
 
 
+@dataclass
+class Ratio(Figure):
+    """What a pair of runs gave, round by round; less is better. `bar`: what the median may not exceed."""
+
+    @property
+    def holds(self) -> bool | None:
+        return None if self.bar is None else median(self.values) <= self.bar
+
+
 def in_pairs(ours: Run, theirs: Run, rounds: int, unit: str, bars: dict[str, float]) -> list[Comparison]:
     """Alternate the two sides, after one round of each that does not count."""
     ours(), theirs()

@@ -1,0 +1,154 @@
+"""Readers of `main` over the network while others snapshot, branch, promote and roll back, and while a bulk load goes
+into a branch: their p99 over that of the same reads just before, round by round.
+
+Server, reader and publisher are processes of their own. A reply that depends on a promote or rollback waits until that
+is durable, as one that depends on a write does: so how often others publish matters, and is said.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import numpy as np
+
+import pmkv_client
+
+from . import servers
+from .measure import Figure, Ratio
+from .upkeep import LOADED
+
+BATCH, SECONDS = 256, 4.0  # rows a read; of reads in a stretch
+WIDTH, WRITTEN = 64, 100  # bytes a row; rows that a publisher writes to its branch
+PAUSE = 0.1  # seconds between two times of publishing
+ROW, PIECE = 256, 2_048  # bytes a row of a bulk load, rows in one command
+PUBLISHING, LOADING = 1.2, 1.5  # the bars
+
+
+def publish(port: int, name: str, pause: float, wishes: Connection) -> None:
+    """In a process of its own: snapshot, branch, write to it, promote, roll back; again after a pause, until told to
+    stop. Answers with how often."""
+    random, rows, count = np.random.default_rng(1), np.ones((WRITTEN, WIDTH), "u1"), 0
+    with pmkv_client.connect(f"pmkv://127.0.0.1:{port}") as client:
+        size = len(client.table("rows"))
+        wishes.send(None)
+        while not wishes.poll(pause):
+            kept, new = f"{name}-kept-{count}", f"{name}-new-{count}"
+            client.snapshot(kept)
+            with client.branch(new) as branch:
+                branch.table("rows").put(random.integers(0, size, WRITTEN), rows)
+            client.promote(new)
+            client.rollback(kept)
+            client.delete_view(kept)
+            client.delete_view(new)
+            count += 1
+    wishes.send(count)
+
+
+def load(port: int, name: str, size: int, wishes: Connection) -> None:
+    """In a process of its own: rows of so many bytes into a branch. Answers with bytes a second."""
+    rows = np.random.default_rng(2).integers(0, 256, (PIECE, ROW), "u1")
+    with pmkv_client.connect(f"pmkv://127.0.0.1:{port}") as client, client.branch(name) as branch:
+        table = branch.table("loaded")
+        wishes.send(None)
+        start = time.perf_counter()
+        for first in range(0, size // ROW, PIECE):
+            table.put(np.arange(first, first + PIECE), rows)
+        wishes.send(size / (time.perf_counter() - start))
+        client.delete_view(name)
+
+
+@contextlib.contextmanager
+def beside(function: Callable[..., None], *arguments: object) -> Iterator[Connection]:
+    """The function in a process of its own, once it says that it begins."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=function, args=(*arguments, theirs))
+    process.start()
+    theirs.close()
+    try:
+        ours.recv()
+        yield ours
+    except EOFError:
+        raise servers.BenchError(f"{function.__name__} ended before its time; its error is shown above") from None
+    finally:
+        process.join()
+
+
+class Reader:
+    """Reads batches of random rows of `main`, one after another."""
+
+    def __init__(self, client: pmkv_client.Client, ids: int) -> None:
+        self.table, self.ids, self.random = client.table("rows"), ids, np.random.default_rng(3)
+
+    def p99(self, done: Callable[[], bool]) -> float:
+        """Milliseconds, of the reads until then."""
+        taken: list[float] = []
+        while not done():
+            some = self.random.integers(0, self.ids, BATCH)
+            start = time.perf_counter()
+            self.table.get(some)
+            taken.append((time.perf_counter() - start) * 1e3)
+        return float(np.percentile(taken, 99))
+
+    def p99_for(self, seconds: float) -> float:
+        end = time.monotonic() + seconds
+        return self.p99(lambda: time.monotonic() >= end)
+
+
+def while_publishing(reader: Reader, port: int, rounds: int, pause: float, bar: float | None) -> list[Figure]:
+    ratios, times, p99 = [], [], []
+    for number in range(rounds):
+        without = reader.p99_for(SECONDS)
+        with beside(publish, port, f"p{number}-{pause:g}", pause) as wishes:
+            p99.append(reader.p99_for(SECONDS))
+            wishes.send(None)
+            times.append(wishes.recv() / SECONDS)
+        ratios.append(p99[-1] / without)
+    often = "back to back" if not pause else f"every {1e3 * pause:g} ms"
+    what = f"p99 of reads of {BATCH} rows, publishing {often}"
+    return [
+        Figure(what, "ms", p99),
+        Ratio(f"{what}, over without", "x", ratios, bar),
+        Figure(f"snapshot, branch, promote and rollback {often}: each", "/s", times),
+    ]
+
+
+def while_loading(reader: Reader, port: int, rounds: int, size: int) -> list[Figure]:
+    ratios, speeds, p99 = [], [], []
+    for number in range(rounds):
+        without = reader.p99_for(SECONDS)
+        with beside(load, port, f"load-{number}", max(ROW * PIECE, size // rounds)) as wishes:
+            p99.append(reader.p99(wishes.poll))
+            speeds.append(wishes.recv() / 1e6)
+        ratios.append(p99[-1] / without)
+    what = f"p99 of reads of {BATCH} rows while {size / (1 << 30):.2g} GiB load into branches"
+    return [
+        Figure(what, "ms", p99),
+        Ratio(f"{what}, over without", "x", ratios, LOADING),
+        Figure("loaded meanwhile", "MB/s", speeds),
+    ]
+
+
+def section(folder: Path, rounds: int, ids: int, size: int) -> list[Figure]:
+    capacity = f"{4 + 2 * (size + ids * WIDTH) // (1 << 30)}GiB"
+    with (
+        servers.pmkv(folder, "--capacity", capacity) as port,
+        pmkv_client.connect(f"pmkv://127.0.0.1:{port}") as client,
+    ):
+        table = client.create_table("rows", dtype=("u1", WIDTH))
+        client.create_table("loaded", dtype=("u1", ROW))
+        for first in range(0, ids, LOADED):
+            some = np.arange(first, min(first + LOADED, ids))
+            table.put(some, np.zeros((some.size, WIDTH), "u1"))
+        reader = Reader(client, ids)
+        reader.p99_for(SECONDS / 4)
+        return [
+            *while_publishing(reader, port, rounds, PAUSE, PUBLISHING),
+            *while_publishing(reader, port, rounds, 0.0, None),
+            *while_loading(reader, port, rounds, size),
+        ]
