@@ -12,6 +12,7 @@ import errno
 import os
 import shutil
 import threading
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice, takewhile
@@ -19,7 +20,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import lmdb
-from sortedcontainers import SortedSet
 
 from ..errors import (
     ClosedError,
@@ -73,16 +73,13 @@ class Catalog(Protocol):
 
 
 class MemoryCatalog:
-    """In DRAM, for stores in memory and for crash tests."""
+    """In DRAM, for stores in memory and for crash tests. What is current is replaced as a whole, never changed."""
 
     def __init__(self, pool_id: bytes) -> None:
         self._pool_id, self._sealer = pool_id, Records(pool_id, "in memory")
         self._records: dict[str, bytes] = {ROOT: self._sealer.root(Root(0, 0, Sums()))}
-        self._entries = SortedSet()
-        self._before = dict(self._records)
-        self._entered: list[bytes] = []  # by the last commit
-        self._left: list[bytes] = []
-        self._lock = threading.Lock()
+        self._entries: list[bytes] = []  # in order
+        self._before = self._records, self._entries
 
     def load(self) -> dict[str, Any] | None:
         state, root = self._sealer.open(self._records.items())
@@ -98,19 +95,12 @@ class MemoryCatalog:
         _, root = self._sealer.open(self._records.items())
         changed, sums = self._sealer.changed(state, root.sums)
         pause()
-        leaving, entering = (Batch(some, Turns()) for some in (dead, new))
-        self._before, self._entered, self._left = dict(self._records), [], []
-        for chunk in leaving:
-            with self._lock:
-                self._left += (one for one in chunk if one in self._entries)
-                self._entries.difference_update(chunk)
-        for chunk in entering:
-            with self._lock:
-                self._entered += (one for one in chunk if one not in self._entries)
-                self._entries.update(chunk)
-        after = Root(root.commit + 1, len(self._entries), sums)
+        leaving, entering = ({one for chunk in Batch(some, Turns()) for one in chunk} for some in (dead, new))
+        entries = sorted((set(self._entries) - leaving) | entering)
+        after = Root(root.commit + 1, len(entries), sums)
         kept = {name: record for name, record in self._records.items() if name in sums}
-        self._records = kept | changed | {ROOT: self._sealer.root(after)}
+        self._before = self._records, self._entries
+        self._records, self._entries = kept | changed | {ROOT: self._sealer.root(after)}, entries
         return after.commit
 
     def keys(
@@ -119,16 +109,16 @@ class MemoryCatalog:
         return next_keys(self._pull, keyspace, low, high, reverse, count, resolve)
 
     def _pull(self, first: bytes, stop: bytes, reverse: bool, limit: int | None) -> list[bytes]:
-        with self._lock:
-            return list(islice(self._entries.irange(first, stop, (True, False), reverse), limit))
+        entries = self._entries
+        low, high = bisect_left(entries, first), bisect_left(entries, stop)
+        if limit is not None and high - low > limit:
+            low, high = (high - limit, high) if reverse else (low, low + limit)
+        return entries[low:high][:: -1 if reverse else 1]
 
     def survivor(self, committed: bool) -> MemoryCatalog:
         """What a crash in the middle of the last commit leaves: the state before it, or the state after it."""
         other = MemoryCatalog(self._pool_id)
-        with self._lock:
-            entries = self._entries if committed else set(self._entries).difference(self._entered).union(self._left)
-            other._records, other._entries = dict(self._records if committed else self._before), SortedSet(entries)
-        other._before = dict(other._records)
+        other._records, other._entries = other._before = (self._records, self._entries) if committed else self._before
         return other
 
     def check(self) -> None:

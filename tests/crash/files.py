@@ -166,7 +166,7 @@ class SimulatedCatalog(MemoryCatalog):
     def of(cls, catalog: MemoryCatalog, disk: Disk) -> SimulatedCatalog:
         """One that holds what another one does, and shares nothing with it."""
         copy = cls(catalog._pool_id, disk)
-        copy._records, copy._entries = dict(catalog._records), catalog._entries.copy()
+        copy._records, copy._entries = dict(catalog._records), catalog._entries
         return copy
 
     def commit(self, state: dict[str, Any], new: Iterable[Key] = (), dead: Iterable[Key] = (), *pause: Any) -> int:
@@ -184,7 +184,7 @@ class SimulatedCatalog(MemoryCatalog):
         after.commit(state, new, dead)
         whole, later = fault.whole and not fault.full, fault.later and not fault.full
         found = after if whole else before
-        self._records, self._entries = dict(found._records), found._entries.copy()
+        self._records, self._entries = found._records, found._entries
         self.other = (before if whole else after) if later else None
         self.disk.point("committed")
         raise (FullError if fault.full else FlushError)("simulated: the catalog cannot be committed")
