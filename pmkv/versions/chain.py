@@ -45,7 +45,10 @@ class Lookup:
 
     def find_all(self, many: Sequence[Wanted]) -> list[np.ndarray]:
         """`find` of each, of all of them in the order of places: neighbours stand on one page of a run, so that a
-        lookup of many hardly ever waits for DRAM."""
+        lookup of many hardly ever waits for DRAM. CorruptionError: something below is damaged, or a record whose key
+        is looked for."""
+        for one in many:
+            one.check()
         joined = type(many[0]).joined(many)
         places_of(joined.words, self.seed, places := np.empty(joined.words.size, np.uint64))
         order = np.argsort(places)

@@ -35,6 +35,9 @@ class Ids:
     def some(self, which: np.ndarray) -> Ids:
         return Ids(self.ids[which])
 
+    def check(self) -> None:
+        """Ids are what they are."""
+
     @staticmethod
     def joined(many: Sequence[Ids]) -> Ids:
         return Ids(np.concatenate([one.ids for one in many]))
@@ -58,11 +61,19 @@ class Keys:
     keyed = True
 
     def __init__(
-        self, words: np.ndarray, blob: np.ndarray, bounds: np.ndarray, data: np.ndarray, owner: np.uint64, verify: bool
+        self,
+        words: np.ndarray,
+        blob: np.ndarray,
+        bounds: np.ndarray,
+        data: np.ndarray,
+        owner: np.uint64,
+        verify: bool,
+        records: np.ndarray | None = None,
     ) -> None:
-        """data: the pool, whose records a hash leads to; owner, verify: see `kernels.probe.find_keys`."""
+        """data: the pool, whose records a hash leads to; owner, verify: see `kernels.probe.find_keys`; records: the
+        locations of those whose keys these are, where `blob` is the pool."""
         self.words, self.blob, self.bounds = words, blob, bounds
-        self.data, self.owner, self.verify = data, owner, verify
+        self.data, self.owner, self.verify, self.records = data, owner, verify, records
 
     def some(self, which: np.ndarray) -> Keys:
         return Keys(self.words[which], self.blob, self.bounds[which], self.data, self.owner, self.verify)
@@ -74,6 +85,18 @@ class Keys:
         words = np.concatenate([one.words for one in many])
         bounds = np.concatenate([one.bounds for one in many])
         return Keys(words, last.blob, bounds, last.data, last.owner, last.verify)
+
+    def check(self) -> None:
+        """CorruptionError: a record whose key this is was damaged, so that another key would be looked for."""
+        if self.records is None:
+            return
+        read_records(self.data, self.records, self.owner, 0, True, out := np.empty((self.records.size, 4), np.int64))
+        bad = np.flatnonzero(out[:, 0] == DAMAGED)
+        if bad.size:
+            raise CorruptionError(
+                f"a record at offset {int(self.records[bad[0]] & location.OFFSET_MASK):,} of the pool is damaged: its "
+                "check does not hold, so how many keys there are is not known; restore a backup"
+            )
 
     def in_index(self, index: OpenIndex, pending: np.ndarray) -> tuple[np.ndarray, int]:
         return index.find_keys(self.data, self.words, self.blob, self.bounds, pending, self.owner, self.verify)
@@ -126,7 +149,7 @@ def wanted_of(wanted: Wanted, locations: np.ndarray, which: np.ndarray) -> Wante
     bounds = np.empty((int(np.count_nonzero(which)), 2), np.int64)
     key_bounds(wanted.data, locations[which], bounds)
     # verified: a damaged record below is taken for the key's, else it would be counted twice
-    return Keys(wanted.words[which], wanted.data, bounds, wanted.data, wanted.owner, True)
+    return Keys(wanted.words[which], wanted.data, bounds, wanted.data, wanted.owner, True, locations[which])
 
 
 def expiries_of(wanted: Wanted, found: np.ndarray) -> np.ndarray:

@@ -11,8 +11,10 @@ from pmkv.engine import Engine
 from pmkv.errors import CorruptionError, FullError, InvalidError
 from pmkv.items import Spans, cut_batches, join
 from pmkv.kernels import location
+from pmkv.kernels.records import RECORD_HEADER
 from pmkv.keyspace import Keyspace
 from pmkv.media.memory import MemoryMedium
+from tests.engines import frames, small_engine
 
 
 class Clock:
@@ -282,3 +284,15 @@ def test_keys_are_returned_from_any_cursor_and_for_any_count(engine: Engine) -> 
                 break
         assert sorted(seen) == sorted(b"%d" % i for i in range(300))
     assert keys.keys((1 << 64) - 1)[0] == 0
+
+
+def test_a_key_damaged_after_it_was_written_is_not_counted_as_another() -> None:
+    engine = small_engine(segments=16)
+    space = engine.keyspaces[0]
+    space.put_many({b"a": b"1", b"b": b"1"})
+    engine.snapshot("s")
+    space.delete(b"a")  # hides one below, which nobody has looked for yet
+    frame = frames(engine.pool.medium)[-1]
+    engine.pool.medium.data[frame.body + RECORD_HEADER] ^= 1
+    with pytest.raises(CorruptionError, match="is damaged"):
+        len(space)
