@@ -90,7 +90,8 @@ class Keys:
         """CorruptionError: a record whose key this is was damaged, so that another key would be looked for."""
         if self.records is None:
             return
-        read_records(self.data, self.records, self.owner, 0, True, out := np.empty((self.records.size, 4), np.int64))
+        records = self.records & ~location.DELETE  # a delete has a key, too
+        read_records(self.data, records, self.owner, 0, True, out := np.empty((records.size, 4), np.int64))
         bad = np.flatnonzero(out[:, 0] == DAMAGED)
         if bad.size:
             raise CorruptionError(
