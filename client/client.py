@@ -136,12 +136,12 @@ class Client(redis.Redis):
 
     @property
     def version(self) -> tuple[int, int]:
-        """How often `main` was promoted and rolled back so far, and its LSN; asks the server."""
+        """How often `main` was promoted and rolled back so far, and the LSN of the last time; asks the server."""
         return self.run(versions.version())
 
     def wait_version(self, after: int, timeout: float | None = None) -> int:
-        """Wait until `main` was promoted or rolled back more than `after` times; returns how often, which after
-        `timeout` seconds may be `after` itself. How tables are laid out is asked anew then."""
+        """Wait until `main` was promoted or rolled back more than `after` times; returns how often, or after `timeout`
+        seconds `after` itself. How tables are laid out is asked anew afterwards."""
         end = _deadline(timeout)
         while True:
             left = end - time.monotonic()

@@ -96,7 +96,9 @@ def version() -> Work[tuple[int, int]]:
 
 
 def wait(after: int, seconds: float) -> Work[int]:
-    return Work([("VIEW.WAIT", int(after), max(1, round(1000 * seconds)))], lambda replies: int(replies[0]))
+    """How often `main` was promoted and rolled back, or `after` where that was not more often in time."""
+    milliseconds = max(1, round(1000 * seconds))  # 0 would be for ever
+    return Work([("VIEW.WAIT", int(after), milliseconds)], lambda replies: int(replies[0][0]) if replies[0] else after)
 
 
 # Connections
@@ -142,7 +144,7 @@ def parse_info(reply: Any) -> ViewInfo:
 
 
 def parse_version(reply: Any) -> tuple[int, int]:
-    """How often `main` was promoted and rolled back so far, and its LSN."""
+    """How often `main` was promoted and rolled back so far, and the LSN of the last time."""
     found = _fields(reply)
     return int(found["version"]), int(found["version_lsn"])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import redis
 
 import pmkv
 import pmkv_client
-from tests.served import Served, served
+from tests.served import Served, free_port, served
 
 pytestmark = pytest.mark.compat
 
@@ -32,8 +33,11 @@ def server() -> Iterator[Served]:
 @pytest.fixture(params=[2, 3], ids=["RESP2", "RESP3"])
 def client(request: pytest.FixtureRequest, server: Served) -> Iterator[pmkv_client.Client]:
     with pmkv_client.connect(f"pmkv://127.0.0.1:{server.port}", protocol=request.param) as connected:
+        for view in set(connected.views()) - {"main"}:
+            connected.delete_view(view)
         for name in connected.tables():
             connected.drop_table(name)
+        connected.flushall()
         yield connected
 
 
@@ -167,6 +171,189 @@ def test_a_table_that_someone_else_made_anew(server: Served, client: pmkv_client
     assert client.table("items").get([1]).tolist() == [[1, 2, 3]]
 
 
+# views
+
+
+def two_rows(value: int) -> np.ndarray:
+    return np.full((2, 2), value, "f4")
+
+
+def test_a_model_is_published_and_undone(client: pmkv_client.Client) -> None:
+    items = client.create_table("items", ("f4", 2))
+    items.put([1, 2], two_rows(1))
+    client.set("session", "a")
+    number, _ = client.version
+    with client.branch("canary") as canary:
+        canary.table("items").put([1, 2], two_rows(2))
+        client.set("session", "b")
+        assert items.get([1]).tolist() == [[1, 1]] and items.get([1], at="canary").tolist() == [[2, 2]]
+        assert canary.table("items").get([1], at="main").tolist() == [[1, 1]]
+        client.promote("canary")
+        assert items.get([1, 2]).tolist() == two_rows(2).tolist() and client.get("session") == b"b"
+        assert client.wait_version(number, timeout=5) == number + 1 == client.version[0]
+        client.undo()
+        assert items.get([1, 2]).tolist() == two_rows(1).tolist() and client.get("session") == b"b"
+        assert canary.table("items").get([1]).tolist() == [[2, 2]]
+    with pytest.raises(pmkv_client.NoViewError, match="nothing to undo"):
+        client.undo()
+
+
+def test_snapshots_and_rollbacks(client: pmkv_client.Client) -> None:
+    for name in ("items", "users"):
+        client.create_table(name, ("f4", 2)).put([1, 2], two_rows(1))
+    client.set("a", "1")
+    client.snapshot("v1")
+    for name in ("items", "users"):
+        client.table(name).put([1, 2], two_rows(2))
+    client.set("a", "2")
+    client.rollback("v1", tables=["items"])
+    rows = client.gather({"items": [1], "users": [1]})
+    assert rows["items"].tolist() == [[1, 1]] and rows["users"].tolist() == [[2, 2]] and client.get("a") == b"2"
+    pooled = client.pool({"users": ([1, 2], [0])}, at="v1")
+    assert pooled["users"].tolist() == [[2, 2]]
+    client.rollback("v1")
+    assert client.get("a") == b"1" and client.table("users").get([1]).tolist() == [[1, 1]]
+    with client.view("v1") as old:
+        assert old.table("users").get([2]).tolist() == [[1, 1]] and old.get("a") == b"1"
+        for write in (lambda: old.set("a", "3"), lambda: old.table("users").put([1], [[3, 3]])):
+            with pytest.raises(redis.ReadOnlyError):
+                write()
+
+
+def test_what_is_known_of_views(client: pmkv_client.Client) -> None:
+    client.create_table("items", ("f4", 2))
+    client.snapshot("v1")
+    with client.branch("canary", at="v1") as canary:
+        canary.table("items").put([1, 2], two_rows(1))
+        found = client.views()
+        assert list(found) == ["main", "v1", "canary"]
+        assert {name: (info.kind, info.base, info.tables) for name, info in found.items()} == {
+            "main": ("main", "", 1), "v1": ("snapshot", "main", 1), "canary": ("branch", "v1", 1)
+        }  # fmt: skip
+        assert client.view_info("canary") == found["canary"] and found["canary"].writes == 2
+        assert found["v1"].created > 1e12 and found["v1"].lsn < found["canary"].lsn
+    client.delete_view("v1")
+    assert list(client.views()) == ["main", "canary"]
+    for unknown in (lambda: client.view_info("v1"), lambda: client.delete_view("v1"), lambda: client.rollback("v1")):
+        with pytest.raises(pmkv_client.NoViewError, match="v1"):
+            unknown()
+    with pytest.raises(redis.ResponseError, match="canary"):
+        client.branch("canary")
+    with pytest.raises(redis.ResponseError, match="main"):
+        client.delete_view("main")
+
+
+def test_a_conflict_names_what_would_be_lost(client: pmkv_client.Client) -> None:
+    items = client.create_table("items", ("f4", 2))
+    with client.branch("canary") as canary:
+        canary.table("items").put([1], [[1, 1]])
+    items.put([2, 3], two_rows(2))
+    with pytest.raises(pmkv_client.ConflictError, match="2 writes in items"):
+        client.promote("canary")
+    client.promote("canary", force=True)
+    assert items.contains([1, 2]).tolist() == [True, False]
+    items.put([9], [[9, 9]])
+    with pytest.raises(pmkv_client.ConflictError, match="items"):
+        client.undo()
+    client.undo(force=True)
+    assert items.contains([1, 2, 9]).tolist() == [False, True, False]
+
+
+def test_a_client_whose_view_is_deleted(client: pmkv_client.Client) -> None:
+    client.create_table("items", ("f4", 2))
+    with client.branch("canary") as canary:
+        items = canary.table("items")
+        items.put([1], [[1, 1]])
+        client.delete_view("canary")
+        for _ in range(2):
+            for asked in (lambda: items.get([1]), lambda: canary.get("a"), lambda: items.add([1], [[1, 1]])):
+                with pytest.raises(pmkv_client.NoViewError, match="canary"):
+                    asked()
+    with client.view("nobody") as nobody, pytest.raises(pmkv_client.NoViewError, match="nobody"):
+        nobody.ping()
+
+
+def test_a_view_outlives_connections(client: pmkv_client.Client) -> None:
+    with client.branch("canary") as canary:
+        canary.set("where", "canary")
+        client.set("where", "main")
+        canary.connection_pool.disconnect()
+        assert canary.get("where") == b"canary" and canary.view_name == "canary"
+        with canary.pipeline() as pipe:  # MULTI and EXEC
+            assert pipe.get("where").set("more", "x").execute() == [b"canary", True]
+    assert client.get("where") == b"main" and client.get("more") is None
+
+
+def test_a_table_of_another_layout_in_another_view(client: pmkv_client.Client) -> None:
+    client.create_table("items", ("f4", 2)).put([1], [[1, 1]])
+    client.snapshot("v1")
+    with client.branch("canary") as canary:
+        canary.drop_table("items")
+        canary.create_table("items", ("i4", 2)).put([1], [[7, 8]])
+        assert client.table("items").get([1], at="canary").tolist() == [[7, 8]]
+        assert canary.gather({"items": [1]}, at="v1")["items"].tolist() == [[1.0, 1.0]]
+        client.promote("canary")
+    now = client.table("items").get([1])
+    assert now.dtype == "i4" and now.tolist() == [[7, 8]]
+    assert [rows.tolist() for _, rows in client.table("items").scan(at="v1")] == [[[1.0, 1.0]]]
+
+
+def test_no_promote_is_missed(client: pmkv_client.Client) -> None:
+    client.create_table("items", ("f4", 2))
+    seen, number = [], client.version[0]
+
+    def follow() -> None:
+        known = number
+        while known < number + 3:
+            known = client.wait_version(known, timeout=10)
+            seen.append(known)
+
+    follower = threading.Thread(target=follow)
+    follower.start()
+    for name in ("a", "b", "c"):
+        with client.branch(name) as branch:
+            branch.table("items").put([1], [[1, 1]])
+        client.promote(name)
+    follower.join(20)
+    assert not follower.is_alive() and seen[-1] == number + 3 and seen == sorted(set(seen))
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+async def test_views_awaited(server: Served, protocol: int) -> None:
+    async with pmkv_client.connect_async(f"pmkv://127.0.0.1:{server.port}", protocol=protocol) as client:
+        for view in set(await client.views()) - {"main"}:
+            await client.delete_view(view)
+        for name in await client.tables():
+            await client.drop_table(name)
+        items = await client.create_table("items", ("f4", 2))
+        await items.put([1], [[1, 1]])
+        await client.snapshot("v1")
+        number, _ = await client.version()
+        following = asyncio.create_task(client.wait_version(number, timeout=10))
+        async with await client.branch("canary") as canary:
+            await canary.table("items").put([1], [[2, 2]])
+            assert (await items.get([1], at="canary")).tolist() == [[2, 2]]
+            await client.promote("canary")
+        assert await following == number + 1
+        assert (await items.get([1])).tolist() == [[2, 2]]
+        await items.put([1], [[3, 3]])
+        with pytest.raises(pmkv_client.ConflictError, match="items"):
+            await client.undo()
+        await client.undo(force=True)
+        await client.rollback("v1", tables=["items"], keys=False)
+        assert (await client.gather({"items": [1]}, at="v1"))["items"].tolist() == [[1, 1]]
+        assert (await client.view_info("v1")).kind == "snapshot"
+        async with client.view("v1") as old:
+            with pytest.raises(redis.ReadOnlyError):
+                await old.set("a", "b")
+            await client.delete_view("v1")
+            with pytest.raises(pmkv_client.NoViewError):
+                await old.get("a")
+
+
+# the rest
+
+
 @pytest.mark.parametrize("protocol", [2, 3])
 async def test_awaited(server: Served, protocol: int) -> None:
     async with pmkv_client.connect_async(f"pmkv://127.0.0.1:{server.port}", protocol=protocol) as client:
@@ -208,6 +395,21 @@ def test_with_a_password() -> None:
             pytest.raises(redis.AuthenticationError),
         ):
             stranger.table("items")
+
+
+def test_a_branch_goes_on_after_a_kill(tmp_path: Path) -> None:
+    port = free_port()
+    options = ("--data", str(tmp_path / "data"), "--capacity", "256MiB", "--port", str(port))
+    with pmkv_client.connect(f"pmkv://127.0.0.1:{port}") as client:
+        with served(*options) as server:
+            client.create_table("items", "f4").put([1], [1])
+            canary = client.branch("canary")
+            canary.table("items").put([1], [2])
+            server.kill()
+        with served(*options), canary:
+            assert canary.table("items").get([1]).tolist() == [2] and client.table("items").get([1]).tolist() == [1]
+            client.promote("canary")
+            assert client.table("items").get([1]).tolist() == [2]
 
 
 def test_what_was_acknowledged_is_found_after_a_kill(tmp_path: Path) -> None:
