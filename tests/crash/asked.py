@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from tests.crash.operations import FAR
+from tests.crash.model import FAR
 from tests.crash.witness import COUNTERS, IDS, KEYS, TABLE, Justifies, Moment
 
 LONG = 1500  # bytes of a value that takes several frames, and a worker

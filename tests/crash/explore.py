@@ -72,6 +72,7 @@ class Knobs:
     room: int | None = None  # bytes that the disk has
     left: int | None = None  # segments that are free when the history begins; 0: as few as writes may leave
     tier: int | None = 2  # so many runs of about one size are folded; None: there is no catalog, and no checkpoint
+    views: int = 0  # at most, and `undo`
 
     @classmethod
     def drawn(cls, rng: random.Random, **fixed: Any) -> Knobs:
@@ -83,6 +84,7 @@ class Knobs:
             "room": rng.choice((None, None, None, 4096 * (segments - 1))),
             "left": rng.choice((None, None, None, 0, 3, 4)),
             "tier": rng.choice((None, 2, 2, 3)),
+            "views": rng.choice((0, 0, 2, 3)),
         }
         return cls(**drawn | fixed)
 
@@ -122,7 +124,8 @@ class History:
         self.rng = rng or random.Random(seed)
         self.noise = np.random.default_rng(seed)
         self.knobs = knobs or Knobs.drawn(self.rng)
-        self.generator = Generator(self.rng, 2 * self.knobs.segment // 4 + 100, self.knobs.tier is not None)
+        large = 2 * self.knobs.segment // 4 + 100
+        self.generator = Generator(self.rng, large, self.knobs.tier is not None, self.knobs.views)
         self.past: list[Recorded] = []  # points of earlier lives
         self.counts = Counts(histories=1)
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from tests.crash.files import Fault
+from tests.crash.model import FAR, UNDO, Contents, Model
 from tests.crash.operations import (
-    FAR,
     AddRows,
     Batch,
     Clear,
@@ -25,12 +25,12 @@ from tests.crash.operations import (
     DropTable,
     Expire,
     FlushAll,
-    Model,
     Put,
     PutMany,
     PutRows,
     Transaction,
 )
+from tests.crash.versions import Branch, DeleteView, On, Promote, Rollback, Snapshot, Undo
 
 SPACES = (0, 0, 0, 3)
 LONG = b"p" * 500  # a key that is longer stands abridged in the directory
@@ -45,7 +45,9 @@ IDS = (0, 1, 2, 3, 5, 8, 11)
 FAR_IDS = (-1, 2**62, -(2**63), 2**63 - 1)
 KEY_FACES = ("get", "get_many", "entry", "expiry", "size", "contains", "contains_many", "len", "scan", "keys")
 TABLE_FACES = ("get", "contains", "len", "scan", "gather")
+VIEWS = ("x", "y", "z")
 UPKEEP = 42  # steps in a hundred, where there is a catalog
+VERSIONS = 40  # operations in a hundred, where there are views
 EXPIRIES = (0, 0, 0, 0, FAR, FAR + 1, 1000)
 
 
@@ -58,10 +60,12 @@ class Group:
 
 @dataclass(frozen=True)
 class Peek:
-    """The same, but nobody waits: a reader meets what the last one wrote, by a face of its keyspace or table."""
+    """The same, but nobody waits: a reader meets what the last one wrote, by a face of its keyspace or table. at: an
+    operation that would write what is read, where that is not the last one itself."""
 
     operations: tuple[Any, ...]
     face: str
+    at: Any = None
 
 
 @dataclass(frozen=True)
@@ -139,10 +143,11 @@ class FailUpkeep:
 
 
 class Generator:
-    """Draws steps that make sense on the model so far; `large` is a value size that takes several PART frames."""
+    """Draws steps that make sense on the model so far; `large` is a value size that takes several PART frames; of views
+    there are at most so many, and `undo`."""
 
-    def __init__(self, rng: random.Random, large: int, upkeep: bool = False) -> None:
-        self.rng, self.large, self.upkeep = rng, large, upkeep
+    def __init__(self, rng: random.Random, large: int, upkeep: bool = False, views: int = 0) -> None:
+        self.rng, self.large, self.upkeep, self.views = rng, large, upkeep, views
 
     def step(self, model: Model) -> Any:
         """A step for a store whose state is `model`, which takes what the step does."""
@@ -198,12 +203,34 @@ class Generator:
 
     def _peek(self, model: Model) -> Peek:
         before = tuple(self.operation(model) for _ in range(self.rng.randrange(2)))
+        if self.views and self.rng.randrange(2):
+            return self._peek_of_views(model, before)
         if model.tables and self.rng.randrange(2):
             return Peek((*before, self.put_rows(model)), self.rng.choice(TABLE_FACES))
         last = Put(self.rng.choice(SPACES), self.rng.choice(KEYS), self._bytes(24))
         if last.key in model.spaces.get(last.space, {}) and self.rng.randrange(2):
             return Peek((*before, Delete(last.space, last.key)), self.rng.choice(KEY_FACES))
         return Peek((*before, last), self.rng.choice(KEY_FACES))
+
+    def _peek_of_views(self, model: Model, before: tuple[Any, ...]) -> Peek:
+        """What was written to a branch; or what a version exchanged."""
+        branches = model.named("branch")
+        if branches and self.rng.randrange(2):
+            view = self.rng.choice(branches)
+            written = self._write_of(model.views[view])
+            return Peek((*before, self._applied(model, On(view, written))), self._face_of(written))
+        switch = self._applied(model, self._version(model))
+        read = self._write_of(model)
+        return Peek((*before, switch), self._face_of(read), at=read)
+
+    def _write_of(self, contents: Contents) -> Any:
+        """A put, of which a peek can read the keys or ids."""
+        if contents.tables and self.rng.randrange(2):
+            return self.put_rows(contents)
+        return Put(self.rng.choice(SPACES), self.rng.choice(KEYS), self._bytes(24))
+
+    def _face_of(self, operation: Any) -> str:
+        return self.rng.choice(KEY_FACES if isinstance(operation, Put) else TABLE_FACES)
 
     @staticmethod
     def _applied(model: Model, operation: Any) -> Any:
@@ -212,10 +239,16 @@ class Generator:
 
     def operation(self, model: Model, definitions: bool = True) -> Any:
         """One operation; without `definitions` one that a transaction knows."""
-        kind = self.rng.choice(self._possible(model, definitions))
-        return self._applied(model, getattr(self, kind)(model))
+        if definitions and self.views and self.rng.randrange(100) < VERSIONS:
+            return self._applied(model, self._version(model))
+        return self._applied(model, self._plain(model, definitions))
 
-    def _possible(self, model: Model, definitions: bool) -> list[str]:
+    def _plain(self, model: Contents, definitions: bool) -> Any:
+        """One that main and branches know."""
+        kind = self.rng.choice(self._possible(model, definitions))
+        return getattr(self, kind)(model)
+
+    def _possible(self, model: Contents, definitions: bool) -> list[str]:
         kinds = ["put"] * 8 + ["delete"] * 3
         if definitions:
             kinds += ["put_many"] * 2 + ["delete_many", "expire", "put_large", "clear"]
@@ -228,6 +261,57 @@ class Generator:
             kinds += ["add_rows"] * 2
         return kinds
 
+    # --- views
+
+    def _version(self, model: Model) -> Any:
+        """An operation on views, or in a branch."""
+        names, branches = model.named("branch", "snapshot"), model.named("branch")
+        kinds = ["_cut"] * (3 if len(names) < self.views else 0)
+        kinds += (["_on_branch"] * 5 + ["_promote"] * 3) * bool(branches)
+        kinds += ["_rollback"] * 2 * bool(model.named("snapshot"))
+        kinds += ["_undo"] * 2 * (UNDO in model.views) + ["_delete_view"] * (2 if len(names) >= self.views else 1)
+        return getattr(self, self.rng.choice(kinds))(model)
+
+    def _cut(self, model: Model) -> Any:
+        name = self.rng.choice([name for name in VIEWS if name not in model.views])
+        if self.rng.randrange(2):
+            return Snapshot(name, self._head(model))
+        return Branch(name, "main" if self.rng.randrange(2) else self.rng.choice(["main", *model.views]))
+
+    def _head(self, model: Model) -> str:
+        return "main" if self.rng.randrange(3) else self.rng.choice(["main", *model.named("branch")])
+
+    def _on_branch(self, model: Model) -> Any:
+        view = self.rng.choice(model.named("branch"))
+        branch = model.views[view]
+        if self.rng.randrange(5):
+            return On(view, self._plain(branch, True))
+        return On(view, Transaction(tuple(self._plain(branch, False) for _ in range(3))))
+
+    def _some(self, names: list[str]) -> tuple[str, ...]:
+        return tuple(self.rng.sample(names, self.rng.randrange(len(names) + 1)))
+
+    def _promote(self, model: Model) -> Any:
+        view, force = self.rng.choice(model.named("branch")), self.rng.random() < 0.4
+        if self.rng.random() < 0.6:
+            return Promote(view, force=force)
+        keys = self.rng.choice((None, True, False, (0,), (0, 3)))
+        tables = self.rng.choice((None, self._some(model.promotable(view))))
+        return Promote(view, tables, keys, force)
+
+    def _rollback(self, model: Model) -> Any:
+        view, head = self.rng.choice(model.named("snapshot")), self._head(model)
+        if self.rng.random() < 0.6:
+            return Rollback(view, head=head)
+        keys, tables = self.rng.choice((None, True, False)), self._some(sorted(model.views[view].tables))
+        return Rollback(view, self.rng.choice((None, tables)), keys, head)
+
+    def _undo(self, model: Model) -> Any:
+        return Undo(self.rng.random() < 0.5)
+
+    def _delete_view(self, model: Model) -> Any:
+        return DeleteView(self.rng.choice([*model.views])) if model.views else self._cut(model)
+
     # --- one operation each
 
     def _bytes(self, size: int) -> bytes:
@@ -237,38 +321,38 @@ class Generator:
     def _expiry(self) -> int:
         return self.rng.choice(EXPIRIES)
 
-    def put(self, model: Model) -> Any:
+    def put(self, model: Contents) -> Any:
         value = self._bytes(self.rng.choice(SIZES))
         return Put(self.rng.choice(SPACES), self.rng.choice(KEYS), value, self._expiry())
 
-    def put_large(self, model: Model) -> Any:
+    def put_large(self, model: Contents) -> Any:
         return Put(0, self.rng.choice(KEYS[:3]), self._bytes(self.large + self.rng.randrange(3) * 40))
 
-    def put_many(self, model: Model) -> Any:
+    def put_many(self, model: Contents) -> Any:
         keys = [self.rng.choice(KEYS) for _ in range(self.rng.randrange(1, 7))]
         pairs = tuple((key, self._bytes(self.rng.choice(SIZES))) for key in keys)
         return PutMany(self.rng.choice(SPACES), pairs, self._expiry())
 
-    def delete(self, model: Model) -> Any:
+    def delete(self, model: Contents) -> Any:
         return Delete(self.rng.choice(SPACES), self.rng.choice(KEYS))
 
-    def delete_many(self, model: Model) -> Any:
+    def delete_many(self, model: Contents) -> Any:
         return DeleteMany(self.rng.choice(SPACES), tuple(self.rng.choice(KEYS) for _ in range(4)))
 
-    def expire(self, model: Model) -> Any:
+    def expire(self, model: Contents) -> Any:
         return Expire(self.rng.choice(SPACES), self.rng.choice(KEYS), self._expiry())
 
-    def clear(self, model: Model) -> Any:
+    def clear(self, model: Contents) -> Any:
         return Clear(self.rng.choice(SPACES))
 
-    def flush_all(self, model: Model) -> Any:
+    def flush_all(self, model: Contents) -> Any:
         return FlushAll()
 
-    def create_table(self, model: Model) -> Any:
+    def create_table(self, model: Contents) -> Any:
         descr, bound = self.rng.choice(SHAPES)
         return CreateTable(self.rng.choice([name for name in TABLES if name not in model.tables]), descr, bound)
 
-    def drop_table(self, model: Model) -> Any:
+    def drop_table(self, model: Contents) -> Any:
         return DropTable(self.rng.choice(sorted(model.tables)))
 
     def _ids(self, bound: int | None) -> tuple[int, ...]:
@@ -283,17 +367,17 @@ class Generator:
         numbers = [self.rng.randrange(-99, 100) for _ in range(count)]
         return np.repeat(np.array(numbers), descr.itemsize // descr.base.itemsize).astype(descr.base).tobytes()
 
-    def put_rows(self, model: Model) -> Any:
+    def put_rows(self, model: Contents) -> Any:
         name = self.rng.choice(sorted(model.tables))
         ids = self._ids(model.tables[name].bound)
         return PutRows(name, ids, self._rows(model.tables[name].descr, len(ids)))
 
-    def add_rows(self, model: Model) -> Any:
+    def add_rows(self, model: Contents) -> Any:
         name = self.rng.choice([name for name, t in sorted(model.tables.items()) if t.descr.base.names is None])
         ids = tuple(dict.fromkeys(self._ids(model.tables[name].bound)))
         return AddRows(name, ids, self._rows(model.tables[name].descr, len(ids)))
 
-    def delete_rows(self, model: Model) -> Any:
+    def delete_rows(self, model: Contents) -> Any:
         name = self.rng.choice(sorted(model.tables))
         return DeleteRows(name, self._ids(model.tables[name].bound))
 
@@ -305,6 +389,10 @@ def bound_of(steps: tuple[Any, ...]) -> int:
 
 def payloads(step: Any) -> list[bytes]:
     """The bytes that an operation carries."""
+    if isinstance(step, On):
+        return payloads(step.operation)
+    if isinstance(step, Transaction):
+        return [one for inner in step.steps for one in payloads(inner)]
     if isinstance(step, PutMany):
         return [key + value for key, value in step.pairs]
     if isinstance(step, PutRows | AddRows):

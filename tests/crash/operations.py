@@ -1,7 +1,7 @@
-"""What histories are made of: each operation knows what it does to a store and what to a model of plain dicts.
+"""What histories are made of: each operation knows what it does to a store and what to the model.
 
-A model's state can be compared with `==`. Expiries are never near the present: those in the past delete at once, those
-in the future stay, so that no clock decides.
+What an operation here does to `main`, it does to a branch as well: to what holds keyspaces and tables. Expiries are
+never near the present: those in the past delete at once, those in the future stay, so that no clock decides.
 """
 
 from __future__ import annotations
@@ -18,50 +18,17 @@ from pmkv.errors import FullError, UnknownNameError
 from pmkv.keyspace import Keyspace
 from pmkv.table import Table
 from pmkv.transaction import Transaction as StoreTransaction
-
-FAR = 4_000_000_000_000  # unix ms, in the year 2096
-
-Entry = tuple[bytes, int]  # value, expiry
+from pmkv.view import View
+from tests.crash.model import SPACES, Contents, Model, Rows
+from tests.crash.model import View as ModelView
 
 
 class Operation:
     """What all have in common."""
 
-    def fits(self, model: Model) -> bool:
+    def fits(self, model: Any) -> bool:
         """May a store in this state be asked for it?"""
         return not hasattr(self, "name") or self.name in model.tables
-
-
-@dataclass
-class Rows:
-    """One table of the model."""
-
-    descr: Any
-    bound: int | None
-    rows: dict[int, bytes] = field(default_factory=dict)
-
-
-@dataclass
-class Model:
-    spaces: dict[int, dict[bytes, Entry]] = field(default_factory=dict)  # keyspaces that hold something
-    tables: dict[str, Rows] = field(default_factory=dict)
-
-    def copy(self) -> Model:
-        tables = {name: Rows(t.descr, t.bound, dict(t.rows)) for name, t in self.tables.items()}
-        return Model({n: dict(space) for n, space in self.spaces.items()}, tables)
-
-    def put(self, space: int, key: bytes, value: bytes, at: int) -> None:
-        if at == 0 or at >= FAR:
-            self.spaces.setdefault(space, {})[key] = (value, at)
-        else:
-            self.delete(space, key)
-
-    def delete(self, space: int, key: bytes) -> bool:
-        keys = self.spaces.get(space, {})
-        found = keys.pop(key, None) is not None
-        if not keys:
-            self.spaces.pop(space, None)
-        return found
 
 
 @dataclass(frozen=True)
@@ -71,7 +38,7 @@ class Put(Operation):
     value: bytes
     at: int = 0
 
-    def on_model(self, model: Model) -> Any:
+    def on_model(self, model: Contents) -> Any:
         return model.put(self.space, self.key, self.value, self.at)
 
     def on_store(self, store: Any) -> Any:
@@ -84,7 +51,7 @@ class PutMany(Operation):
     pairs: tuple[tuple[bytes, bytes], ...]
     at: int = 0
 
-    def on_model(self, model: Model) -> Any:
+    def on_model(self, model: Contents) -> Any:
         for key, value in self.pairs:
             model.put(self.space, key, value, self.at)
 
@@ -97,7 +64,7 @@ class Delete(Operation):
     space: int
     key: bytes
 
-    def on_model(self, model: Model) -> Any:
+    def on_model(self, model: Contents) -> Any:
         return model.delete(self.space, self.key)
 
     def on_store(self, store: Any) -> Any:
@@ -109,7 +76,7 @@ class DeleteMany(Operation):
     space: int
     keys: tuple[bytes, ...]
 
-    def on_model(self, model: Model) -> Any:
+    def on_model(self, model: Contents) -> Any:
         return sum(model.delete(self.space, key) for key in self.keys)
 
     def on_store(self, store: Any) -> Any:
@@ -122,7 +89,7 @@ class Expire(Operation):
     key: bytes
     at: int
 
-    def on_model(self, model: Model) -> Any:
+    def on_model(self, model: Contents) -> Any:
         entry = model.spaces.get(self.space, {}).get(self.key)
         if entry is not None:
             model.put(self.space, self.key, entry[0], self.at)
@@ -136,8 +103,8 @@ class Expire(Operation):
 class Clear(Operation):
     space: int
 
-    def on_model(self, model: Model) -> Any:
-        model.spaces.pop(self.space, None)
+    def on_model(self, model: Contents) -> Any:
+        model.clear(self.space)
 
     def on_store(self, store: Any) -> Any:
         return store.keyspace(self.space).clear()
@@ -145,8 +112,9 @@ class Clear(Operation):
 
 @dataclass(frozen=True)
 class FlushAll(Operation):
-    def on_model(self, model: Model) -> Any:
-        model.spaces.clear()
+    def on_model(self, model: Contents) -> Any:
+        for space in range(SPACES):
+            model.clear(space)
 
     def on_store(self, store: Any) -> Any:
         return store.flush_all()
@@ -158,10 +126,10 @@ class CreateTable(Operation):
     descr: Any
     bound: int | None = None
 
-    def fits(self, model: Model) -> bool:
+    def fits(self, model: Any) -> bool:
         return self.name not in model.tables
 
-    def on_model(self, model: Model) -> Any:
+    def on_model(self, model: Contents) -> Any:
         model.tables[self.name] = Rows(np.dtype(self.descr), self.bound)
 
     def on_store(self, store: Any) -> Any:
@@ -172,8 +140,8 @@ class CreateTable(Operation):
 class DropTable(Operation):
     name: str
 
-    def on_model(self, model: Model) -> Any:
-        del model.tables[self.name]
+    def on_model(self, model: Contents) -> Any:
+        model.remove(model.part(self.name))
 
     def on_store(self, store: Any) -> Any:
         return store.drop_table(self.name)
@@ -185,11 +153,12 @@ class PutRows(Operation):
     ids: tuple[int, ...]
     rows: bytes
 
-    def on_model(self, model: Model) -> Any:
+    def on_model(self, model: Contents) -> Any:
         table = model.tables[self.name]
         width = table.descr.itemsize
         for i, id_ in enumerate(self.ids):
             table.rows[id_] = self.rows[i * width : (i + 1) * width]
+        model.touch(model.part(self.name))
 
     def on_store(self, store: Any) -> Any:
         return store.table(self.name).put(np.array(self.ids, np.int64), self.rows)
@@ -203,12 +172,13 @@ class AddRows(Operation):
     ids: tuple[int, ...]
     rows: bytes
 
-    def on_model(self, model: Model) -> Any:
+    def on_model(self, model: Contents) -> Any:
         table = model.tables[self.name]
         base = table.descr.base
         for id_, more in zip(self.ids, np.frombuffer(self.rows, base).reshape(len(self.ids), -1)):
             before = np.frombuffer(table.rows.get(id_, bytes(more.nbytes)), base)
             table.rows[id_] = (before + more).astype(base).tobytes()
+        model.touch(model.part(self.name))
 
     def on_store(self, store: Any) -> Any:
         return store.table(self.name).add(np.array(self.ids, np.int64), self.rows)
@@ -219,9 +189,12 @@ class DeleteRows(Operation):
     name: str
     ids: tuple[int, ...]
 
-    def on_model(self, model: Model) -> Any:
+    def on_model(self, model: Contents) -> Any:
         rows = model.tables[self.name].rows
-        return sum(rows.pop(id_, None) is not None for id_ in self.ids)
+        found = sum(rows.pop(id_, None) is not None for id_ in self.ids)
+        if found:
+            model.touch(model.part(self.name))
+        return found
 
     def on_store(self, store: Any) -> Any:
         return store.table(self.name).delete(np.array(self.ids, np.int64))
@@ -251,6 +224,37 @@ class Bare:
     def tables(self) -> dict[str, Table]:
         return dict(self.engine.tables)
 
+    def gather(self, wanted: Any) -> Any:
+        return self.engine.gather(wanted)
+
+    @property
+    def version(self) -> tuple[int, int]:
+        return self.engine.switches[0], self.engine.log.lsn
+
+    def view(self, name: str) -> View:
+        return View(self.engine, self.engine.view(name))
+
+    def views(self) -> Any:
+        return self.engine.views()
+
+    def snapshot(self, name: str) -> None:
+        self.engine.snapshot(name)
+
+    def branch(self, name: str, at: str) -> None:
+        self.engine.branch(name, at)
+
+    def promote(self, name: str, tables: Any, keys: Any, force: bool) -> None:
+        self.engine.promote(name, tables, keys, force)
+
+    def rollback(self, name: str, tables: Any, keys: Any) -> None:
+        self.engine.rollback(name, tables, keys)
+
+    def undo(self, force: bool) -> None:
+        self.engine.undo(force)
+
+    def delete_view(self, name: str) -> None:
+        self.engine.delete_view(name)
+
     def batch(self, reserve: int = 0) -> Any:
         return self.engine.batch(reserve)
 
@@ -279,7 +283,7 @@ class Together(Operation):
 
     steps: tuple[Any, ...]
 
-    def fits(self, model: Model) -> bool:
+    def fits(self, model: Any) -> bool:
         model = model.copy()
         return all(step.fits(model) and (step.on_model(model), True)[1] for step in self.steps)
 
@@ -292,7 +296,7 @@ class Batch(Together):
     reserve: int = 0
     results: list[Any] = field(default_factory=list, compare=False, repr=False)  # of the steps taken, as far as it came
 
-    def on_model(self, model: Model) -> Any:
+    def on_model(self, model: Contents) -> Any:
         return [step.on_model(model) for step in self.steps]
 
     def on_store(self, store: Any) -> Any:
@@ -320,11 +324,17 @@ class Batch(Together):
 
 @dataclass(frozen=True)
 class Transaction(Together):
-    """All or nothing, and applied when it ends."""
+    """All or nothing, and applied when it ends: of a key what was done to it last."""
 
-    def on_model(self, model: Model) -> Any:
+    def on_model(self, model: Contents) -> Any:
+        before = model.copy()
         for step in self.steps:
             step.on_model(model)
+        last = {(step.space, step.key): step for step in self.steps if hasattr(step, "space")}
+        for space in {space for space, _ in last}:
+            written = [key for (number, key), step in last.items() if number == space and isinstance(step, Put)]
+            if not written and model.spaces.get(space) == before.spaces.get(space):
+                model.not_written(before, space)  # its deletes met nothing
 
     def on_store(self, store: Any) -> Any:
         with store.transaction() as transaction:
@@ -332,9 +342,19 @@ class Transaction(Together):
                 step.on_store(transaction)
 
 
-def state_of(store: Any, spaces: int = 16) -> Model:
+def state_of(store: Any, spaces: int = SPACES) -> Model:
     """All that a store holds, read through its faces."""
-    model = Model()
+    model = Model(switches=store.version[0])
+    read_view(store, model, spaces)
+    for name, info in store.views().items():
+        if name != "main":
+            view = model.views[name] = ModelView(kind=info.kind, base=info.base)
+            read_view(store.view(name), view, spaces)
+    return model
+
+
+def read_view(store: Any, model: Contents, spaces: int) -> None:
+    """All that one view holds."""
     for number in range(spaces):
         keyspace = store.keyspace(number)
         if len(keyspace):
@@ -348,11 +368,17 @@ def state_of(store: Any, spaces: int = 16) -> Model:
             raw = rows.tobytes()
             shown.rows.update({int(id_): raw[i * width : (i + 1) * width] for i, id_ in enumerate(ids)})
         assert len(table) == len(shown.rows), f"table {name} counts {len(table)} rows and shows {len(shown.rows)}"
-    return model
 
 
 def check_scans(store: Any, state: Model) -> None:
     """Scans in both directions, of parts and of prefixes, and the unordered ones show what `state` has."""
+    check_scans_of(store, state)
+    for name, view in state.views.items():
+        check_scans_of(store.view(name), view)
+
+
+def check_scans_of(store: Any, state: Contents) -> None:
+    """The same, of one view."""
     for number, space in state.spaces.items():
         items = [(key, space[key][0]) for key in sorted(space)]
         keyspace = store.keyspace(number)
@@ -374,10 +400,22 @@ def check_scans(store: Any, state: Model) -> None:
 
 def peek(store: Any, operation: Any, face: str) -> None:
     """Read by one face what an operation wrote."""
+    if hasattr(operation, "operation"):  # on a branch
+        store, operation = store.view(operation.view), operation.operation
     if hasattr(operation, "space"):
         peek_key(store.keyspace(operation.space), operation.key, face)
     else:
         peek_rows(store, operation.name, np.array(operation.ids, np.int64), face)
+
+
+def answer(contents: Contents, operation: Any, face: str) -> Any:
+    """What a peek shows."""
+    if hasattr(operation, "space"):
+        keys = contents.spaces.get(operation.space, {})
+        return {"len": len(keys), "scan": keys, "keys": keys.keys()}.get(face, keys.get(operation.key))
+    table = contents.tables.get(operation.name, Rows(None, None))
+    some = [table.rows.get(one) for one in operation.ids]
+    return table.descr, {"len": len(table.rows), "scan": table.rows}.get(face, some)
 
 
 def peek_rows(store: Any, name: str, ids: np.ndarray, face: str) -> None:
@@ -387,7 +425,7 @@ def peek_rows(store: Any, name: str, ids: np.ndarray, face: str) -> None:
         "contains": lambda: table.contains(ids),
         "len": lambda: len(table),
         "scan": lambda: list(table.scan()),
-        "gather": lambda: store.engine.gather({name: ids}),
+        "gather": lambda: store.gather({name: ids}),
     }
     reads[face]()
 
