@@ -32,6 +32,7 @@ from .view import View
 
 HOT_SHARE = 4  # of the DRAM budget, hot words take one in so many parts
 DUE = 0.1  # seconds of replay, beyond which a checkpoint is taken
+MOST_SEALS = 32  # versions, beyond which a checkpoint is taken too: each left one more run for reads to ask in DRAM
 READER_ATTEMPTS = 3
 RETRY = 5.0  # seconds after which a checkpoint that failed is tried again
 BEHIND = 3 * DUE  # seconds of replay, beyond which writers are held up: checkpoints do not keep pace with them
@@ -294,7 +295,8 @@ class Store(View):
         if cost > BEHIND and self._log.durability == "commit" and not self._engine.pool.medium.inline:
             # in the thread that flushes, and that writers wait for: never a server's loop
             time.sleep(min(cost * HOLD_UP, LONGEST))
-        if self._upkeep_is_due or cost <= DUE or self._log.readonly:
+        is_due = cost > DUE or self._engine.heads.seals > MOST_SEALS
+        if self._upkeep_is_due or not is_due or self._log.readonly:
             return
         if time.monotonic() >= self._retry_upkeep_at:
             self._upkeep_is_due = True

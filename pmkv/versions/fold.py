@@ -1,17 +1,25 @@
-"""Which runs are worth to be one: a size-tiered policy, as of a log-structured merge tree."""
+"""Which runs are worth to be one: a size-tiered policy, as of a log-structured merge tree.
+
+Within a layer, a *fold* writes one run in place of consecutive ones. Where many layers follow one another, since
+snapshots name each of them, nothing may take their place; but a *span*, an extra run over consecutive layers, lets
+those who stand above skip them.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from ..index.run import Run
-from .layer import Tree
+from .layer import Span, Tree, replaced
+from .state import PartState, SpanState, State
 
 # Of a table of ten million ids an entry is written 2.6 times in all, and a read meets six runs; with tiers of four 2.9
 # times, and nearly six; with tiers of eight 2.1 times, and eight.
 TIER = 5  # so many runs of about one size are folded into one
+SPAN_TIER = 8  # the same of layers and spans
 SIMILAR = 2  # times the smaller one's entries
-MOST = 16  # runs of a chain, beyond which any so many are folded
+MOST = 16  # runs of a layer, or layers and spans of a chain, beyond which any so many are folded
 AT_ONCE = 1 << 20  # entries that folds of several chains may write as one file
 
 
@@ -28,8 +36,55 @@ class Fold:
     def size(self) -> int:
         return entries_of(self.inputs)
 
+    def in_state(self, state: State, run: Run | None) -> State | None:
+        """With one run in place of those folded, in whatever layer has them; None if they were dropped meanwhile."""
+        part = state.parts.get(self.tree.name)
+        for layer in part.layers if part is not None else ():
+            if set(self.inputs) <= set(layer.runs):
+                changed = part.with_runs(layer.id, replaced(layer.runs, self.inputs, run))
+                return state.with_part(self.tree.name, changed)
+        return None
 
-def together(folds: list[Fold]) -> list[Fold]:
+    def in_tree(self, run: Run | None) -> None:
+        """The same in memory. Under the lock."""
+        layer = self.tree.with_runs(self.inputs)
+        if layer is not None:
+            layer.runs = replaced(layer.runs, self.inputs, run)
+            self.tree.changed()
+
+
+@dataclass(frozen=True)
+class Spanning:
+    """The runs of consecutive layers, newest first, from `top` down to the one above `below`."""
+
+    tree: Tree
+    top: int
+    below: int | None
+    inputs: tuple[Run, ...]
+    bottom: bool = False  # no delete is dropped, so something always remains
+
+    @property
+    def size(self) -> int:
+        return entries_of(self.inputs)
+
+    def in_state(self, state: State, run: Run | None) -> State | None:
+        """With this span; None if one of its ends is no boundary any more."""
+        part = state.parts.get(self.tree.name)
+        ids = {layer.id for layer in part.layers} if part is not None else set()
+        if run is None or not {self.top, self.below} <= ids | {None}:
+            return None
+        others = tuple(span for span in part.spans if span.top != self.top)
+        spans = (*others, SpanState(run, self.top, self.below))
+        return state.with_part(self.tree.name, replace(part, spans=spans))
+
+    def in_tree(self, run: Run | None) -> None:
+        """The same in memory. Under the lock."""
+        if run is not None and {self.top, self.below} <= self.tree.layers.keys() | {None}:
+            self.tree.spans[self.top] = Span(run, self.top, self.below)
+            self.tree.changed()
+
+
+def together(folds: list[Fold | Spanning]) -> list[Fold | Spanning]:
     """The cheapest, and as many more as one file may take: small ones cost less than a file and a commit each."""
     chosen, size = [], 0
     for fold in sorted(folds, key=lambda fold: fold.size):
@@ -40,19 +95,49 @@ def together(folds: list[Fold]) -> list[Fold]:
     return chosen
 
 
-def foldable(runs: tuple[Run, ...]) -> tuple[Run, ...]:
-    """Consecutive runs, newest first, that are worth to be one: TIER or more of about one size, the smallest such; any
-    so many where there are too many."""
+def tier_of(sizes: Sequence[int], tier: int) -> slice:
+    """Consecutive ones that are worth to be one: `tier` or more of about one size, the smallest such; any so many where
+    there are too many. They are given newest first."""
     groups = []
-    for first in range(len(runs)):
+    for first in range(len(sizes)):
         stop = first + 1
-        while stop < len(runs) and runs[stop].info.count <= SIMILAR * runs[first].info.count:
+        while stop < len(sizes) and sizes[stop] <= SIMILAR * sizes[first]:
             stop += 1
-        if stop - first >= TIER:
-            groups.append(runs[first:stop])
-    if not groups and len(runs) > MOST:
-        groups = [runs[first : first + TIER] for first in range(len(runs) - TIER + 1)]
-    return min(groups, key=entries_of, default=())
+        if stop - first >= tier:
+            groups.append(slice(first, stop))
+    if not groups and len(sizes) > MOST:
+        groups = [slice(first, first + tier) for first in range(len(sizes) - tier + 1)]
+    return min(groups, key=lambda group: sum(sizes[group]), default=slice(0))
+
+
+def foldable(runs: tuple[Run, ...]) -> tuple[Run, ...]:
+    """Runs of one layer that are worth to be one."""
+    return runs[tier_of([run.info.count for run in runs], TIER)]
+
+
+def folds_of(tree: Tree, part: PartState) -> Iterator[Fold]:
+    """Those worth while within the layers of a part."""
+    for layer in part.layers:
+        inputs = foldable(layer.runs)
+        if inputs:
+            yield Fold(tree, layer.id, inputs, layer.below is None and inputs[-1] is layer.runs[-1])
+
+
+def span_of(tree: Tree, part: PartState, top: int | None) -> Spanning | None:
+    """The one worth while below the layer on top of a head; of that itself nothing, as it is written to."""
+    layers, spans = {layer.id: layer for layer in part.layers}, {span.top: span for span in part.spans}
+    found: list[Spanning] = []
+    at = layers[top].below if top is not None else None
+    while at is not None:
+        span = spans.get(at)
+        below, runs = (span.below, (span.run,)) if span is not None else (layers[at].below, layers[at].runs)
+        if runs:
+            found.append(Spanning(tree, at, below, runs))
+        at = below
+    group = found[tier_of([one.size for one in found], SPAN_TIER)]
+    if not group:
+        return None
+    return Spanning(tree, group[0].top, group[-1].below, tuple(run for one in group for run in one.inputs))
 
 
 def entries_of(runs: tuple[Run, ...]) -> int:

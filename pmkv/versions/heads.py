@@ -19,6 +19,7 @@ from .layer import Layer, Span, Tree
 from .state import LayerState, PartState, SpanState, State, ViewState
 
 MAIN, UNDO = "main", "undo"
+SEALING = ("seal", "snapshot", "promote", "rollback")
 KEYSPACES = 16
 
 
@@ -106,12 +107,13 @@ class Heads:
             self.maps[MAIN].put(part, tree.begin(0))
         self.last_table = 0  # ids are never used again
         self.switches = 0, 0  # of main so far, and the LSN of the last
-        self.sealed = 0  # layers with writes that were sealed by this process: each is one more run to ask
+        self.seals = 0  # frames since the last rotation that sealed something: each left one more run to ask
 
     # carrying out
 
     def carry_out(self, decision: dict[str, Any], lsn: int, time: int) -> None:
         """Do what was decided in the frame `lsn`."""
+        self.seals += decision["op"] in SEALING
         head = self.maps[decision.get("head", MAIN)]
         match decision:
             case {"op": "create_table", "id": number}:
@@ -150,7 +152,6 @@ class Heads:
             if top is not None and top.writes:
                 head.put(part, top.tree.begin(lsn, top.seal()))
                 top.tree.changed()
-                self.sealed += 1
 
     def _snapshot(self, new: ViewMap, head: ViewMap, lsn: int) -> None:
         self._seal(head, lsn)
@@ -181,7 +182,6 @@ class Heads:
             if top is not None and top.writes:
                 new.put(part, top.seal())
                 top.tree.changed()
-                self.sealed += 1
                 if part not in exchanged:
                     main.put(part, top.tree.begin(lsn, top))
             else:
@@ -289,7 +289,7 @@ class Heads:
             for layer in tree.layers.values():
                 layer.close()
             tree.changed()
-        self.sealed = 0
+        self.seals = 0
 
     def parts(self) -> dict[str, PartState]:
         """Every part that anything was ever done to."""

@@ -26,10 +26,10 @@ from ..kernels.records import key_bounds
 from ..log.writer import Log
 from .catalog import Catalog
 from .chain import Lookup, merged, netted
-from .fold import Fold, foldable, together
-from .layer import Layer, Mutable, Tree, live_of, replaced
+from .fold import Fold, Spanning, folds_of, span_of, together
+from .layer import Layer, Mutable, Tree, live_of
 from .names import Key, go_on
-from .state import State, from_records, name_of
+from .state import State, ViewState, from_records, name_of
 from .wanted import Keys, Wanted, expiries_of, lives, portions
 
 NAMED = 2048  # keys read at a time: a long list would hold the interpreter
@@ -315,19 +315,18 @@ class Upkeep:
                 self._folding = False
             self._try_to_tidy()
 
-    def _choose(self) -> list[Fold]:
+    def _choose(self) -> list[Fold | Spanning]:
         """What is worth folding, the cheapest of it."""
-        found = []
-        trees = self._trees()
-        for name, part in self.committed.parts.items() if self.committed else ():
-            tree = trees.get(name)
-            for layer in part.layers if tree is not None else ():
-                inputs = foldable(layer.runs)
-                if inputs and not any(run.name in self._broken for run in inputs):
-                    found.append(Fold(tree, layer.id, inputs, layer.below is None and inputs[-1] is layer.runs[-1]))
-        return together(found)
+        found: list[Fold | Spanning] = []
+        state, trees = self.committed, self._trees()
+        for name, part in state.parts.items() if state else ():
+            if name in trees:
+                found += folds_of(trees[name], part)
+                spans = [span_of(trees[name], part, view.parts.get(name)) for view in heads_of(state)]
+                found += {span.top: span for span in spans if span is not None}.values()
+        return together([one for one in found if not any(run.name in self._broken for run in one.inputs)])
 
-    def _fold(self, folds: list[Fold]) -> Steps:
+    def _fold(self, folds: list[Fold | Spanning]) -> Steps:
         infos = []
         with self._new_file(max(fold.inputs[0].info.last for fold in folds)) as out:
             for fold in folds:
@@ -337,26 +336,24 @@ class Upkeep:
                     self._broken |= {run.name for run in fold.inputs}
                     raise
             yield
-        done = [(fold, self._written(info) if info.count else None) for fold, info in zip(folds, infos)]
-        state = self.committed
+        state, done = self.committed, []
         assert state is not None
-        # what was dropped meanwhile has its runs no more
-        done = [(fold, run, found) for fold, run in done if (found := layer_with(state, fold)) is not None]
-        for fold, run, layer in done:
-            state = with_fold(state, fold, layer, run)
+        for fold, info in zip(folds, infos):
+            run = self._written(info) if info.count else None
+            changed = fold.in_state(state, run)
+            if changed is not None:  # else what it folded was dropped meanwhile
+                state, done = changed, [*done, (fold, run)]
         if self._unsure:
             return  # a checkpoint beside this failed
         if done:
             self._commit(state)
         with self._log.lock:
-            for fold, run, _ in done:
-                present = self._present(fold.tree) and fold.tree.with_runs(fold.inputs)
-                if present:
-                    present.runs = replaced(present.runs, fold.inputs, run)
-                    fold.tree.changed()
+            for fold, run in done:
+                if self._present(fold.tree):
+                    fold.in_tree(run)
         self.folds += len(done)
 
-    def _write_fold(self, out: Appender, fold: Fold) -> Generator[None, None, RunInfo]:
+    def _write_fold(self, out: Appender, fold: Fold | Spanning) -> Generator[None, None, RunInfo]:
         inputs = fold.inputs
         added, gone = netted(*(np.concatenate([getattr(run, which) for run in inputs]) for which in ("added", "gone")))
         return (
@@ -383,18 +380,9 @@ def with_run(state: State, closed: Closed, run: Run) -> State:
     return state.with_part(closed.tree.name, part.with_runs(closed.layer, (run, *runs)))
 
 
-def layer_with(state: State, fold: Fold) -> int | None:
-    """The layer that has what was folded: another one, if two became one meanwhile."""
-    part = state.parts.get(fold.tree.name)
-    layers = part.layers if part is not None else ()
-    return next((layer.id for layer in layers if set(fold.inputs) <= set(layer.runs)), None)
-
-
-def with_fold(state: State, fold: Fold, layer: int, run: Run | None) -> State:
-    """With one run in place of those folded."""
-    part = state.parts[fold.tree.name]
-    runs = next(one.runs for one in part.layers if one.id == layer)
-    return state.with_part(fold.tree.name, part.with_runs(layer, replaced(runs, fold.inputs, run)))
+def heads_of(state: State) -> Iterator[ViewState]:
+    """The views that are written to, and read most."""
+    return (view for view in state.views.values() if view.kind in ("main", "branch"))
 
 
 def named(
