@@ -72,6 +72,18 @@ def disk(store: pmkv.Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
         (["DBSIZE", "DEL k1", "DBSIZE"], [":100", ":1", ":99"]),
         (["WATCH k1", "MULTI", "GET k1", "SET k1 x", "EXEC"], ["OK", "OK", "QUEUED", "QUEUED", '["v1", OK]']),
         (["SCAN 0 COUNT 3 MATCH none"], None),
+        (
+            ["SNAPSHOT.CREATE v1", "SET k1 x", "VIEW.USE v1", "GET k1", "DBSIZE", "TABLE.LEN t AT main", "VIEW.UNDO"],
+            [
+                "OK",
+                "OK",
+                "OK",
+                '"v1"',
+                ":100",
+                ":100",
+                "-NOVIEW there is nothing to undo: no promote or rollback since the last undo",
+            ],
+        ),
         ([f"TABLE.GET t {IDS}", "TABLE.LEN t"], [f'"{IDS[:4]}' + "\\x00" * 7 + '"', ":100"]),
         ([f"TABLE.DEL t {IDS}", f"TABLE.EXISTS t {IDS}"], [":1", '"\\x00"']),
         (["INFO"], None),

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
+from pmkv.errors import UnknownViewError
 from pmkv_server.session import Session
 from tests.unit.server.stand import Stub
 
@@ -49,6 +52,35 @@ def test_select_changes_the_keyspace(server: Stub, store: Any) -> None:
     assert session.keyspace is store.keyspace(0)
     session.select(3)
     assert (session.db, session.keyspace) == (3, store.keyspace(3))
+
+
+def test_a_view_in_use_has_keyspaces_of_its_own(server: Stub, store: Any) -> None:
+    session, branch = Session(server), store.branch("b")
+    session.select(3)
+    session.use(branch)
+    assert (session.db, session.keyspace, session.at(None)) == (3, branch.keyspace(3), branch)
+    session.select(0)
+    assert session.keyspace is branch.keyspace(0) is not store.keyspace(0)
+    assert session.at("main") is store
+    store.delete_view("b")
+    with pytest.raises(UnknownViewError):
+        session.select(5)
+    assert session.db == 0, "what is refused changes nothing"
+    session.reset()
+    assert (session.view, session.keyspace) == (store, store.keyspace(0))
+
+
+def test_only_resp3_is_told_of_switches(server: Stub) -> None:
+    session, said = Session(server), []
+    session.push = said.append
+    session.track(True)
+    session.tell_switch(1, 7)
+    session.protocol = 3
+    session.tell_switch(2, 8)
+    assert said == [b">3\r\n$11\r\nview.switch\r\n:2\r\n:8\r\n"]
+    assert server.switches.followers == {session.tell_switch}
+    session.reset()
+    assert not server.switches.followers
 
 
 def test_reset_is_a_new_connection(store: Any) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pmkv_server.commands import find
+from pmkv_server.commands.running import is_heavy
 from tests.unit.server.stand import Client, Gate, Stub, settled, until
 
 
@@ -312,6 +314,25 @@ def test_at(client: Client) -> None:
     assert client("TABLE.GET", *one, "AT", "main") == ("$", row(5, 5))
 
 
+def test_how_much_is_read_is_judged_where_it_is_read(client: Client) -> None:
+    """A table that is wide in a snapshot, and narrow or absent in main."""
+    client.says("TABLE.CREATE t DTYPE f4 DIM 4096")
+    client.says("SNAPSHOT.CREATE v1")
+    client.says("TABLE.DROP t")
+    some = bytes(8 * 1000)
+
+    def heavy(*words: str | bytes) -> bool:
+        arguments = [word if isinstance(word, bytes) else word.encode() for word in words]
+        return is_heavy(client.session, find(arguments), arguments)
+
+    for tail in (("AT", "v1"), ("AT", "main"), ("AT", "none"), ()):
+        wanted = tail == ("AT", "v1")
+        assert heavy("TABLE.GET", "t", some, "FOUND", *tail) == wanted
+        assert heavy("TABLE.POOL", "t", some, bytes(8), "MODE", "max", *tail) == wanted
+    client.says("VIEW.USE v1")
+    assert heavy("TABLE.GET", "t", some) and not heavy("TABLE.GET", "t", some, "AT", "main")
+
+
 # over connections: who waits, and what is held back
 
 
@@ -358,7 +379,7 @@ async def test_who_goes_waits_no_longer(connect: Any, server: Stub) -> None:
 
 
 async def test_a_switch_is_told_once_it_is_durable(connect: Any, gate: Gate, server: Stub) -> None:
-    waiter, follower, wire = connect(), connect(), connect()
+    waiter, follower, wire, asker = (connect() for _ in range(4))
     await wire.answers("SNAPSHOT.CREATE v1", "SET a 1")
     assert (await follower.answers("HELLO 3", "VIEW.TRACK on"))[1] == "OK"
     waiter.ask("VIEW.WAIT 0 0")
@@ -367,13 +388,15 @@ async def test_a_switch_is_told_once_it_is_durable(connect: Any, gate: Gate, ser
     wire.ask("SNAPSHOT.ROLLBACK v1", "VIEW.INFO")
     await settled()
     follower.ask("GET a")
+    asker.ask("VIEW.INFO main")
     await settled()
     threading.Event().wait(0.02)
     await settled()
-    assert [one.replies() for one in (waiter, follower, wire)] == [[], [], []]
+    assert [one.replies() for one in (waiter, follower, wire, asker)] == [[]] * 4
     assert server.switches.latest == (0, 0)
     gate.open()
     await until(lambda: waiter.transport.sent and wire.transport.sent and len(follower.transport.sent) > 10)
+    assert '"version", :1' in asker.replies()[0]
     count, lsn = server.store.switches
     assert (count, waiter.replies()) == (1, [f"[:1, :{lsn}]"])
     assert sorted(follower.replies()) == ["null", f'push "view.switch", :1, :{lsn}']
