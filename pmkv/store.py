@@ -32,7 +32,7 @@ from .view import View
 
 HOT_SHARE = 4  # of the DRAM budget, hot words take one in so many parts
 DUE = 0.1  # seconds of replay, beyond which a checkpoint is taken
-MOST_SEALS = 32  # versions, beyond which a checkpoint is taken too: each left one more run for reads to ask in DRAM
+MOST_SEALS = 8  # versions, beyond which a checkpoint is taken too: each left one more run for reads to ask in DRAM
 READER_ATTEMPTS = 3
 RETRY = 5.0  # seconds after which a checkpoint that failed is tried again
 BEHIND = 3 * DUE  # seconds of replay, beyond which writers are held up: checkpoints do not keep pace with them
