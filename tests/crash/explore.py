@@ -30,8 +30,7 @@ from unittest.mock import patch
 import numpy as np
 
 import pmkv
-from pmkv import directory
-from pmkv import engine as engine_module
+from pmkv import contents, directory, engine, plans
 from pmkv.engine import Engine
 from pmkv.errors import FlushError, FullError
 from pmkv.index.shelf import SUFFIX
@@ -40,6 +39,7 @@ from pmkv.log.pool import Pool
 from pmkv.media.base import Granularity
 from pmkv.media.simulated import SimulatedMedium
 from pmkv.versions import fold as fold_module
+from pmkv.versions import heads
 from pmkv.versions.catalog import LmdbCatalog
 from pmkv.versions.names import PREFIX, Key, group_of
 from tests.crash.damage import silent_damage, silent_loss
@@ -146,9 +146,9 @@ class History:
         medium = SimulatedMedium(4096 + knobs.segments * knobs.segment, knobs.granularity, room=knobs.room)
         pool, model = Pool.create(medium, knobs.segment), Model()
         if knobs.left is not None:
-            engine = Engine(pool, now=lambda: NOW)
+            store = Bare(Engine(pool, now=lambda: NOW))
             for size in (900, 100, 0):
-                fill(Bare(engine), model, size, knobs.left)
+                fill(store, model, size, knobs.left)
         return Life(medium, [model], files=Files(pool.pool_id) if knobs.tier is not None else None)
 
     def _live(self, life: Life) -> None:
@@ -321,7 +321,7 @@ def reproducible(seed: int, tier: int = 2) -> Iterator[None]:
         for target, attribute, value in (
             (secrets, "token_bytes", lambda size=32: rng.randbytes(size)),
             (secrets, "randbits", rng.getrandbits),
-            (engine_module, "KEYSPACES", SPACES),
+            *((module, "KEYSPACES", SPACES) for module in (engine, contents, plans, heads)),
             (fold_module, "TIER", tier),
             (fold_module, "MOST", 4),
         ):
@@ -340,10 +340,12 @@ def explore(seed: int, knobs: Knobs | None = None, folder: Path | None = None) -
 
 
 def explore_for(images: int, first_seed: int, folder: Path | None = None) -> tuple[Counts, list[str]]:
-    """Histories from a seed on, on two cores, until so many images were compared or one history failed."""
+    """Histories from a seed on, on two cores, until so many images were compared or one history failed. Where images
+    are opened as files, there is one process more: it works while another one waits for the disk."""
     total, failures, seeds = Counts(), [], count(first_seed)
-    with ProcessPoolExecutor(2, get_context("fork")) as pool:
-        running = {pool.submit(explore, next(seeds), folder=folder) for _ in range(4)}
+    processes = 2 if folder is None else 3
+    with ProcessPoolExecutor(processes, get_context("fork")) as pool:
+        running = {pool.submit(explore, next(seeds), folder=folder) for _ in range(2 * processes)}
         while running:
             done, running = wait(running, return_when=FIRST_COMPLETED)
             for outcome in (future.result() for future in done):

@@ -358,9 +358,13 @@ def read_view(store: Any, model: Contents, spaces: int) -> None:
     for number in range(spaces):
         keyspace = store.keyspace(number)
         if len(keyspace):
-            keys = [key for key, _ in keyspace.scan()]
-            model.spaces[number] = {key: keyspace.entry(key) for key in keys}
-            assert len(keyspace) == len(keys), f"keyspace {number} counts {len(keyspace)} keys and shows {len(keys)}"
+            items = list(keyspace.scan())
+            rows = keyspace._look([key for key, _ in items])  # `entry` of all of them at once
+            shown = {key: (value, row[2]) for (key, value), row in zip(items, rows) if row[0] >= 0}
+            assert len(keyspace) == len(items) == len(shown), (
+                f"keyspace {number} counts {len(keyspace)} keys, shows {len(items)} in order and has {len(shown)}"
+            )
+            model.spaces[number] = shown
     for name, table in store.tables().items():
         shown = model.tables[name] = Rows(table.row_dtype, table.rows)
         for ids, rows in table.scan():
