@@ -33,11 +33,12 @@ class Contents:
         self._ground, self.view = ground, view
         self.readonly = None if view.is_head else readonly_because(view)
         self.gone: PmkvError | None = None
+        self._gone_at = 0  # the LSN of the decision by which it went
         self.tables: dict[str, Table] = {}
         self._tables: dict[int, Table] = {}
         self._empty: dict[str, Layer] = {}  # tops of what was never written
         self.keyspaces = [self._keyspace(trees[keyspace_part(number)]) for number in range(KEYSPACES)]
-        self.follow(view, trees)
+        self.follow(view, trees, view.lsn)
 
     def _keyspace(self, tree: Tree) -> Keyspace:
         ground, name = self._ground, self.view.name
@@ -54,8 +55,8 @@ class Contents:
                 top = self._empty[tree.name] = Layer(tree, self.view.lsn)
         return top
 
-    def follow(self, view: ViewMap, trees: dict[str, Tree]) -> None:
-        """The view has other layers, or tables, than before. Under the lock."""
+    def follow(self, view: ViewMap, trees: dict[str, Tree], lsn: int) -> None:
+        """By the decision `lsn` the view has other layers, or tables, than before. Under the lock."""
         self.view = view
         for number, keyspace in enumerate(self.keyspaces):
             keyspace.stand_on(self._top(trees[keyspace_part(number)]))
@@ -69,19 +70,20 @@ class Contents:
             kept[tree.number] = table
         for number, table in self._tables.items():
             if number not in kept:
-                table.leave(UnknownNameError(f"table {table.name!r} was dropped"))
+                table.leave(UnknownNameError(f"table {table.name!r} was dropped"), lsn)
         self._tables, self.tables = kept, {table.name: table for table in kept.values()}
 
-    def leave(self, why: PmkvError) -> None:
-        """The view was deleted. Under the lock."""
-        self.gone = why
+    def leave(self, why: PmkvError, lsn: int) -> None:
+        """The view was deleted by the decision `lsn`. Under the lock."""
+        self.gone, self._gone_at = why, lsn
         for one in (*self.keyspaces, *self._tables.values()):
-            one.leave(why)
+            one.leave(why, lsn)
 
     def guard(self) -> None:
         """Refuse what was deleted."""
         self._ground.log.guard_read()
         if self.gone is not None:
+            self._ground.log.settle_if_free(self._gone_at)
             raise type(self.gone)(*self.gone.args)
 
     def keyspace(self, number: int) -> Keyspace:

@@ -145,16 +145,17 @@ class Engine:
         self._follow()
         return state.end if state is not None else None
 
-    def _follow(self) -> None:
-        """Make tables and keyspaces what the heads say. Those of snapshots are made when somebody reads them."""
+    def _follow(self, lsn: int = 0) -> None:
+        """Make tables and keyspaces what the heads say since the decision `lsn`. Those of snapshots are made when
+        somebody reads them."""
         maps, trees = self.heads.maps, self.heads.trees
         for name, contents in list(self._contents.items()):
             view = maps.get(name)
             if view is None or view.lsn != contents.view.lsn:
-                contents.leave(UnknownViewError(f"view {name!r} was deleted"))
+                contents.leave(UnknownViewError(f"view {name!r} was deleted"), lsn)
                 del self._contents[name]
             elif view.is_head or view is not contents.view:
-                contents.follow(view, trees)
+                contents.follow(view, trees, lsn)
         for name, view in maps.items():
             if view.is_head and name not in self._contents:
                 self._contents[name] = Contents(view, trees, self._ground)
@@ -192,7 +193,7 @@ class Engine:
 
     def _carry_out(self, decision: dict[str, Any], lsn: int, time: int) -> None:
         self.heads.carry_out(decision, lsn, time)
-        self._follow()
+        self._follow(lsn)
 
     def _decide(self, decision: dict[str, Any], head: str = MAIN) -> int:
         if head != MAIN:
@@ -244,17 +245,19 @@ class Engine:
         self.log.guard_read()
         with self.log.lock:
             names = sorted(self.heads.maps.values(), key=lambda view: view.lsn)
-            found, lsn = {view.name: self.heads.info(view.name) for view in names}, self._decided
-        self.log.settle(lsn)
+            found, lsn = {view.name: self.heads.info(view.name) for view in names}, self.log.lsn
+        self.log.settle(lsn)  # of all: the writes counted may be pending
         return found
 
     def view_info(self, name: str) -> ViewInfo:
         """Of one."""
         self.view(name)
         with self.log.lock:
-            if name not in self.heads.maps:
-                raise self._unknown_view(name)
-            return self.heads.info(name)
+            found, lsn = self.heads.info(name) if name in self.heads.maps else None, self.log.lsn
+        self.log.settle(lsn)
+        if found is None:
+            raise self._unknown_view(name)
+        return found
 
     @property
     def switches(self) -> tuple[int, int]:

@@ -126,7 +126,7 @@ class Keyspace(Surface):
         return self._rows(keys).tolist()
 
     def _rows(self, keys: Sequence[bytes]) -> np.ndarray:
-        self._log.guard_read()
+        self._guard()
         wanted = self._wanted(keys)
         with self._log.lock:
             wanted.data = self._log.data  # now: the pool may have grown since
@@ -146,8 +146,7 @@ class Keyspace(Surface):
 
     def fingerprint(self, key: bytes) -> int:
         """Changes whenever the key is written: its location, 0 where it never was. For watching."""
-        with self._log.lock:
-            self._guard()
+        with self._locked():
             return int(self.chain.find(self._wanted([key]))[0])
 
     def _hash(self, blob: np.ndarray, bounds: np.ndarray) -> np.ndarray:
@@ -332,8 +331,7 @@ class Keyspace(Surface):
 
     def __len__(self) -> int:
         """How many keys are there now; exact. Looks once at what was written since it was asked last."""
-        with self._log.lock:
-            self._guard()
+        with self._locked():
             count, lsn = self.chain.count(self._log.now()), self._changed
         self._log.settle(lsn)
         return count
@@ -344,8 +342,7 @@ class Keyspace(Surface):
         check_cursor(cursor)
         count = max(1, count)  # no progress is no scan
         names: list[bytes] = []
-        with self._log.lock, self._log.deferred():
-            self._guard()
+        with self._locked(), self._log.deferred():
             lsn = self._changed
             for places, _, found in self.chain.walk(cursor):
                 take = places.size
@@ -415,8 +412,7 @@ class Keyspace(Surface):
 
     def _chunk(self, low: bytes, high: bytes | None, reverse: bool, count: int) -> list[bytes]:
         """The next keys in order, dead ones among them."""
-        with self._log.lock:
-            self._guard()
+        with self._locked():
             runs, lsn = self.chain.runs, self._changed
             if self._order is None or len(self._order) > MOST_KNOWN + 2 * self.chain.count_above:
                 self._order = KeyOrder(key for _, _, found in self.chain.walk_above() for key in self._names(found))

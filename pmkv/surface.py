@@ -6,6 +6,9 @@ for durability happens in `Log.settle` alone.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import numpy as np
 
 from .errors import PmkvError, ReadOnlyError
@@ -23,6 +26,7 @@ class Surface:
         """readonly: why it takes no writes, if it takes none; verify: check what is read."""
         self._log, self._verify, self._readonly = log, verify, readonly
         self._why_gone: PmkvError | None = None
+        self._gone_at = 0  # the LSN of the decision by which it went
         self.chain = Chain(top)
 
     @property
@@ -45,9 +49,9 @@ class Surface:
     def _exchanged(self) -> None:
         """What it holds is something else now. Under the lock."""
 
-    def leave(self, why: PmkvError) -> None:
-        """It is gone: whoever uses it is told why. Under the lock."""
-        self._why_gone = why
+    def leave(self, why: PmkvError, lsn: int) -> None:
+        """It went by the decision `lsn`: whoever uses it is told why. Under the lock."""
+        self._why_gone, self._gone_at = why, lsn
         self.chain.leave()
 
     @property
@@ -55,15 +59,24 @@ class Surface:
         return self._why_gone is not None
 
     def _guard(self) -> None:
-        """Refuse what cannot be read any more. Under the lock: a lookup would find nothing."""
+        """Refuse what cannot be read any more. Under the lock, as a lookup would find nothing; and before that, so that
+        who is told can wait until it is durable."""
         self._log.guard_read()
         if self._why_gone is not None:
+            self._log.settle_if_free(self._gone_at)
             raise type(self._why_gone)(*self._why_gone.args)
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """The lock, for who may go on."""
+        self._guard()
+        with self._log.lock:
+            self._guard()
+            yield
 
     def _guard_write(self) -> None:
         self._log.guard_write()
-        if self._why_gone is not None:
-            raise type(self._why_gone)(*self._why_gone.args)
+        self._guard()
         if self._readonly is not None:
             raise ReadOnlyError(self._readonly)
 

@@ -215,6 +215,7 @@ class Table(Surface):
             outside = (ids < 0) | (ids >= self.rows)
             ids = np.where(outside, 0, ids)
         wanted = Ids(ids)
+        self._guard()
         with self._log.lock:
             found, lsn, data, runs = self._look_up(wanted)
         if runs:
@@ -365,8 +366,7 @@ class Table(Surface):
 
     def __len__(self) -> int:
         """How many ids are there; exact. Looks once at what was written since it was asked last."""
-        with self._log.lock:
-            self._guard()
+        with self._locked():
             count, lsn = self.chain.count(0), self._changed
         self._log.settle(lsn)
         return count
@@ -376,8 +376,7 @@ class Table(Surface):
         all the time is returned."""
         check_cursor(cursor)
         ids: list[np.ndarray] = []
-        with self._log.lock, self._log.deferred():
-            self._guard()
+        with self._locked(), self._log.deferred():
             lsn, left = self._changed, max(1, count)
             for places, words, _ in self.chain.walk(cursor):
                 take = min(left, places.size)

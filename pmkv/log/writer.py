@@ -306,6 +306,11 @@ class Log:
         else:
             self.flush(lsn)
 
+    def settle_if_free(self, lsn: int) -> None:
+        """`settle`, unless this thread would have to wait for a flush that needs the lock it holds."""
+        if getattr(self._local, "deferral", None) is not None or not self.is_locked_by_me:
+            self.settle(lsn)
+
     def finish_group(self, lsn: int) -> None:
         """A piece of something long is written: do not let it wait in memory for the rest (in a batch it has to)."""
         if self.is_locked_by_me:

@@ -88,3 +88,33 @@ def test_after_a_failed_flush_views_are_what_is_durable() -> None:
     with pytest.raises(UnknownViewError):
         lost.get(b"k")
     engine.check()
+
+
+@pytest.mark.parametrize("use", ["get", "len", "keyspace", "view", "put"])
+def test_who_is_told_that_a_view_is_gone_waits_until_that_is_durable(engine: Engine, use: str) -> None:
+    engine.branch("b")
+    view = engine.view("b")
+    with engine.log.deferred():
+        engine.delete_view("b")
+    uses = {
+        "get": lambda: view.tables["t"].get([1]) if "t" in view.tables else None,
+        "len": lambda: len(view.keyspaces[0]),
+        "keyspace": lambda: view.keyspace(0),
+        "view": lambda: engine.view("b"),
+        "put": lambda: view.keyspaces[0].put(b"k", b"v"),
+    }
+    with engine.log.deferred() as seen, pytest.raises(UnknownViewError):
+        uses[use]()
+    assert seen.lsn == engine.log.lsn > engine.log.durable
+    with pytest.raises(UnknownViewError):
+        uses[use]()
+    assert engine.log.durable == engine.log.lsn
+
+
+def test_what_is_told_of_a_view_waits_for_its_writes(engine: Engine) -> None:
+    branch = engine.branch("b")
+    with engine.log.deferred():
+        branch.keyspace(0).put(b"k", b"v")
+    with engine.log.deferred() as seen:
+        assert engine.view_info("b").writes == 1
+    assert seen.lsn == engine.log.lsn

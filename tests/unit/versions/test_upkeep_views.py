@@ -1,0 +1,100 @@
+"""Checkpoints and folds beside views that come and go, step by step."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pmkv.engine import Engine
+from pmkv.errors import PmkvError
+from pmkv.versions.fold import MOST, TIER
+from tests.engines import contents
+from tests.unit.versions.test_upkeep import World, exhaust, fill
+
+
+def shown(engine: Engine) -> dict[str, Any]:
+    """What every view has."""
+    return {name: contents(engine.view(name)) for name in engine.views()}
+
+
+def test_spans_let_reads_skip_many_snapshots() -> None:
+    world = World(200)
+    rng = np.random.default_rng(1)
+    fill(world.engine, 0, 60)
+    for number in range(40):
+        world.engine.snapshot(f"s{number}")
+        ids = rng.integers(0, 70, 5)
+        world.engine.table("t").put(ids, ids + number)
+        world.engine.table("t").delete(rng.integers(0, 70, 2))
+        world.engine.keyspaces[0].put(b"key %d" % rng.integers(0, 70), b"%d" % number)
+        world.engine.keyspaces[0].delete(b"key %d" % rng.integers(0, 70))
+        if number % 3 == 0:
+            world.checkpoint()
+            exhaust(world.engine.upkeep.fold())
+    world.checkpoint()
+    before = shown(world.engine)
+    exhaust(world.engine.upkeep.fold())
+    assert shown(world.engine) == before
+    tree = world.engine.heads.trees["table/1"]
+    assert tree.spans and len(world.engine.table("t").chain.runs) <= MOST + 2 < len(tree.layers)
+    world.engine.check()
+    again = world.reopen()
+    assert shown(again) == before and again.recovery.records == 0
+    again.check()
+    for number in rng.permutation(40).tolist()[:30]:
+        again.delete_view(f"s{number}")
+        del before[f"s{number}"]
+        if number % 7 == 0:
+            exhaust(again.upkeep.checkpoint())
+            exhaust(again.upkeep.fold())
+            assert shown(again) == before
+            again.check()
+    again.upkeep.tidy()
+    assert set(again.upkeep._shelf.names()) == again.upkeep.committed.files
+
+
+@pytest.mark.parametrize("step", range(6))
+def test_versions_beside_the_steps_of_checkpoints_and_folds(step: int) -> None:
+    """Views come and go between any two steps."""
+    world = World(200)
+    for first in range(0, 10 * TIER, 10):
+        fill(world.engine, first, 10)
+        world.engine.snapshot(f"s{first}")
+        world.checkpoint()
+    branch = world.engine.branch("b", at="s10")
+    branch.tables["t"].put([500], [5])
+
+    def interfere() -> None:
+        match step:
+            case 0:
+                world.engine.promote("b", force=True)
+            case 1:
+                world.engine.rollback("s20")
+            case 2:
+                for first in (0, 20, 30):
+                    world.engine.delete_view(f"s{first}")
+            case 3:
+                world.engine.snapshot("new")
+                world.engine.delete_view("b")
+            case 4:
+                world.engine.branch("c").keyspaces[0].put(b"mine", b"1")
+                world.engine.promote("c")
+            case 5:
+                world.engine.drop_table("t")
+                world.engine.clear_all()
+                world.engine.rollback("s0", ["t"])
+
+    for place in range(3):
+        fill(world.engine, 3, 10)
+        before = shown(world.engine)
+        steps = world.engine.upkeep.checkpoint() if place < 2 else world.engine.upkeep.fold()
+        for number, _ in enumerate(steps):
+            if number == place:
+                with contextlib.suppress(PmkvError):
+                    interfere()
+                before = shown(world.engine)
+        assert shown(world.engine) == before == shown(world.reopen())
+        world.engine.check()
