@@ -142,13 +142,13 @@ class Client(redis.Redis):
     def wait_version(self, after: int, timeout: float | None = None) -> int:
         """Wait until `main` was promoted or rolled back more than `after` times; returns how often, or after `timeout`
         seconds `after` itself. How tables are laid out is asked anew afterwards."""
-        end = _deadline(timeout)
+        end, most = _deadline(timeout), versions.patience(self.connection_pool)
         while True:
             left = end - time.monotonic()
-            number = self.run(versions.wait(after, min(versions.PATIENCE, left)))
+            number = self.run(versions.wait(after, min(most, left)))
             if number > after:
                 self.forget()
-            if number > after or left <= versions.PATIENCE:
+            if number > after or left <= most:
                 return number
 
     def forget(self, name: str | None = None) -> None:
@@ -298,13 +298,13 @@ class AsyncClient(redis.asyncio.Redis):
 
     async def wait_version(self, after: int, timeout: float | None = None) -> int:
         """As `Client.wait_version`."""
-        end = _deadline(timeout)
+        end, most = _deadline(timeout), versions.patience(self.connection_pool)
         while True:
             left = end - time.monotonic()
-            number = await self.run(versions.wait(after, min(versions.PATIENCE, left)))
+            number = await self.run(versions.wait(after, min(most, left)))
             if number > after:
                 self.forget()
-            if number > after or left <= versions.PATIENCE:
+            if number > after or left <= most:
                 return number
 
     def forget(self, name: str | None = None) -> None:

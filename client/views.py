@@ -16,7 +16,7 @@ from redis.exceptions import ResponseError
 from .protocol import Args, Work
 
 MAIN = "main"
-PATIENCE = 2.0  # seconds of one VIEW.WAIT: less than any sensible socket_timeout, whatever the whole wait is
+PATIENCE = 2.0  # seconds of one VIEW.WAIT at most, however long the whole wait is
 
 OnConnect = Callable[[Any], Any]
 
@@ -102,6 +102,11 @@ def wait(after: int, seconds: float) -> Work[int]:
 
 
 # Connections
+
+
+def patience(pool: Any) -> float:
+    """Seconds that one VIEW.WAIT may take: well within those that a connection waits for a reply."""
+    return min(PATIENCE, (pool.connection_kwargs.get("socket_timeout") or 2 * PATIENCE) / 2)
 
 
 def on_connect(view: str, before: OnConnect | None) -> OnConnect:

@@ -260,6 +260,14 @@ def test_waiting_asks_in_turns(scripted: Scripted, monkeypatch: pytest.MonkeyPat
         assert scripted.seen.count(b"TABLE.INFO") == 2
 
 
+def test_no_turn_outlasts_the_wait_for_a_reply(scripted: Scripted) -> None:
+    scripted.answers[b"VIEW.WAIT"] = IN_TIME
+    for seconds, said in ((0.5, b"250"), (None, b"2000"), (60.0, b"2000")):
+        with eager(Client, scripted.port, socket_timeout=seconds) as client:
+            client.wait_version(2)
+        assert scripted.said[-1] == [b"VIEW.WAIT", b"2", said]
+
+
 async def test_awaiting_a_version(scripted: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(views, "PATIENCE", 0.01)
     scripted.answers[b"VIEW.WAIT"] = TOO_LATE
