@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import queue
 import threading
 from collections.abc import Callable
 
 from .errors import PmkvError
 
+# Whoever serves goes first: GETs beside a checkpoint took twice as long at the 99th percentile without.
+NICE = 10
 log = logging.getLogger("pmkv")
 
 
@@ -43,6 +46,8 @@ class Background(threading.Thread):
         self.join()
 
     def run(self) -> None:
+        with contextlib.suppress(OSError):  # Linux alone has priorities of threads
+            os.setpriority(os.PRIO_PROCESS, self.native_id, NICE)
         while (work := self._work.get()) is not None:
             self._do(work)
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
+import queue
+import sys
 import threading
 
 import pytest
 
-from pmkv.background import Background
+from pmkv.background import NICE, Background
 from pmkv.errors import FullError
 
 PATIENCE = 5
@@ -62,3 +65,11 @@ def test_stopping_waits_for_the_piece_at_hand_and_forgets_the_rest(background: B
     background.stop()
     assert done == ["at hand"]
     assert not background.is_alive()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="threads have priorities of their own on Linux")
+def test_it_leaves_the_processor_to_who_serves(background: Background) -> None:
+    found: queue.SimpleQueue[int] = queue.SimpleQueue()
+    background.submit(lambda: found.put(os.getpriority(os.PRIO_PROCESS, threading.get_native_id())))
+    ours = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    assert found.get(timeout=PATIENCE) >= max(NICE, ours)
