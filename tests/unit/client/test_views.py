@@ -111,7 +111,7 @@ def test_a_server_that_hung_up_is_told_again(scripted: Scripted) -> None:
             client.set("a", "b")
         del scripted.answers[b"SET"]
         client.set("a", "b")
-        assert len(scripted.used) > 2 and set(scripted.used) == {b"canary"}
+        assert len(scripted.used) >= 2 and set(scripted.used) == {b"canary"}
 
 
 async def test_awaited_every_connection_too(scripted: Scripted) -> None:
