@@ -397,7 +397,8 @@ class Keyspace(Surface):
         high = min((bound for bound in (stop, after_prefix(prefix)) if bound is not None), default=None)
         left = limit if limit is not None else float("inf")
         while left > 0 and (high is None or low < high):
-            keys = self._chunk(low, high, reverse, int(min(left, SCAN_CHUNK)))
+            count = int(min(left, SCAN_CHUNK))
+            keys = self._chunk(low, high, reverse, count)
             if not keys:
                 return
             values = self.get_many(keys)
@@ -408,6 +409,8 @@ class Keyspace(Surface):
                 if value is not None and left > 0:
                     left -= 1
                     yield key, value
+            if len(keys) < count:
+                return  # there were no more
             low, high = (low, keys[-1]) if reverse else (keys[-1] + b"\0", high)
 
     def _chunk(self, low: bytes, high: bytes | None, reverse: bool, count: int) -> list[bytes]:
@@ -428,9 +431,7 @@ class Keyspace(Surface):
         """The keys with this beginning and hash, dead ones among them: long ones stand abridged in the directory."""
         place = place_of(np.uint64(word), self.chain.seed)
         with self._log.lock:
-            for places, _, found in self.chain.walk(int(place)):
-                return [key for key in self._names(found[places == place]) if key.startswith(prefix)]
-        return []
+            return [key for key in self._names(self.chain.at(int(place))) if key.startswith(prefix)]
 
     def _forget(self, dead: list[bytes]) -> None:
         """Take deleted keys out of the order, unless they came back meanwhile; those in the directory leave it at a

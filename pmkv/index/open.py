@@ -142,6 +142,11 @@ class OpenIndex:
             entry = ((entry >> (self.depth - depth)) + 1) << (self.depth - depth)
             yield places[order], words[order], locations[order]
 
+    def at(self, place: int) -> np.ndarray:
+        """The locations of one place."""
+        places, _, locations = next(self.walk(place))
+        return locations[places == place]
+
     @property
     def count(self) -> int:
         """How many words, deleted ones among them."""

@@ -145,12 +145,14 @@ class Run:
 
     # walking
 
-    def entries(self, place: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """(places, locations) ascending from `place` on, some thousand at a time; those of one place come together."""
+    def entries(self, place: int = 0, step: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(places, locations) ascending from `place` on, some thousand at a time, or of about `step` slots; those of one
+        place come together."""
+        step = step or STEP
         first, slots = int(place) * self.info.capacity >> 64, self.info.slot_pages * PAGE_SLOTS
         while first < slots:
-            stop = self._group_end(min((first // STEP + 1) * STEP, slots))
-            will_read(self._data, self.info.offset + 16 * stop, self.info.offset + 16 * (stop + STEP))
+            stop = self._group_end(min((first // step + 1) * step, slots))
+            will_read(self._data, self.info.offset + 16 * stop, self.info.offset + 16 * (stop + step))
             self._refuse(verify_pages(*self._pages, first // PAGE_SLOTS, -(-stop // PAGE_SLOTS)))
             places, locations = np.empty(stop - first, np.uint64), np.empty(stop - first, np.uint64)
             count = collect_run(self._words, first, stop, np.uint64(place), places, locations)
@@ -163,6 +165,13 @@ class Run:
         while stop < slots and words[2 * stop + 1] and words[2 * stop] == words[2 * stop - 2]:
             stop += 1
         return stop
+
+    def at(self, place: int) -> np.ndarray:
+        """The locations of one place, newest first."""
+        for places, locations in self.entries(place, PAGE_SLOTS):
+            if places.size:
+                return locations[places == place]
+        return np.empty(0, np.uint64)
 
     def walk(self, place: int, seed: int | np.uint64) -> Iterator[Entries]:
         """(places, words, locations), as `entries`."""

@@ -209,6 +209,11 @@ class Chain:
         sources += [run.walk(place, self.seed) for run in self.runs]
         yield from merged(sources)
 
+    def at(self, place: int) -> np.ndarray:
+        """The locations of one place, newest first; dead ones among them. Under the lock."""
+        found = [m.index.at(place) for m in self.mutables] + [run.at(place) for run in self.runs]
+        return np.concatenate(found) if found else np.empty(0, np.uint64)
+
     def walk_above(self) -> Iterator[Window]:
         """The same of what is not on file."""
         yield from merged([m.index.walk() for m in self.mutables])

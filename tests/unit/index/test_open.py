@@ -54,6 +54,8 @@ def test_equal_hashes_are_only_candidates() -> None:
     assert index.insert_keys(data, same, blob, bounds, locations).tolist() == [0] * 4
     found, waiting = index.find_keys(data, same, blob, bounds, NOTHING, owner, True)
     assert found.tolist() == locations.tolist() and waiting == 0 and index.live == 4
+    place = next(index.walk())[0][0]
+    assert sorted(index.at(int(place)).tolist()) == sorted(locations.tolist()) and index.at(int(place) - 1).size == 0
     other, its_bounds = join([b"tw"])
     assert index.find_keys(data, same[:1], other, its_bounds, NOTHING, owner, True)[0].tolist() == [0]
     write_records(data, 4096, owner, blob, bounds, *join([b""] * 4), none, none + FLAG_DELETE, locations)

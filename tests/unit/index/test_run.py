@@ -173,6 +173,7 @@ def test_a_walk_can_be_taken_up_behind_any_place() -> None:
     for start in (whole[17], whole[30_000] + 1, whole[-1], whole[-1] + 1, 2**64 - 1):
         rest = [int(place) for places, _, _ in run.walk(start, SEED) for place in places]
         assert rest == [place for place in whole if place >= start]
+        assert run.at(start).size == whole.count(start)
 
 
 # keys
@@ -260,7 +261,10 @@ def test_a_group_of_equal_hashes_is_never_cut(monkeypatch: pytest.MonkeyPatch) -
     names = [b"%d" % i for i in range(900)]
     where = keys.put(index, dict.fromkeys(names, b"v"))
     run = maker.run([index])
-    assert [len({int(p) for p in places}) for places, _, _ in run.walk(0, SEED) if places.size] == [1, 1, 1]
+    windows = [places for places, _, _ in run.walk(0, SEED) if places.size]
+    assert [len({int(p) for p in places}) for places in windows] == [1, 1, 1]
+    for places in windows:
+        assert run.at(int(places[0])).tolist() == index.at(int(places[0])).tolist() and places.size > 256
     again = keys.put(newer := OpenIndex(HEAP, int(SEED)), dict.fromkeys(names[:100], b"w"))
     folded = maker.run([maker.run([newer]), run])
     assert folded.info.count == 900 and keys.find(folded, names) == list((where | again).values())

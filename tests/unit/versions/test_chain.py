@@ -201,6 +201,10 @@ def test_it_is_a_dict(data: st.DataObject) -> None:
     start = data.draw(st.integers(0, 2**64 - 1))
     places = [int(p) for some, _, _ in small.chain.walk(start) for p in some]
     assert places == sorted(places) and all(p >= start for p in places)
+    for place in (start, *places[:3]):
+        windows = small.chain.walk(place)
+        same = [int(a) for some, _, found in windows for p, a in zip(some, found) if p == place]
+        assert small.chain.at(place).tolist() == same
     walked = {int(w) for _, words, _ in small.chain.walk() for w in words.view(np.int64)}
     assert walked >= set(model)
     small.chain.check()
