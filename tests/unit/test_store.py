@@ -19,6 +19,7 @@ import pytest
 
 import pmkv
 from pmkv.errors import ClosedError, FlushError, InvalidError, LockedError, ReadOnlyError
+from pmkv.versions.fold import TIER
 from tests.engines import at_the_same_time
 
 SMALL = "8MiB"
@@ -372,7 +373,7 @@ def test_folds_come_after_the_warm_up(tmp_path: Path, monkeypatch: pytest.Monkey
         store.put(b"k", b"v")
         store.checkpoint()
     with pmkv.open(tmp_path, capacity=SMALL) as store:
-        for number in range(5):
+        for number in range(TIER):
             store.put(b"%d" % number, b"v")
             store.checkpoint()
         assert store.is_cold and store.stats().folds == 0
