@@ -85,52 +85,56 @@ class Reader:
     def __init__(self, client: pmkv_client.Client, ids: int) -> None:
         self.table, self.ids, self.random = client.table("rows"), ids, np.random.default_rng(3)
 
-    def p99(self, done: Callable[[], bool]) -> float:
-        """Milliseconds, of the reads until then."""
+    def read(self, done: Callable[[], bool]) -> tuple[float, float]:
+        """p99 and maximum of the reads until then, in milliseconds."""
         taken: list[float] = []
         while not done():
             some = self.random.integers(0, self.ids, BATCH)
             start = time.perf_counter()
             self.table.get(some)
             taken.append((time.perf_counter() - start) * 1e3)
-        return float(np.percentile(taken, 99))
+        return float(np.percentile(taken, 99)), max(taken)
 
-    def p99_for(self, seconds: float) -> float:
+    def read_for(self, seconds: float) -> tuple[float, float]:
         end = time.monotonic() + seconds
-        return self.p99(lambda: time.monotonic() >= end)
+        return self.read(lambda: time.monotonic() >= end)
 
 
 def while_publishing(reader: Reader, port: int, rounds: int, pause: float, bar: float | None) -> list[Figure]:
-    ratios, times, p99 = [], [], []
+    measured, times = [], []
     for number in range(rounds):
-        without = reader.p99_for(SECONDS)
+        without = reader.read_for(SECONDS)
         with beside(publish, port, f"p{number}-{pause:g}", pause) as wishes:
-            p99.append(reader.p99_for(SECONDS))
+            measured.append((without, reader.read_for(SECONDS)))
             wishes.send(None)
             times.append(wishes.recv() / SECONDS)
-        ratios.append(p99[-1] / without)
     often = "back to back" if not pause else f"every {1e3 * pause:g} ms"
-    what = f"p99 of reads of {BATCH} rows, publishing {often}"
     return [
-        Figure(what, "ms", p99),
-        Ratio(f"{what}, over without", "x", ratios, bar),
+        *figures(f"reads of {BATCH} rows, publishing {often}", measured, bar),
         Figure(f"snapshot, branch, promote and rollback {often}: each", "/s", times),
     ]
 
 
 def while_loading(reader: Reader, port: int, rounds: int, size: int) -> list[Figure]:
-    ratios, speeds, p99 = [], [], []
+    measured, speeds = [], []
     for number in range(rounds):
-        without = reader.p99_for(SECONDS)
+        without = reader.read_for(SECONDS)
         with beside(load, port, f"load-{number}", max(ROW * PIECE, size // rounds)) as wishes:
-            p99.append(reader.p99(wishes.poll))
+            measured.append((without, reader.read(wishes.poll)))
             speeds.append(wishes.recv() / 1e6)
-        ratios.append(p99[-1] / without)
-    what = f"p99 of reads of {BATCH} rows while {size / (1 << 30):.2g} GiB load into branches"
+    what = f"reads of {BATCH} rows while {size / (1 << 30):.2g} GiB load into branches"
+    return [*figures(what, measured, LOADING), Figure("loaded meanwhile", "MB/s", speeds)]
+
+
+def figures(
+    what: str, measured: list[tuple[tuple[float, float], tuple[float, float]]], bar: float | None
+) -> list[Figure]:
+    """Of p99 and maximum, without and with, round by round."""
     return [
-        Figure(what, "ms", p99),
-        Ratio(f"{what}, over without", "x", ratios, LOADING),
-        Figure("loaded meanwhile", "MB/s", speeds),
+        Figure(f"{what}: p99", "ms", [p99 for _, (p99, _) in measured]),
+        Ratio(f"{what}: p99 over without", "x", [p99 / before for (before, _), (p99, _) in measured], bar),
+        Figure(f"{what}: slowest", "ms", [slowest for _, (_, slowest) in measured]),
+        Figure(f"{what}: slowest without", "ms", [slowest for (_, slowest), _ in measured]),
     ]
 
 
@@ -146,7 +150,7 @@ def section(folder: Path, rounds: int, ids: int, size: int) -> list[Figure]:
             some = np.arange(first, min(first + LOADED, ids))
             table.put(some, np.zeros((some.size, WIDTH), "u1"))
         reader = Reader(client, ids)
-        reader.p99_for(SECONDS / 4)
+        reader.read_for(SECONDS / 4)
         return [
             *while_publishing(reader, port, rounds, PAUSE, PUBLISHING),
             *while_publishing(reader, port, rounds, 0.0, None),
