@@ -146,8 +146,8 @@ class Run:
     # walking
 
     def entries(self, place: int = 0, step: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """(places, locations) ascending from `place` on, some thousand at a time, or of about `step` slots; those of one
-        place come together."""
+        """(places, locations) ascending from `place` on, some thousand at a time, or of about `step` slots; those of
+        one place come together."""
         step = step or STEP
         first, slots = int(place) * self.info.capacity >> 64, self.info.slot_pages * PAGE_SLOTS
         while first < slots:
