@@ -175,8 +175,10 @@ class Chain:
 
     def count(self, now: int) -> int:
         """How many words live, those that have expired by `now` (unix ms) not among them. Under the lock."""
-        self._settle()
         mutables = self.mutables
+        if not mutables and not self.runs:
+            return 0
+        self._settle()
         live = live_of(self.runs)
         if live is None or any(m.tally.is_unknown for m in mutables):
             raise CorruptionError(
