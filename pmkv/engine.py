@@ -38,7 +38,7 @@ from .log.replay import LogEnd, Replay
 from .log.writer import Deferral, Log, unix_ms
 from .media.base import Medium
 from .plans import Plan, check_view_name, plan_promote, plan_rollback, plan_undo
-from .table import NAME, Table, descr_of, dtype_from, row_dtype
+from .table import NAME, Table, check_bound, descr_of, dtype_from, row_dtype
 from .versions.catalog import Catalog
 from .versions.heads import KEYSPACES, MAIN, UNDO, Heads, ViewInfo, ViewMap, keyspace_part, table_part
 from .versions.layer import Dram, Tree
@@ -46,7 +46,6 @@ from .versions.state import State
 from .versions.upkeep import Closed, Rotation, Upkeep
 
 HOT = 256 << 20  # bytes of hot words, where nobody says how many
-MOST_ROWS = 1 << 47
 # What replay costs: measured on two slow cores, to decide when a checkpoint is due.
 COSTS = 18e-6, 0.25e-6, 0.3e-9  # seconds a frame, a record, a byte
 
@@ -350,6 +349,12 @@ class Engine:
     def _exchange(self, op: str, source: ViewMap, plan: Plan, head: str, force: bool) -> None:
         if plan.conflicts and not force:
             raise ConflictError(f"{'; '.join(plan.conflicts)}. Nothing was changed; with force, that is dropped")
+        if not (plan.parts or plan.drop):
+            if op == "promote":
+                raise InvalidError(
+                    f"nothing to promote: branch {source.name!r} wrote nothing since it was cut or promoted"
+                )
+            return  # as it is already; what `undo` would bring back stays
         self._seal(source)
         self._decide({"op": op, "name": source.name, "parts": plan.parts, "drop": plan.drop}, head)
         if head == MAIN and self.on_switch:
@@ -370,7 +375,7 @@ class Engine:
             raise InvalidError(
                 f"{name!r} cannot name a table: letters, digits, _ . : and -, at most 128, not beginning with . : or -"
             )
-        rows = self._check_rows(rows)
+        rows = check_bound(rows)
         descr = descr_of(row_dtype(dtype))
         self.log.guard_write()
         with self.log.lock:
@@ -385,14 +390,6 @@ class Engine:
         if there is not None:
             raise ExistsError(f"there is a table {name!r} already, with rows of {there.row_dtype}")
         return table
-
-    @staticmethod
-    def _check_rows(rows: Any) -> int | None:
-        if rows is None:
-            return None
-        if not isinstance(rows, int | np.integer) or not 0 < rows <= MOST_ROWS:
-            raise InvalidError(f"rows={rows!r}: a dense table has 1 to {MOST_ROWS:,} rows; None for any int64 ids")
-        return int(rows)
 
     def drop_table(self, name: str, head: str = MAIN) -> None:
         """Remove a table with all its rows."""

@@ -28,6 +28,7 @@ from .versions.wanted import Ids, lives
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,127}")
 MAX_WIDTH = 1 << 16
+MOST_ROWS = 1 << 47
 IDS_ONLY = np.empty(0, np.uint8)
 
 
@@ -64,6 +65,15 @@ def dtype_from(descr: Any) -> np.dtype:
     if is_structure(base):
         base = np.lib.format.descr_to_dtype(as_descr(base))
     return row_dtype((base, tuple(shape)) if shape else base)
+
+
+def check_bound(rows: Any) -> int | None:
+    """How many rows a dense table has; None for one of any ids."""
+    if rows is None:
+        return None
+    if not isinstance(rows, int | np.integer) or not 0 < rows <= MOST_ROWS:
+        raise InvalidError(f"rows={rows!r}: a dense table has 1 to {MOST_ROWS:,} rows; None for any int64 ids")
+    return int(rows)
 
 
 def is_structure(descr: Any) -> bool:

@@ -46,7 +46,7 @@ class ViewMap:
     """A view: the layer on top of each table and keyspace; None for one that was never written, in a snapshot.
 
     stands_on: of a branch, the layer below its own of each part, as it was cut or promoted last. exchanged: of `undo`,
-    what it brings back."""
+    what it brings back; branch: whose promote that undoes (name, LSN of its cut), and where it stood before."""
 
     name: str
     kind: str
@@ -56,6 +56,7 @@ class ViewMap:
     parts: dict[str, Layer | None] = field(default_factory=dict)
     stands_on: dict[str, int | None] = field(default_factory=dict)
     exchanged: tuple[str, ...] = ()
+    branch: tuple[str, int] | None = None
 
     @property
     def is_head(self) -> bool:
@@ -133,11 +134,12 @@ class Heads:
                 self._branch(ViewMap(name, "branch", lsn, time, at), self.maps[at], lsn)
             case {"op": "promote", "name": name, "parts": parts, "drop": drop}:
                 self._exchange(head, self.maps[name], parts, drop, lsn, time)
-                self._stand(self.maps[name], [*parts, *drop])
+                self._stand_on_promoted(self.maps[name], [*parts, *drop])
             case {"op": "rollback", "name": name, "parts": parts, "drop": drop}:
                 self._exchange(head, self.maps[name], parts, drop, lsn, time)
             case {"op": "undo", "parts": parts, "drop": drop}:
                 self._put_all(head, self.maps[UNDO], parts, drop, lsn)
+                self._stand_as_before(self.maps[UNDO])
                 self._delete(UNDO)
                 self.switches = self.switches[0] + 1, lsn
             case {"op": "delete_view", "name": name}:
@@ -195,14 +197,21 @@ class Heads:
         for part in parts:
             head.put(part, self.trees[part].begin(lsn, source.base_of(part)))
 
-    @staticmethod
-    def _stand(branch: ViewMap, parts: Iterable[str]) -> None:
-        """The branch stands on what was promoted."""
+    def _stand_on_promoted(self, branch: ViewMap, parts: Iterable[str]) -> None:
+        before = self.maps[UNDO]
+        before.branch, before.stands_on = (branch.name, branch.lsn), dict(branch.stands_on)
         for part in parts:
             if part in branch.parts:
                 branch.stands_on[part] = id_of(branch.base_of(part))
             else:
                 branch.stands_on.pop(part, None)
+
+    def _stand_as_before(self, before: ViewMap) -> None:
+        """What was promoted is the branch's alone again: it may be promoted once more."""
+        name, lsn = before.branch or ("", 0)
+        branch = self.maps.get(name)
+        if branch is not None and branch.lsn == lsn:
+            branch.stands_on = dict(before.stands_on)
 
     def _delete(self, name: str) -> None:
         if name in self.maps:
@@ -319,7 +328,7 @@ class Heads:
 
     def _restore_view(self, name: str, kept: ViewState) -> None:
         view = self.maps[name] = self.maps.get(name) or ViewMap(
-            name, kept.kind, kept.lsn, kept.created, kept.base, stands_on=dict(kept.stands_on), exchanged=kept.exchanged
+            name, kept.kind, kept.lsn, kept.created, kept.base, {}, dict(kept.stands_on), kept.exchanged, kept.branch
         )
         for part, id in kept.parts.items():
             layer = self.trees[part].layers[id] if id is not None else None
@@ -371,4 +380,5 @@ def view_state(view: ViewMap, trees: dict[str, Tree]) -> ViewState:
         for part, top in view.parts.items()
         if not (is_untouched(trees[part]) or (top is None and trees[part].decision is None))
     }
-    return ViewState(view.kind, view.lsn, view.created, view.base, parts, dict(view.stands_on), view.exchanged)
+    stands_on = dict(view.stands_on)
+    return ViewState(view.kind, view.lsn, view.created, view.base, parts, stands_on, view.exchanged, view.branch)

@@ -72,7 +72,8 @@ class ViewState:
     """A view: parts: the layer on top of each table and keyspace that it has, None for one that was never written.
 
     lsn, created (unix ms): when it was cut; base: from which view. stands_on: of a branch, the layer on which it stands
-    with each part of `main`. exchanged: of `undo`, the parts that it brings back."""
+    with each part of `main`. exchanged: of `undo`, the parts that it brings back; branch: whose promote it undoes (name
+    and lsn), which then stands on `stands_on` again."""
 
     kind: str
     lsn: int = 0
@@ -81,6 +82,7 @@ class ViewState:
     parts: dict[str, int | None] = field(default_factory=dict)
     stands_on: dict[str, int | None] = field(default_factory=dict)
     exchanged: tuple[str, ...] = ()
+    branch: tuple[str, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -135,11 +137,7 @@ def from_records(records: dict[str, Any], open_run: Callable[[RunInfo], Run]) ->
     infos = {name.removeprefix("run/"): value for name, value in records.items() if name.startswith("run/")}
     runs = Runs({name: open_run(RunInfo.from_dict(info)) for name, info in infos.items()})
     parts = {name: _part(name, record, runs) for name, record in records.items() if is_part(name)}
-    views = {
-        name.removeprefix("view/"): ViewState(**record | {"exchanged": tuple(record["exchanged"])})
-        for name, record in records.items()
-        if name.startswith("view/")
-    }
+    views = {name.removeprefix("view/"): _view(one) for name, one in records.items() if name.startswith("view/")}
     return State(LogEnd(**log), last_table, parts, views, switches)
 
 
@@ -166,3 +164,8 @@ def _part(name: str, record: dict[str, Any], runs: Runs) -> PartState:
     )
     spans = tuple(SpanState(runs.get(run, name), top, below) for top, below, run in record["spans"])
     return PartState(layers, record["decision"], spans)
+
+
+def _view(record: dict[str, Any]) -> ViewState:
+    branch = tuple(record["branch"]) if record["branch"] else None
+    return ViewState(**record | {"exchanged": tuple(record["exchanged"]), "branch": branch})

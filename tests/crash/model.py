@@ -20,6 +20,7 @@ FAR = 4_000_000_000_000  # unix ms, in the year 2096; what expires earlier has e
 SPACES = 16
 UNDO = "undo"
 CONFLICT = "conflict"  # what a promote or undo gives that is refused
+NOTHING = "nothing"  # to promote
 
 Entry = tuple[bytes, int]  # value, expiry
 Part = int | tuple[str, int]
@@ -83,7 +84,7 @@ class Contents:
 
     def take(self, other: Contents, parts: Iterable[Part]) -> None:
         """These parts as another one has them, in place of what has their names here."""
-        for part in parts:
+        for part in sorted(parts, key=rank):
             if isinstance(part, tuple) and (mine := self.part(part[0])) is not None:
                 self.remove(mine)
             self.remove(part)
@@ -136,15 +137,18 @@ class Contents:
 @dataclass
 class View(Contents):
     """A branch, a snapshot, or `undo`. stands_on: the stamps of a branch when it was cut, or promoted a part;
-    exchanged: the marks of main after what `undo` undoes, None for what it then had not."""
+    exchanged: the marks of main after what `undo` undoes, None for what it then had not; branch: whose promote that
+    was, and `stands_on` what it stood on before."""
 
     kind: str = "branch"
     base: str = "main"
     stands_on: dict[Part, int] = field(default_factory=dict, compare=False, repr=False)
     exchanged: dict[Part, int | None] = field(default_factory=dict, compare=False, repr=False)
+    branch: str = field(default="", compare=False, repr=False)
 
     def copy(self) -> View:
         copy = View(kind=self.kind, base=self.base, stands_on=dict(self.stands_on), exchanged=dict(self.exchanged))
+        copy.branch = self.branch
         copy.copy_of(self)
         return copy
 
@@ -201,7 +205,10 @@ class Model(Contents):
         others = self._in_the_way(parts)
         if not force and (others - gone or any(self._has_gone_on(branch, part) for part in chosen)):
             return CONFLICT
+        if not (parts or gone or others):
+            return NOTHING
         self._exchange(branch, parts, gone | others)
+        self.views[UNDO].branch, self.views[UNDO].stands_on = name, dict(branch.stands_on)
         for part in parts | gone | others:
             branch.stands_on.pop(part, None)
         branch.stands_on |= {part: branch.stamp(part) for part in parts}
@@ -229,6 +236,8 @@ class Model(Contents):
         drop = self._in_the_way(parts, head)
         if tables is None:
             drop |= mine.table_parts - snapshot.table_parts
+        if not (parts or drop):
+            return
         if head == "main":
             self._exchange(snapshot, parts, drop)
         else:
@@ -241,6 +250,12 @@ class Model(Contents):
         self.views[UNDO].exchanged = {part: self.marks.get(part) for part in parts | drop}
         self.switches += 1
 
+    def forget(self, name: str) -> None:
+        """A branch of the same name will be another one."""
+        del self.views[name]
+        if UNDO in self.views and self.views[UNDO].branch == name:
+            self.views[UNDO].branch = ""
+
     def undo(self, force: bool = False) -> str | None:
         before = self.views[UNDO]
         parts = before.exchanged.keys() & before.parts
@@ -250,6 +265,8 @@ class Model(Contents):
         if not force and (lost or others):
             return CONFLICT
         change(self, before, parts, gone | others)
+        if before.branch in self.views:
+            self.views[before.branch].stands_on = dict(before.stands_on)
         del self.views[UNDO]
         self.switches += 1
         return None
@@ -275,12 +292,17 @@ class Model(Contents):
                 yield contents.tables[name].number
         parts = {part for one in (self, *views) for part in (*one.parts, *getattr(one, "stands_on", ()))}
         parts |= {part for view in views for part in view.exchanged}
-        order = sorted(parts, key=lambda part: (part, 0) if isinstance(part, int) else (SPACES, *part))
-        for part in order:
+        for part in sorted(parts, key=rank):
             yield from ((one.stamps.get(part, 0) if part in one.parts else None) for one in (self, *views))
             yield from (view.stands_on.get(part) for view in views)
             yield from (-1 if part not in view.exchanged else view.exchanged[part] for view in views)
             yield self.marks.get(part)
+        yield from (-2 - sorted(self.views).index(one.branch) for one in views if one.branch in self.views)
+
+
+def rank(part: Part) -> tuple[Any, ...]:
+    """An order that is the same whenever a history is told."""
+    return (part,) if isinstance(part, int) else (SPACES, *part)
 
 
 def change(head: Contents, source: Contents, parts: set[Part], drop: set[Part]) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from pmkv.errors import ConflictError
-from tests.crash.model import CONFLICT, UNDO, Model
+from pmkv.errors import ConflictError, InvalidError
+from tests.crash.model import CONFLICT, NOTHING, UNDO, Model
 from tests.crash.operations import Operation
 
 Tables = tuple[str, ...] | None
@@ -21,6 +21,8 @@ def refusable(call: Any) -> Any:
         return call()
     except ConflictError:
         return CONFLICT
+    except InvalidError:
+        return NOTHING
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ class DeleteView(Operation):
         return self.view in model.views
 
     def on_model(self, model: Model) -> Any:
-        del model.views[self.view]
+        model.forget(self.view)
 
     def on_store(self, store: Any) -> Any:
         return store.delete_view(self.view)
