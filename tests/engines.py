@@ -116,8 +116,8 @@ class Failing:
     def data(self) -> np.ndarray:
         return self._inner.data
 
-    def prepare(self, start: int, stop: int) -> None:
-        self._inner.prepare(start, stop)
+    def prepare(self, start: int, stop: int, fill: bool = True) -> None:
+        self._inner.prepare(start, stop, fill)
         self.durable[start:stop] = 0
 
     def flush(self, ranges: Sequence[Range], sync: bool = True) -> None:

@@ -11,8 +11,10 @@ so that a full pool can still be opened and emptied. Assumes: the caller holds t
 from __future__ import annotations
 
 import enum
+import math
 import secrets
 import threading
+import time
 from collections.abc import Callable
 
 from ..errors import CorruptionError, FormatError, FullError
@@ -33,6 +35,9 @@ from .format import (
 SEGMENT_SIZE = 64 << 20
 SMALLEST_SEGMENT = 256 << 10
 SEGMENTS_AT_LEAST = 16  # a pool smaller than 16 full segments has smaller ones instead
+# Bytes a second, beyond which zeros are not written ahead of a log: it is flushed in large groups, to which the file
+# system's metadata matters little, and the disk is better used otherwise (half of what a bulk load writes were zeros).
+FAST = 32 << 20
 LOOKED_AT = 1 << 20  # bytes at the beginning that must be zeros where there is no header: else it is somebody's file
 
 
@@ -61,7 +66,11 @@ class Pool:
         self._seeds: dict[int, int] = {}
         self._free: list[int] = []  # neither taken nor prepared, the next one last
         self._ready: list[int] = []  # prepared, not taken, the next one last
-        self._preparing = threading.Lock()
+        self._being_prepared: set[int] = set()
+        self._preparing = threading.Lock()  # of which segment is what
+        self._prepared = threading.Condition(self._preparing)
+        self._taken_at = -math.inf  # when the last one was, by the monotonic clock
+        self._is_fast = False  # it was filled sooner than zeros should be written ahead of it
         self.on_take: Callable[[], None] = lambda: None  # a good moment to prepare the next one
 
     @classmethod
@@ -129,7 +138,7 @@ class Pool:
 
     @property
     def free(self) -> int:
-        return len(self._free) + len(self._ready)
+        return len(self._free) + len(self._ready) + len(self._being_prepared)
 
     def start(self, index: int) -> int:
         return HEADER_PAGE + index * self.segment_size
@@ -155,6 +164,8 @@ class Pool:
         self.make_ready(1, purpose)
         index = self._ready.pop()
         self.taken.append(index)
+        now = time.monotonic()
+        self._is_fast, self._taken_at = self.segment_size > FAST * (now - self._taken_at), now
         self.on_take()
         return index
 
@@ -163,7 +174,9 @@ class Pool:
         are prepared too, before the last segment of a log is left: on a full disk they would not be there."""
         self.admit(purpose, count)
         while len(self._ready) < count + (purpose if self.taken else 0):
-            self._prepare_one()
+            if not self._prepare_one():  # the background thread has the last one
+                with self._prepared:
+                    self._prepared.wait_for(lambda: not self._being_prepared)
 
     def admit(self, purpose: Reserve, count: int = 0) -> None:
         """FullError unless so many segments may be taken for this. Asked before a frame goes into the current segment,
@@ -178,10 +191,7 @@ class Pool:
     def prepare_ahead(self) -> bool:
         """Prepare one segment beyond those kept back, if there is one; False when there was nothing to do. For a
         background thread."""
-        if len(self._ready) > Reserve.WRITE or not self._free:
-            return False
-        self._prepare_one()
-        return True
+        return len(self._ready) <= Reserve.WRITE and self._prepare_one()
 
     @property
     def unproved_headers(self) -> list[tuple[int, int]]:
@@ -189,29 +199,43 @@ class Pool:
         first one while it is empty. `load` may have seen them in a cache only."""
         return [(self.start(index), self.start(index) + ALIGN) for index in self.taken[-1:] + self._ready]
 
-    def _prepare_one(self) -> None:
+    def _prepare_one(self) -> bool:
+        """False when there is none left. A writer in need prepares one beside that of the background thread, which may
+        be long about it."""
         with self._preparing:
             if not self._free:
-                return
-            index = self._free[-1]
-            self.medium.prepare(self.start(index), self.stop(index))
+                return False
+            index = self._free.pop()
+            self._being_prepared.add(index)
+        try:
+            self.medium.prepare(self.start(index), self.stop(index), fill=not self._is_fast)
             # the header goes last: a segment with a whole header is wholly prepared
             self._store(self.start(index), pack_segment(self.pool_id, index, 1))
-            self.generations[index] = 1
-            self._free.pop()
-            self._ready.insert(0, index)
+        except BaseException:
+            self._end_preparation(index, self._free, len(self._free))
+            raise
+        self.generations[index] = 1
+        self._end_preparation(index, self._ready, 0)
+        return True
+
+    def _end_preparation(self, index: int, place: list[int], at: int) -> None:
+        with self._prepared:
+            self._being_prepared.discard(index)
+            place.insert(at, index)
+            self._prepared.notify_all()
 
     def grow(self, capacity: int) -> None:
         """Have a medium of `capacity` bytes: so much more is free. Not while a segment is prepared, whose header might
         be stored in the mapping before and flushed from the one after."""
-        with self._preparing:
+        with self._prepared:
+            self._prepared.wait_for(lambda: not self._being_prepared)
             self.medium.grow(capacity)
             known = set(self.taken) | set(self._free) | set(self._ready)
             self._free = [index for index in range(self.count - 1, -1, -1) if index not in known] + self._free
 
     def check(self) -> None:
         """Every segment is taken, ready or free, once; what is taken or ready has a whole header on the medium."""
-        parts = self.taken + self._ready + self._free
+        parts = self.taken + self._ready + self._free + list(self._being_prepared)
         assert sorted(parts) == list(range(self.count)), "a segment is lost or counted twice"
         for index in self.taken + self._ready:
             header = memoryview(self.medium.data)[self.start(index) : self.start(index) + ALIGN]

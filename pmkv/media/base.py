@@ -42,8 +42,10 @@ class Medium(Protocol):
     data: np.ndarray  # uint8[capacity], readable and writable; replaced by `grow`, old arrays stay readable
     inline: bool  # flush is a matter of microseconds: do it on the caller's thread
 
-    def prepare(self, start: int, stop: int) -> None:
-        """Reserve the range (whole pages), fill it with zeros, durably; FullError changes nothing."""
+    def prepare(self, start: int, stop: int, fill: bool = True) -> None:
+        """Reserve the range (whole pages), fill it with zeros, durably; FullError changes nothing. fill=False: where
+        the file system can answer for the zeros of a range that was never written, it may: quickly, but then each
+        flush there waits for its metadata."""
 
     def flush(self, ranges: Sequence[Range], sync: bool = True) -> None:
         """Make the ranges durable, and what was flushed with sync=False before (that takes it out of this process only,

@@ -94,7 +94,7 @@ class DaxMedium:
             os.close(self._fd)
             raise
 
-    def prepare(self, start: int, stop: int) -> None:
+    def prepare(self, start: int, stop: int, fill: bool = True) -> None:
         if not 0 <= start <= stop <= len(self.data):
             raise InvalidError(f"{self._path} has {len(self.data)} bytes; {start} to {stop} cannot be prepared")
         if self._device is None:

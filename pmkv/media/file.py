@@ -8,9 +8,9 @@ sync of the last one, and every reader sees one flat array. Private copies of pa
 dropped again;
 the mapping then shows the file's page cache, which holds the same bytes.
 
-The file has its full size from the beginning, with holes; `prepare` reserves and zero-fills a range before its
-first use, so
-that a full disk is an error here and never a fault on access, and a commit never waits for the file system's metadata.
+The file has its full size from the beginning, with holes; `prepare` reserves and zero-fills a range before its first
+use, so that a full disk is an error here and never a fault on access, and a commit never waits for the file system's
+metadata (where zeros were written, and not only promised).
 """
 
 from __future__ import annotations
@@ -71,10 +71,11 @@ class FileMedium:
         self.data = np.frombuffer(self._mmap, np.uint8)
         self._unreleased: dict[int, int] = {}  # end of a flushed range: from where its copies are still held
 
-    def prepare(self, start: int, stop: int) -> None:
+    def prepare(self, start: int, stop: int, fill: bool = True) -> None:
         try:
             os.posix_fallocate(self._fd, start, stop - start)
-            self._fill(start, stop)
+            if fill:
+                self._fill(start, stop)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise FullError(f"no room for {stop - start:,} more bytes of {self.path}: {error.strerror}") from error

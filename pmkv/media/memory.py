@@ -29,7 +29,7 @@ class MemoryMedium:
         except OSError as error:
             raise FullError(f"{capacity:,} bytes of memory are not to be had: {error.strerror}") from error
 
-    def prepare(self, start: int, stop: int) -> None:
+    def prepare(self, start: int, stop: int, fill: bool = True) -> None:
         self.data[start:stop] = 0
 
     def flush(self, ranges: Sequence[Range], sync: bool = True) -> None:

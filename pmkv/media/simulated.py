@@ -128,7 +128,7 @@ class SimulatedMedium:
 
     # --- the protocol
 
-    def prepare(self, start: int, stop: int) -> None:
+    def prepare(self, start: int, stop: int, fill: bool = True) -> None:
         units = slice(start // UNIT, -(-stop // UNIT))
         self._reserve(units)
         self._flags[units] = 0  # until this returns, the range may be gone

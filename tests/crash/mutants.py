@@ -130,12 +130,12 @@ def _() -> list[Patch]:
 
 @mutant("a segment is used before it is prepared")
 def _() -> list[Patch]:
-    return [(SimulatedMedium, "prepare", lambda m, start, stop: prepare(m, start, stop) if start == 0 else None)]
+    return [(SimulatedMedium, "prepare", lambda m, start, stop, **_: prepare(m, start, stop) if start == 0 else None)]
 
 
 @mutant("a segment's header is stored before the segment is prepared")
 def _() -> list[Patch]:
-    def backwards(self: Pool) -> None:
+    def backwards(self: Pool) -> bool:
         index = self._free.pop()
         header = pool_module.pack_segment(self.pool_id, index, 1)
         self._store(self.start(index), header)
@@ -143,6 +143,7 @@ def _() -> list[Patch]:
         self.medium.data[self.start(index) : self.start(index) + 64] = np.frombuffer(header, np.uint8)
         self.generations[index] = 1
         self._ready.insert(0, index)
+        return True
 
     return [(Pool, "_prepare_one", backwards)]
 

@@ -30,7 +30,7 @@ class PacedMedium(SimulatedMedium):
     refuses_to_prepare = False  # the next time
     pause: Callable[[], object] = staticmethod(lambda: None)
 
-    def prepare(self, start: int, stop: int) -> None:
+    def prepare(self, start: int, stop: int, fill: bool = True) -> None:
         if self.refuses_to_prepare:
             self.refuses_to_prepare = False
             raise eio()

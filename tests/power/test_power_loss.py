@@ -39,8 +39,8 @@ class Shadowed(FileMedium):
         self._handed: list[Range] = []
         self.shadow = self.data.copy()  # what was found has survived
 
-    def prepare(self, start: int, stop: int) -> None:
-        super().prepare(start, stop)
+    def prepare(self, start: int, stop: int, fill: bool = True) -> None:
+        super().prepare(start, stop, fill)
         with self._moment:
             self.shadow[start:stop] = 0
 

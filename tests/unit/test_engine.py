@@ -23,7 +23,7 @@ class FailingMedium(MemoryMedium):
         self.durable = np.zeros(capacity, np.uint8)
         self.fails = False
 
-    def prepare(self, start: int, stop: int) -> None:
+    def prepare(self, start: int, stop: int, fill: bool = True) -> None:
         super().prepare(start, stop)
         self.durable[start:stop] = 0
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import numpy as np
 import pytest
 from xxhash import xxh3_64_intdigest
 
 from pmkv.errors import CorruptionError, FormatError, FullError
 from pmkv.log.format import HEADER_PAGE
-from pmkv.log.pool import SEGMENT_SIZE, SMALLEST_SEGMENT, Pool, Reserve, segment_size_for
+from pmkv.log.pool import FAST, SEGMENT_SIZE, SMALLEST_SEGMENT, Pool, Reserve, segment_size_for
 from pmkv.media.memory import MemoryMedium
 from tests.engines import SEGMENT, copy_of, small_medium
 
@@ -97,7 +100,7 @@ def test_what_is_kept_back_is_prepared_before_the_disk_is_full(pool: Pool, monke
     pool.take(Reserve.LOG)
     pool.take(Reserve.WRITE)
 
-    def full(start: int, stop: int) -> None:
+    def full(start: int, stop: int, fill: bool) -> None:
         raise FullError("no room on the disk")
 
     monkeypatch.setattr(pool.medium, "prepare", full)
@@ -109,7 +112,7 @@ def test_what_is_kept_back_is_prepared_before_the_disk_is_full(pool: Pool, monke
 
 def test_a_failed_preparation_loses_no_segment(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(pool.medium, "prepare", lambda start, stop: (_ for _ in ()).throw(OSError(5, "EIO")))
+        patch.setattr(pool.medium, "prepare", lambda *_, **__: (_ for _ in ()).throw(OSError(5, "EIO")))
         with pytest.raises(OSError, match="EIO"):
             pool.take(Reserve.WRITE)
     pool.check()
@@ -152,3 +155,61 @@ def test_the_check_notices_a_damaged_header_and_a_lost_segment(pool: Pool) -> No
     pool.taken.clear()
     with pytest.raises(AssertionError, match="lost"):
         pool.check()
+
+
+def test_a_writer_in_need_does_not_wait_for_the_background_thread(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool.take(Reserve.WRITE)
+    begun, go_on = threading.Event(), threading.Event()
+    prepare = pool.medium.prepare
+
+    def patient(start: int, stop: int, fill: bool = True) -> None:
+        if threading.current_thread() is background:
+            begun.set()
+            assert go_on.wait(5)
+        prepare(start, stop, fill)
+
+    monkeypatch.setattr(pool.medium, "prepare", patient)
+    background = threading.Thread(target=pool._prepare_one)
+    background.start()
+    assert begun.wait(5)
+    free = pool.free
+    assert pool.take(Reserve.WRITE) and pool.free == free - 1
+    pool.check()
+    go_on.set()
+    background.join()
+    pool.check()
+    while pool.free > Reserve.WRITE:
+        pool.take(Reserve.WRITE)
+    assert sorted(pool.taken + pool._ready) == list(range(pool.count))
+
+
+def test_the_last_segment_is_waited_for(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    while len(pool._free) > 1:
+        pool._prepare_one()
+    prepare, begun = pool.medium.prepare, threading.Event()
+
+    def slow(start: int, stop: int, fill: bool = True) -> None:
+        begun.set()
+        time.sleep(0.02)
+        prepare(start, stop, fill)
+
+    monkeypatch.setattr(pool.medium, "prepare", slow)
+    background = threading.Thread(target=pool._prepare_one)
+    background.start()
+    assert begun.wait(5)
+    taken = [pool.take(Reserve.LOG) for _ in range(pool.count)]
+    background.join()
+    assert sorted(taken) == list(range(pool.count))
+
+
+def test_zeros_are_written_ahead_of_a_slow_log_only(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    filled: list[bool] = []
+    clock = [1000.0]
+    monkeypatch.setattr("pmkv.log.pool.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr(pool.medium, "prepare", lambda start, stop, fill: filled.append(fill))
+    pool.take(Reserve.WRITE)
+    for seconds in (2.0, 1e-6, 2.0):
+        clock[0] += seconds * SEGMENT / FAST
+        pool.take(Reserve.WRITE)
+        filled.clear()
+        assert pool._prepare_one() and filled == [seconds > 1]

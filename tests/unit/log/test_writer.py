@@ -276,7 +276,7 @@ def test_a_flush_that_succeeds_after_another_part_of_the_medium_failed_does_not_
             log.prepare_ahead()
         flush(ranges, sync)
 
-    def fail(start: int, stop: int) -> None:
+    def fail(start: int, stop: int, fill: bool) -> None:
         raise eio()
 
     medium.flush = overtaken
