@@ -219,7 +219,7 @@ class Generator:
             view = self.rng.choice(branches)
             written = self._write_of(model.views[view])
             return Peek((*before, self._applied(model, On(view, written))), self._face_of(written))
-        switch = self._applied(model, self._version(model))
+        switch = self._applied(model, self._switch(model) or self._version(model))
         read = self._write_of(model)
         return Peek((*before, switch), self._face_of(read), at=read)
 
@@ -269,8 +269,14 @@ class Generator:
         kinds = ["_cut"] * (3 if len(names) < self.views else 0)
         kinds += (["_on_branch"] * 5 + ["_promote"] * 3) * bool(branches)
         kinds += ["_rollback"] * 2 * bool(model.named("snapshot"))
-        kinds += ["_undo"] * 2 * (UNDO in model.views) + ["_delete_view"] * (2 if len(names) >= self.views else 1)
+        kinds += ["_undo"] * 3 * (UNDO in model.views) + ["_delete_view"] * (2 if len(names) >= self.views else 1)
         return getattr(self, self.rng.choice(kinds))(model)
+
+    def _switch(self, model: Model) -> Any:
+        """What exchanges parts of main, if anything can."""
+        kinds = ["_undo"] * (UNDO in model.views) + ["_promote"] * bool(model.named("branch"))
+        kinds += ["_rollback"] * bool(model.named("snapshot"))
+        return getattr(self, self.rng.choice(kinds))(model) if kinds else None
 
     def _cut(self, model: Model) -> Any:
         name = self.rng.choice([name for name in VIEWS if name not in model.views])
@@ -284,9 +290,14 @@ class Generator:
     def _on_branch(self, model: Model) -> Any:
         view = self.rng.choice(model.named("branch"))
         branch = model.views[view]
-        if self.rng.randrange(5):
+        dice = self.rng.randrange(10)
+        if dice < 2:
+            return On(view, Transaction(tuple(self._plain(branch, False) for _ in range(3))))
+        if dice < 6:
             return On(view, self._plain(branch, True))
-        return On(view, Transaction(tuple(self._plain(branch, False) for _ in range(3))))
+        kinds = ["clear", "clear", "flush_all"] + ["drop_table"] * 2 * bool(branch.tables)
+        kinds += ["create_table"] * 2 * (len(branch.tables) < len(TABLES))
+        return On(view, getattr(self, self.rng.choice(kinds))(branch))
 
     def _some(self, names: list[str]) -> tuple[str, ...]:
         return tuple(self.rng.sample(names, self.rng.randrange(len(names) + 1)))

@@ -15,15 +15,17 @@ from pmkv.keyspace import Keyspace
 from pmkv.log.format import Frame
 from pmkv.log.replay import LogEnd, Replay
 from pmkv.versions import upkeep as upkeep_module
-from pmkv.versions.chain import Chain, Mutable, Tally, Wanted
+from pmkv.versions.chain import Chain
+from pmkv.versions.layer import Layer, Mutable, Tally, Tree
 from pmkv.versions.records import ROOT, Records, Root, Sums
-from pmkv.versions.state import State
+from pmkv.versions.state import PartState, State
 from pmkv.versions.upkeep import Steps, Upkeep
+from pmkv.versions.wanted import Wanted
 from tests.crash.files import SimulatedAppender, SimulatedCatalog
 from tests.crash.mutants import MUTANTS, Patch, mutant
 
 init, checkpoint, commit, tidy = Upkeep.__init__, Upkeep.checkpoint, Upkeep._commit, Upkeep.tidy
-write_run, rotate, adopt = upkeep_module.write_run, Chain.rotate, Chain.adopt
+write_run, close, adopt = upkeep_module.write_run, Layer.close, Layer.adopt
 others = set(MUTANTS)
 
 
@@ -66,11 +68,16 @@ def _() -> list[Patch]:
 @mutant("a checkpoint commits the runs as they are now, not as they were")
 def _() -> list[Patch]:
     def present(self: Upkeep, state: State, *names: Any) -> None:
-        for part in state.parts:
-            chain = self._chain_of(part)
-            if chain is not None and len(chain.runs) >= len(state.parts[part].runs):
-                state = state.with_runs(part, chain.runs)
+        for name in state.parts.keys() & self._trees().keys():
+            state = state.with_part(name, as_now(state.parts[name], self._trees()[name]))
         commit(self, state, *names)
+
+    def as_now(part: PartState, tree: Tree) -> PartState:
+        for kept in part.layers:
+            layer = tree.layers.get(kept.id)
+            if layer is not None and len(layer.runs) >= len(kept.runs):
+                part = part.with_runs(kept.id, layer.runs)
+        return part
 
     return [(Upkeep, "_commit", present)]
 
@@ -127,20 +134,20 @@ def _() -> list[Patch]:
 
 @mutant("what was written after the rotation goes with what was closed")
 def _() -> list[Patch]:
-    def forgetful(self: Chain, closed: tuple[Mutable, ...], run: Run | None) -> None:
+    def forgetful(self: Layer, closed: tuple[Mutable, ...], run: Run | None) -> None:
         adopt(self, closed, run)
-        self.open = Mutable(self._dram.heap, self._seed)
+        self.open = None
 
-    return [(Chain, "adopt", forgetful)]
+    return [(Layer, "adopt", forgetful)]
 
 
 @mutant("closed runs are lost when a checkpoint fails")
 def _() -> list[Patch]:
-    def forgetful(self: Chain) -> tuple[Mutable, ...]:
+    def forgetful(self: Layer) -> None:
         self.closed = ()
-        return rotate(self)
+        close(self)
 
-    return [(Chain, "rotate", forgetful)]
+    return [(Layer, "close", forgetful)]
 
 
 @mutant("the deletes among what was closed are dropped above older runs")
@@ -163,8 +170,8 @@ def _() -> list[Patch]:
 
 @mutant("what lies below a run is not looked at when it is counted")
 def _() -> list[Patch]:
-    def settle(self: Tally, wanted: Wanted, found: np.ndarray) -> None:
-        self._uncounted = []
+    def settle(self: Tally, wanted: Wanted, *what: np.ndarray) -> None:
+        self._uncounted.pop(id(wanted), None)
 
     return [(Tally, "settle", settle)]
 
@@ -173,8 +180,8 @@ def _() -> list[Patch]:
 def _() -> list[Patch]:
     count = Tally.settle
 
-    def settle(self: Tally, wanted: Wanted, found: np.ndarray) -> None:
-        count(self, wanted, found)
+    def settle(self: Tally, *what: Any) -> None:
+        count(self, *what)
         self.gone.clear()
 
     return [(Tally, "settle", settle)]

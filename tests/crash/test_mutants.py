@@ -17,6 +17,7 @@ import pytest
 from tests.crash.explore import Counts, Knobs, explore
 from tests.crash.mutants import MUTANTS, mutated
 from tests.crash.mutants_upkeep import UPKEEP
+from tests.crash.mutants_versions import VERSIONS
 
 pytestmark = pytest.mark.crash
 
@@ -24,12 +25,19 @@ SEEDS = range(7_000, 7_060)
 FORK = get_context("fork")
 
 
-def lightly(seed: int, upkeep: bool) -> Counts | str:
-    """Many histories, each looked at lightly. upkeep: those with many checkpoints and folds; else of the log alone."""
+def kind_of(name: str) -> str:
+    """What a mutant is about."""
+    return "versions" if name in VERSIONS else "upkeep" if name in UPKEEP else "log"
+
+
+def lightly(seed: int, kind: str) -> Counts | str:
+    """Many histories, each looked at lightly: with many views, with many checkpoints and folds, or of the log alone."""
     rng = random.Random(seed)
-    if upkeep:
-        return explore(seed, Knobs.drawn(rng, images=3, tier=2, steps=11, segments=14, room=None, left=None))
-    return explore(seed, Knobs.drawn(rng, images=8, twice=0.25, tier=None))
+    if kind == "log":
+        return explore(seed, Knobs.drawn(rng, images=8, twice=0.25, tier=None, views=0))
+    views = 3 if kind == "versions" else 0
+    fixed = {"tier": 2, "steps": 11, "segments": 14, "room": None, "left": None, "views": views}
+    return explore(seed, Knobs.drawn(rng, images=3, **fixed))
 
 
 Killer = tuple[int, str]  # a seed, and what was noticed
@@ -40,7 +48,7 @@ def hunt(name: str, told: Connection) -> None:
     with mutated(name):
         for seed in SEEDS:
             told.send((seed, ""))
-            outcome = lightly(seed, name in UPKEEP)
+            outcome = lightly(seed, kind_of(name))
             if isinstance(outcome, str):
                 told.send((seed, outcome.splitlines()[0].partition("): ")[2]))
                 break
@@ -80,7 +88,7 @@ def test_a_mutant_is_killed(name: str, killers: dict[str, Killer | None], capsys
 
 
 def test_the_engine_as_it_is_passes_over_the_seeds_that_kill(killers: dict[str, Killer | None]) -> None:
-    seeds = sorted({(killer[0], name in UPKEEP) for name, killer in killers.items() if killer})
+    seeds = sorted({(killer[0], kind_of(name)) for name, killer in killers.items() if killer})
     with ProcessPoolExecutor(2, FORK) as pool:
         failures = [outcome for outcome in pool.map(lightly, *zip(*seeds)) if isinstance(outcome, str)]
     assert not failures, failures[0]
