@@ -41,13 +41,16 @@ def check_cursor(cursor: int) -> None:
 class OpenIndex:
     """An extendible hash table. `live` counts words whose location is not a delete."""
 
-    def __init__(self, heap: Heap, seed: int) -> None:
+    def __init__(self, heap: Heap, seed: int, expected: int = 0) -> None:
+        """expected: how many words it will have, if that is known: it need not grow to that size."""
         self._heap, self.seed = heap, np.uint64(seed)
-        self.depth = 0
-        self.directory = np.zeros(1, np.int64)
+        slots = expected * 5 // 4  # four of five taken
+        self.depth = max(0, (slots // LARGEST_SUB).bit_length())
+        self.directory = np.arange(1 << self.depth)
         self.subs = np.zeros((0, 4), np.int64)
         self.live = 0
-        self._add_sub(PAGE_SLOTS, 0)
+        for _ in self.directory:
+            self._add_sub(max(PAGE_SLOTS, (slots >> self.depth) // PAGE_SLOTS * PAGE_SLOTS), self.depth)
 
     def _add_sub(self, slots: int, depth: int) -> int:
         base = self._heap.allocate(2 * slots)

@@ -26,6 +26,9 @@ from ..index.run import Run
 from .wanted import Wanted, lives
 
 
+MOST_EXPECTED = 1 << 20  # entries for which an open run has slots from the beginning
+
+
 @dataclass(frozen=True)
 class Dram:
     """Where layers keep what is not on files. budget: of hot words."""
@@ -69,8 +72,8 @@ class Tally:
 class Mutable:
     """A run in DRAM with its tally: the open one, or one that was closed."""
 
-    def __init__(self, heap: Heap, seed: int) -> None:
-        self.index, self.tally = OpenIndex(heap, seed), Tally()
+    def __init__(self, heap: Heap, seed: int, expected: int = 0) -> None:
+        self.index, self.tally = OpenIndex(heap, seed, expected), Tally()
         self.first = 0  # the LSN of its first write
         self.held = self.dead = False  # a checkpoint reads it; no layer needs it any more
 
@@ -105,6 +108,7 @@ class Tree:
         self.name, self.dram, self.seed, self.width, self.decision = name, dram, seed, width, decision
         self.layers: dict[int, Layer] = {}
         self.spans: dict[int, Span] = {}  # by their top
+        self.expected = 0  # entries of a new open run: as many as the last one had
         self.chains: weakref.WeakSet[Any] = weakref.WeakSet()  # those that read it
 
     @property
@@ -183,7 +187,7 @@ class Layer:
     def to_write(self) -> Mutable:
         """The open run."""
         if self.open is None:
-            self.open = Mutable(self.tree.dram.heap, self.tree.seed)
+            self.open = Mutable(self.tree.dram.heap, self.tree.seed, self.tree.expected)
         return self.open
 
     @property
@@ -222,6 +226,7 @@ class Layer:
     def close(self) -> None:
         """Nothing more is written to the open run."""
         if self.open is not None:
+            self.tree.expected = min(self.open.index.count, MOST_EXPECTED)
             self.closed, self.open = (self.open, *self.closed), None
 
     def seal(self) -> Layer:

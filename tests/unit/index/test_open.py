@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pmkv.index.heap import Heap
-from pmkv.index.open import LARGEST_SUB, OpenIndex
+from pmkv.index.open import LARGEST_SUB, PAGE_SLOTS, OpenIndex
 from pmkv.items import join
 from pmkv.kernels.records import FLAG_DELETE, write_records
 
@@ -62,3 +62,21 @@ def test_equal_hashes_are_only_candidates() -> None:
     index.insert_keys(data, same, blob, bounds, locations)
     assert index.live == 0
     index.check()
+
+
+@pytest.mark.parametrize("expected", [0, 1, 300, 12_000, 14_000, 100_000, 300_000])
+def test_what_was_expected_fits_and_more_does_too(expected: int) -> None:
+    heap = Heap()
+    index = OpenIndex(heap, 7, expected)
+    index.check()
+    assert index.nbytes <= max(4096, 16 * 5 * expected // 4)
+    before, ids = heap.used, np.arange(expected)
+    for some in np.array_split(ids, 10):
+        index.insert(some, some.astype(np.uint64) * 64 + 8)
+    assert heap.used == before or expected < 2 * PAGE_SLOTS, "it did not grow"
+    more = np.arange(expected, 2 * expected + 500)
+    index.insert(more, more.astype(np.uint64) * 64 + 8)
+    assert index.find(more, NOTHING)[0].tolist() == (more * 64 + 8).tolist()
+    index.check()
+    index.clear()
+    assert heap.used == 0
