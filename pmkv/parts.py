@@ -32,6 +32,7 @@ def write(log: Log, keyspace: int, layer: int, owner: np.uint64, value: bytes, s
     locations = np.empty(len(lengths), np.uint64)
     with log.lock:
         log.reserve(lengths)
+    before = 0
     for i, length in enumerate(lengths):
         with log.lock:
             log.reserve([length])  # again: others may have written since
@@ -39,7 +40,8 @@ def write(log: Log, keyspace: int, layer: int, owner: np.uint64, value: bytes, s
             log.data[at : at + length] = view[i * size : i * size + length]
             locations[i] = at | check16(log.data, at, length, owner, np.uint64(i)) << CHECK_SHIFT
             lsn = log.end()
-        log.finish_group(lsn)
+        log.finish_group(lsn, before)
+        before = lsn
     return len(view).to_bytes(8, "little") + locations.tobytes()
 
 

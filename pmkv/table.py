@@ -307,8 +307,13 @@ class Table(Surface):
         ids = self._bounded(self._ids(ids))
         raw = self._rows(rows, ids.size)
         self._guard_write()
-        with self._log.lock:
-            lsn = self._write(ids, raw, 0) if ids.size else 0
+        piece, lsn, before = self._atomic(self.width), 0, 0
+        for start in range(0, ids.size, piece):
+            with self._log.lock:
+                lsn = self._write(ids[start : start + piece], raw[start * self.width : (start + piece) * self.width], 0)
+            if start + piece < ids.size:
+                self._log.finish_group(lsn, before)
+                before = lsn
         self._log.settle(lsn)
 
     def add(self, ids: npt.ArrayLike, rows: npt.ArrayLike) -> None:
@@ -338,16 +343,24 @@ class Table(Surface):
         """Append frames and enter them, in atomic batches; returns the LSN to settle. Under the lock."""
         self._guard()  # again: the table may have been dropped since, or its view deleted
         purpose, width = (Reserve.DELETE, 0) if flags & Flag.DELETED else (Reserve.WRITE, self.width)
-        step = max(1, self._log.frame_limit // (8 + width))
-        frames = [(a, min(a + step, ids.size)) for a in range(0, ids.size, step)]
-        per_batch = max(1, MAX_BATCH // (step * (8 + width)))
-        for first in range(0, len(frames), per_batch):
-            batch = frames[first : first + per_batch]
-            self._log.reserve([(b - a) * (8 + width) for a, b in batch], purpose)
+        step, piece = self._per_frame(width), self._atomic(width)
+        for start in range(0, ids.size, piece):
+            stop = min(start + piece, ids.size)
+            frames = [(a, min(a + step, stop)) for a in range(start, stop, step)]
+            self._log.reserve([(b - a) * (8 + width) for a, b in frames], purpose)
             with self._log.batch():
-                for a, b in batch:
+                for a, b in frames:
                     self._append(ids[a:b], raw[a * width : b * width], flags, purpose)
         return self._changed
+
+    def _per_frame(self, width: int) -> int:
+        """Rows of so many bytes that go into one frame."""
+        return max(1, self._log.frame_limit // (8 + width))
+
+    def _atomic(self, width: int) -> int:
+        """Rows of so many bytes that go into one batch."""
+        step = self._per_frame(width)
+        return step * max(1, MAX_BATCH // (step * (8 + width)))
 
     def _append(self, ids: np.ndarray, raw: np.ndarray, flags: int, purpose: Reserve) -> None:
         log = self._log

@@ -22,7 +22,7 @@ class Flusher(threading.Thread):
         self._wishes: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._kicked = False  # a wish is on its way: more of them would say the same
         self._seen = 0
-        log.on_busy = lambda: self._wishes.put("look")
+        log.on_busy, log.kick = lambda: self._wishes.put("look"), self.kick
 
     def kick(self) -> None:
         """Flush soon. Cheap; from any thread."""

@@ -78,6 +78,7 @@ class Log:
         self.on_failure: Callable[[], None] | None = None  # bring memory back to what is durable; under the lock
         self.on_group: Callable[[], None] | None = None  # a group left this process; from any thread
         self.on_busy: Callable[[], None] | None = None  # the first frame after a MARK was appended
+        self.kick: Callable[[], None] | None = None  # have another thread flush what was appended
         self.flushes = 0
         self.appended = 0, 0, 0  # by this process: frames, records or rows, bytes of bodies
         self._remap()
@@ -311,14 +312,18 @@ class Log:
         if getattr(self._local, "deferral", None) is not None or not self.is_locked_by_me:
             self.settle(lsn)
 
-    def finish_group(self, lsn: int) -> None:
-        """A piece of something long is written: do not let it wait in memory for the rest (in a batch it has to)."""
+    def finish_group(self, lsn: int, before: int = 0) -> None:
+        """A piece of something long is written: do not let it wait in memory for the rest (in a batch it has to). It is
+        made durable beside the next one, once the piece `before` is: more than two never wait."""
         if self.is_locked_by_me:
             return
-        if self.durability == "commit":
-            self.flush(lsn)
-        else:
+        if self.durability != "commit":
             self.write_back()
+        elif self.kick is not None and not self.pool.medium.inline:
+            self.flush(before)
+            self.kick()
+        else:
+            self.flush(lsn)
 
     @property
     def is_locked_by_me(self) -> bool:

@@ -25,7 +25,6 @@ from ..index.open import OpenIndex
 from ..index.run import Run
 from .wanted import Wanted, lives
 
-
 MOST_EXPECTED = 1 << 20  # entries for which an open run has slots from the beginning
 
 

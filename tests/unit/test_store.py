@@ -478,3 +478,24 @@ def test_reads_while_the_pool_grows(tmp_path: Path) -> None:
                 for _ in range(30):
                     store.put(b"key", bytes(100_000))
             end.set()
+
+
+def test_a_long_put_is_made_durable_beside_itself_and_lets_readers_in(tmp_path: Path) -> None:
+    with pmkv.open(tmp_path, capacity="256MiB") as store:
+        table = store.create_table("t", ("u1", 1024))
+        table.put([0], np.zeros((1, 1024), "u1"))
+        seen, done = [], threading.Event()
+
+        def read() -> None:
+            while not done.is_set():
+                seen.append((len(table), store.durable_lsn))
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        ids = np.arange(60_000)  # four atomic pieces
+        table.put(ids, np.full((ids.size, 1024), 7, "u1"))
+        done.set()
+        reader.join()
+        assert len(table) == 60_000 and store.durable_lsn == store.version[1]
+        assert len({count for count, _ in seen}) > 1, "it was seen to grow"
+        assert all(count in (1, *range(16_000, 60_001)) for count, _ in seen), "a piece is seen wholly or not at all"
