@@ -498,4 +498,4 @@ def test_a_long_put_is_made_durable_beside_itself_and_lets_readers_in(tmp_path: 
         reader.join()
         assert len(table) == 60_000 and store.durable_lsn == store.version[1]
         assert len({count for count, _ in seen}) > 1, "it was seen to grow"
-        assert all(count in (1, *range(16_000, 60_001)) for count, _ in seen), "a piece is seen wholly or not at all"
+        assert all(count == 1 or count >= 16_000 for count, _ in seen), "a piece is seen wholly or not at all"
