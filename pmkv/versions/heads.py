@@ -57,6 +57,7 @@ class ViewMap:
     stands_on: dict[str, int | None] = field(default_factory=dict)
     exchanged: tuple[str, ...] = ()
     branch: tuple[str, int] | None = None
+    kept: ViewState | None = None  # what the catalog keeps of a view that never changes
 
     @property
     def is_head(self) -> bool:
@@ -306,7 +307,10 @@ class Heads:
 
     def views(self) -> dict[str, ViewState]:
         """Every view."""
-        return {name: view_state(view, self.trees) for name, view in self.maps.items()}
+        for view in self.maps.values():
+            if view.is_head or view.kept is None:
+                view.kept = view_state(view, self.trees)
+        return {name: view.kept for name, view in self.maps.items()}
 
     def restore(self, state: State) -> None:
         """As a state says."""

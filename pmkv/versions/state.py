@@ -84,6 +84,11 @@ class ViewState:
     exchanged: tuple[str, ...] = ()
     branch: tuple[str, int] | None = None
 
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """As the catalog keeps it: once for the many that never change."""
+        return asdict(self)
+
 
 @dataclass(frozen=True)
 class State:
@@ -119,7 +124,7 @@ class State:
         for name, part in self.parts.items():
             records |= part.records
             records[name] = records.pop("")
-        return records | {f"view/{name}": asdict(view) for name, view in self.views.items()}
+        return records | {f"view/{name}": view.record for name, view in self.views.items()}
 
 
 def name_of(info: RunInfo) -> str:
