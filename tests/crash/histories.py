@@ -173,6 +173,8 @@ class Generator:
     def _upkeep(self, model: Model) -> Any:
         """A step that only a store with a catalog can take."""
         dice = self.rng.randrange(100)
+        if self.views and dice < 8:
+            return self._history_of_one(model)
         if dice < 34:
             return Checkpoint(self.rng.random() < 0.6)
         if dice < 52:
@@ -192,6 +194,16 @@ class Generator:
         call, nth = self.rng.choice(("create", "write", "write", "sync", "remove", "commit", "commit")), 1
         full, whole, later = (self.rng.random() < 0.5 for _ in range(3))
         return FailUpkeep(Fault(call, nth + self.rng.randrange(4) * (call == "write"), full, whole, later))
+
+    def _history_of_one(self, model: Model) -> Group:
+        """A keyspace is written to between snapshots: layers one upon the other, the lowest of them larger."""
+        space = self.rng.choice(SPACES)
+        operations: list[Any] = [PutMany(space, tuple((key, self._bytes(8)) for key in KEYS[:6]))]
+        free = self.views - len(model.named("branch", "snapshot"))
+        for name in [name for name in VIEWS if name not in model.views][: max(0, free)]:
+            write = self.rng.choice((Put(space, self.rng.choice(KEYS), self._bytes(8)), Delete(space, KEYS[1])))
+            operations += [Snapshot(name), write]
+        return Group(tuple(self._applied(model, operation) for operation in operations))
 
     def _overtaken(self, model: Model) -> Overtaken:
         space, key = self.rng.choice(SPACES), self.rng.choice(KEYS)

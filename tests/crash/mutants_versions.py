@@ -91,11 +91,6 @@ def _() -> list[Patch]:
     return [(fold_module, "Spanning", short)]
 
 
-@mutant("spans of layers that are gone stay")
-def _() -> list[Patch]:
-    return [(Tree, "_is_whole", lambda self, span: True)]
-
-
 # --- who needs what
 
 
