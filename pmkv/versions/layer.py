@@ -221,6 +221,7 @@ class Layer:
             mutable.die()
         self.open, self.closed, self.runs = None, (), ()  # who reads runs without the lock has them
         self.tree.layers.pop(self.id, None)
+        self.tree.spans.pop(self.id, None)
 
     def close(self) -> None:
         """Nothing more is written to the open run."""

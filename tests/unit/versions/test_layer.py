@@ -89,6 +89,15 @@ def test_what_a_span_ends_at_must_be_there(forest: Forest) -> None:
     assert not forest.tree.spans
 
 
+def test_a_span_goes_with_the_layer_that_it_begins_at(forest: Forest) -> None:
+    forest.put(1)
+    held = forest.seal()
+    top = forest.tree.begin(99, held).hold()
+    forest.tree.spans = {99: Span(None, 99, None)}
+    top.let_go()
+    assert not forest.tree.spans
+
+
 def test_only_consecutive_runs_are_replaced() -> None:
     a, b, c = runs = tuple(object() for _ in range(3))
     assert replaced(runs, (a, b), None) == (c,)
