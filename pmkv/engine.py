@@ -349,7 +349,7 @@ class Engine:
     def _exchange(self, op: str, source: ViewMap, plan: Plan, head: str, force: bool) -> None:
         if plan.conflicts and not force:
             raise ConflictError(f"{'; '.join(plan.conflicts)}. Nothing was changed; with force, that is dropped")
-        if not (plan.parts or plan.drop):
+        if not (plan.parts or plan.drop) and op != "undo":
             if op == "promote":
                 raise InvalidError(
                     f"nothing to promote: branch {source.name!r} wrote nothing since it was cut or promoted"

@@ -71,6 +71,16 @@ def test_what_changes_nothing_keeps_the_way_back(store: pmkv.Store) -> None:
     assert store.table("items").get([1]).tolist() == [[5, 5]]
 
 
+def test_an_undo_uses_up_what_it_undoes_though_nothing_is_left_to_change(store: pmkv.Store) -> None:
+    store.branch("b").create_table("new", "i8")
+    store.promote("b")
+    store.drop_table("new")
+    store.undo()
+    assert store.version[0] == 2 and "undo" not in store.views() and list(store.tables()) == ["items"]
+    with pytest.raises(UnknownViewError, match="nothing to undo"):
+        store.undo()
+
+
 def test_what_was_undone_may_be_promoted_again(tmp_path: Path) -> None:
     with pmkv.open(tmp_path, capacity="256MiB") as store:
         items = store.create_table("items", "i8")
