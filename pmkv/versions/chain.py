@@ -94,7 +94,8 @@ class Chain:
         spans, layers = self.tree.spans, self.tree.layers
         while layer is not None:
             closed += layer.closed
-            span = spans.get(layer.id) if spans else None
+            # not for the layer that stands for an empty part: its number may be that of another view's layer
+            span = spans.get(layer.id) if spans and layers.get(layer.id) is layer else None
             if span is not None:
                 runs.append(span.run)
                 layer = layers[span.below] if span.below is not None else None
