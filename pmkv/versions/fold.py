@@ -17,8 +17,10 @@ from .state import PartState, SpanState, State
 # Of a table of a hundred million ids, updated at random, an entry is written 2.7 times by folds, and a read meets ten
 # runs on the average; with tiers of five 3.9 times, and eight. Of ten million 1.8 times and six, or 2.4 and five.
 TIER = 8  # so many of about one size become one
+SPAN_TIER = 4  # layers and spans: what is written again is small, and who reads `main` asks half as many
 SIMILAR = 2  # times the smaller one's entries
 MOST = 24  # runs of a layer, or layers and spans of a chain, beyond which any so many are folded
+WIDEST = 64  # so many, at most, are folded at once
 AT_ONCE = 1 << 20  # entries that folds of several chains may write as one file
 
 
@@ -94,24 +96,27 @@ def together(folds: list[Fold | Spanning]) -> list[Fold | Spanning]:
     return chosen
 
 
-def tier_of(sizes: Sequence[int]) -> slice:
-    """Consecutive ones, newest first, that are worth to be one: TIER or more of about one size, the smallest such; any
-    so many where there are too many."""
+def tier_of(sizes: Sequence[int], tier: int) -> slice:
+    """Consecutive ones, newest first, that are worth to be one: `tier` or more of about one size, of the smallest size
+    as many as there are; any so many where there are too many."""
     groups = []
     for first in range(len(sizes)):
         stop = first + 1
-        while stop < len(sizes) and sizes[stop] <= SIMILAR * sizes[first]:
+        while stop < min(len(sizes), first + WIDEST) and sizes[stop] <= SIMILAR * sizes[first]:
             stop += 1
-        if stop - first >= TIER:
+        if stop - first >= tier:
             groups.append(slice(first, stop))
-    if not groups and len(sizes) > MOST:
-        groups = [slice(first, first + TIER) for first in range(len(sizes) - TIER + 1)]
-    return min(groups, key=lambda group: sum(sizes[group]), default=slice(0))
+    if groups:
+        return min(groups, key=lambda group: (sizes[group.start].bit_length(), group.start))
+    if len(sizes) <= MOST:
+        return slice(0)
+    groups = [slice(first, first + tier) for first in range(len(sizes) - tier + 1)]
+    return min(groups, key=lambda group: sum(sizes[group]))
 
 
 def foldable(runs: tuple[Run, ...]) -> tuple[Run, ...]:
     """Runs of one layer that are worth to be one."""
-    return runs[tier_of([run.info.count for run in runs])]
+    return runs[tier_of([run.info.count for run in runs], TIER)]
 
 
 def folds_of(tree: Tree, part: PartState) -> Iterator[Fold]:
@@ -133,7 +138,7 @@ def span_of(tree: Tree, part: PartState, top: int | None) -> Spanning | None:
         if runs:
             found.append(Spanning(tree, at, below, runs))
         at = below
-    group = found[tier_of([one.size for one in found])]
+    group = found[tier_of([one.size for one in found], SPAN_TIER)]
     if not group:
         return None
     return Spanning(tree, group[0].top, group[-1].below, tuple(run for one in group for run in one.inputs))

@@ -324,6 +324,7 @@ def reproducible(seed: int, tier: int = 2) -> Iterator[None]:
             (secrets, "randbits", rng.getrandbits),
             *((module, "KEYSPACES", SPACES) for module in (engine, contents, plans, heads)),
             (fold_module, "TIER", tier),
+            (fold_module, "SPAN_TIER", tier),
             (fold_module, "MOST", 4),
         ):
             stack.enter_context(patch.object(target, attribute, value))

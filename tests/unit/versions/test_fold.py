@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pmkv.versions import fold
-from pmkv.versions.fold import MOST, TIER, Fold, foldable, together
+from pmkv.versions.fold import MOST, SPAN_TIER, TIER, Fold, foldable, tier_of, together
 
 
 class Sized:
@@ -37,3 +37,11 @@ def test_small_folds_share_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [one.size for one in together(folds)] == [20, 40]
     assert [one.size for one in together(folds[1:2])] == [1000]
     assert together([]) == []
+
+
+def test_a_thousand_layers_of_one_size_are_a_few_dozen_spans_at_once_and_then_one() -> None:
+    sizes, spans = [1000 + i % 30 for i in range(1000)], 0
+    while (group := tier_of(sizes, SPAN_TIER)) != slice(0):
+        spans += 1
+        sizes[group] = [sum(sizes[group])]
+    assert len(sizes) < 10 and spans < 30
