@@ -178,6 +178,11 @@ class Pool:
                 with self._prepared:
                     self._prepared.wait_for(lambda: not self._being_prepared)
 
+    def has_kept_back(self, purpose: Reserve) -> bool:
+        """Are those kept back prepared? An opening may have taken one, on a disk that has no room for another, and what
+        is written into that one must leave the next opening its own. A log's first segment does not wait for others."""
+        return len(self._ready) >= purpose or len(self.taken) < 2
+
     def admit(self, purpose: Reserve, count: int = 0) -> None:
         """FullError unless so many segments may be taken for this. Asked before a frame goes into the current segment,
         too: it may be one that was kept back for others."""

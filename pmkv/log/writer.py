@@ -225,7 +225,7 @@ class Log:
         self._make_ready(segments, Reserve.WRITE)
 
     def _make_ready(self, segments: int, purpose: Reserve) -> None:
-        if segments == 0:
+        if segments == 0 and self.pool.has_kept_back(purpose):
             self.pool.admit(purpose)
             return
         with self._failing():

@@ -255,6 +255,22 @@ def test_what_is_kept_back_is_not_written_to_by_others() -> None:
         assert world.space.get(b"filler") is not None, f"at opening {opening}"
 
 
+def test_a_full_disk_filled_again_after_each_opening_can_still_be_opened() -> None:
+    """There is room for 12 of 14 segments. An opening takes the last one that is ready: writes must not fill it."""
+    room = 13 * SEGMENT
+    world = World(room=room)
+    for opening in range(25):
+        for size in (500, 50, 0):
+            with pytest.raises(FullError):
+                while True:
+                    world.space.put(b"filler", bytes(size))
+        medium = world.medium.kill()
+        medium.room = room
+        world.reopen(medium)
+        assert world.space.get(b"filler") is not None, f"at opening {opening}"
+    assert world.space.delete(b"filler")
+
+
 def test_growing_waits_for_a_segment_that_is_being_prepared() -> None:
     pool = World().engine.pool
     assert pool._preparing.acquire()
