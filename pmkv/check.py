@@ -42,8 +42,9 @@ def check(path: str | os.PathLike[str], pool: str | os.PathLike[str] = "auto") -
         report.keys = sum(len(keyspace) for keyspace in engine.keyspaces)
         report.rows = sum(len(table) for table in engine.tables.values())
         views = [engine.view(name) for name in engine.heads.maps]
-        parts = engine.log, engine.heads, *views, *(files[:1] if files else ())
-        checks = [part.check for part in parts] + [partial(check_order, one) for v in views for one in v.keyspaces]
+        parts, seen = (engine.log, engine.heads, *(files[:1] if files else ())), set()
+        checks = [part.check for part in parts] + [partial(view.check, seen) for view in views]
+        checks += [partial(check_order, one) for view in views for one in view.keyspaces]
         for one in checks:
             try:
                 one()

@@ -102,12 +102,16 @@ class Contents:
         """All keyspaces and tables."""
         return (*self.keyspaces, *self._tables.values())
 
-    def check(self) -> None:
-        """Each of them, and that they are what the view has. Under the lock."""
+    def check(self, seen: set[Layer] | None = None) -> None:
+        """Each of them, and that they are what the view has. Under the lock. seen: tops that were checked already, as
+        parts of other views."""
+        seen = seen if seen is not None else set()
         for part in self.parts:
-            part.check()
             part.chain.check()
             assert part.chain.top is self._top(part.chain.tree)
+            if part.chain.top not in seen:
+                part.check()
+            seen.add(part.chain.top)
         assert {table.name: table for table in self._tables.values()} == self.tables
 
 

@@ -41,7 +41,7 @@ from .plans import Plan, check_view_name, plan_promote, plan_rollback, plan_undo
 from .table import NAME, Table, check_bound, descr_of, dtype_from, row_dtype
 from .versions.catalog import Catalog
 from .versions.heads import KEYSPACES, MAIN, UNDO, Heads, ViewInfo, ViewMap, keyspace_part, table_part
-from .versions.layer import Dram, Tree
+from .versions.layer import Dram, Layer, Tree
 from .versions.state import State
 from .versions.upkeep import Closed, Rotation, Upkeep
 
@@ -489,5 +489,6 @@ class Engine:
         with self.log.lock:
             self.log.check()
             self.heads.check()
+            seen: set[Layer] = set()
             for name in self.heads.maps:
-                self.view(name).check()
+                self.view(name).check(seen)
