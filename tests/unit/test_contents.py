@@ -6,7 +6,7 @@ import pytest
 
 from pmkv.engine import Engine
 from pmkv.errors import ReadOnlyError, UnknownNameError, UnknownViewError
-from tests.engines import eio, failing_engine, small_engine
+from tests.engines import Clock, eio, failing_engine, small_engine
 
 
 @pytest.fixture
@@ -118,3 +118,23 @@ def test_what_is_told_of_a_view_waits_for_its_writes(engine: Engine) -> None:
     with engine.log.deferred() as seen:
         assert engine.view_info("b").writes == 1
     assert seen.lsn == engine.log.lsn
+
+
+def test_expiry_in_views_is_by_the_clock_now_and_a_rollback_revives_nothing() -> None:
+    clock = Clock()
+    engine = small_engine(segments=32, now=clock)
+    space = engine.keyspaces[0]
+    space.put_many({b"a": b"1", b"b": b"1"}, expire_at=clock.now + 1000)
+    space.put(b"c", b"1")
+    engine.snapshot("s")
+    space.expire(b"b", 0)
+    engine.branch("branch", at="s").keyspace(0).put(b"a", b"2")
+    old = engine.view("s").keyspace(0)
+    assert len(old) == 3 and old.get(b"a") == b"1"
+    clock.now += 2000
+    assert len(old) == 1 and old.get_many([b"a", b"b", b"c"]) == [None, None, b"1"]
+    assert [key for key, _ in old.scan()] == [b"c"] and len(space) == 2
+    assert engine.view("branch").keyspace(0).get(b"a") == b"2" and len(engine.view("branch").keyspace(0)) == 2
+    engine.rollback("s")
+    assert len(space) == 1 and space.get_many([b"a", b"b"]) == [None, None]
+    engine.check()
