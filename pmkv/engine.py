@@ -191,10 +191,14 @@ class Engine:
         )
 
     def _carry_out(self, decision: dict[str, Any], lsn: int, time: int) -> None:
-        self.heads.carry_out(decision, lsn, time)
+        try:
+            self.heads.carry_out(decision, lsn, time)
+        except KeyError as error:
+            raise CorruptionError(f"control frame {lsn} holds {decision!r}, and there is no {error}") from error
         self._follow(lsn)
 
     def _decide(self, decision: dict[str, Any], head: str = MAIN) -> int:
+        self._head(head)  # before it is in the log: what cannot be carried out could not be replayed
         if head != MAIN:
             decision["head"] = head
         lsn, time = append_control(self.log, decision)

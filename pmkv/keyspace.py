@@ -323,7 +323,7 @@ class Keyspace(Surface):
     def clear(self) -> None:
         """Remove every key (FLUSHDB): one frame, whatever the size."""
         self._guard_write()
-        with self._log.lock:
+        with self._locked():
             lsn = self._clear(self.number)
         self._log.settle(lsn)
 
@@ -331,6 +331,8 @@ class Keyspace(Surface):
 
     def __len__(self) -> int:
         """How many keys are there now; exact. Looks once at what was written since it was asked last."""
+        self._guard()
+        self.chain.count_ahead(self._log.lock)
         with self._locked():
             count, lsn = self.chain.count(self._log.now()), self._changed
         self._log.settle(lsn)

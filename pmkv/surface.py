@@ -90,6 +90,11 @@ class Surface:
         return found, self._log.depends(waiting, self.layer), self._log.data, self.chain.runs
 
     @property
+    def uncounted(self) -> int:
+        """How many keys or ids a count has to look up first: what was written since the last one, and is on no file."""
+        return self.chain.uncounted
+
+    @property
     def is_cold(self) -> bool:
         """May a read have to wait for the disk to read an index?"""
         return self.chain.is_cold

@@ -389,6 +389,8 @@ class Table(Surface):
 
     def __len__(self) -> int:
         """How many ids are there; exact. Looks once at what was written since it was asked last."""
+        self._guard()
+        self.chain.count_ahead(self._log.lock)
         with self._locked():
             count, lsn = self.chain.count(0), self._changed
         self._log.settle(lsn)

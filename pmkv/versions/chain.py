@@ -26,6 +26,8 @@ from ..kernels.runs import places_of
 from .layer import Layer, Mutable, live_of
 from .wanted import NOTHING, Wanted, expiries_of, fill, portions, wanted_of
 
+FEW = 1 << 12  # words that a count looks up under the lock
+PORTION = 1 << 14  # and as many as are looked up at once before that, of which some are above the runs on file
 Window = tuple[np.ndarray, np.ndarray, np.ndarray]  # places, words, locations
 
 
@@ -44,22 +46,33 @@ class Lookup:
         return found
 
     def find_all(self, many: Sequence[Wanted]) -> list[np.ndarray]:
-        """`find` of each, of all of them in the order of places: neighbours stand on one page of a run, so that a
-        lookup of many hardly ever waits for DRAM. CorruptionError: something below is damaged, or a record whose key
-        is looked for."""
-        for one in many:
-            one.check()
-        joined = type(many[0]).joined(many)
-        places_of(joined.words, self.seed, places := np.empty(joined.words.size, np.uint64))
-        order = np.argsort(places)
-        found = np.empty(order.size, np.uint64)
-        found[order] = self.find(joined.some(order))
-        return np.split(found, np.cumsum([one.words.size for one in many])[:-1])
+        """`find` of each. CorruptionError: something below is damaged, or a record whose key is looked for."""
+        several = Several(many, self.seed)
+        return several.split(self.find(several.wanted))
 
     def look_below(self, wanted: Wanted, found: np.ndarray) -> None:
         """Fill `found` from the runs on file, where it is 0. Needs no lock."""
         for run in self.runs:
             wanted.in_run(run, self.seed, found)
+
+
+class Several:
+    """What is looked for in many batches, as one in the order of places: neighbours stand on one page of a run, so that
+    a lookup of many hardly ever waits for DRAM."""
+
+    def __init__(self, many: Sequence[Wanted], seed: np.uint64) -> None:
+        for one in many:
+            one.check()
+        joined = type(many[0]).joined(many)
+        places_of(joined.words, seed, places := np.empty(joined.words.size, np.uint64))
+        self._order, self._ends = np.argsort(places), np.cumsum([one.words.size for one in many])[:-1]
+        self.wanted = joined.some(self._order)
+
+    def split(self, found: np.ndarray) -> list[np.ndarray]:
+        """What was found, by batches."""
+        unsorted = np.empty_like(found)
+        unsorted[self._order] = found
+        return np.split(unsorted, self._ends)
 
 
 class Chain:
@@ -80,9 +93,8 @@ class Chain:
             self.tree = top.tree
             self.tree.chains.add(self)
         self.top = top
-        if not goes_on and self.hot is not None:
-            self.hot.clear()
-            self.hot = None
+        if not goes_on:
+            self._forget_all()
         self.look_again()
         return not goes_on
 
@@ -103,7 +115,9 @@ class Chain:
                 runs += layer.runs
                 layer = layer.below
         self.closed, self.runs = tuple(closed), tuple(runs)
-        if runs and self.hot is None:
+        if not runs:
+            self._forget_all()
+        elif self.hot is None:
             dram = self.tree.dram
             self.hot = HotIndex(dram.heap, dram.budget, self.seed)
 
@@ -111,8 +125,12 @@ class Chain:
         """Give the memory of hot words back; the chain is not used again. Under the lock."""
         self.closed, self.runs = (), ()
         self.tree.chains.discard(self)
+        self._forget_all()
+
+    def _forget_all(self) -> None:
         if self.hot is not None:
             self.hot.clear()
+            self.hot = None
 
     # finding and entering
 
@@ -191,6 +209,30 @@ class Chain:
         for tally in (m.tally for m in mutables):
             expired += tally.expiries.bisect_right(now) - tally.gone.bisect_right(now)
         return live - expired
+
+    @property
+    def uncounted(self) -> int:
+        """How many words a count has to look up first."""
+        return sum(mutable.tally.uncounted for mutable in self.mutables)
+
+    def count_ahead(self, lock: AbstractContextManager[object]) -> None:
+        """Look most of these up before, with the lock for moments only: after a restart it may take long."""
+        while True:
+            with lock:
+                mutables, runs = self.mutables, self.runs
+                many = (i for i, mutable in enumerate(mutables) if mutable.tally.uncounted > FEW)
+                if (i := next(many, None)) is None:
+                    return
+                tally, noted = mutables[i].tally, next(portions(mutables[i].tally.noted, PORTION))
+                several = Several(noted, self.seed)
+                found = np.zeros(several.wanted.words.size, np.uint64)
+                for below in mutables[i + 1 :]:
+                    fill(several.wanted, below.index, NOTHING, found)
+            Lookup((), runs, self.seed).look_below(several.wanted, found)
+            settled = [(one, its, expiries_of(one, its)) for one, its in zip(noted, several.split(found))]
+            with lock:
+                for one in settled:
+                    tally.settle(*one)
 
     def _settle(self) -> None:
         mutables = self.mutables

@@ -44,11 +44,13 @@ class Tally:
         self.expiries = SortedList()  # of its live records that have one
         self.gone = SortedList()  # those of the records below that it hides
         self.is_unknown = False  # damage kept some from being counted
+        self.uncounted = 0  # words
         self._uncounted: dict[int, Wanted] = {}  # by identity
 
     def note(self, new: Wanted) -> None:
         """These words stood nowhere in this run before."""
         self._uncounted[id(new)] = new
+        self.uncounted += new.words.size
 
     @property
     def noted(self) -> list[Wanted]:
@@ -58,14 +60,19 @@ class Tally:
     def settle(self, wanted: Wanted, found: np.ndarray, expiries: np.ndarray) -> None:
         """What was noted was looked for below, and found, with these expiries. Under the lock; whoever is second
         changes nothing."""
-        if self._uncounted.pop(id(wanted), None) is not None:
+        if self._pop(wanted):
             self.covered += int(np.count_nonzero(lives(found)))
             self.gone.update(expiries.tolist())
 
     def give_up(self, wanted: Wanted) -> None:
         """What was noted cannot be looked for: something below is damaged. Under the lock."""
-        self._uncounted.pop(id(wanted), None)
+        self._pop(wanted)
         self.is_unknown = True
+
+    def _pop(self, wanted: Wanted) -> bool:
+        was_there = self._uncounted.pop(id(wanted), None) is not None
+        self.uncounted -= wanted.words.size if was_there else 0
+        return was_there
 
 
 class Mutable:
@@ -221,7 +228,7 @@ class Layer:
             mutable.die()
         self.open, self.closed, self.runs = None, (), ()  # who reads runs without the lock has them
         self.tree.layers.pop(self.id, None)
-        self.tree.spans.pop(self.id, None)
+        self.tree.spans.pop(self.id, None)  # of those above, that end here: their top is gone before
 
     def close(self) -> None:
         """Nothing more is written to the open run."""

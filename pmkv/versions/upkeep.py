@@ -177,10 +177,10 @@ class Upkeep:
         for closed, run in zip(rotation.closed, written):
             if run is not None:
                 state = with_run(state, closed, run)
-        dead = joined(self._names(rotation, alive=False), rotation.dead)
+        dead = joined(self._dead_names(rotation), rotation.dead)
         # after a commit that failed and may have taken effect, who knows which keys left the directory
         is_sure = not self._unsure
-        self._commit(state, self._names(rotation, alive=True, is_sure=is_sure), dead)
+        self._commit(state, self._new_names(rotation, is_sure), dead)
         with self._log.lock:
             self._adopt(rotation, written)
         self.complete_to = rotation.appended
@@ -281,14 +281,24 @@ class Upkeep:
             with self._log.lock:
                 mutable.tally.settle(*one)
 
-    def _names(self, rotation: Rotation, alive: bool, is_sure: bool = True) -> Iterator[Key]:
-        """Keys that the closed runs put and, if the directory is sure to have those, that do not live below; or that
-        they deleted."""
+    def _new_names(self, rotation: Rotation, is_sure: bool) -> Iterator[Key]:
+        """Keys that the closed runs put and, if the directory is sure to have those, that do not live below."""
         for closed in rotation.closed:
-            if closed.tree.keyed and (alive or closed.tree.name in rotation.lonely):
+            if closed.tree.keyed:
                 below = Lookup((), closed.below if is_sure else (), np.uint64(closed.tree.seed))
-                for _, words, locations in merged([mutable.index.walk() for mutable in closed.runs]):
-                    yield from named(self._log.data, closed.tree.number, words, locations, below if alive else None)
+                yield from self._named(closed.tree, closed.runs, below)
+
+    def _dead_names(self, rotation: Rotation) -> Iterator[Key]:
+        """Keys that the closed runs deleted, of keyspaces that only `main` holds anything of: of all its layers at
+        once, as what one deleted, one above it may have put again."""
+        for name in rotation.lonely:
+            layers = sorted((one for one in rotation.closed if one.tree.name == name), key=lambda one: -one.layer)
+            if layers:
+                yield from self._named(layers[0].tree, tuple(run for one in layers for run in one.runs), None)
+
+    def _named(self, tree: Tree, mutables: tuple[Mutable, ...], below: Lookup | None) -> Iterator[Key]:
+        for _, words, locations in merged([mutable.index.walk() for mutable in mutables]):
+            yield from named(self._log.data, tree.number, words, locations, below)
 
     def _commit(self, state: State, new: Iterable[Key] = (), dead: Iterable[Key] = ()) -> None:
         before = self._unsure

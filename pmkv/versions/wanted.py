@@ -115,14 +115,14 @@ class Keys:
 Wanted = Ids | Keys
 
 
-def portions(noted: list[Wanted]) -> Iterator[list[Wanted]]:
+def portions(noted: list[Wanted], most: int = LOOKED_UP) -> Iterator[list[Wanted]]:
     """Some at a time, as many as may be looked up at once."""
     portion: list[Wanted] = []
     size = 0
     for wanted in noted:
         portion.append(wanted)
         size += wanted.words.size
-        if size >= LOOKED_UP:
+        if size >= most:
             yield portion
             portion, size = [], 0
     if portion:

@@ -6,7 +6,7 @@ import pytest
 
 from pmkv.engine import Engine
 from pmkv.errors import ReadOnlyError, UnknownNameError, UnknownViewError
-from tests.engines import Clock, eio, failing_engine, small_engine
+from tests.engines import Clock, eio, failing_engine, reopen, small_engine
 
 
 @pytest.fixture
@@ -138,3 +138,30 @@ def test_expiry_in_views_is_by_the_clock_now_and_a_rollback_revives_nothing() ->
     engine.rollback("s")
     assert len(space) == 1 and space.get_many([b"a", b"b"]) == [None, None]
     engine.check()
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_nothing_is_decided_for_a_view_that_was_deleted_just_before(engine: Engine, again: bool) -> None:
+    """Its keyspace was looked at, then it was deleted by another thread, then the lock came."""
+    space = engine.branch("b").keyspace(0)
+    space.put(b"k", b"v")
+    real = engine.log.lock
+
+    class Late:
+        def __enter__(self) -> None:
+            engine.log.lock = real
+            engine.delete_view("b")
+            if again:
+                engine.branch("b").keyspace(0).put(b"k", b"of another")
+            real.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            real.release()
+
+    engine.log.lock = Late()
+    with pytest.raises(UnknownViewError):
+        space.clear()
+    assert not again or engine.view("b").keyspace(0).get(b"k") == b"of another"
+    with pytest.raises(UnknownViewError):
+        engine._decide({"op": "clear", "keyspaces": [0]}, "nobody")
+    assert sorted(reopen(engine).views()) == (["b", "main"] if again else ["main"])

@@ -143,6 +143,21 @@ def test_a_reader_that_was_slow_teaches_nothing_old() -> None:
     assert small.get(7) == [20_000]
 
 
+def test_a_fold_that_leaves_nothing_leaves_nothing_hot() -> None:
+    small = Small()
+    small.put((7, 8192))
+    small.write()
+    small.put((7, 9000 | GONE))
+    small.write()
+    for _ in range(4):
+        assert small.get(7) == [9000 | GONE]
+    small.fold(small.chain.top, 0, 2)
+    assert small.chain.runs == () and small.get(7) == [0]
+    small.put((7, 10_000))
+    small.write()
+    assert small.get(7) == [10_000]
+
+
 def test_a_chain_that_was_discarded_learns_nothing() -> None:
     small = Small()
     small.put((7, 8192))

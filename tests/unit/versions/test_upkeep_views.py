@@ -98,3 +98,35 @@ def test_versions_beside_the_steps_of_checkpoints_and_folds(step: int) -> None:
                 before = shown(world.engine)
         assert shown(world.engine) == before == shown(world.reopen())
         world.engine.check()
+
+
+def test_a_key_that_one_layer_deleted_and_one_above_put_again_stays_in_the_directory() -> None:
+    world = World()
+    space = world.engine.keyspaces[0]
+    space.put_many({b"j": b"1", b"k": b"1"})
+    world.checkpoint()
+    space.delete(b"k")
+    world.engine.snapshot("s")
+    world.engine.delete_view("s")  # so no other view holds anything; but there are two layers
+    space.put(b"k", b"2")
+    world.checkpoint()
+    for engine in (world.engine, world.reopen()):
+        assert list(engine.keyspaces[0].scan()) == [(b"j", b"1"), (b"k", b"2")]
+    space.delete(b"k")
+    world.checkpoint()
+    assert world.catalog.keys(0, b"", None, False, 9, lambda prefix, word: []) == [b"j"]
+
+
+def test_spans_go_with_their_layers() -> None:
+    world = World(60)
+    for number in range(12):
+        fill(world.engine, number, 5)
+        world.engine.snapshot(f"s{number}")
+        world.checkpoint()
+    exhaust(world.engine.upkeep.fold())
+    assert world.engine.heads.trees["table/1"].spans
+    world.engine.rollback("s0")
+    for name in list(world.engine.views())[1:]:
+        world.engine.delete_view(name)
+    world.engine.check()
+    assert not world.engine.heads.trees["table/1"].spans
