@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +37,7 @@ from .log.pool import Pool
 from .log.replay import LogEnd, Replay
 from .log.writer import Deferral, Log, unix_ms
 from .media.base import Medium
-from .plans import Plan, check_view_name, plan_promote, plan_rollback, plan_undo
+from .plans import Keys, Plan, Tables, check_view_name, plan_promote, plan_rollback, plan_undo
 from .table import NAME, Table, check_bound, descr_of, dtype_from, row_dtype
 from .versions.catalog import Catalog
 from .versions.heads import KEYSPACES, MAIN, UNDO, Heads, ViewInfo, ViewMap, keyspace_part, table_part
@@ -206,6 +206,10 @@ class Engine:
         self._carry_out(decision, lsn, time)
         return lsn
 
+    def settle_decisions(self) -> None:
+        """What was seen depends on all of them."""
+        self.log.settle(self._decided)
+
     # views
 
     @property
@@ -318,25 +322,13 @@ class Engine:
             self._decide({"op": "branch", "name": name, "at": at})
         return self.view(name)
 
-    def promote(
-        self,
-        name: str,
-        tables: Iterable[str] | None = None,
-        keys: bool | Iterable[int] | None = None,
-        force: bool = False,
-    ) -> None:
+    def promote(self, name: str, tables: Tables = None, keys: Keys = None, force: bool = False) -> None:
         """Give `main` what a branch wrote. ConflictError: main wrote to that meanwhile, unless forced."""
         with self._deciding() as heads:
             branch = self._map(name, "branch")
             self._exchange("promote", branch, plan_promote(heads, branch, tables, keys), MAIN, force)
 
-    def rollback(
-        self,
-        name: str,
-        tables: Iterable[str] | None = None,
-        keys: bool | Iterable[int] | None = None,
-        head: str = MAIN,
-    ) -> None:
+    def rollback(self, name: str, tables: Tables = None, keys: Keys = None, head: str = MAIN) -> None:
         """Give a head a snapshot's state."""
         with self._deciding() as heads:
             target, snapshot = self._head(head), self._map(name, "snapshot")

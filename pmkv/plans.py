@@ -12,7 +12,8 @@ from .errors import InvalidError, UnknownNameError
 from .table import NAME
 from .versions.heads import KEYSPACES, MAIN, UNDO, Heads, ViewMap, id_of, keyspace_part
 
-Keys = bool | Iterable[int] | None
+Tables = Iterable[str] | None  # names; None: whatever the operation is about
+Keys = bool | Iterable[int] | None  # numbers of keyspaces, or whether any; None: unless tables are named
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def names_of(tables: Iterable[str]) -> list[str]:
 # promote
 
 
-def plan_promote(heads: Heads, branch: ViewMap, tables: Iterable[str] | None, keys: Keys) -> Plan:
+def plan_promote(heads: Heads, branch: ViewMap, tables: Tables, keys: Keys) -> Plan:
     """tables: names, None for those that the branch wrote, created or dropped; keys: numbers, or may those that it
     wrote be taken, None for yes unless tables are named."""
     main, written = heads.maps[MAIN], heads.written(branch)
@@ -109,7 +110,7 @@ def _told(writes: int | None, label: str, since: str) -> str:
 # roll back and undo
 
 
-def plan_rollback(heads: Heads, head: ViewMap, snapshot: ViewMap, tables: Iterable[str] | None, keys: Keys) -> Plan:
+def plan_rollback(heads: Heads, head: ViewMap, snapshot: ViewMap, tables: Tables, keys: Keys) -> Plan:
     """tables: names, None for all; keys: may keyspaces be rolled back, None for yes unless tables are named."""
     spaces = chosen_keyspaces(keys, tables is None)
     theirs = heads.tables(snapshot)
@@ -150,5 +151,7 @@ def _lost(heads: Heads, main: ViewMap, before: ViewMap, others: list[str]) -> It
         top = main.parts.get(part)
         if top is not None and (top.id != before.lsn or top.writes):
             yield _told(heads.writes_since(main, part, before.lsn), heads.label(part), since)
+        elif part not in main.parts and part in before.parts and part not in before.dropped:
+            yield f"main has no table {heads.label(part)} any more {since}"
     for part in others:
         yield f"main has another table {heads.label(part)} {since}"

@@ -14,7 +14,7 @@ import queue
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from .errors import ClosedError, CorruptionError, FlushError, FullError, Invalid
 from .log.flusher import Flusher
 from .log.format import epoch_of
 from .log.writer import Deferral
+from .plans import Keys, Tables
 from .sizes import parse_size
 from .stats import Stats, stats_of
 from .versions.heads import MAIN, ViewInfo
@@ -125,13 +126,7 @@ class Store(View):
         """A new head, which begins as the view `at` is now, and is written like a store."""
         return View(self._engine, self._engine.branch(name, at))
 
-    def promote(
-        self,
-        name: str,
-        tables: Iterable[str] | None = None,
-        keys: bool | Iterable[int] | None = None,
-        force: bool = False,
-    ) -> None:
+    def promote(self, name: str, tables: Tables = None, keys: Keys = None, force: bool = False) -> None:
         """Give `main`, at once, what a branch wrote, created or dropped; the state before stays as the view `undo`.
 
         tables: only these, by name; keys: numbers of keyspaces, or may those that it wrote be taken (None: unless

@@ -62,24 +62,32 @@ class Transaction:
         """Apply everything in one batch."""
         log = self._engine.log
         parts = [*self._keyspaces.values(), *self._tables.values()]
-        with log.lock, log.deferred() as seen:
-            for space, key, before in self._watched:
-                if space.fingerprint(key) != before:
-                    raise ConflictError(
-                        f"key {key!r} was written by another since this transaction watched it; nothing was "
-                        "written, try again"
-                    )
-            for name, writes in self._tables.items():
-                if writes.is_gone:
-                    raise ConflictError(
-                        f"table {name!r} was dropped by another since this transaction used it; nothing was written"
-                    )
-            size = sum(part.size for part in parts)
-            if size:
-                with self._engine.batch(size):
-                    for part in parts:
-                        part.apply()
+        try:
+            with log.lock, log.deferred() as seen:
+                self._refuse_conflicts()
+                size = sum(part.size for part in parts)
+                if size:
+                    with self._engine.batch(size):
+                        for part in parts:
+                            part.apply()
+        except ConflictError:
+            log.settle(log.lsn)  # whatever it conflicts with may be pending
+            raise
         log.settle(seen.lsn if log.durability == "commit" else log.lsn)
+
+    def _refuse_conflicts(self) -> None:
+        """Under the lock."""
+        for space, key, before in self._watched:
+            if space.fingerprint(key) != before:
+                raise ConflictError(
+                    f"key {key!r} was written by another since this transaction watched it; nothing was written, try "
+                    "again"
+                )
+        for name, writes in self._tables.items():
+            if writes.is_gone:
+                raise ConflictError(
+                    f"table {name!r} was dropped by another since this transaction used it; nothing was written"
+                )
 
 
 class KeyspaceWrites:

@@ -4,7 +4,7 @@ snapshot, or `undo`."""
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy.typing as npt
 from .contents import Contents
 from .engine import Engine
 from .keyspace import Keyspace, Pairs
+from .plans import Keys, Tables
 from .table import Table
 from .transaction import Transaction
 from .versions.heads import ViewInfo
@@ -51,9 +52,7 @@ class View:
         """Give the state of now a name; it stays what it is until it is deleted."""
         self._engine.snapshot(name, self._usable)
 
-    def rollback(
-        self, name: str, tables: Iterable[str] | None = None, keys: bool | Iterable[int] | None = None
-    ) -> None:
+    def rollback(self, name: str, tables: Tables = None, keys: Keys = None) -> None:
         """Go back, at once, to a snapshot; what `main` was before stays as the view `undo`.
 
         tables: only these, by name; keys: numbers of keyspaces, or may they be rolled back (None: unless tables are
@@ -115,7 +114,9 @@ class View:
     def tables(self) -> dict[str, Table]:
         """All tables by name."""
         self._contents.guard()
-        return dict(self._contents.tables)
+        tables = dict(self._contents.tables)
+        self._engine.settle_decisions()
+        return tables
 
     def drop_table(self, name: str) -> None:
         """Remove a table with all its rows."""

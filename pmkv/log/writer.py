@@ -290,6 +290,11 @@ class Log:
         self._local.deferral = inner = Deferral()
         try:
             yield inner
+        except BaseException:
+            self._local.deferral = outer
+            if not self.failed:
+                self.settle_if_free(inner.lsn)  # an error, too, tells of what is pending
+            raise
         finally:
             self._local.deferral = outer
 

@@ -14,6 +14,7 @@ Counting costs a write nothing: `Tally` notes which words are new to a run, and 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 
@@ -82,23 +83,32 @@ class Chain:
         self.tree, self.seed = top.tree, np.uint64(top.tree.seed)
         self.top = top
         self.hot: HotIndex | None = None
-        self.look_again()
-        self.tree.chains.add(self)
+        self._look_again()
 
     def stand_on(self, top: Layer) -> bool:
         """Another layer is on top: was the chain exchanged, or does it only go on?"""
         goes_on = top.below is self.top
-        if top.tree is not self.tree:  # memory went back, and everything was made anew
-            self.tree.chains.discard(self)
-            self.tree = top.tree
-            self.tree.chains.add(self)
-        self.top = top
+        self.top, self.tree = top, top.tree  # another one, if memory went back and everything was made anew
         if not goes_on:
             self._forget_all()
-        self.look_again()
+        self._look_again()
         return not goes_on
 
-    def look_again(self) -> None:
+    @property
+    def closed(self) -> tuple[Mutable, ...]:
+        """Newest first. Under the lock."""
+        if self._seen < self.tree.changes:
+            self._look_again()
+        return self._closed
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """On file, newest first; spans in place of those of their layers. Under the lock."""
+        if self._seen < self.tree.changes:
+            self._look_again()
+        return self._runs
+
+    def _look_again(self) -> None:
         """Gather the runs of all layers."""
         closed: list[Mutable] = []
         runs: list[Run] = []
@@ -114,7 +124,7 @@ class Chain:
             else:
                 runs += layer.runs
                 layer = layer.below
-        self.closed, self.runs = tuple(closed), tuple(runs)
+        self._closed, self._runs, self._seen = tuple(closed), tuple(runs), float(self.tree.changes)
         if not runs:
             self._forget_all()
         elif self.hot is None:
@@ -123,8 +133,7 @@ class Chain:
 
     def leave(self) -> None:
         """Give the memory of hot words back; the chain is not used again. Under the lock."""
-        self.closed, self.runs = (), ()
-        self.tree.chains.discard(self)
+        self._closed, self._runs, self._seen = (), (), math.inf
         self._forget_all()
 
     def _forget_all(self) -> None:
@@ -278,7 +287,7 @@ class Chain:
     @property
     def is_cold(self) -> bool:
         """May a lookup have to wait for the disk?"""
-        return any(not run.is_warm for run in self.runs)
+        return any(not run.is_warm for run in self._runs)  # as they were lately: without the lock
 
     @property
     def nbytes(self) -> int:
@@ -288,7 +297,7 @@ class Chain:
     def check(self) -> None:
         """It is what its layers say. Under the lock."""
         closed, runs = self.closed, self.runs
-        self.look_again()
+        self._look_again()
         assert (closed, runs) == (self.closed, self.runs), "the chain is not what its layers say"
         layers = list(self.top.down())
         on_file = next((i for i, layer in enumerate(layers) if layer.runs), len(layers))

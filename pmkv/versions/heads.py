@@ -46,7 +46,8 @@ class ViewMap:
     """A view: the layer on top of each table and keyspace; None for one that was never written, in a snapshot.
 
     stands_on: of a branch, the layer below its own of each part, as it was cut or promoted last. exchanged: of `undo`,
-    what it brings back; branch: whose promote that undoes (name, LSN of its cut), and where it stood before."""
+    what it brings back; dropped: of that, what `main` then lost; branch: whose promote that undoes (name, LSN of its
+    cut), and where it stood before."""
 
     name: str
     kind: str
@@ -56,6 +57,7 @@ class ViewMap:
     parts: dict[str, Layer | None] = field(default_factory=dict)
     stands_on: dict[str, int | None] = field(default_factory=dict)
     exchanged: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
     branch: tuple[str, int] | None = None
     kept: ViewState | None = None  # what the catalog keeps of a view that never changes
 
@@ -154,7 +156,6 @@ class Heads:
         for part, top in list(head.parts.items()):
             if top is not None and top.writes:
                 head.put(part, top.tree.begin(lsn, top.seal()))
-                top.tree.changed()
 
     def _snapshot(self, new: ViewMap, head: ViewMap, lsn: int) -> None:
         self._seal(head, lsn)
@@ -174,17 +175,16 @@ class Heads:
     ) -> None:
         """Give a head the source's state of some parts. What `main` was before stays as `undo`."""
         if head.name == MAIN:
-            self._keep(head, (*parts, *drop), lsn, time)
+            self._keep(head, (*parts, *drop), tuple(drop), lsn, time)
             self.switches = self.switches[0] + 1, lsn
         self._put_all(head, source, parts, drop, lsn)
 
-    def _keep(self, main: ViewMap, exchanged: tuple[str, ...], lsn: int, time: int) -> None:
+    def _keep(self, main: ViewMap, exchanged: tuple[str, ...], dropped: tuple[str, ...], lsn: int, time: int) -> None:
         """Parts that are exchanged need no new layer over what is kept: they are given one anyway."""
-        new = ViewMap(UNDO, UNDO, lsn, time, MAIN, exchanged=exchanged)
+        new = ViewMap(UNDO, UNDO, lsn, time, MAIN, exchanged=exchanged, dropped=dropped)
         for part, top in list(main.parts.items()):
             if top is not None and top.writes:
                 new.put(part, top.seal())
-                top.tree.changed()
                 if part not in exchanged:
                     main.put(part, top.tree.begin(lsn, top))
             else:
@@ -294,8 +294,10 @@ class Heads:
 
     def rotate(self) -> None:
         """Close all open runs, and make one of layers that nobody tells apart any more."""
+        branches = [view for view in self.maps.values() if view.kind == "branch"]
+        undone = self.maps[UNDO].lsn if UNDO in self.maps else None
         for tree in self.trees.values():
-            tree.merge()
+            tree.merge({undone, *(branch.stands_on.get(tree.name) for branch in branches)})
             for layer in tree.layers.values():
                 layer.close()
             tree.changed()
@@ -332,8 +334,9 @@ class Heads:
 
     def _restore_view(self, name: str, kept: ViewState) -> None:
         view = self.maps[name] = self.maps.get(name) or ViewMap(
-            name, kept.kind, kept.lsn, kept.created, kept.base, {}, dict(kept.stands_on), kept.exchanged, kept.branch
-        )
+            name, kept.kind, kept.lsn, kept.created, kept.base, {}, dict(kept.stands_on), kept.exchanged, kept.dropped,
+            kept.branch,
+        )  # fmt: skip
         for part, id in kept.parts.items():
             layer = self.trees[part].layers[id] if id is not None else None
             view.put(part, layer)
@@ -384,5 +387,7 @@ def view_state(view: ViewMap, trees: dict[str, Tree]) -> ViewState:
         for part, top in view.parts.items()
         if not (is_untouched(trees[part]) or (top is None and trees[part].decision is None))
     }
-    stands_on = dict(view.stands_on)
-    return ViewState(view.kind, view.lsn, view.created, view.base, parts, stands_on, view.exchanged, view.branch)
+    return ViewState(
+        view.kind, view.lsn, view.created, view.base, parts, dict(view.stands_on), view.exchanged, view.dropped,
+        view.branch,
+    )  # fmt: skip

@@ -11,7 +11,6 @@ checkpoint has written them; then the runs on file. Assumes: the caller holds th
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -114,8 +113,7 @@ class Tree:
         self.name, self.dram, self.seed, self.width, self.decision = name, dram, seed, width, decision
         self.layers: dict[int, Layer] = {}
         self.spans: dict[int, Span] = {}  # by their top
-        self.expected = 0  # entries of a new open run: as many as the last one had
-        self.chains: weakref.WeakSet[Any] = weakref.WeakSet()  # those that read it
+        self.changes = 0  # how often runs were exchanged: chains that have seen fewer look again
 
     @property
     def number(self) -> int:
@@ -132,9 +130,8 @@ class Tree:
         return layer
 
     def changed(self) -> None:
-        """Runs were exchanged: chains look again."""
-        for chain in list(self.chains):
-            chain.look_again()
+        """Runs were exchanged."""
+        self.changes += 1
 
     def with_closed(self, closed: tuple[Mutable, ...]) -> Layer | None:
         """The layer that has these closed runs now; None if it is gone."""
@@ -144,10 +141,17 @@ class Tree:
         """The layer that has these runs now; None if it is gone."""
         return next((layer for layer in self.layers.values() if set(runs) <= set(layer.runs)), None)
 
-    def merge(self) -> None:
-        """Of two sealed layers between which nobody stands or reads any more, make one."""
+    def merge(self, named: set[int | None]) -> None:
+        """Of two sealed layers between which nobody stands or reads any more, make one; not if somebody counts from
+        there on, or looks for it by its number (named)."""
         for layer in list(self.layers.values()):
-            while layer.sealed and layer.below is not None and layer.below.refs == 1 and layer.id in self.layers:
+            while (
+                layer.sealed
+                and layer.below is not None
+                and layer.below.refs == 1
+                and layer.below.id not in named
+                and layer.id in self.layers
+            ):
                 layer.absorb()
         self.spans = {top: span for top, span in self.spans.items() if self._is_whole(span)}
 
@@ -184,6 +188,7 @@ class Layer:
         self.open: Mutable | None = None  # made by the first write
         self.closed: tuple[Mutable, ...] = ()  # newest first, as the runs
         self.runs: tuple[Run, ...] = ()
+        self.expected = 0  # entries of the next open run: as many as the last one had
         self.writes = 0  # records
         self.changed = id  # the LSN of the last write
         self.refs = 0  # views that have it on top, and layers that stand on it
@@ -193,7 +198,7 @@ class Layer:
     def to_write(self) -> Mutable:
         """The open run."""
         if self.open is None:
-            self.open = Mutable(self.tree.dram.heap, self.tree.seed, self.tree.expected)
+            self.open = Mutable(self.tree.dram.heap, self.tree.seed, self.expected)
         return self.open
 
     @property
@@ -233,7 +238,7 @@ class Layer:
     def close(self) -> None:
         """Nothing more is written to the open run."""
         if self.open is not None:
-            self.tree.expected = min(self.open.index.count, MOST_EXPECTED)
+            self.expected = min(self.open.index.count, MOST_EXPECTED)
             self.closed, self.open = (self.open, *self.closed), None
 
     def seal(self) -> Layer:

@@ -72,8 +72,8 @@ class ViewState:
     """A view: parts: the layer on top of each table and keyspace that it has, None for one that was never written.
 
     lsn, created (unix ms): when it was cut; base: from which view. stands_on: of a branch, the layer on which it stands
-    with each part of `main`. exchanged: of `undo`, the parts that it brings back; branch: whose promote it undoes (name
-    and lsn), which then stands on `stands_on` again."""
+    with each part of `main`. exchanged: of `undo`, the parts that it brings back; dropped: of those, what `main` lost;
+    branch: whose promote it undoes (name and lsn), which then stands on `stands_on` again."""
 
     kind: str
     lsn: int = 0
@@ -82,6 +82,7 @@ class ViewState:
     parts: dict[str, int | None] = field(default_factory=dict)
     stands_on: dict[str, int | None] = field(default_factory=dict)
     exchanged: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
     branch: tuple[str, int] | None = None
 
     @cached_property
@@ -173,4 +174,5 @@ def _part(name: str, record: dict[str, Any], runs: Runs) -> PartState:
 
 def _view(record: dict[str, Any]) -> ViewState:
     branch = tuple(record["branch"]) if record["branch"] else None
-    return ViewState(**record | {"exchanged": tuple(record["exchanged"]), "branch": branch})
+    exchanged, dropped = tuple(record["exchanged"]), tuple(record["dropped"])
+    return ViewState(**record | {"exchanged": exchanged, "dropped": dropped, "branch": branch})

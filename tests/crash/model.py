@@ -262,6 +262,7 @@ class Model(Contents):
         gone = before.exchanged.keys() - before.parts
         others = self._in_the_way(parts) - gone
         lost = [part for part, mark in before.exchanged.items() if part in self.parts and self.marks.get(part) != mark]
+        lost += [part for part in parts - self.parts if before.exchanged[part] is not None]
         if not force and (lost or others):
             return CONFLICT
         change(self, before, parts, gone | others)

@@ -55,7 +55,7 @@ def _() -> list[Patch]:
 
 @mutant("layers are merged across what a view names")
 def _() -> list[Patch]:
-    def merge(self: Tree) -> None:
+    def merge(self: Tree, named: object) -> None:
         for layer in list(self.layers.values()):
             while layer.sealed and layer.below is not None and layer.id in self.layers:
                 layer.below.refs = 1

@@ -128,8 +128,10 @@ def test_an_undo_is_refused_only_for_what_it_would_drop(engine: Engine) -> None:
     since = "since the promote or rollback that would be undone"
     assert plan_undo(engine.heads).conflicts == [f"main has 2 writes in a {since}"]
     engine.drop_table("a")
+    why = [f"main has no table a any more {since}"]
+    assert plan_undo(engine.heads) == Plan(["table/1"], [], why)
     engine.create_table("a", "f4")
-    assert plan_undo(engine.heads) == Plan(["table/1"], ["table/3"], [f"main has another table a {since}"])
+    assert plan_undo(engine.heads) == Plan(["table/1"], ["table/3"], [*why, f"main has another table a {since}"])
 
 
 @pytest.mark.parametrize("name", ["", "a b", "-x", ".x", "x" * 129, "é", "a/b", "main", "undo", 7, b"v1"])

@@ -203,7 +203,7 @@ def test_it_is_a_dict(data: st.DataObject) -> None:
             case "seal" if small.chain.top.writes:
                 small.seal()
             case "merge":
-                small.tree.merge()
+                small.tree.merge(set())
             case "fold" if layers := [layer for layer in small.chain.top.down() if len(layer.runs) > 1]:
                 layer = data.draw(st.sampled_from(layers))
                 first = data.draw(st.integers(0, len(layer.runs) - 2))

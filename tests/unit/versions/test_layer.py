@@ -67,11 +67,11 @@ def test_two_become_one_when_nobody_tells_them_apart(forest: Forest) -> None:
     for word in range(4):
         forest.put(word)
         held = forest.seal() if word in (1, 3) else forest.seal().let_go()
-    forest.tree.merge()
+    forest.tree.merge(set())
     assert held is not None and held.writes == 2 and forest.words(held) == {0, 1, 2, 3}
     assert len(forest.tree.layers) == 3, "the head's, and one of each snapshot"
     held.let_go()
-    forest.tree.merge()
+    forest.tree.merge(set())
     assert len(forest.tree.layers) == 3, "what a head writes to is never merged: it would look written"
     forest.tree.check()
 
@@ -82,10 +82,10 @@ def test_what_a_span_ends_at_must_be_there(forest: Forest) -> None:
         forest.put(word)
         layers.append(forest.seal())
     forest.tree.spans = {layers[2].id: Span(None, layers[2].id, layers[0].id)}
-    forest.tree.merge()
+    forest.tree.merge(set())
     assert forest.tree.spans
     layers[0].let_go()
-    forest.tree.merge()
+    forest.tree.merge(set())
     assert not forest.tree.spans
 
 

@@ -42,7 +42,7 @@ def state() -> State:
     }
     views = {
         "main": ViewState("main", parts={"keyspace/0": 0, "keyspace/3": 17, "table/4": 19}),
-        "undo": ViewState("undo", 19, 7, "main", {"table/4": None}, {"table/4": 12}, ("table/4", "table/9"), ("b", 9)),
+        "undo": ViewState("undo", 19, 7, "main", {"table/4": None}, {"table/4": 12}, ("table/4",), (), ("b", 9)),
         "b": ViewState("branch", 20, 1000, "main", {"table/4": 19}, stands_on={"table/4": 12, "keyspace/0": None}),
     }
     return State(END, 4, parts, views, (3, 19))
