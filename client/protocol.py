@@ -177,7 +177,7 @@ def names() -> Work[list[str]]:
 
 
 def infos(tables: Sequence[str], at: View = None) -> Work[list[TableInfo]]:
-    calls: list[Args] = [("TABLE.INFO", name, *as_at(at)) for name in tables]
+    calls: list[Args] = [("TABLE.INFO", name, "LAYOUT", *as_at(at)) for name in tables]
     return Work(calls, lambda replies: [parse_info(reply) for reply in replies], stream=True)
 
 

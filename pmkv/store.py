@@ -250,6 +250,8 @@ class Store(View):
     def grow(self, capacity: int | str) -> None:
         """Make the pool larger, while it is used."""
         self._log.guard_write()
+        if self._log.is_locked_by_me:
+            raise InvalidError("a pool cannot grow within a batch: what is written of it would have to be flushed")
         size = parse_size(capacity)
         if size > self.capacity:
             self._log.grow(size)

@@ -439,6 +439,9 @@ class Log:
                 self.durable, self._gathered, self._pending = self.lsn, [], None
                 self.pool.grow(capacity)
             self._remap()
+        for told in (self.on_durable, self.on_group):
+            if told:
+                told()
 
     # who may do what
 

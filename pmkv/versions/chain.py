@@ -221,8 +221,9 @@ class Chain:
 
     @property
     def uncounted(self) -> int:
-        """How many words a count has to look up first."""
-        return sum(mutable.tally.uncounted for mutable in self.mutables)
+        """How many words a count has to look up first, as it was lately: without the lock."""
+        mutables = (self.top.open, *self._closed)
+        return sum(mutable.tally.uncounted for mutable in mutables if mutable is not None)
 
     def count_ahead(self, lock: AbstractContextManager[object]) -> None:
         """Look most of these up before, with the lock for moments only: after a restart it may take long."""

@@ -8,7 +8,7 @@ import sys
 import time
 
 from pmkv_server import REDIS_VERSION
-from pmkv_server.commands.keys import KEYSPACES
+from pmkv_server.commands.keys import KEYSPACES, MANY_UNCOUNTED
 from pmkv_server.commands.table import Group
 from pmkv_server.resp import Reply, text
 from pmkv_server.saving import saved_at
@@ -20,12 +20,14 @@ command = group.command
 Fields = dict[str, object]
 
 
-def _counts_cold(session: Session, arguments: list[bytes]) -> bool:
-    """Counting keys looks at indexes, and the disk may have to be read for them."""
-    return session.server.store.is_cold
+def _counts_much(session: Session, arguments: list[bytes]) -> bool:
+    """Counting looks at indexes: the disk may have to be read for them, or there is much to look up."""
+    store = session.server.store
+    spaces = (store.keyspace(number) for number in range(KEYSPACES))
+    return store.is_cold or any(one.uncounted > MANY_UNCOUNTED for one in (*spaces, *store.tables().values()))
 
 
-@command("info", -1, "loop", heavy=_counts_cold)
+@command("info", -1, "loop", heavy=_counts_much)
 def info(session: Session, arguments: list[bytes]) -> Reply:
     """Facts and counters about the server."""
     wanted = {word.decode("latin-1").lower() for word in arguments[1:]} or {"default"}

@@ -12,6 +12,7 @@ group = Group("generic")
 command = group.command
 
 MANY_KEYS = 10_000
+MANY_UNCOUNTED = 1 << 14  # some milliseconds
 FEWEST_SCANNED = 100  # keys a SCAN looks at, whatever its COUNT, which is a hint: to take up a walk costs as much
 MANY_SCANNED = 1000
 KEYSPACES = 16
@@ -19,7 +20,13 @@ DB_OUT_OF_RANGE = "ERR DB index is out of range"
 
 
 def has_many_keys(session: Session, arguments: list[bytes]) -> bool:
-    return len(session.keyspace) > MANY_KEYS
+    return counts_much(session, arguments) or len(session.keyspace) > MANY_KEYS
+
+
+def counts_much(session: Session, arguments: list[bytes]) -> bool:
+    """A count has to look up first what was written since the last one: after a restart, or many writes, that takes
+    long."""
+    return session.keyspace.uncounted > MANY_UNCOUNTED
 
 
 @command("del", -2, "write", (1, -1, 1))
@@ -47,7 +54,7 @@ def type_(session: Session, arguments: list[bytes]) -> Reply:
     return simple(b"string" if arguments[1] in session.keyspace else b"none")
 
 
-@command("dbsize", 1, "readonly fast")
+@command("dbsize", 1, "readonly fast", heavy=counts_much)
 def dbsize(session: Session, arguments: list[bytes]) -> Reply:
     """How many keys this keyspace has."""
     return integer(len(session.keyspace))

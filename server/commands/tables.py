@@ -10,6 +10,7 @@ import numpy as np
 import orjson
 
 from pmkv import errors
+from pmkv_server.commands.keys import MANY_UNCOUNTED
 from pmkv_server.commands.table import (
     SYNTAX,
     CommandError,
@@ -162,10 +163,24 @@ def list_(session: Session, arguments: list[bytes]) -> Reply:
     return bulks(name.encode() for name in sorted(session.at(_at(arguments[1:])).tables()))
 
 
-@command("table.info", -2, "readonly fast")
+def _counts_much(session: Session, arguments: list[bytes]) -> bool:
+    words, asks = _layout(arguments)
+    return asks and _table(session, arguments[1], _at(words)).uncounted > MANY_UNCOUNTED
+
+
+def _layout(arguments: list[bytes]) -> tuple[list[bytes], bool]:
+    """The words behind LAYOUT, and whether it is not there: is a count asked for?"""
+    words = arguments[2:]
+    asks = not (words and words[0].upper() == b"LAYOUT")
+    return words if asks else words[1:], asks
+
+
+@command("table.info", -2, "readonly fast", heavy=_counts_much)
 def info(session: Session, arguments: list[bytes]) -> Reply:
-    """What a table is: its dtype as JSON, the shape and width of a row, and how many rows it has; name [AT view]."""
-    items = _table(session, arguments[1], _at(arguments[2:]))
+    """What a table is: its dtype as JSON, the shape and width of a row, and how many rows it has: name [LAYOUT] [AT
+    view]. LAYOUT: without the last, which may have to be counted first."""
+    words, asks = _layout(arguments)
+    items = _table(session, arguments[1], _at(words))
     pairs = [
         (bulk(b"name"), bulk(items.name.encode())),
         (bulk(b"id"), integer(items.id)),
@@ -173,8 +188,9 @@ def info(session: Session, arguments: list[bytes]) -> Reply:
         (bulk(b"shape"), array(integer(n) for n in items.shape)),
         (bulk(b"width"), integer(items.width)),
         (bulk(b"rows"), integer(items.rows or 0)),
-        (bulk(b"len"), integer(len(items))),
     ]
+    if asks:
+        pairs.append((bulk(b"len"), integer(len(items))))
     return a_map(pairs, session.protocol)
 
 
@@ -183,7 +199,7 @@ def describe(dtype: np.dtype) -> bytes:
     return orjson.dumps(dtype.descr if dtype.names else dtype.str)
 
 
-@command("table.len", -2, "readonly fast")
+@command("table.len", -2, "readonly fast", heavy=_counts_much)
 def length(session: Session, arguments: list[bytes]) -> Reply:
     """How many rows a table has: name [AT view]."""
     return integer(len(_table(session, arguments[1], _at(arguments[2:]))))

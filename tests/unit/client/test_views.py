@@ -86,7 +86,7 @@ async def test_awaited_reads_of_another_view(scripted: Scripted) -> None:
         items = client.table("items")
         assert (await items.get([1], at="v1")).tolist() == [[0, 0]]
         await items.get([1])
-    assert [words[-1] for words in scripted.said[:3]] == [b"v1", b"v1", b"items"]
+    assert [words[-1] for words in scripted.said[:3]] == [b"v1", b"v1", b"LAYOUT"]
 
 
 def test_every_connection_stands_on_the_view(scripted: Scripted) -> None:

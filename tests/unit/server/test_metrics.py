@@ -24,6 +24,7 @@ def scraped() -> dict[str, dict[str, float]]:
         stats = Stats()
         stats.commands, stats.connections = 7, 2
         store.snapshot("v1")
+        store.keyspace(5).put(b"d", b"4")
         store.rollback("v1", keys=[5])
         switches = SimpleNamespace(waiting=2)
         server = SimpleNamespace(store=store, stats=stats, saving=Saving(), switches=switches, sessions={1: None})

@@ -343,8 +343,8 @@ async def test_waiting_holds_up_its_own_connection_only(connect: Any, server: St
     assert wire.replies() == ["PONG"]
     assert server.switches.waiting == 1
     wire.ask("ECHO later")
-    assert await other.answers("SNAPSHOT.CREATE v1", "GET a", "SNAPSHOT.ROLLBACK v1", "GET a") == [
-        "OK", "nil", "OK", "nil",
+    assert await other.answers("SNAPSHOT.CREATE v1", "SET a 1", "SNAPSHOT.ROLLBACK v1", "GET a") == [
+        "OK", "OK", "OK", "nil",
     ]  # fmt: skip
     replies: list[str] = []
     await until(lambda: replies.extend(wire.replies()) or len(replies) >= 3)
@@ -414,7 +414,7 @@ async def test_tracking_ends(connect: Any, server: Stub) -> None:
     await wires[2].answers("HELLO 2")
     wires[3].connection.connection_lost(None)
     assert len(server.switches.followers) == 2
-    await connect().answers("SNAPSHOT.CREATE v1", "SNAPSHOT.ROLLBACK v1")
+    await connect().answers("SNAPSHOT.CREATE v1", "SET a 1", "SNAPSHOT.ROLLBACK v1")
     await until(lambda: wires[4].transport.sent)
     assert [wire.replies() for wire in wires[:4]] == [[]] * 4
     assert len(wires[4].replies()) == 1
@@ -424,7 +424,7 @@ async def test_who_does_not_read_is_told_the_last_only(connect: Any, server: Stu
     slow, wire = connect(), connect()
     await slow.answers("HELLO 3", "VIEW.TRACK on")
     slow.connection.pause_writing()
-    await wire.answers("SNAPSHOT.CREATE v1", *["SNAPSHOT.ROLLBACK v1"] * 5)
+    await wire.answers("SNAPSHOT.CREATE v1", *["SET a 1", "SNAPSHOT.ROLLBACK v1"] * 5)
     await until(lambda: server.switches.latest[0] == 5)
     await settled()
     assert not slow.transport.sent

@@ -172,6 +172,7 @@ async def test_what_is_wrong_is_said(rest: TestClient, path: str, body: object, 
 
 async def test_waiting_for_a_version(rest: TestClient) -> None:
     await post(rest, "/v1/snapshots", name="v1")
+    await rest.put("/v1/keys/a", data=b"1")
     waiting = asyncio.ensure_future(rest.get("/v1/version?after=0&timeout=20"))
     await asyncio.sleep(0.05)
     assert not waiting.done()
@@ -190,6 +191,7 @@ async def test_no_version_is_told_before_it_is_durable(rest: TestClient) -> None
     """A flush that has not happened: the promote is not answered, and nothing else tells of it."""
     stand = rest.app[SERVER]
     await post(rest, "/v1/snapshots", name="v1")
+    await rest.put("/v1/keys/a", data=b"1")
     stand.gate.clear()
     waiting = asyncio.ensure_future(rest.get("/v1/version?after=0&timeout=20"))
     going = asyncio.ensure_future(rest.post("/v1/snapshots/v1:rollback"))
