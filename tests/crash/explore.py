@@ -67,7 +67,7 @@ class Knobs:
     segment: int = 4096
     segments: int = 14
     steps: int = 7
-    images: int = 24  # at most, of one point
+    images: int = 24  # at most, of one point; 0: only those from which the next lives begin
     granularity: Granularity = Granularity.PAGE
     twice: float = 0.08  # the share of images whose recovery is interrupted too
     room: int | None = None  # bytes that the disk has
@@ -213,7 +213,7 @@ class History:
 
     def _look(self, recorded: Recorded, limit: int) -> None:
         """Recover from images of one point. Of those where most often nothing is at risk, from some."""
-        if recorded.stage in MANY and self.noise.random() > SOME:
+        if limit == 0 or (recorded.stage in MANY and self.noise.random() > SOME):
             return
         self.counts.points += 1
         masks = recorded.point.masks(min(limit, FEW) if recorded.stage in STAGES else limit, self.noise)

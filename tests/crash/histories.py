@@ -154,6 +154,8 @@ class Generator:
         if self.upkeep and self.rng.randrange(100) < UPKEEP:
             return self._upkeep(model)
         dice = self.rng.randrange(100)
+        if self.views and dice < 12:
+            return self._to_and_fro(model) if dice < 6 else self._peek_of_views(model, ())
         if dice < 50:
             return self.operation(model)
         if dice < 68:
@@ -173,7 +175,7 @@ class Generator:
     def _upkeep(self, model: Model) -> Any:
         """A step that only a store with a catalog can take."""
         dice = self.rng.randrange(100)
-        if self.views and dice < 8:
+        if self.views and dice < 9:
             return self._history_of_one(model)
         if dice < 34:
             return Checkpoint(self.rng.random() < 0.6)
@@ -204,6 +206,13 @@ class Generator:
             write = self.rng.choice((Put(space, self.rng.choice(KEYS), self._bytes(8)), Delete(space, KEYS[1])))
             operations += [Snapshot(name), write]
         return Group(tuple(self._applied(model, operation) for operation in operations))
+
+    def _to_and_fro(self, model: Model) -> Group:
+        """Promotes, rollbacks and undos, one after the other."""
+        operations = []
+        for _ in range(self.rng.randrange(2, 5)):
+            operations.append(self._applied(model, self._switch(model) or self._version(model)))
+        return Group(tuple(operations))
 
     def _overtaken(self, model: Model) -> Overtaken:
         space, key = self.rng.choice(SPACES), self.rng.choice(KEYS)

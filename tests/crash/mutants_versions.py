@@ -111,12 +111,7 @@ def _() -> list[Patch]:
 
 @mutant("what was hot stays so when another layer is on top")
 def _() -> list[Patch]:
-    def stand_on(self: Chain, top: Layer) -> bool:
-        self.top = top
-        self.look_again()
-        return True
-
-    return [(Chain, "stand_on", stand_on)]
+    return [(Chain, "_forget_all", lambda self: None)]
 
 
 @mutant("tables and keyspaces of a branch do not follow it")
@@ -164,19 +159,12 @@ def _() -> list[Patch]:
     return rotated(lambda engine, rotation: replace(rotation, state=replace(rotation.state, switches=(0, 0))))
 
 
-@mutant("a checkpoint commits the views as they are now, not as they were")
+@mutant("a checkpoint commits which views there are, and how often they were exchanged, as it is now, not as it was")
 def _() -> list[Patch]:
     def late(self: Upkeep, state: State, *names: Any) -> None:
         heads = self._rotate.__self__.heads
-        with self._log.lock:
-            layers = {name: {layer.id for layer in part.layers} for name, part in state.parts.items()}
-            views = heads.views()
-        known = {
-            name: view
-            for name, view in views.items()
-            if all(part in layers and (id is None or id in layers[part]) for part, id in view.parts.items())
-        }
-        commit(self, replace(state, views=state.views | known), *names)
+        views = {name: view for name, view in state.views.items() if name in heads.maps}
+        commit(self, replace(state, views=views, switches=heads.switches), *names)
 
     return [(Upkeep, "_commit", late)]
 
