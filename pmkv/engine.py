@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,7 +128,7 @@ class Engine:
         for frame in Replay(self.pool, last=self.log.durable, start=self._restore()):
             self._apply(frame)
         replayed, self._contents = self._contents, used
-        self._follow()
+        self._follow({*self.heads.maps, *used})
         for contents in replayed.values():
             if self._contents.get(contents.view.name) is not contents:
                 for part in contents.parts:
@@ -141,23 +141,22 @@ class Engine:
         state = self.upkeep.committed if self.upkeep else None
         if state is not None:
             self.heads.restore(state)
-        self._follow()
+        self._follow(self.heads.maps)
         return state.end if state is not None else None
 
-    def _follow(self, lsn: int = 0) -> None:
-        """Make tables and keyspaces what the heads say since the decision `lsn`. Those of snapshots are made when
-        somebody reads them."""
-        maps, trees = self.heads.maps, self.heads.trees
-        for name, contents in list(self._contents.items()):
-            view = maps.get(name)
-            if view is None or view.lsn != contents.view.lsn:
+    def _follow(self, names: Iterable[str], lsn: int = 0) -> None:
+        """Make tables and keyspaces of these views what the heads say since the decision `lsn`. Those of snapshots are
+        made when somebody reads them."""
+        for name in names:
+            view, contents = self.heads.maps.get(name), self._contents.get(name)
+            if contents is not None and (view is None or view.lsn != contents.view.lsn):
                 contents.leave(UnknownViewError(f"view {name!r} was deleted"), lsn)
                 del self._contents[name]
-            elif view.is_head or view is not contents.view:
-                contents.follow(view, trees, lsn)
-        for name, view in maps.items():
-            if view.is_head and name not in self._contents:
-                self._contents[name] = Contents(view, trees, self._ground)
+                contents = None
+            if view is not None and contents is None and view.is_head:
+                self._contents[name] = Contents(view, self.heads.trees, self._ground)
+            elif view is not None and contents is not None and (view.is_head or view is not contents.view):
+                contents.follow(view, self.heads.trees, lsn)
 
     def _apply(self, frame: Frame) -> None:
         """Memory as it is after this frame."""
@@ -192,10 +191,10 @@ class Engine:
 
     def _carry_out(self, decision: dict[str, Any], lsn: int, time: int) -> None:
         try:
-            self.heads.carry_out(decision, lsn, time)
+            concerned = self.heads.carry_out(decision, lsn, time)
         except KeyError as error:
             raise CorruptionError(f"control frame {lsn} holds {decision!r}, and there is no {error}") from error
-        self._follow(lsn)
+        self._follow(concerned, lsn)
 
     def _decide(self, decision: dict[str, Any], head: str = MAIN) -> int:
         self._head(head)  # before it is in the log: what cannot be carried out could not be replayed

@@ -17,7 +17,7 @@ import numpy as np
 
 from . import parts
 from .directory import Directory
-from .errors import CorruptionError, ExistsError, InvalidError
+from .errors import ClosedError, CorruptionError, FlushError, FullError, InvalidError, PmkvError
 from .index.heap import Heap
 from .index.hot import Budget
 from .kernels import location
@@ -59,7 +59,9 @@ def salvage(
                 try:
                     result.records += copy.apply(frame)
                     result.frames += 1
-                except (LookupError, CorruptionError, ExistsError) as error:
+                except (FullError, FlushError, ClosedError):
+                    raise
+                except (LookupError, PmkvError) as error:
                     result.problems.append(f"frame {frame.lsn} at offset {frame.offset:,} is left out: {error}")
     finally:
         place.close()
@@ -144,8 +146,10 @@ class Copy:
                 for number in numbers:
                     view.keyspace(number).clear()
             case {"op": "snapshot", "name": name}:
+                self._make_way(name)
                 view.snapshot(name)
             case {"op": "branch", "name": name, "at": at}:
+                self._make_way(name)
                 self._store.branch(name, at)
             case {"op": "promote", "name": name}:
                 self._store.promote(name, *self._scope(decision), force=True)
@@ -155,6 +159,10 @@ class Copy:
                 self._store.undo(force=True)
             case {"op": "delete_view", "name": name}:
                 self._store.delete_view(name)
+
+    def _make_way(self, name: str) -> None:
+        if name in self._store.views():  # its end is lost
+            self._store.delete_view(name)
 
     def _scope(self, decision: dict[str, Any]) -> tuple[list[str] | None, list[int]]:
         """Names of the tables that were exchanged (None: all that there are), and numbers of keyspaces."""

@@ -138,7 +138,7 @@ class Pool:
 
     @property
     def free(self) -> int:
-        return len(self._free) + len(self._ready) + len(self._being_prepared)
+        return self.count - len(self.taken)
 
     def start(self, index: int) -> int:
         return HEADER_PAGE + index * self.segment_size
@@ -240,7 +240,8 @@ class Pool:
 
     def check(self) -> None:
         """Every segment is taken, ready or free, once; what is taken or ready has a whole header on the medium."""
-        parts = self.taken + self._ready + self._free + list(self._being_prepared)
+        with self._preparing:
+            parts = self.taken + self._ready + self._free + list(self._being_prepared)
         assert sorted(parts) == list(range(self.count)), "a segment is lost or counted twice"
         for index in self.taken + self._ready:
             header = memoryview(self.medium.data)[self.start(index) : self.start(index) + ALIGN]

@@ -305,7 +305,7 @@ class Log:
             return
         deferral = getattr(self._local, "deferral", None)
         if self.durability != "commit":
-            if deferral is None and not self._batch:
+            if deferral is None and not self.is_locked_by_me:  # as within a batch, whose frames are not handed out yet
                 self.write_back()
         elif deferral is not None:
             deferral.lsn = max(deferral.lsn, lsn)

@@ -14,7 +14,6 @@ Counting costs a write nothing: `Tally` notes which words are new to a run, and 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 
@@ -83,12 +82,18 @@ class Chain:
         self.tree, self.seed = top.tree, np.uint64(top.tree.seed)
         self.top = top
         self.hot: HotIndex | None = None
+        self._is_known = False
         self._look_again()
+        self.tree.chains.add(self)
 
     def stand_on(self, top: Layer) -> bool:
         """Another layer is on top: was the chain exchanged, or does it only go on?"""
         goes_on = top.below is self.top
-        self.top, self.tree = top, top.tree  # another one, if memory went back and everything was made anew
+        if top.tree is not self.tree:  # memory went back, and everything was made anew
+            self.tree.chains.discard(self)
+            self.tree = top.tree
+            self.tree.chains.add(self)
+        self.top = top
         if not goes_on:
             self._forget_all()
         self._look_again()
@@ -97,14 +102,14 @@ class Chain:
     @property
     def closed(self) -> tuple[Mutable, ...]:
         """Newest first. Under the lock."""
-        if self._seen < self.tree.changes:
+        if not self._is_known:
             self._look_again()
         return self._closed
 
     @property
     def runs(self) -> tuple[Run, ...]:
         """On file, newest first; spans in place of those of their layers. Under the lock."""
-        if self._seen < self.tree.changes:
+        if not self._is_known:
             self._look_again()
         return self._runs
 
@@ -124,7 +129,7 @@ class Chain:
             else:
                 runs += layer.runs
                 layer = layer.below
-        self._closed, self._runs, self._seen = tuple(closed), tuple(runs), float(self.tree.changes)
+        self._closed, self._runs, self._is_known = tuple(closed), tuple(runs), True
         if not runs:
             self._forget_all()
         elif self.hot is None:
@@ -133,8 +138,13 @@ class Chain:
 
     def leave(self) -> None:
         """Give the memory of hot words back; the chain is not used again. Under the lock."""
-        self._closed, self._runs, self._seen = (), (), math.inf
+        self.tree.chains.discard(self)
+        self._closed, self._runs, self._is_known = (), (), True
         self._forget_all()
+
+    def forget(self) -> None:
+        """What is held of runs may be gone: files that nobody reads any more would keep their room on the disk."""
+        self._closed, self._runs, self._is_known = (), (), False
 
     def _forget_all(self) -> None:
         if self.hot is not None:

@@ -20,6 +20,7 @@ from .state import LayerState, PartState, SpanState, State, ViewState
 
 MAIN, UNDO = "main", "undo"
 SEALING = ("seal", "snapshot", "promote", "rollback")
+NAMING = ("snapshot", "branch", "promote", "rollback", "undo", "delete_view")  # decisions that name a view
 KEYSPACES = 16
 
 
@@ -115,8 +116,8 @@ class Heads:
 
     # carrying out
 
-    def carry_out(self, decision: dict[str, Any], lsn: int, time: int) -> None:
-        """Do what was decided in the frame `lsn`."""
+    def carry_out(self, decision: dict[str, Any], lsn: int, time: int) -> set[str]:
+        """Do what was decided in the frame `lsn`; returns the names of the views that are concerned."""
         self.seals += decision["op"] in SEALING
         head = self.maps[decision.get("head", MAIN)]
         match decision:
@@ -150,6 +151,7 @@ class Heads:
             case _:
                 raise CorruptionError(f"control frame {lsn} holds {decision!r}, which this version does not know")
         self._forget_trees()
+        return {head.name, decision["name"], UNDO} if decision["op"] in NAMING else {head.name}
 
     def _seal(self, head: ViewMap, lsn: int) -> None:
         """New layers over those that were written to."""

@@ -11,6 +11,7 @@ checkpoint has written them; then the runs on file. Assumes: the caller holds th
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -113,7 +114,7 @@ class Tree:
         self.name, self.dram, self.seed, self.width, self.decision = name, dram, seed, width, decision
         self.layers: dict[int, Layer] = {}
         self.spans: dict[int, Span] = {}  # by their top
-        self.changes = 0  # how often runs were exchanged: chains that have seen fewer look again
+        self.chains: weakref.WeakSet[Any] = weakref.WeakSet()  # those that read it
 
     @property
     def number(self) -> int:
@@ -130,8 +131,9 @@ class Tree:
         return layer
 
     def changed(self) -> None:
-        """Runs were exchanged."""
-        self.changes += 1
+        """Runs were exchanged: chains let go of what they have, and look again when they are asked."""
+        for chain in self.chains:
+            chain.forget()
 
     def with_closed(self, closed: tuple[Mutable, ...]) -> Layer | None:
         """The layer that has these closed runs now; None if it is gone."""

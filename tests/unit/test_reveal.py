@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from pmkv.engine import Engine
-from pmkv.errors import ExistsError, FlushError, UnknownNameError
-from tests.engines import contents, eio, failing_engine
+from pmkv.errors import ConflictError, ExistsError, FlushError, UnknownNameError
+from pmkv.transaction import Transaction
+from tests.engines import contents, eio, failing_engine, small_engine
 
 Step = Callable[[Engine], Any]
 
@@ -130,3 +131,27 @@ def test_after_a_failed_flush_memory_is_the_durable_state(write: Step) -> None:
     engine.check()
     recovered = Engine.on_medium(medium.survivor())
     assert contents(recovered) == before
+
+
+@pytest.mark.parametrize("told", ["gather", "pool", "conflict"])
+def test_an_error_waits_for_what_it_tells(told: str) -> None:
+    engine = small_engine()
+    table = engine.create_table("t", "f4")
+    engine.keyspaces[0].put(b"k", b"1")
+    transaction = Transaction(engine)
+    transaction.watch(b"k")
+    with engine.log.deferred():
+        engine.drop_table("t")
+        engine.keyspaces[0].put(b"k", b"2")
+    assert table.is_gone
+    calls = {
+        "gather": lambda: engine.gather({"t": [1]}),
+        "pool": lambda: engine.pool_many({"t": ([1], [0])}),
+        "conflict": transaction.commit,
+    }
+    with engine.log.deferred() as seen, pytest.raises((UnknownNameError, ConflictError)):
+        calls[told]()
+    assert seen.lsn > engine.log.durable
+    with pytest.raises((UnknownNameError, ConflictError)):
+        calls[told]()
+    assert engine.log.durable >= seen.lsn
