@@ -30,7 +30,7 @@ from .errors import (
 from .index.heap import Heap
 from .index.hot import Budget
 from .index.shelf import Shelf
-from .keyspace import Keyspace
+from .keyspace import OWNER, Keyspace
 from .log.control import append_control, read_control
 from .log.format import Frame, Kind
 from .log.pool import Pool
@@ -40,11 +40,13 @@ from .media.base import Medium
 from .plans import Keys, Plan, Tables, check_view_name, plan_promote, plan_rollback, plan_undo
 from .table import NAME, Table, check_bound, descr_of, dtype_from, row_dtype
 from .versions.catalog import Catalog
+from .versions.dram import fold_closed
 from .versions.heads import KEYSPACES, MAIN, UNDO, Heads, ViewInfo, ViewMap, keyspace_part, table_part
 from .versions.layer import Dram, Layer, Tree
 from .versions.state import State
 from .versions.upkeep import Closed, Rotation, Upkeep
 
+MOST_SEALS = 8  # versions between two folds of a store in memory
 HOT = 256 << 20  # bytes of hot words, where nobody says how many
 # What replay costs: measured on two slow cores, to decide when a checkpoint is due.
 COSTS = 18e-6, 0.25e-6, 0.3e-9  # seconds a frame, a record, a byte
@@ -195,6 +197,8 @@ class Engine:
         except KeyError as error:
             raise CorruptionError(f"control frame {lsn} holds {decision!r}, and there is no {error}") from error
         self._follow(concerned, lsn)
+        if self.upkeep is None and self.heads.seals > MOST_SEALS:
+            self._fold_in_memory()
 
     def _decide(self, decision: dict[str, Any], head: str = MAIN) -> int:
         self._head(head)  # before it is in the log: what cannot be carried out could not be replayed
@@ -433,6 +437,13 @@ class Engine:
             end = self.log.end_here()
             state = State(end, heads.last_table, heads.parts(), heads.views(), heads.switches)
             return Rotation(state, [Closed.of(layer) for layer in layers], dead, lonely, self.log.appended)
+
+    def _fold_in_memory(self) -> None:
+        """What checkpoints and folds do elsewhere: without, each version would leave one more run to ask for ever."""
+        self.heads.rotate()
+        for tree in self.heads.trees.values():
+            for layer in tree.layers.values():
+                fold_closed(layer, self.log.data, tree.number + (OWNER if tree.keyed else 0))
 
     @property
     def is_cold(self) -> bool:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from sortedcontainers import SortedList
@@ -25,6 +25,7 @@ from ..index.open import OpenIndex
 from ..index.run import Run
 from .wanted import Wanted, lives
 
+T = TypeVar("T")
 MOST_EXPECTED = 1 << 20  # entries for which an open run has slots from the beginning
 
 
@@ -273,7 +274,7 @@ def live_of(runs: tuple[Run, ...]) -> int | None:
     return None if None in lives_by else sum(lives_by)
 
 
-def replaced(runs: tuple[Run, ...], inputs: tuple[Run, ...], run: Run | None) -> tuple[Run, ...]:
+def replaced(runs: tuple[T, ...], inputs: tuple[T, ...], run: T | None) -> tuple[T, ...]:
     """`runs` with the consecutive `inputs` replaced."""
     at = runs.index(inputs[0])
     assert runs[at : at + len(inputs)] == inputs, "what is folded is not consecutive any more"

@@ -1,0 +1,50 @@
+"""Folds in DRAM, for stores that have no files: closed runs of one layer and of about one size become one.
+
+Where views keep layers apart nothing is folded: each is a run that reads ask. Assumes: the caller holds the store's
+lock.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..kernels.records import key_bounds
+from .fold import TIER, tier_of
+from .layer import Layer, Mutable, Tree, replaced
+from .wanted import Ids, Keys, Wanted, expiries_of
+
+
+def fold_closed(layer: Layer, data: np.ndarray, owner: int) -> None:
+    """data: the pool's bytes; owner: of the checks of its records (see `kernels.probe.find_keys`)."""
+    tree = layer.tree
+    while inputs := layer.closed[tier_of([mutable.index.count for mutable in layer.closed], TIER)]:
+        is_bottom = layer.below is None and inputs[-1] is layer.closed[-1]
+        layer.closed = replaced(layer.closed, inputs, merged(tree, inputs, data, np.uint64(owner), is_bottom))
+        tree.changed()
+        for mutable in inputs:
+            mutable.die()
+
+
+def merged(tree: Tree, inputs: tuple[Mutable, ...], data: np.ndarray, owner: np.uint64, is_bottom: bool) -> Mutable:
+    """As if all of it had been written to one open run, and nobody had counted yet."""
+    result = Mutable(tree.dram.heap, tree.seed, sum(mutable.index.count for mutable in inputs))
+    result.first = inputs[-1].first
+    for mutable in reversed(inputs):  # what is entered later wins
+        for _, words, locations in mutable.index.walk():
+            if words.size:
+                wanted_at(tree, words, locations, data, owner).enter(result.index, locations)
+    for _, words, locations in result.index.walk():
+        if words.size:
+            wanted = wanted_at(tree, words, locations, data, owner)
+            result.tally.expiries.update(expiries_of(wanted, locations).tolist())
+            if not is_bottom:
+                result.tally.note(wanted)
+    return result
+
+
+def wanted_at(tree: Tree, words: np.ndarray, locations: np.ndarray, data: np.ndarray, owner: np.uint64) -> Wanted:
+    """What stands at these locations."""
+    if not tree.keyed:
+        return Ids(words.view(np.int64))
+    key_bounds(data, locations, bounds := np.empty((words.size, 2), np.int64))
+    return Keys(words, data, bounds, data, owner, True, locations)
