@@ -103,7 +103,7 @@ def _why_not(heads: Heads, branch: ViewMap, part: str) -> str | None:
 
 def _told(writes: int | None, label: str, since: str) -> str:
     if writes is None:
-        return f"main has another state of {label} {since}: it was promoted, rolled back or emptied"
+        return f"main has another state of {label} {since}: it was promoted, rolled back or emptied, or never was that"
     return f"main has {writes} writes in {label} {since}"
 
 

@@ -65,9 +65,8 @@ class Transaction:
         try:
             with log.lock, log.deferred() as seen:
                 self._refuse_conflicts()
-                size = sum(part.size for part in parts)
-                if size:
-                    with self._engine.batch(size):
+                if not all(part.is_empty for part in parts):
+                    with self._engine.batch(sum(part.size for part in parts)):
                         for part in parts:
                             part.apply()
         except ConflictError:
@@ -128,10 +127,13 @@ class KeyspaceWrites:
 
     @property
     def size(self) -> int:
-        """An upper bound of what this takes in the log."""
-        return sum(
-            RECORD_OVERHEAD + len(key) + (len(write[0]) * 9 // 8 if write else 0) for key, write in self._writes.items()
-        )
+        """An upper bound of what its puts take in the log; deletes find room in a full pool, too."""
+        puts = ((key, write[0]) for key, write in self._writes.items() if write is not None)
+        return sum(RECORD_OVERHEAD + len(key) + len(value) * 9 // 8 for key, value in puts)
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._writes
 
     def apply(self) -> None:
         """Write it all, in the batch of the transaction."""
@@ -194,10 +196,13 @@ class TableWrites:
 
     @property
     def size(self) -> int:
-        """An upper bound of what this takes in the log."""
-        return sum(
-            2 * frame_size(RECORD_OVERHEAD) + ids.size * (8 + self._table.width) * 9 // 8 for ids, _ in self._writes
-        )
+        """An upper bound of what its puts take in the log; deletes find room in a full pool, too."""
+        puts = (ids.size for ids, rows in self._writes if rows is not None)
+        return sum(2 * frame_size(RECORD_OVERHEAD) + size * (8 + self._table.width) * 9 // 8 for size in puts)
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._writes
 
     def apply(self) -> None:
         """Write it all, in the batch of the transaction."""

@@ -11,13 +11,17 @@ from .format import FRAME_HEADER, Frame, Kind
 from .pool import Reserve
 from .writer import Log
 
+# for which a full pool has no room: other decisions give something up
+ADDING = ("create_table", "snapshot", "branch")
+
 
 def append_control(log: Log, decision: dict[str, Any]) -> tuple[int, int]:
     """Append a decision; returns its LSN, which is also the number of the layer that it opens, and its time, unix ms.
     Under the log's lock."""
     body = orjson.dumps(decision)
-    log.reserve([len(body)], Reserve.DELETE)
-    at = log.begin(Kind.CONTROL, len(body), purpose=Reserve.DELETE)
+    purpose = Reserve.WRITE if decision["op"] in ADDING else Reserve.DELETE
+    log.reserve([len(body)], purpose)
+    at = log.begin(Kind.CONTROL, len(body), purpose=purpose)
     log.data[at : at + len(body)] = memoryview(body)
     time = int(log.data[at - FRAME_HEADER.itemsize : at].view(FRAME_HEADER)["time"][0])
     return log.end(), time

@@ -1,11 +1,9 @@
 """The pool: a medium cut into segments of equal size.
 
-A segment is *taken* by the log once and in order of need; a taken segment is prepared: reserved, zero-filled, its
-header durable.
-Segments kept back: the last one is for the log's own frames (OPEN, MARK, NEXT; later folds), the last but one for
-deletes and control frames,
-so that a full pool can still be opened and emptied. Assumes: the caller holds the log's lock, except for
-`prepare_ahead`.
+A segment is *taken* by the log once and in order of need; a taken segment is prepared: reserved, zero-filled (or, of a
+fast log, known to read as zeros), its header durable. Segments kept back: the last one is for the log's own frames
+(OPEN, MARK, NEXT; later folds), the last but one for deletes and for decisions that give something up, so that a full
+pool can still be opened and emptied. Assumes: the caller holds the log's lock, except for `prepare_ahead`.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ sealed ones. A decision is carried out the same way when it is made and when it 
 but what decisions and writes before it left, so nothing is decided again. No frame opens two layers of one table or
 keyspace: so before a branch is cut or promoted, a frame of its own seals the head it is taken from.
 
-Assumes: the caller holds the store's lock, and made sure that the decision fits (`plan_` and `why_not` say).
+Assumes: the caller holds the store's lock, and made sure that the decision fits (`pmkv/plans.py` says).
 """
 
 from __future__ import annotations

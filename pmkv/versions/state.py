@@ -60,7 +60,7 @@ class PartState:
 
     @cached_property
     def records(self) -> dict[str, Any]:
-        """Of its runs, and "" for its own: kept, as most parts are the same in the next state."""
+        """Of its runs, and "" for its own; kept from one fold to the next."""
         runs = {f"run/{name_of(run.info)}": run.info.asdict() for run in self.runs}
         layers = [[one.id, one.below, one.writes, one.changed, list(map(name_of_run, one.runs))] for one in self.layers]
         spans = [[one.top, one.below, name_of_run(one.run)] for one in self.spans]

@@ -92,7 +92,7 @@ def test_another_state_is_told(engine: Engine) -> None:
     engine.branch("new").tables["a"].put([2], [2])
     engine.rollback("before")
     assert promote(engine).conflicts == [
-        "main has another state of a since 'new' was cut: it was promoted, rolled back or emptied"
+        "main has another state of a since 'new' was cut: it was promoted, rolled back or emptied, or never was that"
     ]
 
 

@@ -14,6 +14,7 @@ from pmkv.log.pool import Pool
 from pmkv.media.base import Granularity
 from pmkv.media.simulated import SimulatedMedium
 from pmkv.transaction import Transaction
+from tests.engines import small_engine
 
 CAPACITY = 64 << 20
 
@@ -232,3 +233,28 @@ def test_a_row_deleted_inside_reads_as_absent_whatever_id_minus_one_holds(store:
     with store.transaction() as txn:
         txn.table("items").delete([1])
         assert txn.table("items").get([1, -1], default=5).tolist() == [[5, 5], [9, 9]]
+
+
+def test_deletes_find_room_in_a_full_pool_and_additions_do_not() -> None:
+    engine = small_engine(segments=6)
+    engine.create_table("t", "i8").put([1], [1])
+    engine.keyspaces[0].put(b"k", b"v")
+    engine.snapshot("s")
+    with pytest.raises(FullError):
+        while True:
+            engine.keyspaces[0].put(b"filler", bytes(4000))
+    with pytest.raises(FullError):
+        while True:
+            engine.keyspaces[0].put(b"filler", b"")
+    for add in (lambda: engine.snapshot("more"), lambda: engine.branch("b"), lambda: engine.create_table("u", "i8")):
+        with pytest.raises(FullError):
+            add()
+    transaction = Transaction(engine)
+    transaction.delete(b"k")
+    transaction.table("t").delete([1])
+    transaction.commit()
+    assert engine.keyspaces[0].get(b"k") is None and not engine.tables["t"].contains([1])[0]
+    engine.rollback("s", ["t"])
+    engine.undo()
+    engine.delete_view("s")
+    engine.check()
