@@ -85,7 +85,7 @@ class Knobs:
             "room": rng.choice((None, None, None, 4096 * (segments - 1))),
             "left": rng.choice((None, None, None, 0, 3, 4)),
             "tier": rng.choice((None, 2, 2, 3)),
-            "views": rng.choice((0, 0, 2, 3)),
+            "views": rng.choice((0, 0, 0, 2, 3)),
         }
         return cls(**drawn | fixed)
 
