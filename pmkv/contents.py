@@ -93,6 +93,15 @@ class Contents:
             raise InvalidError(f"there is no keyspace {number}: they are 0 to {len(self.keyspaces) - 1}")
         return self.keyspaces[number]
 
+    def table(self, name: str) -> Table:
+        """The table of this name. UnknownNameError: there is none."""
+        self.guard()
+        tables = self.tables
+        if name not in tables:
+            self._ground.log.settle_if_free(self._ground.log.lsn)  # it may be missing by a decision that is pending
+            raise UnknownNameError(f"there is no table {name!r}; there are: {', '.join(sorted(tables)) or 'none'}")
+        return tables[name]
+
     def by_id(self, number: int) -> Table:
         """The table of this number."""
         return self._tables[number]

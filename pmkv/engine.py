@@ -24,7 +24,6 @@ from .errors import (
     ExistsError,
     InvalidError,
     ReadOnlyError,
-    UnknownNameError,
     UnknownViewError,
 )
 from .index.heap import Heap
@@ -400,11 +399,7 @@ class Engine:
 
     def table(self, name: str, view: str = MAIN) -> Table:
         """The table of this name."""
-        tables = self.view(view).tables
-        if name not in tables:
-            self.log.settle(self._decided)
-            raise UnknownNameError(f"there is no table {name!r}; there are: {', '.join(sorted(tables)) or 'none'}")
-        return tables[name]
+        return self.view(view).table(name)
 
     def keyspace(self, number: int, view: str = MAIN) -> Keyspace:
         """One of the 16."""

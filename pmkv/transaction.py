@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .contents import Contents
 from .engine import Engine
 from .errors import ConflictError
 from .keyspace import Keyspace, Pairs
 from .log.format import frame_size
 from .table import Table
-from .versions.heads import MAIN
 
 RECORD_OVERHEAD = 256  # more than a frame's and a record's headers and padding take
 
@@ -25,20 +25,21 @@ RECORD_OVERHEAD = 256  # more than a frame's and a record's headers and padding 
 class Transaction:
     """What `Store.transaction` yields, and that of a branch."""
 
-    def __init__(self, engine: Engine, view: str = MAIN) -> None:
-        self._engine, self._view = engine, view
+    def __init__(self, engine: Engine, contents: Contents | None = None) -> None:
+        """contents: of the view, None for `main`."""
+        self._engine, self._contents = engine, contents or engine.main
         self._keyspaces: dict[int, KeyspaceWrites] = {}
         self._tables: dict[str, TableWrites] = {}
         self._watched: list[tuple[Keyspace, bytes, int]] = []
 
     def keyspace(self, number: int) -> KeyspaceWrites:
         """Keyspace `number` as this transaction sees it."""
-        return self._keyspaces.setdefault(number, KeyspaceWrites(self._engine.keyspace(number, self._view)))
+        return self._keyspaces.setdefault(number, KeyspaceWrites(self._contents.keyspace(number)))
 
     def table(self, name: str) -> TableWrites:
         """A table as this transaction sees it."""
         if name not in self._tables:
-            self._tables[name] = TableWrites(self._engine.table(name, self._view))
+            self._tables[name] = TableWrites(self._contents.table(name))
         return self._tables[name]
 
     def get(self, key: bytes) -> bytes | None:
@@ -55,7 +56,7 @@ class Transaction:
 
     def watch(self, key: bytes, keyspace: int = 0) -> None:
         """If anyone writes this key before the end, the transaction raises ConflictError and writes nothing."""
-        space = self._engine.keyspace(keyspace, self._view)
+        space = self._contents.keyspace(keyspace)
         self._watched.append((space, key, space.fingerprint(key)))
 
     def commit(self) -> None:

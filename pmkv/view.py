@@ -109,7 +109,7 @@ class View:
 
     def table(self, name: str) -> Table:
         """The table of this name. UnknownNameError: there is none."""
-        return self._engine.table(name, self._usable)
+        return self._contents.table(name)
 
     def tables(self) -> dict[str, Table]:
         """All tables by name."""
@@ -135,6 +135,7 @@ class View:
         """Writes inside are collected and applied together at the end; an exception writes nothing. ConflictError:
         a watched key changed."""
         self._log.guard_write()
-        transaction = Transaction(self._engine, self._usable)
+        self._contents.guard()
+        transaction = Transaction(self._engine, self._contents)
         yield transaction
         transaction.commit()

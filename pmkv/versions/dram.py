@@ -1,6 +1,6 @@
 """Folds in DRAM, for stores that have no files: closed runs of one layer and of about one size become one.
 
-Where views keep layers apart nothing is folded: each is a run that reads ask. Assumes: the caller holds the store's
+Where views keep layers apart, or runs are large, nothing is folded: each is a run that reads ask. Assumes: the caller holds the store's
 lock.
 """
 
@@ -13,11 +13,15 @@ from .fold import TIER, tier_of
 from .layer import Layer, Mutable, Tree, replaced
 from .wanted import Ids, Keys, Wanted, expiries_of
 
+MOST_ENTRIES = 1 << 15  # folded at once: some twenty milliseconds, for which everybody waits
+
 
 def fold_closed(layer: Layer, data: np.ndarray, owner: int) -> None:
     """data: the pool's bytes; owner: of the checks of its records (see `kernels.probe.find_keys`)."""
     tree = layer.tree
     while inputs := layer.closed[tier_of([mutable.index.count for mutable in layer.closed], TIER)]:
+        if sum(mutable.index.count for mutable in inputs) > MOST_ENTRIES:
+            return
         is_bottom = layer.below is None and inputs[-1] is layer.closed[-1]
         layer.closed = replaced(layer.closed, inputs, merged(tree, inputs, data, np.uint64(owner), is_bottom))
         tree.changed()
