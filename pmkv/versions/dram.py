@@ -1,7 +1,7 @@
 """Folds in DRAM, for stores that have no files: closed runs of one layer and of about one size become one.
 
-Where views keep layers apart, or runs are large, nothing is folded: each is a run that reads ask. Assumes: the caller holds the store's
-lock.
+Where views keep layers apart, or runs are large, nothing is folded: each is a run that reads ask. Assumes: the caller
+holds the store's lock.
 """
 
 from __future__ import annotations

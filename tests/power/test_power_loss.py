@@ -173,9 +173,7 @@ def test_each_write_survives_as_soon_as_it_returns(shadowed: Callable[[], Store]
                 assert writer.ledger.check(found_by(after, 0)) == writer.ledger.acked
 
 
-def test_what_was_found_after_one_power_cut_survives_the_next(
-    shadowed: Callable[[], Store], tmp_path: Path
-) -> None:
+def test_what_was_found_after_one_power_cut_survives_the_next(shadowed: Callable[[], Store], tmp_path: Path) -> None:
     with shadowed() as store:
         writer = Writer(store, 0)
         for _ in range(20):
