@@ -180,7 +180,7 @@ class Generator:
         if dice < 34:
             return Checkpoint(self.rng.random() < 0.6)
         if dice < 52:
-            return Begin(self.rng.choice(("checkpoint", "checkpoint", "fold")), self.rng.randrange(1, 9))
+            return Begin(self.rng.choice(("checkpoint", "fold")), self.rng.randrange(1, 9))
         if dice < 64:
             return Go(self.rng.randrange(1, 9))
         if dice < 72:
