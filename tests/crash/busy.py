@@ -3,10 +3,11 @@ is killed: `python -m tests.crash.busy serve ...`."""
 
 from __future__ import annotations
 
-from pmkv import store
+from pmkv import background, store
 from pmkv.versions import fold
 from pmkv_server.cli import main
 
 if __name__ == "__main__":
     store.DUE, fold.TIER, fold.MOST = 0.002, 2, 4
+    background.NICE = 0  # else it would wait for the writers, who never rest
     main()

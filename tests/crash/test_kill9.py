@@ -115,7 +115,7 @@ def rounds(folder: Path, count: int, capsys: pytest.CaptureFixture[str]) -> None
         for writer in writers:
             writer.join()
             assert writer.error is None, f"seed {SEED}, round {number}: {writer.error}"
-        files |= {file.name for file in (folder / "runs").iterdir()}
+        files |= {file.name for file in (folder / "runs").glob("*")}
         server = serve(folder)
         for ledger in ledgers:
             lost += ledger.begun - ledger.check(found_on(server.raw(), ledger.name))
