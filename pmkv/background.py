@@ -47,7 +47,7 @@ class Background(threading.Thread):
 
     def run(self) -> None:
         with contextlib.suppress(OSError):  # Linux alone has priorities of threads
-            os.setpriority(os.PRIO_PROCESS, self.native_id, NICE)
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
         while (work := self._work.get()) is not None:
             self._do(work)
 

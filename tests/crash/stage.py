@@ -73,6 +73,9 @@ class Loop:
 
     call_soon_threadsafe = call_soon
 
+    def create_task(self, work: Any) -> None:
+        raise AssertionError("no command of a schedule waits for anything but what is durable")
+
     def _run(self) -> None:
         while True:
             self._baton.pause(lambda: bool(self.callbacks))
