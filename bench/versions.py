@@ -38,7 +38,7 @@ PIECE, ROW, BULK = 65_536, 256, 0.5  # rows in a put of a bulk load (16 MiB), by
 
 def opened(folder: Path, size: int, dram: str = "64MiB") -> pmkv.Store:
     """A store with room for that many bytes of rows, and what is beside them."""
-    return pmkv.open(folder, capacity=f"{4 + 2 * size // (1 << 30)}GiB", dram=dram)
+    return pmkv.open(folder, capacity=f"{32 + 2 * size // (1 << 30)}GiB", dram=dram)
 
 
 def filled(folder: Path, ids: int) -> pmkv.Store:
