@@ -111,10 +111,9 @@ class Contents:
         """All keyspaces and tables."""
         return (*self.keyspaces, *self._tables.values())
 
-    def check(self, seen: set[Layer] | None = None) -> None:
+    def check(self, seen: set[Layer]) -> None:
         """Each of them, and that they are what the view has. Under the lock. seen: tops that were checked already, as
         parts of other views."""
-        seen = seen if seen is not None else set()
         for part in self.parts:
             part.chain.check()
             assert part.chain.top is self._top(part.chain.tree)

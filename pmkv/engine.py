@@ -401,10 +401,6 @@ class Engine:
         """The table of this name."""
         return self.view(view).table(name)
 
-    def keyspace(self, number: int, view: str = MAIN) -> Keyspace:
-        """One of the 16."""
-        return self.view(view).keyspace(number)
-
     def clear_all(self, head: str = MAIN) -> None:
         """Empty all keyspaces at once (FLUSHALL)."""
         self.log.guard_write()

@@ -32,7 +32,7 @@ def check_view_name(name: str) -> None:
             f"{name!r} cannot name a view: letters, digits, _ . : and -, at most 128, not beginning with . : or -"
         )
     if name in (MAIN, UNDO):
-        raise InvalidError(f"{name!r} is the name of a view that every store has: choose another")
+        raise InvalidError(f"{name!r} has a meaning of its own among views: choose another name")
 
 
 def chosen_keyspaces(keys: Keys, unasked: bool) -> set[str]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from ..index.run import Run
 from .layer import Span, Tree, replaced
-from .state import PartState, SpanState, State
+from .state import PartState, State
 
 # Of a table of a hundred million ids, updated at random, an entry is written 2.7 times by folds, and a read meets ten
 # runs on the average; with tiers of five 3.9 times, and eight. Of ten million 1.8 times and six, or 2.4 and five.
@@ -75,7 +75,7 @@ class Spanning:
         if run is None or not {self.top, self.below} <= ids | {None}:
             return None
         others = tuple(span for span in part.spans if span.top != self.top)
-        spans = (*others, SpanState(run, self.top, self.below))
+        spans = (*others, Span(run, self.top, self.below))
         return state.with_part(self.tree.name, replace(part, spans=spans))
 
     def in_tree(self, run: Run | None) -> None:

@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..errors import CorruptionError
-from .layer import Layer, Span, Tree
-from .state import LayerState, PartState, SpanState, State, ViewState
+from .layer import Layer, Tree
+from .state import LayerState, PartState, State, ViewState
 
 MAIN, UNDO = "main", "undo"
 SEALING = ("seal", "snapshot", "promote", "rollback")
@@ -332,7 +332,7 @@ class Heads:
             below = tree.layers[kept.below] if kept.below is not None else None
             layer = tree.begin(kept.id, below)
             layer.runs, layer.writes, layer.changed, layer.sealed = kept.runs, kept.writes, kept.changed, True
-        tree.spans = {span.top: Span(span.run, span.top, span.below) for span in part.spans}
+        tree.spans = {span.top: span for span in part.spans}
 
     def _restore_view(self, name: str, kept: ViewState) -> None:
         view = self.maps[name] = self.maps.get(name) or ViewMap(
@@ -380,7 +380,7 @@ def part_state(tree: Tree) -> PartState:
         LayerState(layer.id, id_of(layer.below), layer.runs, layer.writes, layer.changed)
         for layer in tree.layers.values()
     )
-    return PartState(layers, tree.decision, tuple(SpanState(s.run, s.top, s.below) for s in tree.spans.values()))
+    return PartState(layers, tree.decision, tuple(tree.spans.values()))
 
 
 def view_state(view: ViewMap, trees: dict[str, Tree]) -> ViewState:

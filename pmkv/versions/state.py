@@ -16,6 +16,7 @@ from typing import Any
 from ..errors import CorruptionError
 from ..index.run import Run, RunInfo
 from ..log.replay import LogEnd
+from .layer import Span
 
 
 @dataclass(frozen=True)
@@ -30,21 +31,12 @@ class LayerState:
 
 
 @dataclass(frozen=True)
-class SpanState:
-    """As `layer.Span`."""
-
-    run: Run
-    top: int
-    below: int | None
-
-
-@dataclass(frozen=True)
 class PartState:
     """A table or keyspace. decision: what created the table (as in its control frame); None for a keyspace."""
 
     layers: tuple[LayerState, ...]
     decision: dict[str, Any] | None = None
-    spans: tuple[SpanState, ...] = ()
+    spans: tuple[Span, ...] = ()
 
     @property
     def runs(self) -> Iterator[Run]:
@@ -168,7 +160,7 @@ def _part(name: str, record: dict[str, Any], runs: Runs) -> PartState:
         LayerState(id, below, tuple(runs.get(run, name) for run in names), writes, changed)
         for id, below, writes, changed, names in record["layers"]
     )
-    spans = tuple(SpanState(runs.get(run, name), top, below) for top, below, run in record["spans"])
+    spans = tuple(Span(runs.get(run, name), top, below) for top, below, run in record["spans"])
     return PartState(layers, record["decision"], spans)
 
 

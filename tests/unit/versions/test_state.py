@@ -8,7 +8,8 @@ import pytest
 from pmkv.errors import CorruptionError
 from pmkv.index.run import RunInfo
 from pmkv.log.replay import LogEnd
-from pmkv.versions.state import LayerState, PartState, SpanState, State, ViewState, from_records, name_of
+from pmkv.versions.layer import Span
+from pmkv.versions.state import LayerState, PartState, State, ViewState, from_records, name_of
 
 END = LogEnd(lsn=(3 << 40) + 7, previous=123, last=4224, position=4352, segments=[[0, 1], [5, 1]])
 DECISION = {"op": "create_table", "id": 4, "name": "t", "descr": ["<f4", [2]], "rows": None}
@@ -37,7 +38,7 @@ def state() -> State:
         "table/4": PartState(
             (LayerState(12, None, (run("b.runs", 8192),), 1, 13), LayerState(19, 12)),
             DECISION,
-            (SpanState(run("d.runs", 4096), 12, None),),
+            (Span(run("d.runs", 4096), 12, None),),
         ),
     }
     views = {
