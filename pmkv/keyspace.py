@@ -67,7 +67,6 @@ class Keyspace(Surface):
         super().__init__(top, log, verify, readonly)
         self.number, self._clear, self._directory = top.tree.number, clear, names
         self._owner = np.uint64(OWNER + self.number)
-        self._k0, self._k1 = (np.uint64(int.from_bytes(log.pool.hash_key[i : i + 8], "little")) for i in (0, 8))
         self._part = parts.size_for(log)
         self._exchanged()
 
@@ -151,7 +150,7 @@ class Keyspace(Surface):
 
     def _hash(self, blob: np.ndarray, bounds: np.ndarray) -> np.ndarray:
         words = np.empty(len(bounds), np.uint64)
-        hash_keys(blob, bounds, self._k0, self._k1, words)
+        hash_keys(blob, bounds, *self._log.pool.hash_words, words)
         return words
 
     def _complain(self, found: np.ndarray, out: np.ndarray) -> None:
@@ -268,7 +267,7 @@ class Keyspace(Surface):
         log, locations = self._log, np.empty(words.size, np.uint64)
         at = log.begin(Kind.PUT, length, table=self.number, layer=self.layer, count=words.size, purpose=purpose)
         write_records(log.data, at, self._owner, keys, key_bounds, values, value_bounds, expiries, flags, locations)
-        self._enter(words, keys, key_bounds, locations, expiries, flags, log.end())
+        self._enter(words, keys, key_bounds, locations, expiries, log.end())
 
     def _enter(
         self,
@@ -277,14 +276,13 @@ class Keyspace(Surface):
         bounds: np.ndarray,
         locations: np.ndarray,
         expiries: np.ndarray,
-        flags: np.ndarray,
         lsn: int,
     ) -> None:
         data, kept = self._log.data, self.chain.top.to_write().tally.expiries
         wanted = Keys(words, keys, bounds, data, self._owner, self._verify)
         before = self.chain.enter(wanted, locations, lsn)
         if expiries.any():
-            kept.update(expiries[(expiries != 0) & (flags & FLAG_DELETE == 0)].tolist())
+            kept.update(expiries[(expiries != 0) & (locations & location.DELETE == 0)].tolist())
         if kept:
             read_expiries(data, before, gone := np.empty(before.size, np.int64))
             for expiry in gone[gone != 0].tolist():
@@ -298,8 +296,7 @@ class Keyspace(Surface):
         """How many of them were there. Possible in a full pool, too."""
         self._guard_write()
         with self._log.lock, self._log.deferred() as seen:
-            present = [key for key, row in zip(keys, self._look(keys), strict=True) if row[0] >= 0]
-            present = list(dict.fromkeys(present))
+            present = list(dict.fromkeys(key for key, row in zip(keys, self._look(keys), strict=True) if row[0] >= 0))
             lsn = seen.lsn
             if present:
                 empty, none = [b""] * len(present), np.zeros(len(present), np.int64)
@@ -395,6 +392,13 @@ class Keyspace(Surface):
     ) -> Iterator[tuple[bytes, bytes]]:
         """(key, value) in the order of keys' bytes; start inclusive, stop exclusive. Goes on in chunks: what is written
         meanwhile behind the place reached is seen."""
+        for chunk in self._chunks(prefix, start, stop, reverse, limit):
+            yield from ((key, value) for key, value, _ in chunk)
+
+    def _chunks(
+        self, prefix: bytes, start: bytes | None, stop: bytes | None, reverse: bool, limit: int | None
+    ) -> Iterator[list[tuple[bytes, bytes, int]]]:
+        """A scan: (key, value, expiry) of some keys at a time."""
         low = max(prefix, start or b"")
         high = min((bound for bound in (stop, after_prefix(prefix)) if bound is not None), default=None)
         left = limit if limit is not None else float("inf")
@@ -403,14 +407,12 @@ class Keyspace(Surface):
             keys = self._chunk(low, high, reverse, count)
             if not keys:
                 return
-            values = self.get_many(keys)
-            dead = [key for key, value in zip(keys, values, strict=True) if value is None]
-            if dead:
+            rows = [(key, *row) for key, row in zip(keys, self._look(keys), strict=True)]
+            if dead := [key for key, at, *_ in rows if at < 0]:
                 self._forget(dead)
-            for key, value in zip(keys, values, strict=True):
-                if value is not None and left > 0:
-                    left -= 1
-                    yield key, value
+            living = [(key, self._value(at, size, flags), expiry) for key, at, size, expiry, flags in rows if at >= 0]
+            yield living[: int(min(left, len(living)))]
+            left -= len(living)
             if len(keys) < count:
                 return  # there were no more
             low, high = (low, keys[-1]) if reverse else (keys[-1] + b"\0", high)
@@ -473,8 +475,7 @@ class Keyspace(Surface):
                 f"frame {frame.lsn} at offset {frame.offset:,} does not hold {frame.count} records of layer "
                 f"{self.layer}"
             )
-        flags = np.where(locations & location.DELETE, FLAG_DELETE, 0)
-        self._enter(self._hash(data, bounds), data, bounds, locations, expiries, flags, frame.lsn)
+        self._enter(self._hash(data, bounds), data, bounds, locations, expiries, frame.lsn)
 
     def check(self) -> None:
         """Index, counts and expiries agree with the records."""

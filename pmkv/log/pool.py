@@ -15,6 +15,8 @@ import threading
 import time
 from collections.abc import Callable
 
+import numpy as np
+
 from ..errors import CorruptionError, FormatError, FullError
 from ..media.base import Medium
 from .format import (
@@ -59,6 +61,7 @@ class Pool:
     def __init__(self, medium: Medium, header: PoolHeader) -> None:
         self.medium = medium
         self.segment_size, self.pool_id, self.hash_key = header
+        self.hash_words = tuple(np.frombuffer(self.hash_key, "<u8"))  # as kernels take it
         self.generations: dict[int, int] = {}  # of segments whose header is whole: prepared, perhaps taken
         self.taken: list[int] = []  # in the order of the log
         self._seeds: dict[int, int] = {}

@@ -24,6 +24,8 @@ from ..kernels.frames import find_magic
 from .format import ALIGN, EPOCH_SHIFT, FRAME_MAGIC, NEXT, Flag, Frame, Kind, epoch_of, seed_of, unpack_frame
 from .pool import Pool
 
+MORE = Flag.MORE.value  # a plain number: arithmetic on flags costs more than a frame's checksum
+
 
 @dataclass(frozen=True)
 class LogEnd:
@@ -82,7 +84,7 @@ class Replay:
         batch: list[Frame] = []
         for frame in self._frames():
             batch.append(frame)
-            if not frame.flags & Flag.MORE:
+            if not frame.flags & MORE:
                 for whole in batch:
                     self._accept(whole)
                     yield whole

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -357,14 +358,12 @@ def read_view(store: Any, model: Contents, spaces: int) -> None:
     """All that one view holds."""
     for number in range(spaces):
         keyspace = store.keyspace(number)
-        if len(keyspace):
-            items = list(keyspace.scan())
-            rows = keyspace._look([key for key, _ in items])  # `entry` of all of them at once
-            shown = {key: (value, row[2]) for (key, value), row in zip(items, rows) if row[0] >= 0}
-            assert len(keyspace) == len(items) == len(shown), (
-                f"keyspace {number} counts {len(keyspace)} keys, shows {len(items)} in order and has {len(shown)}"
+        if count := len(keyspace):
+            items = list(chain(*keyspace._chunks(b"", None, None, False, None)))  # as `scan`, and expiries
+            shown = model.spaces[number] = {key: (value, expiry) for key, value, expiry in items}
+            assert count == len(items) == len(shown), (
+                f"keyspace {number} counts {count} keys, shows {len(items)} in order and has {len(shown)}"
             )
-            model.spaces[number] = shown
     for name, table in store.tables().items():
         shown = model.tables[name] = Rows(table.row_dtype, table.rows)
         for ids, rows in table.scan():
