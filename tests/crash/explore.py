@@ -349,12 +349,10 @@ def collect_less() -> None:
 
 
 def explore_for(images: int, first_seed: int, folder: Path | None = None) -> tuple[Counts, list[str]]:
-    """Histories from a seed on, on two cores, until so many images were compared or one history failed. Where images
-    are opened as files, there is one process more: it works while another one waits for the disk."""
+    """Histories from a seed on, on two cores, until so many images were compared or one history failed."""
     total, failures, seeds = Counts(), [], count(first_seed)
-    processes = 2 if folder is None else 3
-    with ProcessPoolExecutor(processes, get_context("fork"), collect_less) as pool:
-        running = {pool.submit(explore, next(seeds), folder=folder) for _ in range(2 * processes)}
+    with ProcessPoolExecutor(2, get_context("fork"), collect_less) as pool:
+        running = {pool.submit(explore, next(seeds), folder=folder) for _ in range(4)}
         while running:
             done, running = wait(running, return_when=FIRST_COMPLETED)
             for outcome in (future.result() for future in done):
