@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import logging
 import os
+import platform
 import queue
+import struct
 import threading
 from collections.abc import Callable
 
 from .errors import PmkvError
 
-# Whoever serves goes first: with both cores busy, GETs beside a checkpoint took twice as long at the 99th percentile
-# without. On an idle machine it makes no difference.
+# Whoever serves goes first, and at once. Without this, a server or a client that woke up beside a checkpoint waited up
+# to 4 ms for the scheduler's next look, also where the other core was idle.
 NICE = 10
+SLICE = 100_000_000  # ns; who has a shorter one interrupts it. The most there is; Linux before 6.12 knows no such thing
+SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}  # system calls: glibc has had no function for it until lately
+ATTRIBUTES = struct.Struct("=IIQiIQQQ")  # size, policy, flags, nice, priority, runtime, deadline, period
 log = logging.getLogger("pmkv")
 
 
@@ -47,8 +53,7 @@ class Background(threading.Thread):
         self.join()
 
     def run(self) -> None:
-        with contextlib.suppress(OSError):  # Linux alone has priorities of threads
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+        step_back()
         while (work := self._work.get()) is not None:
             self._do(work)
 
@@ -61,3 +66,16 @@ class Background(threading.Thread):
             log.warning("background work failed: %s", error)
         except Exception:  # a mistake of ours; the thread has other work
             log.exception("background work failed")
+
+
+def step_back() -> None:
+    """Let others go before this thread, as far as the system knows how: it need not."""
+    if platform.system() != "Linux":
+        return  # Linux alone has priorities of threads
+    thread = threading.get_native_id()
+    nice = max(NICE, os.getpriority(os.PRIO_PROCESS, thread))
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, thread, nice)
+    if number := SCHED_SETATTR.get(platform.machine()):
+        batch = ATTRIBUTES.pack(ATTRIBUTES.size, os.SCHED_BATCH, 0, nice, 0, SLICE, 0, 0)
+        ctypes.CDLL(None).syscall(number, 0, batch, 0)

@@ -140,10 +140,9 @@ class OpenIndex:
             sub = int(self.directory[entry])
             base, slots, taken, depth = self.subs[sub].tolist()
             places, words, locations = (np.empty(taken, np.uint64) for _ in range(3))
-            count = collect(self._heap.words, base, slots, self.seed, np.uint64(place), places, words, locations)
-            order = np.argsort(places[:count], kind="stable")
+            count = collect(self._heap.words, base, slots, depth, self.seed, np.uint64(place), places, words, locations)
             entry = ((entry >> (self.depth - depth)) + 1) << (self.depth - depth)
-            yield places[order], words[order], locations[order]
+            yield places[:count], words[:count], locations[:count]
 
     def at(self, place: int) -> np.ndarray:
         """The locations of one place."""
@@ -161,9 +160,17 @@ class OpenIndex:
 
     def clear(self) -> None:
         """Give the memory back; the index is not used again."""
-        for base, slots, _, _ in self.subs.tolist():
-            self._heap.free(base, 2 * slots)
-        self.subs = self.subs[:0]
+        while self.shrink():
+            continue
+
+    def shrink(self) -> bool:
+        """Give the memory of one sub-table back, if there is one left; the index is not used again."""
+        if not len(self.subs):
+            return False
+        base, slots, _, _ = self.subs[-1].tolist()
+        self._heap.free(base, 2 * slots)
+        self.subs = self.subs[:-1]
+        return True
 
     def check(self) -> None:
         """Every slot is found again from its word, counts agree, the directory covers every sub-table in one

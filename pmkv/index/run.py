@@ -328,9 +328,7 @@ class _Fold:
         """Take off what is dropped of runs, add what is kept of open indexes: nothing else is looked at."""
         _, locations, marks = entries
         part = min(PART_SIZE, self.segments[1] // 4)
-        for which, sign in ((marks > keep, -1), (marks < keep, 1)):
-            if which.any():
-                weigh(self.data, locations[which], self.width, *self.segments, part, sign, weights)
+        weigh(self.data, locations, marks, keep, self.width, *self.segments, part, weights)
 
 
 class _Writer:
@@ -346,11 +344,13 @@ class _Writer:
     def _clear(self) -> None:
         self._buffer[0::2], self._buffer[1::2] = FREE, 0
 
-    def add(self, places: np.ndarray, locations: np.ndarray) -> Iterator[None]:
-        """Enter entries, behind all those before."""
+    def add(self, places: np.ndarray, locations: np.ndarray, keep: np.ndarray) -> Iterator[None]:
+        """Enter those entries that are kept, behind all those before."""
         done = 0
         while done < places.size:
-            done, self._free = fill_slots(places, locations, self.capacity, self._first, self._free, self._buffer, done)
+            done, self._free = fill_slots(
+                places, locations, keep, self.capacity, self._first, self._free, self._buffer, done
+            )
             if done < places.size:
                 self._write(self._buffer)
                 self._first += STEP
@@ -414,8 +414,7 @@ def write_run(
         weights = fold.weights()
         for entries, keep, needed in fold.chosen():
             fold.weigh(entries, keep, weights)
-            chosen = keep.view(np.bool_)
-            yield from writer.add(entries[0][chosen], entries[1][chosen])
+            yield from writer.add(entries[0], entries[1], keep)
             count += needed
             yield
         yield from writer.end_slots()

@@ -54,7 +54,7 @@ def next_slot(at, subs, sub):
     return at
 
 
-@kernel(U64, I64, I64_2D, INT, WORD, IDS, I64_2D, U64)
+@kernel(U64, I64, I64_2D, INT, WORD, IDS, I64_2D, U64, brief=5)
 def find_ids(heap, directory, subs, depth, seed, ids, pending, found):
     """found[i] = location of ids[i] or 0; returns how many of them are pending."""
     waiting = 0
@@ -72,7 +72,7 @@ def find_ids(heap, directory, subs, depth, seed, ids, pending, found):
     return waiting
 
 
-@kernel(U64, I64, I64_2D, INT, WORD, IDS, U64, U64, INT)
+@kernel(U64, I64, I64_2D, INT, WORD, IDS, U64, U64, INT, brief=5)
 def insert_ids(heap, directory, subs, depth, seed, ids, locations, before, start):
     """Enter ids[start:], later ones win; before[i] = what stood there. Returns the first that needs a larger sub-
     table, or ids.size."""
@@ -132,7 +132,7 @@ def find_key(heap, subs, sub, at, data, word, keys, start, length):
     return at
 
 
-@kernel(BYTES, I64_2D, WORD, WORD, U64)
+@kernel(BYTES, I64_2D, WORD, WORD, U64, brief=4)
 def hash_keys(keys, bounds, k0, k1, words):
     """words[i] = SipHash of keys[bounds[i, 0] : bounds[i, 1]]."""
     for i in range(words.size):
@@ -147,7 +147,7 @@ def find_damaged(heap, subs, sub, at, data, word, owner):
     return at
 
 
-@kernel(U64, I64, I64_2D, INT, WORD, BYTES, U64, BYTES, I64_2D, I64_2D, WORD, BOOL, U64)
+@kernel(U64, I64, I64_2D, INT, WORD, BYTES, U64, BYTES, I64_2D, I64_2D, WORD, BOOL, U64, brief=6)
 def find_keys(heap, directory, subs, depth, seed, data, words, keys, bounds, pending, owner, verify, found):
     """found[i] = location of keys[bounds[i, 0] : bounds[i, 1]] or 0, or with `verify` that of a damaged record that may
     be it; returns how many of them are pending."""
@@ -166,7 +166,7 @@ def find_keys(heap, directory, subs, depth, seed, data, words, keys, bounds, pen
     return waiting
 
 
-@kernel(U64, I64, I64_2D, INT, WORD, BYTES, U64, BYTES, I64_2D, U64, U64, INT)
+@kernel(U64, I64, I64_2D, INT, WORD, BYTES, U64, BYTES, I64_2D, U64, U64, INT, brief=6)
 def insert_keys(heap, directory, subs, depth, seed, data, words, keys, bounds, locations, before, start):
     """Enter the keys from start on, later ones win; as insert_ids."""
     for i in range(start, words.size):
@@ -200,22 +200,31 @@ def reinsert(heap, base, capacity, directory, subs, depth, seed):
             subs[sub, 2] += 1
 
 
-@kernel(U64, INT, INT, WORD, WORD, U64, U64, U64)
-def collect(heap, base, capacity, seed, first_place, places, words, locations):
-    """Copy what a sub-table holds at `first_place` or behind, in no order; returns how many."""
+@kernel(U64, INT, INT, INT, WORD, WORD, U64, U64, U64)
+def collect(heap, base, capacity, depth, seed, first_place, places, words, locations):
+    """Copy what a sub-table of this depth holds at `first_place` or behind, in the order of places; those of one place
+    as they stand. Returns how many."""
     count = 0
-    for at in range(base, base + 2 * capacity, 2):
-        if heap[at + 1] != U(0):
+    for around in range(2):  # probing went on at the beginning for some, whose places are the last
+        for slot in range(capacity):
+            at = base + 2 * slot
+            if heap[at + 1] == U(0):
+                if around:
+                    break
+                continue
             place = mix(heap[at], seed)
-            if place >= first_place:
-                places[count] = place
-                words[count] = heap[at]
-                locations[count] = heap[at + 1]
-                count += 1
+            if (slot_of(place, depth, capacity) > slot) != (around == 1) or place < first_place:
+                continue
+            to = count
+            while to > 0 and places[to - 1] > place:  # never far: slots stand nearly in the order of places
+                places[to], words[to], locations[to] = places[to - 1], words[to - 1], locations[to - 1]
+                to -= 1
+            places[to], words[to], locations[to] = place, heap[at], heap[at + 1]
+            count += 1
     return count
 
 
-@kernel(U64, U64)
+@kernel(U64, U64, brief=0)
 def count_new(before, locations):
     """How many more are alive after `locations` took the places of `before` (negative: fewer)."""
     change = 0

@@ -13,7 +13,7 @@ import numpy as np
 from numba import njit
 
 from . import location
-from .compile import BOOL, BYTES, I64, I64_2D, IDS, INT, U8, U64, WORD, kernel
+from .compile import BOOL, BYTES, FEW_ON_DISK, I64, I64_2D, IDS, INT, U8, U64, WORD, kernel
 from .hashing import check16
 from .memory import copy, load64, prefetch, store64
 from .probe import AHEAD, RECORD_HEADER
@@ -30,7 +30,7 @@ def padded(length):
     return (length + 7) & ~7
 
 
-@kernel(I64_2D, I64_2D, I64)
+@kernel(I64_2D, I64_2D, I64, brief=2)
 def record_sizes(key_bounds, value_bounds, sizes):
     """sizes[i] = bytes that the record of the i-th key and value takes; returns their sum."""
     total = 0
@@ -40,7 +40,7 @@ def record_sizes(key_bounds, value_bounds, sizes):
     return total
 
 
-@kernel(U8, INT, WORD, BYTES, I64_2D, BYTES, I64_2D, I64, I64, U64)
+@kernel(U8, INT, WORD, BYTES, I64_2D, BYTES, I64_2D, I64, I64, U64, brief=9)
 def write_records(data, at, owner, keys, key_bounds, values, value_bounds, expiries, flags, locations):
     """Write one record a key at data[at:], one behind the other; locations[i] = where and with what check."""
     for i in range(locations.size):
@@ -80,7 +80,7 @@ def scan_records(data, at, stop, owner, bounds, expiries, locations):
     return at
 
 
-@kernel(BYTES, U64, WORD, INT, BOOL, I64_2D)
+@kernel(BYTES, U64, WORD, INT, BOOL, I64_2D, brief=1, few=FEW_ON_DISK)
 def read_records(data, locations, owner, now, verify, out):
     """out[i] = (offset of the value or ABSENT or DAMAGED, its length, expiry, flags); what has expired by `now` is
     absent."""
@@ -112,7 +112,7 @@ def key_bounds(data, locations, bounds):
         bounds[i, 1] = at + RECORD_HEADER + np.int64((load64(data, at) >> U(32)) & U(0xFFFFFF))
 
 
-@kernel(I64_2D, INT)
+@kernel(I64_2D, INT, brief=0)
 def value_bytes(rows, but):
     """Bytes of all values that `read_records` found; -1 if one of them has a flag of `but`."""
     total = 0
@@ -124,7 +124,7 @@ def value_bytes(rows, but):
     return total
 
 
-@kernel(BYTES, I64_2D, U8, I64_2D)
+@kernel(BYTES, I64_2D, U8, I64_2D, brief=1)
 def gather_values(data, rows, out, bounds):
     """Copy them to `out`, one behind the other; bounds[i] = where, (-1, -1) where there is none."""
     at = 0
@@ -136,7 +136,7 @@ def gather_values(data, rows, out, bounds):
             at += rows[i, 1]
 
 
-@kernel(I64_2D)
+@kernel(I64_2D, brief=0)
 def longest_span(bounds):
     """The greatest length of what these bounds enclose."""
     longest = 0
@@ -161,7 +161,7 @@ def locate_rows(data, at, ids, width, owner, locations):
         locations[i] = location.make(at + i * width, check16(data, at + i * width, width, owner, U(ids[i])))
 
 
-@kernel(BYTES, U64, IDS, INT, WORD, BYTES, BOOL, U8, U8)
+@kernel(BYTES, U64, IDS, INT, WORD, BYTES, BOOL, U8, U8, brief=2, few=FEW_ON_DISK)
 def gather_rows(data, locations, ids, width, owner, default, verify, out, found):
     """out = the rows one behind the other, `default` where there is none; found[i] = 1 or 0. Returns the first
     damaged i or -1."""

@@ -16,7 +16,7 @@ import numpy as np
 from numba import njit, types
 
 from . import location
-from .compile import BOOL, BYTES, I64, I64_2D, IDS, INT, U8, U64, WORD, kernel
+from .compile import BOOL, BYTES, FEW_ON_DISK, I64, I64_2D, IDS, INT, U8, U64, WORD, kernel
 from .hashing import mix, rotate
 from .memory import load64, prefetch
 from .probe import AHEAD, RECORD_HEADER, is_damaged, same_key
@@ -142,7 +142,7 @@ def find_seen(words, seen, capacity, seed, ids, found, start):
     return ids.size, WHOLE
 
 
-@kernel(WORDS, WORDS, WORD, U8, INT, WORD, IDS, U64)
+@kernel(WORDS, WORDS, WORD, U8, INT, WORD, IDS, U64, brief=6, few=FEW_ON_DISK)
 def find_in_run(words, checks, nonce, seen, capacity, seed, ids, found):
     """Fill found[i] where it is 0 with the location of ids[i], if there is one."""
     done, page = find_seen(words, seen, capacity, seed, ids, found, 0)
@@ -176,7 +176,7 @@ def find_keys_seen(words, seen, capacity, seed, data, hashes, keys, bounds, owne
     return hashes.size, WHOLE
 
 
-@kernel(WORDS, WORDS, WORD, U8, INT, WORD, BYTES, WORDS, BYTES, I64_2D, WORD, BOOL, U64)
+@kernel(WORDS, WORDS, WORD, U8, INT, WORD, BYTES, WORDS, BYTES, I64_2D, WORD, BOOL, U64, brief=7, few=FEW_ON_DISK)
 def find_keys_in_run(words, checks, nonce, seen, capacity, seed, data, hashes, keys, bounds, owner, verify, found):
     """The same of keys: their hashes, and where they stand in `keys`. With `verify`, a damaged record that may be the
     one asked for is found instead of an older one."""
@@ -214,13 +214,23 @@ def places_of(words, seed, places):
         places[i] = mix(words[i], seed)
 
 
-@kernel(WORDS, WORDS, INT, INT, INT, U64, INT)
-def fill_slots(places, locations, capacity, first, free, buffer, start):
-    """Enter entries[start:] in `buffer`, the slots from number `first` on; those below number `free` are taken.
+@kernel(WORDS, IDS, U64)
+def scatter(values, order, out):
+    """out[order[i]] = values[i]."""
+    for i in range(values.size):
+        out[order[i]] = values[i]
+
+
+@kernel(WORDS, WORDS, U8, INT, INT, INT, U64, INT)
+def fill_slots(places, locations, keep, capacity, first, free, buffer, start):
+    """Enter those of entries[start:] that are kept in `buffer`, the slots from number `first` on; those below number
+    `free` are taken.
 
     Returns (how many entries are done, the new `free`): those left do not fit into the buffer."""
     stop = first + (buffer.size >> 1)
     for i in range(start, places.size):
+        if not keep[i]:
+            continue
         slot = max(free, slot_of(places[i], capacity))
         if slot >= stop:
             return i, free
@@ -291,15 +301,19 @@ def weigh_parts(data, at, stop, first, size, part, sign, out):
         left -= part
 
 
-@kernel(BYTES, WORDS, INT, INT, INT, INT, INT, I64)
-def weigh(data, locations, width, first, size, part, sign, out):
-    """out[segment] += sign * the bytes there that these locations refer to.
+@kernel(BYTES, WORDS, U8, U8, INT, INT, INT, INT, I64)
+def weigh(data, locations, marks, keep, width, first, size, part, out):
+    """Add to out[segment] the bytes there that the locations refer to which are kept and not marked, and take off those
+    of the marked ones that are not kept. The others are not looked at.
 
     width: of a row; 0: records of a keyspace. Segments of `size` bytes begin at pool offset `first`; values are cut
     into parts of `part` bytes. A record whose header is damaged counts for its header alone."""
     for i in range(locations.size):
-        if width == 0 and i + AHEAD < locations.size:
+        if width == 0 and i + AHEAD < locations.size and keep[i + AHEAD] != marks[i + AHEAD]:
             prefetch(data, location.offset_of(locations[i + AHEAD]))
+        if keep[i] == marks[i]:
+            continue
+        sign = np.int64(keep[i]) - np.int64(marks[i])
         at = location.offset_of(locations[i])
         segment = (at - first) // size
         if width:

@@ -22,7 +22,7 @@ import numpy as np
 from ..errors import CorruptionError
 from ..index.hot import HotIndex
 from ..index.run import Run
-from ..kernels.runs import places_of
+from ..kernels.runs import places_of, scatter
 from .layer import Layer, Mutable, live_of
 from .wanted import NOTHING, Wanted, expiries_of, fill, portions, wanted_of
 
@@ -70,8 +70,7 @@ class Several:
 
     def split(self, found: np.ndarray) -> list[np.ndarray]:
         """What was found, by batches."""
-        unsorted = np.empty_like(found)
-        unsorted[self._order] = found
+        scatter(found, self._order, unsorted := np.empty_like(found))
         return np.split(unsorted, self._ends)
 
 

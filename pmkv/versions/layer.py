@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -90,11 +91,14 @@ class Mutable:
         if not self.held:
             self.index.clear()
 
-    def release(self) -> None:
-        """The checkpoint is through."""
-        self.held = False
-        if self.dead:
-            self.index.clear()
+    def release(self, lock: AbstractContextManager[object]) -> None:
+        """The checkpoint is through. Giving memory back takes long: with the lock for moments."""
+        with lock:
+            self.held = False
+        while self.dead:
+            with lock:
+                if not self.index.shrink():
+                    return
 
 
 @dataclass(frozen=True)

@@ -158,10 +158,9 @@ class Upkeep:
         try:
             yield from self._checkpoint(rotation)
         finally:
-            with self._log.lock:
-                for closed in rotation.closed:
-                    for mutable in closed.runs:
-                        mutable.release()
+            for closed in rotation.closed:
+                for mutable in closed.runs:
+                    mutable.release(self._log.lock)
         self._try_to_tidy()
 
     def _try_to_tidy(self) -> None:

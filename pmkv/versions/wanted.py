@@ -1,5 +1,7 @@
 """What is looked for in a chain, and entered in it: ids of a table, or keys of a keyspace, in batches.
 
+`take` and kernels let other threads go on, indexing with an array does not: batches may be long, beside a server.
+
 Both are *words* to an index, 64 bits each; keys of one hash are told apart by their records in the pool.
 """
 
@@ -33,7 +35,7 @@ class Ids:
         return self.ids.view(np.uint64)
 
     def some(self, which: np.ndarray) -> Ids:
-        return Ids(self.ids[which])
+        return Ids(self.ids.take(which))
 
     def check(self) -> None:
         """Ids are what they are."""
@@ -76,7 +78,8 @@ class Keys:
         self.data, self.owner, self.verify, self.records = data, owner, verify, records
 
     def some(self, which: np.ndarray) -> Keys:
-        return Keys(self.words[which], self.blob, self.bounds[which], self.data, self.owner, self.verify)
+        words, bounds = self.words.take(which), self.bounds.take(which, axis=0)
+        return Keys(words, self.blob, bounds, self.data, self.owner, self.verify)
 
     @staticmethod
     def joined(many: Sequence[Keys]) -> Keys:
@@ -155,13 +158,14 @@ def wanted_of(wanted: Wanted, locations: np.ndarray, which: np.ndarray) -> Wante
 
 def expiries_of(wanted: Wanted, found: np.ndarray) -> np.ndarray:
     """Those of the live records that were found. CorruptionError: one is damaged."""
-    out = np.zeros((found.size, 4), np.int64)
-    if isinstance(wanted, Keys):
-        read_records(wanted.data, found, wanted.owner, 0, True, out)
-        bad = np.flatnonzero(out[:, 0] == DAMAGED)
-        if bad.size:
-            raise CorruptionError(
-                f"a record at offset {int(found[bad[0]] & location.OFFSET_MASK):,} of the pool is damaged: its check "
-                "does not hold. It was overwritten, but how many keys there are is not known; restore a backup"
-            )
-    return out[out[:, 2] != 0, 2]
+    if isinstance(wanted, Ids):
+        return np.empty(0, np.int64)
+    read_records(wanted.data, found, wanted.owner, 0, True, out := np.empty((found.size, 4), np.int64))
+    bad = np.flatnonzero(out[:, 0] == DAMAGED)
+    if bad.size:
+        raise CorruptionError(
+            f"a record at offset {int(found[bad[0]] & location.OFFSET_MASK):,} of the pool is damaged: its check "
+            "does not hold. It was overwritten, but how many keys there are is not known; restore a backup"
+        )
+    expiries = out[:, 2]
+    return expiries.take(np.flatnonzero(expiries))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 import queue
 import sys
 import threading
 
 import pytest
 
-from pmkv.background import NICE, Background
+from pmkv.background import NICE, SCHED_SETATTR, Background
 from pmkv.errors import FullError
 
 PATIENCE = 5
@@ -71,5 +72,8 @@ def test_stopping_waits_for_the_piece_at_hand_and_forgets_the_rest(background: B
 def test_it_leaves_the_processor_to_who_serves(background: Background) -> None:
     found: queue.SimpleQueue[int] = queue.SimpleQueue()
     background.submit(lambda: found.put(os.getpriority(os.PRIO_PROCESS, threading.get_native_id())))
+    background.submit(lambda: found.put(os.sched_getscheduler(0)))
     ours = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
     assert found.get(timeout=PATIENCE) >= max(NICE, ours)
+    if platform.machine() in SCHED_SETATTR:
+        assert found.get(timeout=PATIENCE) == os.SCHED_BATCH != os.sched_getscheduler(0)

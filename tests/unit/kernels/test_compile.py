@@ -6,13 +6,15 @@ import importlib
 import pkgutil
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 
 import pmkv.kernels
-from pmkv.kernels.compile import JIT
+from pmkv.kernels.compile import FEW, JIT
 from pmkv.kernels.hashing import check16
+from pmkv.kernels.probe import count_new, find_ids
 
 compiled_only = pytest.mark.skipif(not JIT, reason="under NUMBA_DISABLE_JIT=1 kernels are plain functions")
 
@@ -22,8 +24,9 @@ def kernels() -> Iterator[tuple[str, Any]]:
         if module.name != "__main__":
             loaded = importlib.import_module(f"pmkv.kernels.{module.name}")
             for name, value in vars(loaded).items():
-                if hasattr(value, "nopython_signatures") and not value._can_compile:
-                    yield f"{module.name}.{name}", value
+                kernel = getattr(value, "free", value)
+                if hasattr(kernel, "nopython_signatures") and not kernel._can_compile:
+                    yield f"{module.name}.{name}", kernel
 
 
 @compiled_only
@@ -33,6 +36,15 @@ def test_a_kernel_is_compiled_for_its_signatures_and_no_others() -> None:
     for name, function in found.items():
         assert function.nopython_signatures, name
         assert function.targetoptions["nogil"], name
+
+
+@compiled_only
+def test_a_brief_call_keeps_the_interpreter() -> None:
+    assert not find_ids.held.targetoptions.get("nogil") and not find_ids.held._can_compile
+    assert find_ids.held.nopython_signatures == find_ids.free.nopython_signatures
+    for count, which in (FEW, "held"), (FEW + 1, "free"):
+        with patch.object(count_new, which, return_value=-1):
+            assert count_new(np.zeros(count, np.uint64), np.ones(count, np.uint64)) == -1
 
 
 @compiled_only

@@ -94,16 +94,28 @@ def test_pending_are_those_within_the_intervals() -> None:
     assert index.find([1, 2, 3, 4], pending)[1] == 2, "the delete too, the absent one not"
 
 
+def test_what_stands_at_the_beginning_and_belongs_to_the_end_is_collected_last() -> None:
+    index = Index()
+    last = [i for i in range(1, 1000) if place_of(U(i), SEED) >> U(60) == U(15)][:4]
+    first = [i for i in range(1, 1000) if place_of(U(i), SEED) >> U(60) <= U(2)][:3]
+    index.insert(last + first, [i * 10 for i in last + first])
+    assert int(index.heap[32]) in last, "probing went around the end"
+    places, words, locations = (np.zeros(7, np.uint64) for _ in range(3))
+    assert collect(index.heap, 32, 16, 0, SEED, U(0), places, words, locations) == 7
+    assert words.tolist() == sorted(last + first, key=lambda i: int(place_of(U(i), SEED)))
+    assert (locations == 10 * words).all()
+
+
 def test_collect_and_reinsert_move_a_sub_table() -> None:
     index = Index()
     ids = list(range(1, 13))
     index.insert(ids, [i * 10 for i in ids])
     places, words, locations = (np.zeros(12, np.uint64) for _ in range(3))
-    assert collect(index.heap, 32, 16, SEED, U(0), places, words, locations) == 12
+    assert collect(index.heap, 32, 16, 0, SEED, U(0), places, words, locations) == 12
     assert {int(w): int(where) for w, where in zip(words, locations, strict=True)} == {i: i * 10 for i in ids}
     assert [int(place) for place in places] == [int(place_of(word, SEED)) for word in words]
-    middle = U(np.sort(places)[6])
-    assert collect(index.heap, 32, 16, SEED, middle, places, words, locations) == 6
+    assert (places[:-1] < places[1:]).all(), "in their order"
+    assert collect(index.heap, 32, 16, 0, SEED, places[6], places, words, locations) == 6
 
     index.subs[0] = (128, 24, 0, 0)
     reinsert(index.heap, 32, 16, index.directory, index.subs, 0, SEED)

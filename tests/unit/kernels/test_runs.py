@@ -44,6 +44,11 @@ def places_of(ids: list[int]) -> np.ndarray:
     return words([int(place_of(U(i % (1 << 64)), SEED)) for i in ids])
 
 
+def all_of(entries: np.ndarray) -> np.ndarray:
+    """Kept, every one."""
+    return np.ones(entries.size, np.uint8)
+
+
 class Slots:
     """Pages of slots with their checksums, none of them seen; entries are sorted here."""
 
@@ -53,7 +58,7 @@ class Slots:
         self.words[0::2] = FREE
         both = sorted(zip(places, locations, strict=True), key=lambda entry: entry[0])
         self.places, self.locations = words([a for a, _ in both]), words([b for _, b in both])
-        done, self.free = fill_slots(self.places, self.locations, capacity, 0, 0, self.words, 0)
+        done, self.free = fill_slots(self.places, self.locations, all_of(self.places), capacity, 0, 0, self.words, 0)
         assert done == len(both)
         self.checks = np.zeros(pages, np.uint64)
         check_pages(self.words, 0, NONCE, self.checks)
@@ -77,13 +82,20 @@ def test_words_come_back_from_their_places() -> None:
     assert found.tolist() == places
 
 
+def test_scatter_undoes_a_sort() -> None:
+    values = words([7, 3, 9, 1])
+    order = np.argsort(values)
+    runs.scatter(values[order], order, out := np.zeros(4, np.uint64))
+    assert out.tolist() == values.tolist()
+
+
 @pytest.mark.parametrize("capacity", [1, 3, 300, 1 << 20, (1 << 32) - 1])
 def test_slots_ascend_with_places_and_are_exact(capacity: int) -> None:
     places = sorted([0, 1, TOP, TOP - 1, 1 << 32, *(random.Random(2).getrandbits(64) for _ in range(40))])
     for place in places:
-        slot = place * capacity >> 64
+        slot, one = place * capacity >> 64, words([place])
         buffer = np.zeros(2, np.uint64)
-        assert fill_slots(words([place]), words([9]), capacity, slot, 0, buffer, 0) == (1, slot + 1)
+        assert fill_slots(one, words([9]), all_of(one), capacity, slot, 0, buffer, 0) == (1, slot + 1)
         assert buffer.tolist() == [place, 9]
 
 
@@ -108,9 +120,15 @@ def test_filling_goes_on_in_the_next_buffer() -> None:
     for first in range(0, 512, 32):
         buffer = np.zeros(64, np.uint64)
         buffer[0::2] = FREE
-        done, free = fill_slots(whole.places, whole.locations, 310, first, free, buffer, done)
+        done, free = fill_slots(whole.places, whole.locations, all_of(whole.places), 310, first, free, buffer, done)
         out += buffer.tolist()
     assert done == 300 and out == whole.words.tolist()
+
+
+def test_what_is_not_kept_is_not_entered() -> None:
+    places, buffer = words([0, 5, 1 << 62, 1 << 63]), np.zeros(8, np.uint64)
+    assert fill_slots(places, words([1, 2, 3, 4]), np.array([1, 0, 0, 1], np.uint8), 4, 0, 0, buffer, 0) == (4, 3)
+    assert buffer.tolist() == [0, 1, 0, 0, 1 << 63, 4, 0, 0]
 
 
 def test_ids_are_found_and_what_was_found_before_is_kept() -> None:
@@ -309,9 +327,13 @@ def test_a_delete_whose_key_cannot_be_read_is_kept() -> None:
 def test_rows_weigh_their_width_and_deletes_nothing() -> None:
     out = np.zeros(4, np.int64)
     where = words([100, 355, 356, 900, 356 | int(DELETE)])
-    weigh(np.zeros(8, np.uint8), where, 20, 100, 256, 64, 1, out)
+    no, yes = np.zeros(5, np.uint8), np.ones(5, np.uint8)
+    weigh(np.zeros(8, np.uint8), where, no, yes, 20, 100, 256, 64, out)
     assert out.tolist() == [40, 20, 0, 20]
-    weigh(np.zeros(8, np.uint8), where[:1], 20, 100, 256, 64, -1, out)
+    weigh(np.zeros(8, np.uint8), where, yes, np.array([0, 1, 1, 1, 0], np.uint8), 20, 100, 256, 64, out)
+    assert out.tolist() == [20, 20, 0, 20], "taken off: the first, and a delete"
+    weigh(np.zeros(8, np.uint8), where, no, no, 20, 100, 256, 64, out)
+    weigh(np.zeros(8, np.uint8), where, yes, yes, 20, 100, 256, 64, out)
     assert out.tolist() == [20, 20, 0, 20]
 
 
@@ -323,9 +345,10 @@ def test_records_weigh_what_they_take_and_parts_where_they_stand() -> None:
     bounds = [np.array([[0, len(item)] for item in items], np.int64) for items in (keys, values)]
     record_sizes(*bounds, sizes)
     out = np.zeros(4, np.int64)
-    weigh(data, locations, 0, 64, 1024, 64, 1, out)
+    no, yes = np.zeros(4, np.uint8), np.ones(4, np.uint8)
+    weigh(data, locations, no, yes, 0, 64, 1024, 64, out)
     assert out.tolist() == [sizes.sum(), 64 + 64 + 22, 0, 0]
-    weigh(data, locations, 0, 64, 1024, 64, -1, out)
+    weigh(data, locations, yes, no, 0, 64, 1024, 64, out)
     assert not out.any()
 
 
@@ -333,5 +356,5 @@ def test_a_damaged_record_weighs_its_header_and_touches_nothing_else() -> None:
     data, locations, _ = write([b"k"], [words([100, 2000]).tobytes()], [FLAG_PARTS])
     data[64:68] = 255
     out = np.zeros(4, np.int64)
-    weigh(data, locations, 0, 64, 1024, 64, 1, out)
+    weigh(data, locations, np.zeros(1, np.uint8), np.ones(1, np.uint8), 0, 64, 1024, 64, out)
     assert out.tolist() == [16, 0, 0, 0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -178,7 +180,7 @@ def test_memory_of_a_discarded_chain_waits_for_who_reads_it() -> None:
     held.held = True
     small.chain.top.let_go()
     assert held.index.count == 1
-    held.release()
+    held.release(contextlib.nullcontext())
     assert small.dram.heap.used == 0
 
 
