@@ -281,7 +281,7 @@ class Keyspace(Surface):
         data, kept = self._log.data, self.chain.top.to_write().tally.expiries
         wanted = Keys(words, keys, bounds, data, self._owner, self._verify)
         before = self.chain.enter(wanted, locations, lsn)
-        if expiries.any():
+        if np.count_nonzero(expiries):
             kept.update(expiries[(expiries != 0) & (locations & location.DELETE == 0)].tolist())
         if kept:
             read_expiries(data, before, gone := np.empty(before.size, np.int64))

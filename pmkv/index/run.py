@@ -183,6 +183,8 @@ class Run:
 
     def expired(self, now: int) -> int:
         """How many fewer live by `now` (unix ms) for the expiries that it adds and takes away."""
+        if not self.info.added and not self.info.gone:
+            return 0
         first = self.info.slot_pages * PAGE_WORDS
         added, page = count_until(*self._pages, first, self.info.added, np.uint64(max(now, 0)))
         self._refuse(page)

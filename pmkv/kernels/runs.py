@@ -214,13 +214,6 @@ def places_of(words, seed, places):
         places[i] = mix(words[i], seed)
 
 
-@kernel(WORDS, IDS, U64)
-def scatter(values, order, out):
-    """out[order[i]] = values[i]."""
-    for i in range(values.size):
-        out[order[i]] = values[i]
-
-
 @kernel(WORDS, WORDS, U8, INT, INT, INT, U64, INT)
 def fill_slots(places, locations, keep, capacity, first, free, buffer, start):
     """Enter those of entries[start:] that are kept in `buffer`, the slots from number `first` on; those below number

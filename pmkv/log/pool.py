@@ -72,6 +72,7 @@ class Pool:
         self._prepared = threading.Condition(self._preparing)
         self._taken_at = -math.inf  # when the last one was, by the monotonic clock
         self._is_fast = False  # it was filled sooner than zeros should be written ahead of it
+        self.fill = True  # have zeros written ahead at all: without a sync for every commit, they cost and gain nothing
         self.on_take: Callable[[], None] = lambda: None  # a good moment to prepare the next one
 
     @classmethod
@@ -214,7 +215,7 @@ class Pool:
             index = self._free.pop()
             self._being_prepared.add(index)
         try:
-            self.medium.prepare(self.start(index), self.stop(index), fill=not self._is_fast)
+            self.medium.prepare(self.start(index), self.stop(index), fill=self.fill and not self._is_fast)
             # the header goes last: a segment with a whole header is wholly prepared
             self._store(self.start(index), pack_segment(self.pool_id, index, 1))
         except BaseException:

@@ -67,6 +67,7 @@ class Log:
         if durability not in DURABILITIES:
             raise InvalidError(f"durability={durability!r}: choose one of {', '.join(DURABILITIES)}")
         self.pool, self.durability, self.now = pool, durability, now
+        pool.fill = durability == "commit"
         self.frame_limit = min(MAX_FRAME, pool.segment_size // 4)  # longer bodies are cut where they can be
         self.lock = threading.RLock()
         self._flushing = threading.Lock()

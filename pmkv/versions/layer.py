@@ -15,6 +15,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, TypeVar
 
 import numpy as np
@@ -24,7 +25,7 @@ from ..index.heap import Heap
 from ..index.hot import Budget
 from ..index.open import OpenIndex
 from ..index.run import Run
-from .wanted import Wanted, lives
+from .wanted import LOOKED_UP, Wanted, lives
 
 T = TypeVar("T")
 MOST_EXPECTED = 1 << 20  # entries for which an open run has slots from the beginning
@@ -38,8 +39,18 @@ class Dram:
     budget: Budget
 
 
+@dataclass(frozen=True)
+class Portion:
+    """Consecutive notes of a tally, and the number of the first."""
+
+    first: int
+    notes: list[Wanted]
+
+
 class Tally:
-    """What a mutable run changes in the count of its chain. `covered`: words of it that live below, too."""
+    """What a mutable run changes in the count of its chain. `covered`: words of it that live below, too.
+
+    What is new is noted, and looked for below later, a portion at a time, by whoever counts or writes the run."""
 
     def __init__(self) -> None:
         self.covered = 0
@@ -47,34 +58,39 @@ class Tally:
         self.gone = SortedList()  # those of the records below that it hides
         self.is_unknown = False  # damage kept some from being counted
         self.uncounted = 0  # words
-        self._uncounted: dict[int, Wanted] = {}  # by identity
+        self._notes: list[Wanted] = []  # not looked at yet, in order
+        self._first = 0  # the number of the first of these
 
     def note(self, new: Wanted) -> None:
         """These words stood nowhere in this run before."""
-        self._uncounted[id(new)] = new
+        self._notes.append(new)
         self.uncounted += new.words.size
 
-    @property
-    def noted(self) -> list[Wanted]:
-        """What is not looked at yet."""
-        return list(self._uncounted.values())
+    def portion(self, most: int = LOOKED_UP) -> Portion | None:
+        """What is to be looked at next, about so many words; None if there is nothing."""
+        ends = accumulate(note.words.size for note in self._notes)
+        count = next((i for i, end in enumerate(ends, 1) if end >= most), len(self._notes))
+        return Portion(self._first, self._notes[:count]) if count else None
 
-    def settle(self, wanted: Wanted, found: np.ndarray, expiries: np.ndarray) -> None:
-        """What was noted was looked for below, and found, with these expiries. Under the lock; whoever is second
+    def settle(self, portion: Portion, found: np.ndarray, expiries: np.ndarray) -> None:
+        """It was looked for below, and found, with these expiries, in any order. Under the lock; whoever is second
         changes nothing."""
-        if self._pop(wanted):
+        if self._pop(portion):
             self.covered += int(np.count_nonzero(lives(found)))
             self.gone.update(expiries.tolist())
 
-    def give_up(self, wanted: Wanted) -> None:
-        """What was noted cannot be looked for: something below is damaged. Under the lock."""
-        self._pop(wanted)
+    def give_up(self, portion: Portion) -> None:
+        """It cannot be looked for: something below is damaged. Under the lock."""
+        self._pop(portion)
         self.is_unknown = True
 
-    def _pop(self, wanted: Wanted) -> bool:
-        was_there = self._uncounted.pop(id(wanted), None) is not None
-        self.uncounted -= wanted.words.size if was_there else 0
-        return was_there
+    def _pop(self, portion: Portion) -> bool:
+        if portion.first != self._first:
+            return False
+        del self._notes[: len(portion.notes)]
+        self._first += len(portion.notes)
+        self.uncounted -= sum(note.words.size for note in portion.notes)
+        return True
 
 
 class Mutable:

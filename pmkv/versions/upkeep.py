@@ -27,10 +27,10 @@ from ..log.writer import Log
 from .catalog import Catalog
 from .chain import Lookup, merged, netted
 from .fold import Fold, Spanning, folds_of, span_of, together
-from .layer import Layer, Mutable, Tree, live_of
+from .layer import Layer, Mutable, Portion, Tally, Tree, live_of
 from .names import Key, go_on
 from .state import State, ViewState, from_records, name_of
-from .wanted import Keys, Wanted, expiries_of, lives, portions
+from .wanted import Keys, lives
 
 NAMED = 2048  # keys read at a time: a long list would hold the interpreter
 Steps = Generator[None, None, None]
@@ -241,8 +241,8 @@ class Upkeep:
         runs = closed.runs
         for i, mutable in enumerate(runs):
             below = closed.beneath(i + 1)
-            for noted in portions(mutable.tally.noted):
-                self._count(mutable, noted, below)
+            while portion := mutable.tally.portion():
+                self._count(mutable.tally, portion, below)
                 yield
         tallies = [mutable.tally for mutable in runs]
         is_known = not any(tally.is_unknown for tally in tallies)
@@ -266,19 +266,16 @@ class Upkeep:
             )
         )
 
-    def _count(self, mutable: Mutable, noted: list[Wanted], below: Lookup) -> None:
+    def _count(self, tally: Tally, portion: Portion, below: Lookup) -> None:
         """Damage concerns who reads there, and the count; the checkpoint is everybody's."""
         try:
-            found = below.find_all(noted)
-            settled = [(one, its, expiries_of(one, its)) for one, its in zip(noted, found)]
+            found, expiries = below.find_noted(portion)
         except CorruptionError:
             with self._log.lock:
-                for one in noted:
-                    mutable.tally.give_up(one)
+                tally.give_up(portion)
             return
-        for one in settled:
-            with self._log.lock:
-                mutable.tally.settle(*one)
+        with self._log.lock:
+            tally.settle(portion, found, expiries)
 
     def _new_names(self, rotation: Rotation, is_sure: bool) -> Iterator[Key]:
         """Keys that the closed runs put and, if the directory is sure to have those, that do not live below."""

@@ -7,7 +7,7 @@ Both are *words* to an index, 64 bits each; keys of one hash are told apart by t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from ..index.open import OpenIndex
 from ..index.run import Run
 from ..kernels import location
 from ..kernels.records import DAMAGED, key_bounds, read_records
+from ..kernels.runs import places_of
 
 NOTHING = np.empty((0, 2), np.int64)
 LOOKED_UP = 1 << 18  # words that are looked up below at once, when they are counted
@@ -37,12 +38,9 @@ class Ids:
     def some(self, which: np.ndarray) -> Ids:
         return Ids(self.ids.take(which))
 
-    def check(self) -> None:
-        """Ids are what they are."""
-
     @staticmethod
-    def joined(many: Sequence[Ids]) -> Ids:
-        return Ids(np.concatenate([one.ids for one in many]))
+    def joined(notes: Sequence[Ids]) -> Ids:
+        return Ids(np.concatenate([one.ids for one in notes]))
 
     def in_index(self, index: OpenIndex, pending: np.ndarray) -> tuple[np.ndarray, int]:
         return index.find(self.ids, pending)
@@ -73,7 +71,7 @@ class Keys:
         records: np.ndarray | None = None,
     ) -> None:
         """data: the pool, whose records a hash leads to; owner, verify: see `kernels.probe.find_keys`; records: the
-        locations of those whose keys these are, where `blob` is the pool."""
+        locations of those whose keys these are. A note has these alone, and no bounds."""
         self.words, self.blob, self.bounds = words, blob, bounds
         self.data, self.owner, self.verify, self.records = data, owner, verify, records
 
@@ -82,25 +80,21 @@ class Keys:
         return Keys(words, self.blob, bounds, self.data, self.owner, self.verify)
 
     @staticmethod
-    def joined(many: Sequence[Keys]) -> Keys:
-        """Of one chain, all of them written: what maps the pool last maps all of it."""
-        last = many[-1]
-        words = np.concatenate([one.words for one in many])
-        bounds = np.concatenate([one.bounds for one in many])
-        return Keys(words, last.blob, bounds, last.data, last.owner, last.verify)
-
-    def check(self) -> None:
-        """CorruptionError: a record whose key this is was damaged, so that another key would be looked for."""
-        if self.records is None:
-            return
-        records = self.records & ~location.DELETE  # a delete has a key, too
-        read_records(self.data, records, self.owner, 0, True, out := np.empty((records.size, 4), np.int64))
+    def joined(notes: Sequence[Keys]) -> Keys:
+        """Of one chain: what maps the pool last maps all of it. CorruptionError: a record whose key was noted is
+        damaged, so that another key would be looked for."""
+        last, words = notes[-1], np.concatenate([one.words for one in notes])
+        locations = np.concatenate([one.records for one in notes]) & ~location.DELETE  # a delete has a key, too
+        read_records(last.data, locations, last.owner, 0, True, out := np.empty((words.size, 4), np.int64))
         bad = np.flatnonzero(out[:, 0] == DAMAGED)
         if bad.size:
             raise CorruptionError(
-                f"a record at offset {int(self.records[bad[0]] & location.OFFSET_MASK):,} of the pool is damaged: its "
+                f"a record at offset {int(locations[bad[0]] & location.OFFSET_MASK):,} of the pool is damaged: its "
                 "check does not hold, so how many keys there are is not known; restore a backup"
             )
+        key_bounds(last.data, locations, bounds := np.empty((words.size, 2), np.int64))
+        # verified: a damaged record below is taken for the key's, else it would be counted twice
+        return Keys(words, last.data, bounds, last.data, last.owner, True)
 
     def in_index(self, index: OpenIndex, pending: np.ndarray) -> tuple[np.ndarray, int]:
         return index.find_keys(self.data, self.words, self.blob, self.bounds, pending, self.owner, self.verify)
@@ -118,20 +112,6 @@ class Keys:
 Wanted = Ids | Keys
 
 
-def portions(noted: list[Wanted], most: int = LOOKED_UP) -> Iterator[list[Wanted]]:
-    """Some at a time, as many as may be looked up at once."""
-    portion: list[Wanted] = []
-    size = 0
-    for wanted in noted:
-        portion.append(wanted)
-        size += wanted.words.size
-        if size >= most:
-            yield portion
-            portion, size = [], 0
-    if portion:
-        yield portion
-
-
 def fill(wanted: Wanted, index: OpenIndex, pending: np.ndarray, found: np.ndarray) -> int:
     """Ask an index for the words that are still missing; returns how many of them are pending."""
     missing = np.flatnonzero(found == 0)
@@ -146,14 +126,19 @@ def lives(found: np.ndarray) -> np.ndarray:
     return (found != 0) & ((found & location.DELETE) == 0)
 
 
-def wanted_of(wanted: Wanted, locations: np.ndarray, which: np.ndarray) -> Wanted:
+def note_of(wanted: Wanted, locations: np.ndarray, which: np.ndarray) -> Wanted:
     """Some of what was just written, each word once, kept for later: keys as they stand in their records."""
     if isinstance(wanted, Ids):
         return Ids(wanted.ids[which])
-    bounds = np.empty((int(np.count_nonzero(which)), 2), np.int64)
-    key_bounds(wanted.data, locations[which], bounds)
-    # verified: a damaged record below is taken for the key's, else it would be counted twice
-    return Keys(wanted.words[which], wanted.data, bounds, wanted.data, wanted.owner, True, locations[which])
+    return Keys(wanted.words[which], wanted.data, NOTHING, wanted.data, wanted.owner, True, locations[which])
+
+
+def in_order(notes: Sequence[Wanted], seed: np.uint64) -> Wanted:
+    """Of notes of one chain, all that is to be looked for, in the order of places: neighbours stand on one page of a
+    run, so that a lookup of many hardly ever waits for DRAM. CorruptionError: a key cannot be read."""
+    joined = type(notes[0]).joined(notes)
+    places_of(joined.words, seed, places := np.empty(joined.words.size, np.uint64))
+    return joined.some(np.argsort(places))
 
 
 def expiries_of(wanted: Wanted, found: np.ndarray) -> np.ndarray:

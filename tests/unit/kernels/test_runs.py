@@ -82,13 +82,6 @@ def test_words_come_back_from_their_places() -> None:
     assert found.tolist() == places
 
 
-def test_scatter_undoes_a_sort() -> None:
-    values = words([7, 3, 9, 1])
-    order = np.argsort(values)
-    runs.scatter(values[order], order, out := np.zeros(4, np.uint64))
-    assert out.tolist() == values.tolist()
-
-
 @pytest.mark.parametrize("capacity", [1, 3, 300, 1 << 20, (1 << 32) - 1])
 def test_slots_ascend_with_places_and_are_exact(capacity: int) -> None:
     places = sorted([0, 1, TOP, TOP - 1, 1 << 32, *(random.Random(2).getrandbits(64) for _ in range(40))])

@@ -15,7 +15,7 @@ from pmkv.index.run import Run, write_run
 from pmkv.index.shelf import MemoryShelf
 from pmkv.kernels.location import DELETE
 from pmkv.versions.chain import Chain, Lookup, merged, netted
-from pmkv.versions.layer import Dram, Layer, Mutable, Tree, replaced
+from pmkv.versions.layer import Dram, Layer, Mutable, Portion, Tree, replaced
 from pmkv.versions.wanted import NOTHING, Ids
 
 POOL = bytes(16)
@@ -228,15 +228,17 @@ def test_it_is_a_dict(data: st.DataObject) -> None:
     small.tree.check()
 
 
-def test_several_looked_up_at_once_are_what_each_finds() -> None:
+def test_what_was_noted_is_found_as_a_whole() -> None:
     small = Small()
     small.put(*((i, 64 * i + 8) for i in range(500)))
     small.write()
     small.put(*((i, 64 * i + 16) for i in range(400, 600)))
     closed = small.close()
     below = Lookup(closed, small.chain.runs, small.chain.seed)
-    many = [Ids(np.array(ids, np.int64)) for ids in (range(390, 410), [], [1000, 3, 3, 599])]
-    assert [found.tolist() for found in below.find_all(many)] == [below.find(one).tolist() for one in many]
+    notes = [Ids(np.array(ids, np.int64)) for ids in (range(390, 410), [], [1000, 3, 3, 599])]
+    found, expiries = below.find_noted(Portion(0, notes))
+    assert sorted(found.tolist()) == sorted(where for note in notes for where in below.find(note).tolist())
+    assert not expiries.size
 
 
 def test_walks_merge_in_order() -> None:

@@ -8,7 +8,7 @@ import pytest
 from pmkv.index.heap import Heap
 from pmkv.index.hot import Budget
 from pmkv.versions.chain import Chain
-from pmkv.versions.layer import Dram, Layer, Span, Tree, replaced
+from pmkv.versions.layer import Dram, Layer, Span, Tally, Tree, replaced
 from pmkv.versions.wanted import Ids
 
 
@@ -96,6 +96,24 @@ def test_a_span_goes_with_the_layer_that_it_begins_at(forest: Forest) -> None:
     forest.tree.spans = {99: Span(None, 99, None)}
     top.let_go()
     assert not forest.tree.spans
+
+
+def test_notes_are_settled_once_a_portion_at_a_time() -> None:
+    tally = Tally()
+    assert tally.portion() is None
+    for size in (5, 4, 2):
+        tally.note(Ids(np.arange(size)))
+    first = tally.portion(most=6)
+    assert [note.words.size for note in first.notes] == [5, 4] and tally.uncounted == 11
+    found, none = np.array([8, 0, 16], np.uint64), np.empty(0, np.int64)
+    tally.settle(first, found, np.array([70, 60]))
+    tally.settle(first, found, np.array([70, 60]))  # whoever counted at the same time
+    assert (tally.covered, tally.uncounted, list(tally.gone)) == (2, 2, [60, 70])
+    last = tally.portion(most=6)
+    assert [note.words.size for note in last.notes] == [2] and not tally.is_unknown
+    tally.give_up(last)
+    tally.settle(last, found, none)
+    assert tally.portion() is None and (tally.covered, tally.uncounted, tally.is_unknown) == (2, 0, True)
 
 
 def test_only_consecutive_runs_are_replaced() -> None:

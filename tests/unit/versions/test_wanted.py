@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from pmkv.versions.wanted import LOOKED_UP, Ids, portions
+from pmkv.kernels.runs import places_of
+from pmkv.versions.wanted import Ids, in_order
 
 
-def test_what_is_looked_up_at_once_is_bounded() -> None:
-    sizes = [LOOKED_UP - 1, 5, 7, 2 * LOOKED_UP, 1]
-    noted = [Ids(np.empty(size, np.int64)) for size in sizes]
-    found = list(portions(noted))
-    assert [[one.words.size for one in some] for some in found] == [sizes[:2], sizes[2:4], sizes[4:]]
-    assert list(portions([])) == []
+def test_notes_are_looked_for_in_the_order_of_places() -> None:
+    seed = np.uint64(5)
+    wanted = in_order([Ids(np.arange(i, i + 50)) for i in (0, 50, 100)], seed)
+    assert sorted(wanted.ids.tolist()) == list(range(150))
+    places_of(wanted.words, seed, places := np.empty(150, np.uint64))
+    assert (places[:-1] < places[1:]).all()
