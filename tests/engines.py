@@ -131,6 +131,9 @@ class Failing:
         for start, stop in ranges:
             self.durable[start:stop] = self.data[start:stop]
 
+    def will_write(self, start: int, stop: int) -> None:
+        pass
+
     def will_read(self, start: int, stop: int) -> None:
         pass
 

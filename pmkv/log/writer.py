@@ -44,6 +44,7 @@ HEADER = FRAME_HEADER.itemsize
 MORE = Flag.MORE.value  # a plain number: arithmetic on flags costs more than a frame's checksum
 NEXT_SIZE = frame_size(NEXT.size)  # kept free at the end of every segment
 NOTHING = np.empty((0, 2), np.int64)
+READY_LEAST, READY_MOST = 256 << 10, 8 << 20  # bytes behind the log that are made ready to be stored to
 DURABILITIES = ("commit", "interval", "none")
 
 
@@ -99,6 +100,7 @@ class Log:
         self._batch = 0
         self._gathered: list[list[int]] = []
         self._in_flight: list[list[int]] = []
+        self._ready_to = self.position
         self._pending: np.ndarray | None = NOTHING
 
     def _remap(self) -> None:
@@ -194,7 +196,7 @@ class Log:
             self._filling = False
             self._finish(MORE if self._batch else 0)
         self._segment, self._stop = index, self.pool.stop(index)
-        self.position = self.pool.start(index) + ALIGN
+        self.position = self._ready_to = self.pool.start(index) + ALIGN
 
     def reserve(self, lengths: Sequence[int], purpose: Reserve = Reserve.WRITE) -> None:
         """Have room for frames with these bodies, one after the other, before the first of them is begun.
@@ -353,7 +355,7 @@ class Log:
             self._finish(0)
             # what is in flight already: a flush that was interrupted
             self._in_flight, self._gathered = self._in_flight + self._gathered, []
-            last = self.lsn
+            last, size = self.lsn, sum(stop - start for start, stop in self._in_flight)
         try:
             self.pool.medium.flush([(start, stop) for start, stop in self._in_flight])
         except OSError as error:
@@ -367,11 +369,23 @@ class Log:
             self.on_durable()
         if self.on_group:
             self.on_group()
+        self._make_ready_behind(size)
+
+    def _make_ready_behind(self, size: int) -> None:
+        """Tell the medium where the log goes on: as far as four groups of this size."""
+        ahead = min(max(4 * size, READY_LEAST), READY_MOST)
+        with self.lock:
+            start, position = max(self._ready_to, self.position), self.position
+            if self.failed or self.closed or start - position > ahead // 2 or start >= self._stop:
+                return
+            stop = self._ready_to = min(start + ahead, self._stop)
+        self.pool.medium.will_write(start, stop)
 
     def write_back(self) -> None:
         """Hand what was gathered to the system, without a sync: it survives the death of this process, not a loss
         of power."""
         with self.lock:
+            size = sum(stop - start for start, stop in self._gathered)
             try:
                 self.pool.medium.flush([(start, stop) for start, stop in self._gathered], sync=False)
             except OSError as error:
@@ -379,6 +393,7 @@ class Log:
             self._gathered = []
         if self.on_group:
             self.on_group()
+        self._make_ready_behind(size)
 
     @contextlib.contextmanager
     def _failing(self) -> Iterator[None]:

@@ -36,7 +36,7 @@ class Granularity(enum.IntEnum):
 
 
 class Medium(Protocol):
-    """Seven methods; the seam between the engine and files, persistent memory and crash tests."""
+    """Eight methods; the seam between the engine and files, persistent memory and crash tests."""
 
     granularity: Granularity
     data: np.ndarray  # uint8[capacity], readable and writable; replaced by `grow`, old arrays stay readable
@@ -53,6 +53,9 @@ class Medium(Protocol):
 
     def will_read(self, start: int, stop: int) -> None:
         """A hint: the range is about to be read from end to end."""
+
+    def will_write(self, start: int, stop: int) -> None:
+        """A hint: the range, nothing of which was stored yet since `prepare`, is about to be."""
 
     def rewrite(self, ranges: Sequence[Range]) -> None:
         """Write bytes that are visible but perhaps not durable (found at recovery) once more, and make them durable."""

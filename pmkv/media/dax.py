@@ -107,6 +107,9 @@ class DaxMedium:
         if sync:  # the death of the process is survived by a shared mapping as it is
             self._pmem.pmem_drain()
 
+    def will_write(self, start: int, stop: int) -> None:
+        """Nothing has to be made ready."""
+
     def will_read(self, start: int, stop: int) -> None:
         """Nothing to fetch: loads go to the medium."""
 

@@ -15,6 +15,7 @@ metadata (where zeros were written, and not only promised).
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import mmap
 import os
@@ -32,10 +33,11 @@ FILL_STEP = 1 << 20  # zero-filling syncs by itself, in steps: a commit's fdatas
 # and is written in small pieces: the system keeps the pages of one write together, and counts all of them as written
 # (some file systems do write them) whenever a commit changes one: eight bytes for each of a commit of 144 KB
 FILL_PIECE = 8 << 10
-RELEASE_STEP = (
-    1 << 20
-)  # private copies are dropped a MiB at a time: one madvise call costs as much as ten commits' share of it
+# private copies are dropped a MiB at a time: one madvise call costs as much as ten commits' share of it
+RELEASE_STEP = 1 << 20
 MAP_NORESERVE = 0x4000  # not in the mmap module; a pool larger than memory must not count as memory asked for
+MADV_POPULATE_WRITE = 23  # likewise; since Linux 5.14
+_libc = ctypes.CDLL(None)
 
 
 class FileMedium:
@@ -69,6 +71,7 @@ class FileMedium:
         )
         self._mmap.madvise(mmap.MADV_RANDOM)  # rows are read singly: read-ahead would fetch what nobody asked for
         self.data = np.frombuffer(self._mmap, np.uint8)
+        self._address = self.data.ctypes.data
         self._unreleased: dict[int, int] = {}  # end of a flushed range: from where its copies are still held
 
     def prepare(self, start: int, stop: int, fill: bool = True) -> None:
@@ -107,6 +110,14 @@ class FileMedium:
 
     def will_read(self, start: int, stop: int) -> None:
         os.posix_fadvise(self._fd, start, stop - start, os.POSIX_FADV_WILLNEED)
+
+    def will_write(self, start: int, stop: int) -> None:
+        """Make private copies of the pages now: whoever stores there would wait for each of them, and for the disk where
+        the system has dropped the zeros that `prepare` wrote."""
+        os.posix_fadvise(self._fd, start, stop - start, os.POSIX_FADV_WILLNEED)
+        first, last = start // PAGE * PAGE, -(-stop // PAGE) * PAGE
+        # through ctypes: a method of the mapping would keep the interpreter. An older Linux refuses, which is no matter
+        _libc.madvise(ctypes.c_void_p(self._address + first), ctypes.c_size_t(last - first), MADV_POPULATE_WRITE)
 
     def rewrite(self, ranges: Sequence[Range]) -> None:
         self.flush(ranges)

@@ -35,6 +35,9 @@ class MemoryMedium:
     def flush(self, ranges: Sequence[Range], sync: bool = True) -> None:
         pass
 
+    def will_write(self, start: int, stop: int) -> None:
+        """Nothing has to be made ready."""
+
     def will_read(self, start: int, stop: int) -> None:
         pass
 

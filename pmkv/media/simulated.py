@@ -148,6 +148,9 @@ class SimulatedMedium:
             self._write_back()
         self._point("flushed")
 
+    def will_write(self, start: int, stop: int) -> None:
+        """Nothing has to be made ready."""
+
     def will_read(self, start: int, stop: int) -> None:
         """Nothing to fetch."""
 

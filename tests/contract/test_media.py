@@ -285,6 +285,20 @@ def check_full(medium: Medium) -> None:
     assert read(medium, 0, 2 * PAGE) == rows + more
 
 
+def test_a_hint_to_write_changes_nothing(bench: Bench, medium: Medium) -> None:
+    middle, end = 3 * PAGE // 2, 19 * PAGE // 2
+    rows = stored(medium, 0, middle)
+    medium.flush([(0, middle)])
+    medium.will_write(middle, 16 * PAGE)  # in the page where the last flush ended, too
+    assert read(medium, 0, middle) == rows and not any(read(medium, middle, 14 * PAGE))
+    more = stored(medium, middle, end - middle, seed=2)
+    medium.flush([(middle, end)])
+    assert read(medium, 0, end) == rows + more
+    if bench.persists:
+        with contextlib.closing(bench.reopen(medium)) as again:
+            assert read(again, 0, end) == rows + more
+
+
 def test_a_full_disk_is_told_by_prepare(bench: Bench, small_disk: Path) -> None:
     if not bench.full_disk:
         assert isinstance(bench, InMemory | Simulated)
