@@ -170,6 +170,8 @@ def find_keys(heap, directory, subs, depth, seed, data, words, keys, bounds, pen
 def insert_keys(heap, directory, subs, depth, seed, data, words, keys, bounds, locations, before, start):
     """Enter the keys from start on, later ones win; as insert_ids."""
     for i in range(start, words.size):
+        if i + AHEAD < words.size:
+            prefetch(heap, first_slot(mix(words[i + AHEAD], seed), directory, subs, depth))
         place = mix(words[i], seed)
         sub = sub_of(place, directory, depth)
         at = subs[sub, 0] + 2 * slot_of(place, subs[sub, 3], subs[sub, 1])
