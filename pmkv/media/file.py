@@ -112,8 +112,8 @@ class FileMedium:
         os.posix_fadvise(self._fd, start, stop - start, os.POSIX_FADV_WILLNEED)
 
     def will_write(self, start: int, stop: int) -> None:
-        """Make private copies of the pages now: who stores there would wait for each of them, and for the disk where the
-        system has dropped the zeros that `prepare` wrote."""
+        """Make private copies of the pages now: who stores there would wait for each, and for the disk where the system
+        has dropped the zeros that `prepare` wrote."""
         os.posix_fadvise(self._fd, start, stop - start, os.POSIX_FADV_WILLNEED)
         first, last = start // PAGE * PAGE, -(-stop // PAGE) * PAGE
         # through ctypes: a method of the mapping would keep the interpreter. An older Linux refuses, which is no matter
