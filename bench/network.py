@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import shutil
 import subprocess
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from . import servers
 from .measure import Comparison, Run, in_pairs
 
 KEYS = 100_000
+PAUSE = 2.0  # seconds: what one test leaves to be done in the background (a checkpoint, an fsync) is not the next one's
 FLOOR = 0.8  # unpipelined, and SET with a sync before every reply
 
 
@@ -35,11 +37,13 @@ def measure(port: int, tests: Sequence[str], pipeline: int, requests: int) -> di
 
 def run(port: int, label: str, tests: Sequence[str], sizes: dict[int, int]) -> Run:
     def one_round() -> dict[str, float]:
-        return {
-            f"{test}, pipeline {pipeline}, {label}": value
-            for pipeline, requests in sizes.items()
-            for test, value in measure(port, tests, pipeline, requests).items()
-        }
+        measured = {}
+        for pipeline, requests in sizes.items():
+            for test in tests:
+                for name, value in measure(port, [test], pipeline, requests).items():
+                    measured[f"{name}, pipeline {pipeline}, {label}"] = value
+                time.sleep(PAUSE)
+        return measured
 
     return one_round
 
