@@ -15,6 +15,7 @@ metadata (where zeros were written, and not only promised).
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import mmap
@@ -71,7 +72,6 @@ class FileMedium:
         )
         self._mmap.madvise(mmap.MADV_RANDOM)  # rows are read singly: read-ahead would fetch what nobody asked for
         self.data = np.frombuffer(self._mmap, np.uint8)
-        self._address = self.data.ctypes.data
         self._unreleased: dict[int, int] = {}  # end of a flushed range: from where its copies are still held
 
     def prepare(self, start: int, stop: int, fill: bool = True) -> None:
@@ -114,10 +114,11 @@ class FileMedium:
     def will_write(self, start: int, stop: int) -> None:
         """Make private copies of the pages now: who stores there would wait for each, and for the disk where the system
         has dropped the zeros that `prepare` wrote."""
-        os.posix_fadvise(self._fd, start, stop - start, os.POSIX_FADV_WILLNEED)
-        first, last = start // PAGE * PAGE, -(-stop // PAGE) * PAGE
+        with contextlib.suppress(OSError):  # another thread has closed it meanwhile
+            os.posix_fadvise(self._fd, start, stop - start, os.POSIX_FADV_WILLNEED)
+        first, last, data = start // PAGE * PAGE, -(-stop // PAGE) * PAGE, self.data
         # through ctypes: a method of the mapping would keep the interpreter. An older Linux refuses, which is no matter
-        _libc.madvise(ctypes.c_void_p(self._address + first), ctypes.c_size_t(last - first), MADV_POPULATE_WRITE)
+        _libc.madvise(ctypes.c_void_p(data.ctypes.data + first), ctypes.c_size_t(last - first), MADV_POPULATE_WRITE)
 
     def rewrite(self, ranges: Sequence[Range]) -> None:
         self.flush(ranges)
