@@ -29,6 +29,7 @@ from .measure import Comparison, Figure
 IDS = 10_000_000
 SMALL = 10_000
 BATCH, LOADED = 2_000, 50_000  # rows a request
+PATIENCE = 300.0  # seconds: a count right after a start looks in files that nobody has read yet
 ROW = ("i4", 16)
 SECONDS, GROWTH = 1.0, 1.3  # the bars
 FIRST_KILL, LAST_KILL = 1.0, 4.0  # seconds of updates
@@ -97,7 +98,8 @@ class Victim:
 
     def _client(self) -> pmkv_client.Client:
         """One that never tries again: whether a batch is acknowledged is what is counted."""
-        return pmkv_client.connect(f"pmkv://127.0.0.1:{self.port}", retry=Retry(NoBackoff(), 0))
+        url, never = f"pmkv://127.0.0.1:{self.port}", Retry(NoBackoff(), 0)
+        return pmkv_client.connect(url, retry=never, socket_timeout=PATIENCE)
 
     def update_until_killed(self) -> None:
         with contextlib.suppress(redis.exceptions.ConnectionError), self._client() as client:
