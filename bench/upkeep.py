@@ -61,11 +61,13 @@ def update_when_asked(folder: Path, ids: int, wishes: Connection) -> None:
 
 
 def settle(store: pmkv.Store) -> None:
-    """Return when what loading left to be folded is folded."""
-    folds = -1
-    while (stats := store.stats()).folds != folds:
-        folds = stats.folds
+    """Return when what loading left to be folded is folded, and nothing is being written any more: a fold of many
+    ids takes long."""
+    before, done = None, (-1, 0)
+    while done != before:
+        before = done
         time.sleep(1.0)
+        done = store.stats().folds, written_bytes() >> 20
 
 
 class Updater:
