@@ -16,8 +16,9 @@ import pmkv_client
 
 from . import servers
 from .measure import Comparison, Run, in_pairs
+from .network import PAUSE
 
-ROWS, BATCH, REQUESTS = 500_000, 4_096, 50
+ROWS, BATCH, REQUESTS = 500_000, 4_096, 200
 FLOOR = 5.0
 Request = Callable[[], object]
 
@@ -64,6 +65,7 @@ def section(folder: Path, rounds: int) -> list[Comparison]:
         keys = [[b"row:%d" % i for i in batch] for batch in ids]
         assert np.array_equal(table.get(ids[0]), rows[ids[0]])
         assert other.mget(keys[0]) == [rows[i].tobytes() for i in ids[0]]
+        time.sleep(PAUSE)
         get = [lambda batch=batch: table.get(batch) for batch in ids]
         mget = [lambda batch=batch: other.mget(batch) for batch in keys]
         return in_pairs(rows_a_second(name, get), rows_a_second(name, mget), rounds, "rows/s", {name: FLOOR})
