@@ -108,7 +108,7 @@ def tier_of(sizes: Sequence[int], tier: int) -> slice:
             groups.append(slice(first, stop))
     if groups:
         return min(groups, key=lambda group: (sizes[group.start].bit_length(), group.start))
-    if len(sizes) <= MOST:
+    if len(sizes) <= max(MOST, tier - 1):
         return slice(0)
     groups = [slice(first, first + tier) for first in range(len(sizes) - tier + 1)]
     return min(groups, key=lambda group: sum(sizes[group]))

@@ -27,6 +27,13 @@ def test_runs_of_about_one_size_become_one() -> None:
     assert chosen(*(8**i for i in range(MOST))) == []
 
 
+def test_fewer_than_a_tier_are_never_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pmkv.versions.fold.MOST", 4)
+    apart = [10**i for i in range(7)]
+    assert tier_of(apart, 8) == slice(0)
+    assert tier_of(apart, 2) == slice(0, 2)
+
+
 def test_too_many_are_folded_whatever_their_sizes() -> None:
     assert chosen(*(3**i for i in range(MOST + 1))) == [3**i for i in range(TIER)]
 
