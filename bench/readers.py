@@ -3,7 +3,7 @@ into a branch: their p99 over that of the same reads just before, round by round
 
 Server, reader and publisher are processes of their own. A reply that depends on a promote or rollback waits until that
 is durable, as one that depends on a write does: a hundredth of the time if that is twice in a third of a second, more
-than the 99th percentile can leave out. So how often others publish matters, and is said; the bar is for once a second.
+than the 99th percentile can leave out. So how often others publish matters, and is said.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def section(folder: Path, rounds: int, ids: int, size: int) -> list[Figure]:
         reader.read_for(SECONDS / 4)
         return [
             *while_publishing(reader, port, rounds, PAUSE, PUBLISHING, LONGER),
-            *while_publishing(reader, port, rounds, SHORT_PAUSE, None),
+            *while_publishing(reader, port, rounds, SHORT_PAUSE, PUBLISHING),
             *while_publishing(reader, port, rounds, 0.0, None),
             *while_loading(reader, port, rounds, size),
         ]

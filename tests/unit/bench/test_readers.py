@@ -15,4 +15,4 @@ def test_readers_beside_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(readers, "PAUSE", 0.1)
     figures = readers.section(tmp_path, 1, 2_000, 1 << 20)
     assert all(min(one.values) > 0 for one in figures)
-    assert [one.bar for one in figures if one.bar] == [readers.PUBLISHING, readers.LOADING]
+    assert [one.bar for one in figures if one.bar] == [readers.PUBLISHING, readers.PUBLISHING, readers.LOADING]
