@@ -369,9 +369,9 @@ class Log:
             self.on_durable()
         if self.on_group:
             self.on_group()
-        self._make_ready_behind(size)
+        self._populate_ahead(size)
 
-    def _make_ready_behind(self, size: int) -> None:
+    def _populate_ahead(self, size: int) -> None:
         """Tell the medium where the log goes on: as far as four groups of this size."""
         ahead = min(max(4 * size, READY_LEAST), READY_MOST)
         with self.lock:
@@ -393,7 +393,7 @@ class Log:
             self._gathered = []
         if self.on_group:
             self.on_group()
-        self._make_ready_behind(size)
+        self._populate_ahead(size)
 
     @contextlib.contextmanager
     def _failing(self) -> Iterator[None]:

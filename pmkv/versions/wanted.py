@@ -85,13 +85,7 @@ class Keys:
         damaged, so that another key would be looked for."""
         last, words = notes[-1], np.concatenate([one.words for one in notes])
         locations = np.concatenate([one.records for one in notes]) & ~location.DELETE  # a delete has a key, too
-        read_records(last.data, locations, last.owner, 0, True, out := np.empty((words.size, 4), np.int64))
-        bad = np.flatnonzero(out[:, 0] == DAMAGED)
-        if bad.size:
-            raise CorruptionError(
-                f"a record at offset {int(locations[bad[0]] & location.OFFSET_MASK):,} of the pool is damaged: its "
-                "check does not hold, so how many keys there are is not known; restore a backup"
-            )
+        _verified(last, locations)
         key_bounds(last.data, locations, bounds := np.empty((words.size, 2), np.int64))
         # verified: a damaged record below is taken for the key's, else it would be counted twice
         return Keys(words, last.data, bounds, last.data, last.owner, True)
@@ -145,12 +139,17 @@ def expiries_of(wanted: Wanted, found: np.ndarray) -> np.ndarray:
     """Those of the live records that were found. CorruptionError: one is damaged."""
     if isinstance(wanted, Ids):
         return np.empty(0, np.int64)
-    read_records(wanted.data, found, wanted.owner, 0, True, out := np.empty((found.size, 4), np.int64))
+    expiries = _verified(wanted, found)[:, 2]
+    return expiries.take(np.flatnonzero(expiries))
+
+
+def _verified(keys: Keys, locations: np.ndarray) -> np.ndarray:
+    """What is to be known of records, whose keys are counted; see `kernels.records.read_records`."""
+    read_records(keys.data, locations, keys.owner, 0, True, out := np.empty((locations.size, 4), np.int64))
     bad = np.flatnonzero(out[:, 0] == DAMAGED)
     if bad.size:
         raise CorruptionError(
-            f"a record at offset {int(found[bad[0]] & location.OFFSET_MASK):,} of the pool is damaged: its check "
-            "does not hold. It was overwritten, but how many keys there are is not known; restore a backup"
+            f"a record at offset {int(locations[bad[0]] & location.OFFSET_MASK):,} of the pool is damaged: its check "
+            "does not hold. So how many keys there are is not known, even if it was overwritten; restore a backup"
         )
-    expiries = out[:, 2]
-    return expiries.take(np.flatnonzero(expiries))
+    return out
