@@ -25,7 +25,7 @@ MILLION = 1_000_000
 BATCH, LOADED = 2_000, 50_000
 WIDTH = 64
 THROUGHPUT, WRITTEN, SLOWER = 0.6, 3.0, 1.5  # the bars
-SWITCH = 0.0001  # seconds a thread keeps the interpreter, as the server has it
+SWITCH = 0.0003  # seconds a thread keeps the interpreter, as the server has it
 KEYS, SAVED, BESIDE = 10_000, 150, 1_500  # keys; batches before a checkpoint; GETs without one
 
 

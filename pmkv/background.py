@@ -17,7 +17,7 @@ from .errors import PmkvError
 # Whoever serves goes first, and at once. Without this, a server or a client that woke up beside a checkpoint waited up
 # to 4 ms for the scheduler's next look, also where the other core was idle.
 NICE = 10
-SLICE = 100_000_000  # ns; who has a shorter one interrupts it. The most there is; Linux before 6.12 knows no such thing
+SLICE = 10_000_000  # ns; who has a shorter one interrupts it. Linux before 6.12 knows no such thing
 SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}  # system calls: glibc has had no function for it until lately
 ATTRIBUTES = struct.Struct("=IIQiIQQQ")  # size, policy, flags, nice, priority, runtime, deadline, period
 log = logging.getLogger("pmkv")
@@ -34,7 +34,7 @@ class Background(threading.Thread):
         """Do this some time."""
         self._work.put(work)
 
-    def give_way(self) -> None:
+    def catch_up(self) -> None:
         """Within a long piece of work, now and then: do what others have submitted meanwhile."""
         with contextlib.suppress(queue.Empty):
             while True:

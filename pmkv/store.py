@@ -28,6 +28,7 @@ from .log.writer import Deferral
 from .plans import Keys, Tables
 from .sizes import parse_size
 from .stats import Stats, stats_of
+from .turns import give_way
 from .versions.heads import MAIN, ViewInfo
 from .view import View
 
@@ -305,7 +306,7 @@ class Store(View):
         if self.is_cold:  # who reads waits for the warm-up, nobody for a fold
             return
         for _ in self._guarded(self._engine.upkeep.fold()):
-            self._background.give_way()
+            self._background.catch_up()
             self._checkpoint_if_due()
 
     def _checkpoint_if_due(self) -> None:
@@ -332,6 +333,7 @@ class Store(View):
     def _take_checkpoint(self) -> None:
         with contextlib.closing(self._engine.upkeep.checkpoint()) as steps:
             for _ in steps:
+                give_way()
                 self._look_at_deadline()
 
     def _look_at_deadline(self) -> None:
@@ -342,6 +344,7 @@ class Store(View):
         """Steps of upkeep, until the store is closed, or one of them fails."""
         try:
             for _ in steps:
+                give_way()
                 yield
                 if self._log.closed or self._log.failed:
                     return
@@ -356,7 +359,7 @@ class Store(View):
 
     def _warm(self) -> None:
         for _ in self._guarded(self._engine.upkeep.warm()):
-            self._background.give_way()
+            self._background.catch_up()
         self.is_cold = False
         self._background.submit(self._run_upkeep)
 

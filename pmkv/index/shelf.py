@@ -23,6 +23,7 @@ import numpy as np
 from xxhash import xxh3_64_intdigest
 
 from ..errors import CorruptionError, FormatError, FullError
+from ..turns import give_way
 
 PAGE = 4096
 VERSION = 1
@@ -111,6 +112,7 @@ class FileAppender:
         view = memoryview(buffer).cast("B")
         with _room_for(self._path):
             while view:
+                give_way()
                 written = os.write(self._fd, view[:WRITE_PIECE])
                 view, self.size = view[written:], self.size + written
             if self.size - self._synced >= SYNC_STEP:

@@ -32,7 +32,8 @@ from ..errors import (
     PmkvError,
     ReadOnlyError,
 )
-from .names import CHUNK, Batch, Key, Resolve, Turns, go_on, next_keys
+from ..turns import Turns, go_on
+from .names import CHUNK, Batch, Key, Resolve, next_keys
 from .records import ROOT, Records, Root, Sums
 
 FOLDER = "catalog"

@@ -14,7 +14,7 @@ Counting costs a write nothing: `Tally` notes which words are new to a run, and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
 import numpy as np
@@ -22,8 +22,9 @@ import numpy as np
 from ..errors import CorruptionError
 from ..index.hot import HotIndex
 from ..index.run import Run
-from .layer import Layer, Mutable, Portion, live_of
-from .wanted import NOTHING, Wanted, expiries_of, fill, in_order, note_of
+from ..turns import go_on
+from .layer import Covered, Layer, Mutable, Portion, live_of
+from .wanted import NOTHING, Wanted, expiries_of, fill, in_order, lives, note_of, pieces
 
 FEW = 1 << 12  # words that a count looks up under the lock
 PORTION = 1 << 14  # and as many as are looked up at once before that, of which some are above the runs on file
@@ -44,12 +45,17 @@ class Lookup:
         self.look_below(wanted, found)
         return found
 
-    def find_noted(self, portion: Portion) -> tuple[np.ndarray, np.ndarray]:
-        """(locations, expiries of what lives there) of what was noted, in no order. CorruptionError: something below is
-        damaged, or a record whose key is looked for. Under the lock, if there are closed runs."""
-        wanted = in_order(portion.notes, self.seed)
-        found = self.find(wanted)
-        return found, expiries_of(wanted, found)
+    def count_noted(self, portion: Portion, between: Callable[[], None] = go_on) -> Covered:
+        """What lives here of what was noted. between: called now and then. CorruptionError: something below is damaged,
+        or a record whose key is looked for. Under the lock, if there are closed runs."""
+        wanted = in_order(portion.notes, self.seed, between)
+        count, expiries = 0, []
+        for some in pieces(wanted.words.size):
+            between()
+            found = self.find(part := wanted.part(some))
+            count += int(np.count_nonzero(lives(found)))
+            expiries += expiries_of(part, found).tolist()
+        return Covered(count, expiries)
 
     def look_below(self, wanted: Wanted, found: np.ndarray) -> None:
         """Fill `found` from the runs on file, where it is 0. Needs no lock."""
@@ -232,16 +238,16 @@ class Chain:
                 for below in mutables[i + 1 :]:
                     fill(wanted, below.index, NOTHING, found)
             Lookup((), runs, self.seed).look_below(wanted, found)
-            expiries = expiries_of(wanted, found)
+            covered = Covered(int(np.count_nonzero(lives(found))), expiries_of(wanted, found).tolist())
             with lock:
-                tally.settle(portion, found, expiries)
+                tally.settle(portion, covered)
 
     def _settle(self) -> None:
         mutables = self.mutables
         for i, mutable in enumerate(mutables):
             below = Lookup(mutables[i + 1 :], self.runs, self.seed)
             while portion := mutable.tally.portion():
-                mutable.tally.settle(portion, *below.find_noted(portion))
+                mutable.tally.settle(portion, below.count_noted(portion))
 
     # walking
 

@@ -18,14 +18,14 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, TypeVar
 
-import numpy as np
 from sortedcontainers import SortedList
 
 from ..index.heap import Heap
 from ..index.hot import Budget
 from ..index.open import OpenIndex
 from ..index.run import Run
-from .wanted import LOOKED_UP, Wanted, lives
+from ..turns import rest
+from .wanted import LOOKED_UP, Wanted
 
 T = TypeVar("T")
 MOST_EXPECTED = 1 << 20  # entries for which an open run has slots from the beginning
@@ -45,6 +45,14 @@ class Portion:
 
     first: int
     notes: list[Wanted]
+
+
+@dataclass(frozen=True)
+class Covered:
+    """How many words of a portion live below, too, and the expiries of those that have one, in no order."""
+
+    count: int
+    expiries: list[int]
 
 
 class Tally:
@@ -72,12 +80,11 @@ class Tally:
         count = next((i for i, end in enumerate(ends, 1) if end >= most), len(self._notes))
         return Portion(self._first, self._notes[:count]) if count else None
 
-    def settle(self, portion: Portion, found: np.ndarray, expiries: np.ndarray) -> None:
-        """It was looked for below, and found, with these expiries, in any order. Under the lock; whoever is second
-        changes nothing."""
+    def settle(self, portion: Portion, covered: Covered) -> None:
+        """It was looked for below. Under the lock; whoever is second changes nothing."""
         if self._pop(portion):
-            self.covered += int(np.count_nonzero(lives(found)))
-            self.gone.update(expiries.tolist())
+            self.covered += covered.count
+            self.gone.update(covered.expiries)
 
     def give_up(self, portion: Portion) -> None:
         """It cannot be looked for: something below is damaged. Under the lock."""
@@ -112,6 +119,7 @@ class Mutable:
         with lock:
             self.held = False
         while self.dead:
+            rest()
             with lock:
                 if not self.index.shrink():
                     return

@@ -9,20 +9,18 @@ Assumes: `pull(first, stop, reverse, limit)` gives the next entries of [first, s
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby, islice
 
 import numpy as np
 
 from ..errors import InvalidError
+from ..turns import Turns
 
 PREFIX = 500
 LONG = 1 + PREFIX + 8
 KEYSPACES = 255
 CHUNK = 512  # entries between two looks at the clock: about 0.2 ms
-TURN = 0.001
-REST = 0.00005
 PULL = 16
 
 Key = tuple[int, bytes, int]  # keyspace, key, its 64-bit hash
@@ -30,25 +28,6 @@ Pull = Callable[[bytes, bytes, bool, int | None], list[bytes]]
 Resolve = Callable[[bytes, int], list[bytes]]
 
 TAGS = [bytes([number]) for number in range(KEYSPACES + 1)]
-
-
-def go_on() -> None:
-    """Nothing speaks against it."""
-
-
-class Turns:
-    """Lets other threads run: whoever works long calls `give` every few hundred steps. pause: is called then, too, and
-    raises if the work is to be given up."""
-
-    def __init__(self, pause: Callable[[], None] = go_on) -> None:
-        self._since, self._pause = time.perf_counter(), pause
-
-    def give(self) -> None:
-        """Letting go of the interpreter is not enough: whoever waits must have the time to take it."""
-        if time.perf_counter() - self._since > TURN:
-            time.sleep(REST)
-            self._pause()
-            self._since = time.perf_counter()
 
 
 class Batch:

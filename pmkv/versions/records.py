@@ -16,7 +16,7 @@ import orjson
 from xxhash import xxh3_64_digest, xxh3_64_intdigest
 
 from ..errors import CorruptionError, FormatError, InvalidError
-from .names import Turns
+from ..turns import Turns
 
 VERSION = 2
 ROOT = "\0root"

@@ -24,11 +24,12 @@ from ..index.shelf import Appender, Shelf
 from ..kernels.location import DELETE
 from ..kernels.records import key_bounds
 from ..log.writer import Log
+from ..turns import give_way, go_on, rest
 from .catalog import Catalog
 from .chain import Lookup, merged, netted
 from .fold import Fold, Spanning, folds_of, span_of, together
 from .layer import Layer, Mutable, Portion, Tally, Tree, live_of
-from .names import Key, go_on
+from .names import Key
 from .state import State, ViewState, from_records, name_of
 from .wanted import Keys, lives
 
@@ -161,6 +162,7 @@ class Upkeep:
             for closed in rotation.closed:
                 for mutable in closed.runs:
                     mutable.release(self._log.lock)
+        rest()
         self._try_to_tidy()
 
     def _try_to_tidy(self) -> None:
@@ -180,6 +182,7 @@ class Upkeep:
         # after a commit that failed and may have taken effect, who knows which keys left the directory
         is_sure = not self._unsure
         self._commit(state, self._new_names(rotation, is_sure), dead)
+        rest()
         with self._log.lock:
             self._adopt(rotation, written)
         self.complete_to = rotation.appended
@@ -269,13 +272,13 @@ class Upkeep:
     def _count(self, tally: Tally, portion: Portion, below: Lookup) -> None:
         """Damage concerns who reads there, and the count; the checkpoint is everybody's."""
         try:
-            found, expiries = below.find_noted(portion)
+            covered = below.count_noted(portion, give_way)
         except CorruptionError:
             with self._log.lock:
                 tally.give_up(portion)
             return
         with self._log.lock:
-            tally.settle(portion, found, expiries)
+            tally.settle(portion, covered)
 
     def _new_names(self, rotation: Rotation, is_sure: bool) -> Iterator[Key]:
         """Keys that the closed runs put and, if the directory is sure to have those, that do not live below."""

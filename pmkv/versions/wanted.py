@@ -7,7 +7,7 @@ Both are *words* to an index, 64 bits each; keys of one hash are told apart by t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -17,10 +17,12 @@ from ..index.open import OpenIndex
 from ..index.run import Run
 from ..kernels import location
 from ..kernels.records import DAMAGED, key_bounds, read_records
-from ..kernels.runs import places_of
+from ..kernels.runs import order_by_place
+from ..turns import go_on
 
 NOTHING = np.empty((0, 2), np.int64)
 LOOKED_UP = 1 << 18  # words that are looked up below at once, when they are counted
+PIECE = 1 << 11  # and in one call of a kernel
 
 
 class Ids:
@@ -38,8 +40,11 @@ class Ids:
     def some(self, which: np.ndarray) -> Ids:
         return Ids(self.ids.take(which))
 
+    def part(self, which: slice) -> Ids:
+        return Ids(self.ids[which])
+
     @staticmethod
-    def joined(notes: Sequence[Ids]) -> Ids:
+    def joined(notes: Sequence[Ids], between: Callable[[], None]) -> Ids:
         return Ids(np.concatenate([one.ids for one in notes]))
 
     def in_index(self, index: OpenIndex, pending: np.ndarray) -> tuple[np.ndarray, int]:
@@ -79,13 +84,18 @@ class Keys:
         words, bounds = self.words.take(which), self.bounds.take(which, axis=0)
         return Keys(words, self.blob, bounds, self.data, self.owner, self.verify)
 
+    def part(self, which: slice) -> Keys:
+        return Keys(self.words[which], self.blob, self.bounds[which], self.data, self.owner, self.verify)
+
     @staticmethod
-    def joined(notes: Sequence[Keys]) -> Keys:
+    def joined(notes: Sequence[Keys], between: Callable[[], None]) -> Keys:
         """Of one chain: what maps the pool last maps all of it. CorruptionError: a record whose key was noted is
         damaged, so that another key would be looked for."""
         last, words = notes[-1], np.concatenate([one.words for one in notes])
         locations = np.concatenate([one.records for one in notes]) & ~location.DELETE  # a delete has a key, too
-        _verified(last, locations)
+        for some in pieces(words.size):
+            between()
+            _verified(last, locations[some])
         key_bounds(last.data, locations, bounds := np.empty((words.size, 2), np.int64))
         # verified: a damaged record below is taken for the key's, else it would be counted twice
         return Keys(words, last.data, bounds, last.data, last.owner, True)
@@ -127,12 +137,18 @@ def note_of(wanted: Wanted, locations: np.ndarray, which: np.ndarray) -> Wanted:
     return Keys(wanted.words[which], wanted.data, NOTHING, wanted.data, wanted.owner, True, locations[which])
 
 
-def in_order(notes: Sequence[Wanted], seed: np.uint64) -> Wanted:
-    """Of notes of one chain, all that is to be looked for, in the order of places: neighbours stand on one page of a
-    run, so that a lookup of many hardly ever waits for DRAM. CorruptionError: a key cannot be read."""
-    joined = type(notes[0]).joined(notes)
-    places_of(joined.words, seed, places := np.empty(joined.words.size, np.uint64))
-    return joined.some(np.argsort(places))
+def pieces(count: int) -> Iterator[slice]:
+    """Of so many words: what is looked up in some tenths of a millisecond."""
+    return (slice(first, first + PIECE) for first in range(0, count, PIECE))
+
+
+def in_order(notes: Sequence[Wanted], seed: np.uint64, between: Callable[[], None] = go_on) -> Wanted:
+    """Of notes of one chain, all that is to be looked for, about in the order of places: neighbours stand on one page
+    of a run, so that a lookup of many hardly ever waits for DRAM. between: called now and then. CorruptionError: a key
+    cannot be read."""
+    joined = type(notes[0]).joined(notes, between)
+    order_by_place(joined.words, seed, order := np.empty(joined.words.size, np.int64))
+    return joined.some(order)
 
 
 def expiries_of(wanted: Wanted, found: np.ndarray) -> np.ndarray:

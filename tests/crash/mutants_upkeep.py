@@ -16,7 +16,7 @@ from pmkv.log.format import Frame
 from pmkv.log.replay import LogEnd, Replay
 from pmkv.versions import upkeep as upkeep_module
 from pmkv.versions.chain import Chain
-from pmkv.versions.layer import Layer, Mutable, Portion, Tally, Tree
+from pmkv.versions.layer import Covered, Layer, Mutable, Portion, Tally, Tree
 from pmkv.versions.records import ROOT, Records, Root, Sums
 from pmkv.versions.state import PartState, State
 from pmkv.versions.upkeep import Steps, Upkeep
@@ -170,7 +170,7 @@ def _() -> list[Patch]:
 
 @mutant("what lies below a run is not looked at when it is counted")
 def _() -> list[Patch]:
-    def settle(self: Tally, portion: Portion, *what: np.ndarray) -> None:
+    def settle(self: Tally, portion: Portion, _: Covered) -> None:
         self._pop(portion)
 
     return [(Tally, "settle", settle)]

@@ -78,8 +78,16 @@ def test_words_come_back_from_their_places() -> None:
     places = [int(place_of(U(value), SEED)) for value in values]
     words_at(words(places), SEED, out)
     assert out.tolist() == values
-    runs.places_of(out, SEED, found := np.zeros(len(values), np.uint64))
-    assert found.tolist() == places
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 7, 20_000])
+def test_words_are_ordered_by_how_their_places_begin(count: int) -> None:
+    values = [random.Random(count).getrandbits(64) for _ in range(count)]
+    runs.order_by_place(words(values), SEED, order := np.zeros(count, np.int64))
+    assert sorted(order.tolist()) == list(range(count))
+    regions = [int(place_of(U(values[i]), SEED)) >> 64 - runs.REGION_BITS for i in order]
+    assert regions == sorted(regions)
+    assert all(i < j for i, j, one, two in zip(order, order[1:], regions, regions[1:]) if one == two)
 
 
 @pytest.mark.parametrize("capacity", [1, 3, 300, 1 << 20, (1 << 32) - 1])

@@ -17,9 +17,9 @@ from typing import Any
 import lmdb
 import pytest
 
+from pmkv import turns
 from pmkv.errors import ClosedError, CorruptionError, FlushError, FormatError, LockedError, ReadOnlyError
 from pmkv.versions import catalog as module
-from pmkv.versions import names
 from pmkv.versions.catalog import LmdbCatalog, MemoryCatalog
 from pmkv.versions.names import Key
 from pmkv.versions.records import ROOT
@@ -276,7 +276,6 @@ FULL_DISK = """
 import resource, sys
 from pmkv.errors import FullError
 from pmkv.versions import catalog as module
-from pmkv.versions import names
 module.MAP = 1 << 20
 catalog = module.LmdbCatalog(sys.argv[1], bytes(range(16)))
 catalog.commit({"y": 1}, [(0, b"a", 1)])
@@ -438,7 +437,7 @@ def test_no_step_of_a_large_commit_holds_the_interpreter_long(tmp_path: Path, mo
         held.append(time.thread_time() - since)
         since = time.thread_time()
 
-    monkeypatch.setattr(names.time, "sleep", rest)
+    monkeypatch.setattr(turns.time, "sleep", rest)
     catalog.commit({}, ((0, b"%d" % (one * 7919 % 1_000_003), 1) for one in range(60_000)))
     catalog.close()
     assert len(held) > 30 and sorted(held)[-4] < 0.005  # sorting and the transaction's end are long, but do not hold it

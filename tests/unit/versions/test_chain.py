@@ -14,9 +14,10 @@ from pmkv.index.hot import Budget
 from pmkv.index.run import Run, write_run
 from pmkv.index.shelf import MemoryShelf
 from pmkv.kernels.location import DELETE
+from pmkv.versions import wanted as module
 from pmkv.versions.chain import Chain, Lookup, merged, netted
 from pmkv.versions.layer import Dram, Layer, Mutable, Portion, Tree, replaced
-from pmkv.versions.wanted import NOTHING, Ids
+from pmkv.versions.wanted import NOTHING, Ids, lives
 
 POOL = bytes(16)
 DATA = np.zeros(1 << 20, np.uint8)
@@ -228,7 +229,8 @@ def test_it_is_a_dict(data: st.DataObject) -> None:
     small.tree.check()
 
 
-def test_what_was_noted_is_found_as_a_whole() -> None:
+def test_what_was_noted_is_counted_as_a_whole_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PIECE", 7)
     small = Small()
     small.put(*((i, 64 * i + 8) for i in range(500)))
     small.write()
@@ -236,9 +238,11 @@ def test_what_was_noted_is_found_as_a_whole() -> None:
     closed = small.close()
     below = Lookup(closed, small.chain.runs, small.chain.seed)
     notes = [Ids(np.array(ids, np.int64)) for ids in (range(390, 410), [], [1000, 3, 3, 599])]
-    found, expiries = below.find_noted(Portion(0, notes))
-    assert sorted(found.tolist()) == sorted(where for note in notes for where in below.find(note).tolist())
-    assert not expiries.size
+    breaks: list[int] = []
+    covered = below.count_noted(Portion(0, notes), lambda: breaks.append(1))
+    assert covered.count == sum(int(np.count_nonzero(lives(below.find(note)))) for note in notes) == 23
+    assert not covered.expiries
+    assert len(breaks) == 4
 
 
 def test_walks_merge_in_order() -> None:

@@ -8,7 +8,7 @@ import pytest
 from pmkv.index.heap import Heap
 from pmkv.index.hot import Budget
 from pmkv.versions.chain import Chain
-from pmkv.versions.layer import Dram, Layer, Span, Tally, Tree, replaced
+from pmkv.versions.layer import Covered, Dram, Layer, Span, Tally, Tree, replaced
 from pmkv.versions.wanted import Ids
 
 
@@ -105,14 +105,13 @@ def test_notes_are_settled_once_a_portion_at_a_time() -> None:
         tally.note(Ids(np.arange(size)))
     first = tally.portion(most=6)
     assert [note.words.size for note in first.notes] == [5, 4] and tally.uncounted == 11
-    found, none = np.array([8, 0, 16], np.uint64), np.empty(0, np.int64)
-    tally.settle(first, found, np.array([70, 60]))
-    tally.settle(first, found, np.array([70, 60]))  # whoever counted at the same time
+    tally.settle(first, Covered(2, [70, 60]))
+    tally.settle(first, Covered(2, [70, 60]))  # whoever counted at the same time
     assert (tally.covered, tally.uncounted, list(tally.gone)) == (2, 2, [60, 70])
     last = tally.portion(most=6)
     assert [note.words.size for note in last.notes] == [2] and not tally.is_unknown
     tally.give_up(last)
-    tally.settle(last, found, none)
+    tally.settle(last, Covered(2, []))
     assert tally.portion() is None and (tally.covered, tally.uncounted, tally.is_unknown) == (2, 0, True)
 
 

@@ -7,7 +7,8 @@ import random
 import pytest
 
 from pmkv.errors import InvalidError
-from pmkv.versions.names import CHUNK, LONG, Batch, Turns, entry, span
+from pmkv.turns import Turns
+from pmkv.versions.names import CHUNK, LONG, Batch, entry, span
 
 
 def test_an_entry_fits_and_no_two_short_keys_share_one() -> None:

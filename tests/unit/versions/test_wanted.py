@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
-from pmkv.kernels.runs import places_of
-from pmkv.versions.wanted import Ids, in_order
+from pmkv.kernels.hashing import place_of
+from pmkv.versions.wanted import PIECE, Ids, in_order, pieces
 
 
 def test_notes_are_looked_for_in_the_order_of_places() -> None:
     seed = np.uint64(5)
     wanted = in_order([Ids(np.arange(i, i + 50)) for i in (0, 50, 100)], seed)
     assert sorted(wanted.ids.tolist()) == list(range(150))
-    places_of(wanted.words, seed, places := np.empty(150, np.uint64))
-    assert (places[:-1] < places[1:]).all()
+    places = [int(place_of(word, seed)) >> 52 for word in wanted.words]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize("count", [0, 1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE])
+def test_pieces_are_everything_once(count: int) -> None:
+    assert [i for some in pieces(count) for i in range(count)[some]] == list(range(count))
