@@ -22,7 +22,9 @@ from .heap import PAGE_WORDS, Heap
 
 SMALLEST, LARGEST = PAGE_WORDS // SET_WORDS, 64 * PAGE_WORDS // SET_WORDS  # sets of a block: 4 KiB, 256 KiB
 MAX_DEPTH = 24
-GROWTHS, RELEASED = 2, 32  # blocks that one call may grow, and give back
+BLOCK = LARGEST * SET_WORDS * 8  # bytes
+GROWTHS = 1  # blocks that one call may grow, in a third of a millisecond
+KEPT = 1024  # times that somebody offers words, until another block that nobody needs is given back
 PATIENCE = 32  # times as many asked as there are slots, until growing would not change the hit rate
 
 
@@ -40,12 +42,13 @@ class Budget:
         self.size, self.used = size, self.marks.nbytes
         self.sharers: WeakSet[HotIndex] = WeakSet()
         self._period = 0  # words asked for until the last one ended
-        self.leaving: list[tuple[Heap, int, int]] = []  # blocks of cleared indexes: heap, base, words
+        self._left: list[tuple[Heap, int]] = []  # heap and base of large blocks that indexes left
+        self._offered = 0
 
     def take(self, n: int) -> bool:
         """Whether there were so many bytes left: they are taken."""
-        while self.leaving and self.used + n > self.size:
-            self.release(1)
+        while self._left and self.used + n > self.size:
+            self._release()
         if self.used + n > self.size:
             return False
         self.used += n
@@ -55,12 +58,39 @@ class Budget:
         """So many bytes are not used any more."""
         self.used -= n
 
-    def release(self, blocks: int = RELEASED) -> None:
-        """Give some blocks that are leaving back to the system: many at once would take long."""
-        for heap, base, words in self.leaving[-blocks:]:
-            heap.free(base, words)
-            self.give(words * 8)
-        del self.leaving[-blocks:]
+    @property
+    def kept(self) -> int:
+        """Bytes of blocks that nobody needs now. They are among those used."""
+        return len(self._left) * BLOCK
+
+    def leave(self, heap: Heap, base: int, sets: int) -> None:
+        """An index gave this block up, and its bytes. Large ones are kept as long as there is room: a chain that was
+        exchanged asks for as many soon, and pages from the system cost ten times as much as zeroing these."""
+        if sets == LARGEST and self.used + BLOCK <= self.size:
+            self.used += BLOCK
+            self._left.append((heap, base))
+        else:
+            heap.free(base, sets * SET_WORDS)
+
+    def block(self, heap: Heap, sets: int) -> int:
+        """A zeroed block, for whose bytes the caller has asked: one that was left, if there is one."""
+        if sets == LARGEST and self._left and self._left[-1][0] is heap:
+            base = self._left.pop()[1]
+            self.used -= BLOCK
+            heap.words[base : base + LARGEST * SET_WORDS] = 0
+            return base
+        return heap.allocate(sets * SET_WORDS)
+
+    def offered(self) -> None:
+        """Somebody offers words: now and then, give back a block that is kept. Many at once would take long."""
+        self._offered += 1
+        if self._left and self._offered % KEPT == 0:
+            self._release()
+
+    def _release(self) -> None:
+        heap, base = self._left.pop()
+        heap.free(base, LARGEST * SET_WORDS)
+        self.used -= BLOCK
 
     def take_over(self, n: int, taker: HotIndex) -> bool:
         """`take`, if need be from the index that has the fewest hits a byte, if that is less than half of the taker's.
@@ -126,7 +156,7 @@ class HotIndex:
 
     def admit(self, words: np.ndarray, locations: np.ndarray) -> None:
         """Offer what was found in the runs (locations of 0 are passed over): what is offered again soon gets in."""
-        self._budget.release()
+        self._budget.offered()
         if not len(self.subs):
             if not self._budget.take_over(SMALLEST * SET_WORDS * 8, self):
                 return
@@ -145,7 +175,7 @@ class HotIndex:
             hot.forget(*self._shape, words.view(np.int64))
 
     def _add_sub(self, sets: int, depth: int) -> int:
-        base = self._heap.allocate(sets * SET_WORDS)
+        base = self._budget.block(self._heap, sets)
         self.subs = np.vstack([self.subs, np.array([[base, sets, 0, depth]], np.int64)])
         self._looked = np.append(self._looked, self.hits + self.misses)
         return len(self.subs) - 1
@@ -162,16 +192,16 @@ class HotIndex:
         if splits:
             self._split(sub, depth)
         else:
-            self.subs[sub] = (self._heap.allocate(2 * sets * SET_WORDS), 2 * sets, 0, depth)
+            self.subs[sub] = (self._budget.block(self._heap, 2 * sets), 2 * sets, 0, depth)
         hot.spread(self._heap.words, base, sets, *self._shape[1:])
-        self._heap.free(base, sets * SET_WORDS)
+        self._budget.leave(self._heap, base, sets)
 
     def _split(self, sub: int, depth: int) -> None:
         """One more bit of the place decides: half of the directory's entries for this block name a new one."""
         if depth == self.depth:
             self.directory = np.repeat(self.directory, 2)
             self.depth += 1
-        self.subs[sub] = (self._heap.allocate(LARGEST * SET_WORDS), LARGEST, 0, depth + 1)
+        self.subs[sub] = (self._budget.block(self._heap, LARGEST), LARGEST, 0, depth + 1)
         other = self._add_sub(LARGEST, depth + 1)
         span = 1 << (self.depth - depth)  # entries that named the block
         first = int(np.flatnonzero(self.directory == sub)[0])
@@ -202,9 +232,9 @@ class HotIndex:
         large = np.flatnonzero(self.subs[:, 1] > SMALLEST)
         if large.size:
             base, sets, _, depth = self.subs[large[0]].tolist()
-            self.subs[large[0]] = (self._heap.allocate(SMALLEST * SET_WORDS), SMALLEST, 0, depth)
-            self._heap.free(base, sets * SET_WORDS)
+            self.subs[large[0]] = (self._budget.block(self._heap, SMALLEST), SMALLEST, 0, depth)
             self._budget.give((sets - SMALLEST) * SET_WORDS * 8)
+            self._budget.leave(self._heap, base, sets)
         return large.size > 0
 
     def __len__(self) -> int:
@@ -215,10 +245,10 @@ class HotIndex:
         return int(self.subs[:, 1].sum()) * SET_WORDS * 8
 
     def clear(self) -> None:
-        """Forget everything and give the memory back, what is beyond 8 MiB in the next calls; the counters go on."""
-        blocks = self.subs[:, :2].tolist()
-        self._budget.leaving += [(self._heap, base, sets * SET_WORDS) for base, sets in blocks]
-        self._budget.release()
+        """Forget everything and leave the memory to whoever needs it; the counters go on."""
+        self._budget.give(self.nbytes)
+        for base, sets in self.subs[:, :2].tolist():
+            self._budget.leave(self._heap, base, sets)
         self._empty()
 
     def check(self) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pmkv.index.heap import PAGE_WORDS, Heap
-from pmkv.index.hot import LARGEST, Budget, HotIndex
+from pmkv.index.hot import BLOCK, KEPT, LARGEST, Budget, HotIndex
 from pmkv.kernels import location
 from pmkv.kernels.hashing import place_of
 from pmkv.kernels.hot import SLOTS
@@ -33,7 +33,7 @@ def read(index: HotIndex, ids: np.ndarray) -> int:
     return index.hits - before
 
 
-def test_it_begins_empty_and_gives_back_everything() -> None:
+def test_it_begins_empty_and_leaves_everything() -> None:
     heap, budget = Heap(), Budget(1 << 20)
     at_rest = budget.used
     index = HotIndex(heap, budget, 7)
@@ -42,10 +42,11 @@ def test_it_begins_empty_and_gives_back_everything() -> None:
     assert (index.hits, index.misses, index.nbytes, budget.used) == (0, 1, 0, at_rest)
     index.forget(np.array([1]))
     read(index, np.arange(50_000).repeat(2))
-    assert len(index) and index.nbytes == budget.used - at_rest == heap.used * 8
+    assert len(index) and index.nbytes == budget.used - at_rest - budget.kept
+    assert budget.used - at_rest == heap.used * 8
     index.check()
     index.clear()
-    assert (len(index), index.nbytes, budget.used, heap.used) == (0, 0, at_rest, 0)
+    assert (len(index), index.nbytes, budget.used - at_rest, heap.used * 8) == (0, 0, budget.kept, budget.kept)
     index.check()
     assert read(index, np.array([1])) == 0
 
@@ -62,13 +63,14 @@ def test_a_budget_is_shared_and_never_overdrawn() -> None:
     for _ in range(60):
         for index in indexes:
             read(index, rng.integers(0, 400_000, BATCH).repeat(2))
-            assert budget.used == budget.marks.nbytes + sum(each.nbytes for each in indexes) <= budget.size
+            each = sum(index.nbytes for index in indexes)
+            assert budget.used == budget.marks.nbytes + each + budget.kept <= budget.size
     assert budget.used > budget.size - (1 << 18)
     for index in indexes:
         index.check()
 
 
-def test_a_large_index_is_given_back_in_steps() -> None:
+def test_what_a_large_index_left_is_used_again_or_given_back_in_steps() -> None:
     heap, budget = Heap(), Budget(32 << 20)
     large, other = HotIndex(heap, budget, 1), HotIndex(heap, budget, 2)
     at_rest = budget.used
@@ -77,8 +79,19 @@ def test_a_large_index_is_given_back_in_steps() -> None:
     while large.nbytes < 20 << 20:
         read(large, np.arange(1_000_000))
     large.clear()
-    assert not large.nbytes and 0 < budget.used - at_rest == heap.used * 8
+    assert not large.nbytes and 20 << 20 < budget.kept == budget.used - at_rest == heap.used * 8
+    before = heap.used * 8
+    while other.nbytes < 1 << 20:
+        read(other, np.arange(100_000))
+    assert heap.used * 8 < before + BLOCK, "blocks that were left are used"
+    other.check()
+    kept = budget.kept
+    for _ in range(KEPT):
+        read(other, np.arange(1))
+    assert budget.kept == kept - BLOCK
+    other.clear()
     assert budget.take(budget.size - at_rest) and not heap.used, "whoever needs it does not wait"
+    assert not budget.kept
     budget.give(budget.size - at_rest)
     read(other, np.arange(10))
     assert budget.used - at_rest == heap.used * 8 == other.nbytes
