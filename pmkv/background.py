@@ -14,10 +14,10 @@ from collections.abc import Callable
 
 from .errors import PmkvError
 
-# Whoever serves goes first, and at once. Without this, a server or a client that woke up beside a checkpoint waited up
-# to 4 ms for the scheduler's next look, also where the other core was idle.
+# Whoever serves goes first: at once if the scheduler sees to it, else when this thread gives way (`turns`). Without
+# both, a server or a client that woke up beside a checkpoint waited up to 4 ms, also where the other core was idle.
 NICE = 10
-SLICE = 10_000_000  # ns; who has a shorter one interrupts it. Linux before 6.12 knows no such thing
+SLICE = 3_000_000  # ns; who has a shorter one interrupts it. Linux before 6.12 knows no such thing
 SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}  # system calls: glibc has had no function for it until lately
 ATTRIBUTES = struct.Struct("=IIQiIQQQ")  # size, policy, flags, nice, priority, runtime, deadline, period
 log = logging.getLogger("pmkv")

@@ -9,7 +9,10 @@ from collections.abc import Callable
 
 TURN = 0.001  # seconds of Python at most
 REST = 0.00005
+LONG = 0.001  # seconds that a core is given away: others are busy there all the time
+SPARED = 4  # times as long nothing is given away after that: a fifth of what is one's due, at most, goes to them
 _yield: Callable[[], object] = getattr(os, "sched_yield", lambda: None)  # not everywhere
+_not_before = 0.0
 
 
 def go_on() -> None:
@@ -18,8 +21,16 @@ def go_on() -> None:
 
 def give_way() -> None:
     """Whoever waits for this core has it now. The scheduler itself looks every 4 ms, and wakes a server on the core
-    where it ran last, even if that is taken and another one is idle."""
-    _yield()
+    where it ran last, even if that is taken and another one is idle.
+
+    Who gives way loses the rest of a slice to others, many times over at a lower priority: not again and again, or
+    upkeep would come to a stand beside programs that never rest."""
+    global _not_before
+    if (begun := time.perf_counter()) >= _not_before:
+        _yield()
+        took = time.perf_counter() - begun
+        if took > LONG:
+            _not_before = begun + (1 + SPARED) * took
 
 
 def rest() -> None:

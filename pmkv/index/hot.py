@@ -42,13 +42,11 @@ class Budget:
         self.size, self.used = size, self.marks.nbytes
         self.sharers: WeakSet[HotIndex] = WeakSet()
         self._period = 0  # words asked for until the last one ended
-        self._left: list[tuple[Heap, int]] = []  # heap and base of large blocks that indexes left
+        self._left: list[tuple[Heap, int]] = []  # heap and base of large blocks that indexes left, as they were
         self._offered = 0
 
     def take(self, n: int) -> bool:
         """Whether there were so many bytes left: they are taken."""
-        while self._left and self.used + n > self.size:
-            self._release()
         if self.used + n > self.size:
             return False
         self.used += n
@@ -60,14 +58,13 @@ class Budget:
 
     @property
     def kept(self) -> int:
-        """Bytes of blocks that nobody needs now. They are among those used."""
+        """Bytes of blocks that nobody needs now, beside those used."""
         return len(self._left) * BLOCK
 
     def leave(self, heap: Heap, base: int, sets: int) -> None:
-        """An index gave this block up, and its bytes. Large ones are kept as long as there is room: a chain that was
-        exchanged asks for as many soon, and pages from the system cost ten times as much as zeroing these."""
-        if sets == LARGEST and self.used + BLOCK <= self.size:
-            self.used += BLOCK
+        """An index gave this block up, and its bytes. Large ones are kept as long as nobody needs the room: a chain
+        that was exchanged asks for as many soon, and pages from the system cost ten times as much as zeroing these."""
+        if sets == LARGEST:
             self._left.append((heap, base))
         else:
             heap.free(base, sets * SET_WORDS)
@@ -76,10 +73,15 @@ class Budget:
         """A zeroed block, for whose bytes the caller has asked: one that was left, if there is one."""
         if sets == LARGEST and self._left and self._left[-1][0] is heap:
             base = self._left.pop()[1]
-            self.used -= BLOCK
             heap.words[base : base + LARGEST * SET_WORDS] = 0
             return base
+        self.make_room()
         return heap.allocate(sets * SET_WORDS)
+
+    def make_room(self) -> None:
+        """What is used and what is kept fit together."""
+        while self._left and self.used + self.kept > self.size:
+            self._release()
 
     def offered(self) -> None:
         """Somebody offers words: now and then, give back a block that is kept. Many at once would take long."""
@@ -90,7 +92,6 @@ class Budget:
     def _release(self) -> None:
         heap, base = self._left.pop()
         heap.free(base, LARGEST * SET_WORDS)
-        self.used -= BLOCK
 
     def take_over(self, n: int, taker: HotIndex) -> bool:
         """`take`, if need be from the index that has the fewest hits a byte, if that is less than half of the taker's.
@@ -195,6 +196,7 @@ class HotIndex:
             self.subs[sub] = (self._budget.block(self._heap, 2 * sets), 2 * sets, 0, depth)
         hot.spread(self._heap.words, base, sets, *self._shape[1:])
         self._budget.leave(self._heap, base, sets)
+        self._budget.make_room()
 
     def _split(self, sub: int, depth: int) -> None:
         """One more bit of the place decides: half of the directory's entries for this block name a new one."""

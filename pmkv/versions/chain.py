@@ -47,7 +47,7 @@ class Lookup:
 
     def count_noted(self, portion: Portion, between: Callable[[], None] = go_on) -> Covered:
         """What lives here of what was noted. between: called now and then. CorruptionError: something below is damaged,
-        or a record whose key is looked for. Under the lock, if there are closed runs."""
+        or a record whose key is looked for. Under the lock, if there are closed runs that are not held."""
         wanted = in_order(portion.notes, self.seed, between)
         count, expiries = 0, []
         for some in pieces(wanted.words.size):

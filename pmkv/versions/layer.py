@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, count
 from typing import Any, TypeVar
 
 from sortedcontainers import SortedList
@@ -28,6 +28,7 @@ from ..turns import rest
 from .wanted import LOOKED_UP, Wanted
 
 T = TypeVar("T")
+SHRUNK = 4  # sub-tables given back between two rests
 MOST_EXPECTED = 1 << 20  # entries for which an open run has slots from the beginning
 
 
@@ -118,11 +119,12 @@ class Mutable:
         """The checkpoint is through. Giving memory back takes long: with the lock for moments."""
         with lock:
             self.held = False
-        while self.dead:
-            rest()
+        for number in count(1):
             with lock:
-                if not self.index.shrink():
+                if not (self.dead and self.index.shrink()):
                     return
+            if number % SHRUNK == 0:
+                rest()
 
 
 @dataclass(frozen=True)

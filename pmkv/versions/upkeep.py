@@ -100,7 +100,7 @@ class Upkeep:
         self.checkpoints = self.folds = 0
         self.checkpointed_at = 0  # unix ms
         self.written = 0  # bytes of runs
-        self.pause: Callable[[], None] = go_on  # called within commits, and may raise to give them up
+        self.pause: Callable[[], None] = go_on  # called within steps, and may raise to give up
         self.error: str | None = None  # why the last checkpoint or fold failed; None if it did not
 
     # opening
@@ -272,13 +272,18 @@ class Upkeep:
     def _count(self, tally: Tally, portion: Portion, below: Lookup) -> None:
         """Damage concerns who reads there, and the count; the checkpoint is everybody's."""
         try:
-            covered = below.count_noted(portion, give_way)
+            covered = below.count_noted(portion, self._between)
         except CorruptionError:
             with self._log.lock:
                 tally.give_up(portion)
             return
         with self._log.lock:
             tally.settle(portion, covered)
+
+    def _between(self) -> None:
+        """Two pieces of a step: others go first, and the store may be closing."""
+        give_way()
+        self.pause()
 
     def _new_names(self, rotation: Rotation, is_sure: bool) -> Iterator[Key]:
         """Keys that the closed runs put and, if the directory is sure to have those, that do not live below."""

@@ -21,7 +21,7 @@ from ..kernels.runs import order_by_place
 from ..turns import go_on
 
 NOTHING = np.empty((0, 2), np.int64)
-LOOKED_UP = 1 << 18  # words that are looked up below at once, when they are counted
+LOOKED_UP = 1 << 16  # words that are looked up below at once, when they are counted
 PIECE = 1 << 11  # and in one call of a kernel
 
 
@@ -93,10 +93,11 @@ class Keys:
         damaged, so that another key would be looked for."""
         last, words = notes[-1], np.concatenate([one.words for one in notes])
         locations = np.concatenate([one.records for one in notes]) & ~location.DELETE  # a delete has a key, too
+        bounds = np.empty((words.size, 2), np.int64)
         for some in pieces(words.size):
             between()
             _verified(last, locations[some])
-        key_bounds(last.data, locations, bounds := np.empty((words.size, 2), np.int64))
+            key_bounds(last.data, locations[some], bounds[some])
         # verified: a damaged record below is taken for the key's, else it would be counted twice
         return Keys(words, last.data, bounds, last.data, last.owner, True)
 
@@ -148,6 +149,7 @@ def in_order(notes: Sequence[Wanted], seed: np.uint64, between: Callable[[], Non
     cannot be read."""
     joined = type(notes[0]).joined(notes, between)
     order_by_place(joined.words, seed, order := np.empty(joined.words.size, np.int64))
+    between()
     return joined.some(order)
 
 

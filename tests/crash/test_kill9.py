@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import threading
 import time
 from pathlib import Path
@@ -101,9 +102,9 @@ def serve(folder: Path) -> Served:
 
 
 def wait_for_checkpoint(server: Served) -> None:
-    """Every round has one while its writers write; the kill comes at any moment of those that follow."""
+    """One is taken while the writers write; the kill comes at any moment of those that follow."""
     connection, latest = server.raw(), time.monotonic() + 20
-    while b"rdb_saves:0\r" in connection("INFO", "persistence")[1]:
+    while int(re.search(rb"rdb_saves:(\d+)", connection("INFO", "persistence")[1])[1]) == 0:
         assert time.monotonic() < latest, "no checkpoint within 20 s of load"
         time.sleep(0.02)
 
@@ -118,7 +119,8 @@ def rounds(folder: Path, count: int, capsys: pytest.CaptureFixture[str]) -> None
         writers = [Writer(server.port, ledger, random.Random(rng.random())) for ledger in ledgers]
         for writer in writers:
             writer.start()
-        wait_for_checkpoint(server)
+        if number % 3 != 2:  # else it may die before its first checkpoint, or within it
+            wait_for_checkpoint(server)
         time.sleep(rng.uniform(0.05, 0.5))
         server.kill()
         for writer in writers:

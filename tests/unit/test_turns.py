@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import threading
+import os
 import time
 
 import pytest
 
-from pmkv.turns import REST, TURN, Turns, give_way, rest
+from pmkv import turns
+from pmkv.turns import REST, TURN, Turns, rest
 
 
 def test_a_rest_is_long_enough_for_another_thread() -> None:
@@ -17,20 +18,32 @@ def test_a_rest_is_long_enough_for_another_thread() -> None:
     assert time.perf_counter() - begun >= REST
 
 
-def test_who_waits_for_the_core_has_it() -> None:
-    seen: list[int] = []
-    other = threading.Thread(target=lambda: seen.append(1))
-    other.start()
-    while not seen:
-        give_way()
-    other.join()
+def test_the_core_is_given_to_whoever_waits_for_it() -> None:
+    assert turns._yield is os.sched_yield
+
+
+def test_a_core_that_others_keep_is_not_given_away_again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[float] = []
+
+    def take_it_once() -> None:
+        given.append(time.perf_counter())
+        time.sleep(0.01 if len(given) == 1 else 0)
+
+    monkeypatch.setattr(turns, "_yield", take_it_once)
+    monkeypatch.setattr(turns, "_not_before", 0.0)
+    while len(given) < 2:
+        turns.give_way()
+    assert given[1] - given[0] >= 0.01 * (1 + turns.SPARED)
+    turns.give_way()
+    assert len(given) == 3
 
 
 def test_turns_pause_after_each_turn_and_not_before() -> None:
     paused: list[float] = []
-    turns, begun = Turns(lambda: paused.append(time.perf_counter())), time.perf_counter()
+    begun = time.perf_counter()
+    work = Turns(lambda: paused.append(time.perf_counter()))
     while len(paused) < 3:
-        turns.give()
+        work.give()
     assert paused[0] - begun >= TURN
     assert all(two - one >= TURN for one, two in itertools.pairwise(paused))
 
@@ -39,7 +52,7 @@ def test_what_pauses_may_end_the_work() -> None:
     def end() -> None:
         raise InterruptedError("given up")
 
-    turns = Turns(end)
+    work = Turns(end)
     with pytest.raises(InterruptedError):
         while True:
-            turns.give()
+            work.give()

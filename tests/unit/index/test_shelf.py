@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from pmkv.errors import CorruptionError, FormatError, FullError
+from pmkv.index import shelf as module
 from pmkv.index.shelf import PAGE, SYNC_STEP, FileShelf, MemoryShelf, Shelf, pack_header, will_read
 
 POOL = b"0123456789abcdef"
@@ -38,6 +39,16 @@ def test_what_is_written_is_read_again_behind_a_header(shelf: Shelf) -> None:
     data = shelf.open("b.runs")
     assert data[PAGE:].tobytes() == b"onetwo" and data.dtype == np.uint8 and not data.flags.writeable
     assert shelf.open("a.runs").tobytes() == pack_header(POOL)
+
+
+def test_a_long_write_gives_way_between_its_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[int] = []
+    monkeypatch.setattr(module, "give_way", lambda: given.append(1))
+    out = FileShelf(tmp_path, POOL).create("a.runs")
+    given.clear()
+    out.write(np.ones(3 * module.WRITE_PIECE, np.uint8))
+    out.close()
+    assert len(given) == 3
 
 
 def test_reading_ahead_asks_the_system_for_whole_pages(tmp_path: Path) -> None:
