@@ -1,7 +1,7 @@
 """The hot-set index: locations of words that are asked for again and again, in front of the runs of one chain.
 
 `kernels.hot` says how it is laid out and who is let in. It begins as one page and grows a block at a time, so that no
-call moves more than some ten thousand slots: where many of those let in had to push others out, and either the slots
+call moves more than some thousand slots: where many of those let in had to push others out, and either the slots
 are taken or it happened to a good part of what was asked. Growing keeps all that is in it.
 
 Assumes: the caller holds the store's lock; what it offers is what the runs of the chain say now (whoever probes them
@@ -20,11 +20,11 @@ from ..kernels import hot
 from ..kernels.hot import SET_WORDS, SLOTS
 from .heap import PAGE_WORDS, Heap
 
-SMALLEST, LARGEST = PAGE_WORDS // SET_WORDS, 64 * PAGE_WORDS // SET_WORDS  # sets of a block: 4 KiB, 256 KiB
+SMALLEST, LARGEST = PAGE_WORDS // SET_WORDS, 32 * PAGE_WORDS // SET_WORDS  # sets of a block: 4 KiB, 128 KiB
 MAX_DEPTH = 24
 BLOCK = LARGEST * SET_WORDS * 8  # bytes
-GROWTHS = 1  # blocks that one call may grow, in a third of a millisecond
-KEPT = 1024  # times that somebody offers words, until another block that nobody needs is given back
+GROWTHS = 1  # blocks that one call may grow, in some tenths of a millisecond
+KEPT = 512  # times that somebody offers words, until another block that nobody needs is given back
 PATIENCE = 32  # times as many asked as there are slots, until growing would not change the hit rate
 
 
@@ -33,7 +33,7 @@ class Budget:
 
     An eighth is for the doorkeeper: it remembers a few more of the words last offered than there can be slots, so that
     whatever would fit is noticed at its second miss, however small the indexes are yet. While a block grows, its old
-    place (256 KiB at most) is not counted.
+    place (128 KiB at most) is not counted.
     """
 
     def __init__(self, size: int) -> None:
