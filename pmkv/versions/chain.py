@@ -52,15 +52,20 @@ class Lookup:
         count, expiries = 0, []
         for some in pieces(wanted.words.size):
             between()
-            found = self.find(part := wanted.part(some))
-            count += int(np.count_nonzero(lives(found)))
-            expiries += expiries_of(part, found).tolist()
+            covered = covered_by(part := wanted.part(some), self.find(part))
+            count += covered.count
+            expiries += covered.expiries
         return Covered(count, expiries)
 
     def look_below(self, wanted: Wanted, found: np.ndarray) -> None:
         """Fill `found` from the runs on file, where it is 0. Needs no lock."""
         for run in self.runs:
             wanted.in_run(run, self.seed, found)
+
+
+def covered_by(wanted: Wanted, found: np.ndarray) -> Covered:
+    """CorruptionError: a record that was found is damaged."""
+    return Covered(int(np.count_nonzero(lives(found))), expiries_of(wanted, found).tolist())
 
 
 class Chain:
@@ -238,7 +243,7 @@ class Chain:
                 for below in mutables[i + 1 :]:
                     fill(wanted, below.index, NOTHING, found)
             Lookup((), runs, self.seed).look_below(wanted, found)
-            covered = Covered(int(np.count_nonzero(lives(found))), expiries_of(wanted, found).tolist())
+            covered = covered_by(wanted, found)
             with lock:
                 tally.settle(portion, covered)
 

@@ -244,6 +244,12 @@ def test_what_was_noted_is_counted_as_a_whole_in_pieces(monkeypatch: pytest.Monk
     assert not covered.expiries
     assert len(breaks) == 5, "one before each piece, one when all are in order"
 
+    def give_up() -> None:
+        raise InterruptedError("the store is being closed")
+
+    with pytest.raises(InterruptedError):
+        below.count_noted(Portion(0, notes), give_up)
+
 
 def test_walks_merge_in_order() -> None:
     def walk(*windows: list[int]) -> list[np.ndarray]:
