@@ -11,7 +11,7 @@ DEMO    := $(VENV)/.demo
 DEV     := $(VENV)/.dev
 KERNELS := $(VENV)/.kernels
 PIP     := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile
-KERNEL_TESTS := $(BIN)/python -m pytest -q tests/unit/kernels
+KERNEL_TESTS := $(BIN)/python -m pytest -q tests/unit/kernels tests/unit/test_compile.py
 
 # pip compiles every file of every package, Python only those that are used, and keeps them: the faster way to a cold start.
 # It needs Python to be allowed to keep them.

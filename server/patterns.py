@@ -8,7 +8,9 @@ pattern, whatever the pattern: no backtracking, so no pattern can hold up the se
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, types
+from numba import types
+
+from pmkv.compile import kernel
 
 LONGEST_KEY = 64 << 10
 
@@ -19,7 +21,7 @@ _MOVES = types.Array(types.uint64, 2, "C")
 _OUT = types.Array(types.boolean, 1, "C")
 
 
-@njit(types.void(_U8, _I8, _MOVES, _WORDS, types.int64, _OUT), cache=True, nogil=True)
+@kernel(_U8, _I8, _MOVES, _WORDS, types.int64, _OUT)
 def match(data, ends, moves, stays, accept, out):
     """out[i]: does the key that ends at ends[i] match? moves[c] are the states that byte c takes one further."""
     words = len(stays)

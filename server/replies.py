@@ -8,6 +8,7 @@ import numpy as np
 from numba import njit, types
 
 from pmkv import Spans
+from pmkv.compile import kernel
 from pmkv_server.resp import NULL
 
 HEAD = 24  # bytes that a bulk string is longer than its value, at most; a null is shorter
@@ -16,7 +17,7 @@ _INTS, _BOUNDS = types.int64[::1], types.int64[:, ::1]
 _NULL = np.frombuffer(NULL[2], np.uint8)
 
 
-@njit(types.int64(_BYTES, types.int64, types.int64), cache=True)
+@njit
 def _put_line(out, at, number):
     """Write a number and CR LF; returns the offset behind them."""
     end, rest = at + 1, number // 10
@@ -29,7 +30,7 @@ def _put_line(out, at, number):
     return end + 2
 
 
-@njit(types.int64(_READ_ONLY, _BOUNDS, _READ_ONLY, _BYTES, _INTS), cache=True)
+@kernel(_READ_ONLY, _BOUNDS, _READ_ONLY, _BYTES, _INTS, held=True)
 def bulk_strings(values, bounds, null, out, sizes):
     """Write each value as a bulk string, `null` where its bounds are negative; sizes[i] = bytes. Returns their sum."""
     at = 0

@@ -14,6 +14,7 @@ import numpy as np
 from numba import njit, types
 
 from pmkv import Spans
+from pmkv.compile import kernel
 
 MAX_BULK = 512 << 20
 MAX_ARGUMENTS = 1 << 20
@@ -44,7 +45,7 @@ _INTS = types.Array(types.int64, 1, "C")
 _ROWS = types.Array(types.int64, 2, "C")
 
 
-@njit(types.UniTuple(types.int64, 2)(_BYTES, types.int64, types.int64), cache=True)
+@njit
 def _line_number(data, start, end):
     """The decimal from `start` to CR LF: (value, offset behind); offset 0: incomplete, -1: no number, -2: too long."""
     cr = start
@@ -67,7 +68,7 @@ def _line_number(data, start, end):
     return -value if first > start else value, cr + 2
 
 
-@njit(types.int64(_BYTES, types.int64, types.int64, _INTS, _INTS, types.int64), cache=True)
+@njit
 def _kind(data, argc, first, starts, ends, protocol_limit):
     """GET or SET when the command is a plain one of moderate size."""
     if argc < 2 or argc > 3 or ends[first] - starts[first] != 3 or ends[first + 1] - starts[first + 1] > LONG_KEY:
@@ -83,10 +84,7 @@ def _kind(data, argc, first, starts, ends, protocol_limit):
     return OTHER
 
 
-@njit(
-    types.UniTuple(types.int64, 3)(_BYTES, types.int64, types.int64, types.int64, _INTS, _INTS, types.int64),
-    cache=True,
-)
+@njit
 def _command(data, pos, end, limited, starts, ends, first):
     """Read an array of bulk strings at `pos`: (DONE, offset behind it, arguments), or (status, detail, 0)."""
     begin = pos
@@ -126,7 +124,7 @@ def _command(data, pos, end, limited, starts, ends, first):
     return DONE, pos, count
 
 
-@njit(types.UniTuple(types.int64, 3)(_BYTES, _INTS, _INTS, _INTS, _ROWS, _ROWS), cache=True)
+@kernel(_BYTES, _INTS, _INTS, _INTS, _ROWS, _ROWS, held=True)
 def scan(data, sizes, starts, ends, rows, states):
     """Read the buffers of len(sizes) connections, one after another in `data`; a negative size: not authenticated.
 

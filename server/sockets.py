@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numba import njit, types
+from numba import types
+
+from pmkv.compile import kernel
 
 PORTION = 64 << 10  # bytes from one socket in one call
 ROOM = 1 << 20  # bytes from all; what does not fit waits in the kernel for the next call
@@ -31,7 +33,7 @@ _recv = types.ExternalFunction("recv", types.intp(types.int32, types.intp, types
 _send = types.ExternalFunction("send", types.intp(types.int32, types.intp, types.uintp, types.int32))
 
 
-@njit(types.int64(types.int64, _INT32S, _BYTES, _INTS, _INTS), cache=True)
+@kernel(types.int64, _INT32S, _BYTES, _INTS, _INTS, held=True)
 def receive_all(epoll, events, buffer, files, sizes):
     """Receive from the sockets that are ready, one behind the other into `buffer`; returns how many they are.
 
@@ -48,7 +50,7 @@ def receive_all(epoll, events, buffer, files, sizes):
     return max(0, ready)
 
 
-@njit(types.void(_INTS, _READ_ONLY, _INTS, _INTS), cache=True, nogil=True)
+@kernel(_INTS, _READ_ONLY, _INTS, _INTS, brief=0, few=FEW)
 def send_all(files, data, sizes, sent):
     """Send each file, unless it is -1, its piece of `data`, where they lie one behind the other; sent[i]: bytes."""
     start = 0
@@ -57,12 +59,6 @@ def send_all(files, data, sizes, sent):
         if files[i] >= 0:
             sent[i] = max(0, _send(files[i], data.ctypes.data + start, sizes[i], _FLAGS))
         start += sizes[i]
-
-
-@njit(types.void(_INTS, _READ_ONLY, _INTS, _INTS), cache=True)
-def send_few(files, data, sizes, sent):
-    """The same without handing the interpreter over, which it may take longer to get back."""
-    send_all(files, data, sizes, sent)
 
 
 class Sockets:
@@ -96,6 +92,5 @@ class Sockets:
     def send(self, files: Sequence[int], data: np.ndarray, sizes: np.ndarray) -> list[int]:
         """Send each file, unless it is -1, its piece of data, where they lie one behind the other; how much left."""
         sent = np.empty(len(files), np.int64)
-        send = send_few if len(files) <= FEW else send_all
-        send(np.array(files, np.int64), data, sizes, sent)
+        send_all(np.array(files, np.int64), data, sizes, sent)
         return sent.tolist()

@@ -13,8 +13,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from ..compile import BYTES, I64, I64_2D, IDS, INT, U64, WORD, kernel
 from . import location
-from .compile import BYTES, I64, I64_2D, IDS, INT, U64, WORD, kernel
 from .hashing import mix
 from .memory import prefetch
 from .probe import AHEAD, same_key, slot_of, sub_of

@@ -12,8 +12,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from ..compile import BOOL, BYTES, FEW_ON_DISK, I64, I64_2D, IDS, INT, U8, U64, WORD, kernel
 from . import location
-from .compile import BOOL, BYTES, FEW_ON_DISK, I64, I64_2D, IDS, INT, U8, U64, WORD, kernel
 from .hashing import check16
 from .memory import copy, load64, prefetch, store64
 from .probe import AHEAD, RECORD_HEADER

@@ -15,8 +15,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, types
 
+from ..compile import BOOL, BYTES, FEW_ON_DISK, I64, I64_2D, IDS, INT, U8, U64, WORD, kernel
 from . import location
-from .compile import BOOL, BYTES, FEW_ON_DISK, I64, I64_2D, IDS, INT, U8, U64, WORD, kernel
 from .hashing import mix, rotate
 from .memory import load64, prefetch
 from .probe import AHEAD, RECORD_HEADER, is_damaged, same_key
@@ -215,7 +215,8 @@ def order_by_place(words, seed, order):
     ends = np.zeros(1 << REGION_BITS, np.int64)
     for word in words:
         ends[mix(word, seed) >> np.uint64(64 - REGION_BITS)] += 1
-    ends = np.cumsum(ends)
+    for region in range(1, ends.size):
+        ends[region] += ends[region - 1]
     for i in range(words.size - 1, -1, -1):
         region = mix(words[i], seed) >> np.uint64(64 - REGION_BITS)
         ends[region] -= 1

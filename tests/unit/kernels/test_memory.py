@@ -6,7 +6,7 @@ import numba
 import numpy as np
 import pytest
 
-from pmkv.kernels.compile import CHECKED, JIT
+from pmkv.compile import CHECKED, JIT
 from pmkv.kernels.memory import copy, load64, prefetch, store64
 
 U = np.uint64

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+import sys
 import time
 import urllib.request
 from pathlib import Path
@@ -61,3 +63,11 @@ def test_nothing_is_compiled_after_ready(tmp_path: Path) -> None:
 
 def test_the_watch_would_see_it(tmp_path: Path) -> None:
     assert "COMPILING" in after_ready(tmp_path, PMKV_TEST_CONTROL="5")
+
+
+def test_a_start_does_not_load_what_only_compiling_needs() -> None:
+    """A quarter of a second. A kernel may not use what numba implements in a module that imports SciPy, as np.cumsum."""
+    look = "import sys, pmkv_server.main, pmkv.store; print('numba.np.linalg' in sys.modules)"
+    for _ in range(2):  # the first may find kernels that were never compiled
+        done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -1,6 +1,6 @@
 """The decorator of every kernel, and the names of array types that signatures use.
 
-Assumes: `cache=True` keys the cache by source file, name and CPU; `nogil=True` lets kernels run beside Python.
+Assumes: numba keys its cache by source file, name and CPU; `nogil=True` lets kernels run beside Python.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import Any
 
 import numba
 from numba import types
+from numba.core.caching import FunctionCache
+from numba.core.runtime import rtsys
 
 INT, WORD, BOOL = types.int64, types.uint64, types.boolean
 U8 = types.uint8[::1]
@@ -32,27 +34,49 @@ FEW_ON_DISK = 16  # of a kernel that may have to wait for the disk
 
 
 def kernel(
-    *arguments: Any, brief: int | None = None, few: int = FEW
+    *arguments: Any, brief: int | None = None, few: int = FEW, held: bool = False
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Compile at import, once, for these argument types alone; several signatures are given as lists of types.
 
     brief: the argument, an array, that says by its length how much there is to do, of a kernel that Python alone calls.
-    It is compiled twice: a call with few of them keeps the interpreter."""
+    It is compiled twice: a call with few of them keeps the interpreter.
+    held: every call keeps it."""
     signatures = [tuple(one) for one in arguments] if isinstance(arguments[0], list) else [arguments]
 
     def compiled(function: Callable[..., Any]) -> Any:
-        free = numba.njit(signatures, cache=True, nogil=True)(function)
-        if brief is None or not JIT:
+        if not JIT:
+            return function
+        free = ready(numba.njit(function, nogil=not held), signatures)
+        if brief is None:
             return free
 
         @functools.wraps(function)
         def call(*arguments: Any) -> Any:
             return (call.held if len(arguments[brief]) <= few else call.free)(*arguments)
 
-        call.free, call.held = free, numba.njit(signatures, cache=True)(renamed(function))
+        call.free, call.held = free, ready(numba.njit(renamed(function)), signatures)
         return call
 
     return compiled
+
+
+class KernelCache(FunctionCache):  # type: ignore[misc]  # numba is untyped
+    """numba's cache, without the quarter of a second that every process pays for numba's own implementations (of
+    linear algebra, random numbers, typed lists, ...). They are for compiling, which asks for them itself."""
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        rtsys.initialize(target_context)  # what a kernel that was compiled calls: counting references
+        with self._guard_against_spurious_io_errors():
+            return self._load_overload(sig, target_context)
+
+
+def ready(dispatcher: Any, signatures: list[tuple[Any, ...]]) -> Any:
+    """Compile or load for these signatures, and for no others ever."""
+    dispatcher._cache = KernelCache(dispatcher.py_func)
+    for signature in signatures:
+        dispatcher.compile(signature)
+    dispatcher.disable_compile()
+    return dispatcher
 
 
 def renamed(function: Callable[..., Any]) -> Callable[..., Any]:

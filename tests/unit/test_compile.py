@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -12,7 +16,7 @@ import numpy as np
 import pytest
 
 import pmkv.kernels
-from pmkv.kernels.compile import FEW, JIT
+from pmkv.compile import FEW, JIT
 from pmkv.kernels.hashing import check16
 from pmkv.kernels.probe import count_new, find_ids
 
@@ -55,3 +59,41 @@ def test_other_types_are_refused_rather_than_compiled() -> None:
 
 def test_read_only_bytes_are_taken() -> None:
     assert check16(np.frombuffer(b"abcd", np.uint8), 0, 4, np.uint64(0), np.uint64(0)) >= 0
+
+
+KERNELS = """
+import sys
+import numpy as np
+from numba import types
+from pmkv.compile import kernel
+
+@kernel(types.int64[::1])
+def total(numbers):
+    sum = 0
+    for number in numbers:
+        sum += number
+    return sum
+
+@kernel(types.int64[::1], types.int64)
+def scaled(numbers, by):
+    return total(numbers * by)
+
+print(scaled(np.arange(5), 3), "numba.np.linalg" in sys.modules)
+"""
+
+
+@compiled_only
+def test_what_is_in_the_cache_needs_nothing_that_only_compiling_needs(tmp_path: Path) -> None:
+    source = tmp_path / "kernels.py"
+    source.write_text(KERNELS)
+
+    def run() -> str:
+        environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+        done = subprocess.run([sys.executable, source], env=environment, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    assert run() == "30 True"
+    assert run() == "30 False"
+    (lost,) = tmp_path.rglob("kernels.scaled-*.nbi")
+    lost.unlink()
+    assert run() == "30 True", "compiled beside a kernel that was loaded"
