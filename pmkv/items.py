@@ -17,8 +17,17 @@ class Spans(Sequence[Any]):
 
     What a server received is never cut into objects: a keyspace takes spans where it takes sequences of bytes."""
 
-    def __init__(self, blob: np.ndarray, bounds: np.ndarray) -> None:
-        self.blob, self.bounds = blob, bounds
+    def __init__(self, blob: np.ndarray, bounds: np.ndarray, absent: int = 0) -> None:
+        """absent: how many are None."""
+        self.blob, self.bounds, self.absent = blob, bounds, absent
+        self._longest = -1
+
+    @property
+    def longest(self) -> int:
+        """The length of the longest."""
+        if self._longest < 0:
+            self._longest = longest_span(self.bounds)
+        return self._longest
 
     def __len__(self) -> int:
         return len(self.bounds)
@@ -35,12 +44,7 @@ class Spans(Sequence[Any]):
 
 def longest(items: Sequence[bytes]) -> int:
     """The length of the longest."""
-    return longest_span(items.bounds) if isinstance(items, Spans) else max(map(len, items))
-
-
-def kinds(items: Sequence[bytes]) -> set[type]:
-    """Their types: few, of many items."""
-    return {bytes} if isinstance(items, Spans) else set(map(type, items))
+    return items.longest if isinstance(items, Spans) else max(map(len, items))
 
 
 def either(some: list[bytes], others: list[bytes], reverse: bool, count: int) -> list[bytes]:
@@ -55,9 +59,10 @@ def either(some: list[bytes], others: list[bytes], reverse: bool, count: int) ->
 
 def check_keys(keys: Sequence[bytes]) -> None:
     """Refuse what is no key."""
-    for kind in kinds(keys):
-        if not issubclass(kind, bytes):
-            raise InvalidError(f"a key must be bytes, not {kind.__name__}")
+    if not isinstance(keys, Spans):
+        for kind in set(map(type, keys)):
+            if not issubclass(kind, bytes):
+                raise InvalidError(f"a key must be bytes, not {kind.__name__}")
     length = longest(keys)
     if length > MAX_KEY:
         raise InvalidError(f"a key of {length:,} bytes is too long: at most {MAX_KEY:,}")
@@ -65,7 +70,7 @@ def check_keys(keys: Sequence[bytes]) -> None:
 
 def as_values(values: Sequence[bytes]) -> Sequence[bytes]:
     """Values as bytes; refuse what is none, or too long."""
-    if kinds(values) != {bytes}:
+    if not isinstance(values, Spans) and set(map(type, values)) != {bytes}:
         values = [value if isinstance(value, bytes) else bytes_of(value) for value in values]
     length = longest(values)
     if length > MAX_VALUE:

@@ -93,8 +93,7 @@ class Keyspace(Surface):
         if not 0 <= total <= MOST_SPANS:
             return None
         blob, bounds = np.empty(total, np.uint8), np.empty((len(rows), 2), np.int64)
-        gather_values(self._log.data, rows, blob, bounds)
-        return Spans(blob, bounds)
+        return Spans(blob, bounds, gather_values(self._log.data, rows, blob, bounds))
 
     def entry(self, key: bytes) -> tuple[bytes, int] | None:
         """(value, expiry in unix ms or 0), or None."""
@@ -133,8 +132,7 @@ class Keyspace(Surface):
         if runs:
             self.chain.look_below(wanted, found, runs, self._log.lock)
         out = np.empty((len(keys), 4), np.int64)
-        read_records(data, found, self._owner, self._log.now(), self._verify, out)
-        if len(keys) and out[:, 0].min() == DAMAGED:
+        if read_records(data, found, self._owner, self._log.now(), self._verify, out):
             self._complain(found, out)
         self._log.settle(lsn)
         return out
@@ -364,8 +362,7 @@ class Keyspace(Surface):
     def _names(self, found: np.ndarray) -> list[bytes]:
         """The keys of records, each once, dead ones too."""
         out, bounds = np.empty((found.size, 4), np.int64), np.empty((found.size, 2), np.int64)
-        read_records(self._log.data, found, self._owner, 0, self._verify, out)
-        if found.size and out[:, 0].min() == DAMAGED:  # whose key it was is not known
+        if read_records(self._log.data, found, self._owner, 0, self._verify, out):  # whose key it was is not known
             self._complain(found, out)
         key_bounds(self._log.data, found, bounds)
         return list(dict.fromkeys(self._log.data[start:stop].tobytes() for start, stop in bounds.tolist()))
@@ -486,8 +483,7 @@ class Keyspace(Surface):
                 names = self._names(found)
                 locations = self.chain.find(self._wanted(names))
                 out = np.empty((len(names), 4), np.int64)
-                read_records(self._log.data, locations, self._owner, 0, True, out)
-                if len(names) and out[:, 0].min() == DAMAGED:
+                if read_records(self._log.data, locations, self._owner, 0, True, out):
                     self._complain(locations, out)
                 for at, length, _, flags in out[(out[:, 3] & FLAG_PARTS) != 0].tolist():
                     self._value(at, length, flags)  # every part of it

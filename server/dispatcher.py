@@ -117,8 +117,9 @@ class Dispatcher:
         with self._store.deferred() as self._deferral:
             if taken:
                 served += self._serve_taken(taken, sizes, chunks)
-            for group in self._groups(ready):
-                served += self._serve_inboxes(group)
+            if ready:
+                for group in self._groups(ready):
+                    served += self._serve_inboxes(group)
         if self._wrote:
             self._store.flush_soon()
         if self._answers:
@@ -245,20 +246,23 @@ class Dispatcher:
 
     def _send(self, connections: list[Connection], replies: Replies) -> None:
         """To each its reply: straight to the socket as far as that takes it, the rest by the transport."""
-        sizes = replies.sizes.tolist()
-        total = sum(sizes)
+        total = sum(sizes := replies.sizes.tolist())
         self._server.stats.output_bytes += total
         sent = [0] * len(sizes)
         if total <= JOINED:
             files = [c.outlet if c.outlet >= 0 else c.find_outlet() for c in connections]
             sent = self.sockets.send(files, replies.data, replies.sizes)
+        if sent == sizes:
+            for connection in connections:
+                if connection.at_rest:
+                    connection.taken = False
+                else:
+                    connection.answer(b"")
+            return
         end = 0
         for connection, size, gone in zip(connections, sizes, sent):
             start, end = end, end + size
-            if connection.at_rest and gone == size:
-                connection.taken = False
-            else:
-                connection.answer(replies.data[start + gone : end].tobytes())
+            connection.answer(replies.data[start + gone : end].tobytes())
 
     def _values(self, keyspace: Any, keys: Spans, connections: list[Connection], counts: list[int]) -> Replies:
         """Replies to GETs, so many of each connection; errors in the place of those that cannot be read."""
@@ -266,7 +270,7 @@ class Dispatcher:
             values = keyspace.get_spans(keys)
         except Exception:
             values = None
-        if values is not None and (values.bounds[:, 0].min() >= 0 or all(c.session.protocol == 2 for c in connections)):
+        if values is not None and (not values.absent or all(c.session.protocol == 2 for c in connections)):
             return Replies.bulks(values)
         nulls = [null for connection, count in zip(connections, counts) for null in [connection.null] * count]
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +12,7 @@ from pmkv import Spans
 from pmkv.compile import kernel
 from pmkv_server.resp import NULL
 
+MANY = 1024  # replies of one kind are made so many at once, and kept
 HEAD = 24  # bytes that a bulk string is longer than its value, at most; a null is shorter
 _READ_ONLY, _BYTES = types.Array(types.uint8, 1, "C", readonly=True), types.uint8[::1]
 _INTS, _BOUNDS = types.int64[::1], types.int64[:, ::1]
@@ -49,6 +51,12 @@ def bulk_strings(values, bounds, null, out, sizes):
     return at
 
 
+@functools.lru_cache(maxsize=4)
+def repeated(reply: bytes, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """It so many times, and the length of each."""
+    return np.frombuffer(reply * count, np.uint8), np.full(count, len(reply), np.int64)
+
+
 class Replies:
     """One behind the other in `data`; sizes: bytes of each."""
 
@@ -62,7 +70,8 @@ class Replies:
 
     @classmethod
     def same(cls, reply: bytes, count: int) -> Replies:
-        return cls(np.frombuffer(reply * count or b"\0", np.uint8), np.full(count, len(reply), np.int64))
+        data, sizes = repeated(reply, -(-count // MANY) * MANY)
+        return cls(data[: len(reply) * count], sizes[:count])
 
     @classmethod
     def bulks(cls, values: Spans) -> Replies:

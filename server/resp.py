@@ -69,23 +69,23 @@ def _line_number(data, start, end):
 
 
 @njit
-def _kind(data, argc, first, starts, ends, protocol_limit):
+def _kind(data, argc, first, bounds, protocol_limit):
     """GET or SET when the command is a plain one of moderate size."""
-    if argc < 2 or argc > 3 or ends[first] - starts[first] != 3 or ends[first + 1] - starts[first + 1] > LONG_KEY:
+    at = bounds[first, 0]
+    if argc < 2 or argc > 3 or bounds[first, 1] - at != 3 or bounds[first + 1, 1] - bounds[first + 1, 0] > LONG_KEY:
         return OTHER
-    at = starts[first]
     if data[at + 1] | 32 != 101 or data[at + 2] | 32 != 116:
         return OTHER
     letter = data[at] | 32
     if argc == 2 and letter == 103:
         return GET
-    if argc == 3 and letter == 115 and ends[first + 2] - starts[first + 2] <= protocol_limit:
+    if argc == 3 and letter == 115 and bounds[first + 2, 1] - bounds[first + 2, 0] <= protocol_limit:
         return SET
     return OTHER
 
 
 @njit
-def _command(data, pos, end, limited, starts, ends, first):
+def _command(data, pos, end, limited, bounds, first):
     """Read an array of bulk strings at `pos`: (DONE, offset behind it, arguments), or (status, detail, 0)."""
     begin = pos
     count, pos = _line_number(data, pos + 1, end)
@@ -98,7 +98,7 @@ def _command(data, pos, end, limited, starts, ends, first):
         return EARLY_COUNT, 0, 0
     if count <= 0:
         return DONE, pos, 0
-    if first + count > len(starts):
+    if first + count > len(bounds):
         if end - pos < 6 * count:  # an argument has six bytes at least: nothing is reserved for what did not arrive
             return INCOMPLETE, pos - begin + 6 * count, 0
         return AGAIN, count, 0
@@ -119,15 +119,16 @@ def _command(data, pos, end, limited, starts, ends, first):
         pos = after + size + 2
         if pos > end:
             return INCOMPLETE, pos - begin + left, 0
-        starts[first + i] = after
-        ends[first + i] = after + size
+        bounds[first + i, 0] = after
+        bounds[first + i, 1] = after + size
     return DONE, pos, count
 
 
-@kernel(_BYTES, _INTS, _INTS, _INTS, _ROWS, _ROWS, held=True)
-def scan(data, sizes, starts, ends, rows, states):
+@kernel(_BYTES, _INTS, _ROWS, _ROWS, _ROWS, held=True)
+def scan(data, sizes, bounds, rows, states):
     """Read the buffers of len(sizes) connections, one after another in `data`; a negative size: not authenticated.
 
+    bounds: where each argument begins and ends
     rows:   (offset behind it, first argument, commands in a run | arguments of another command, kind)
     states: a connection's (end of its rows, offset behind its last whole command, status, detail)
 
@@ -152,14 +153,14 @@ def scan(data, sizes, starts, ends, rows, states):
             if row >= len(rows) or (limited and row > first_row):
                 status = AGAIN
                 break
-            status, detail, argc = _command(data, pos, end, limited, starts, ends, argument)
+            status, detail, argc = _command(data, pos, end, limited, bounds, argument)
             if status != DONE:
                 break
             pos = detail
             detail = 0
             if argc == 0:
                 continue
-            kind = _kind(data, argc, argument, starts, ends, LONG_VALUE)
+            kind = _kind(data, argc, argument, bounds, LONG_VALUE)
             if kind != OTHER and row > first_row and rows[row - 1, 3] == kind and rows[row - 1, 2] < RUN_LIMIT:
                 rows[row - 1, 0] = pos
                 rows[row - 1, 2] += 1
@@ -184,18 +185,19 @@ def scan(data, sizes, starts, ends, rows, states):
 class Scan:
     """What one look at the buffers found, valid until the next. Offsets are into `data`; `gets`, `sets`: see `scan`."""
 
-    def __init__(self, data: bytes, counts: tuple[int, int, int], arrays: Sequence[np.ndarray]) -> None:
+    def __init__(self, data: bytes, blob: np.ndarray, counts: tuple[int, int, int], *arrays: np.ndarray) -> None:
+        """blob: the data as an array; arrays: what `scan` filled."""
         used, self.gets, self.sets = counts
-        self.data = data
-        self._starts, self._ends, self._rows, self._states = arrays[0][:used], arrays[1][:used], arrays[2], arrays[3]
+        self.data, self._blob = data, blob
+        self._bounds, self._rows, self._states = arrays[0][:used], arrays[1], arrays[2]
 
     @functools.cached_property
     def starts(self) -> list[int]:
-        return self._starts.tolist()
+        return self._bounds[:, 0].tolist()
 
     @functools.cached_property
     def ends(self) -> list[int]:
-        return self._ends.tolist()
+        return self._bounds[:, 1].tolist()
 
     @functools.cached_property
     def states(self) -> list[list[int]]:
@@ -206,11 +208,8 @@ class Scan:
         return self._rows[: self.states[-1][0]].tolist()
 
     def spans(self, which: slice | list[int]) -> Spans:
-        """These arguments, by their numbers; valid as long as this."""
-        starts, ends = self._starts[which], self._ends[which]
-        bounds = np.empty((len(starts), 2), np.int64)
-        bounds[:, 0], bounds[:, 1] = starts, ends
-        return Spans(np.frombuffer(self.data, np.uint8), bounds)
+        """These arguments, by their numbers."""
+        return Spans(self._blob, self._bounds[which].copy())  # the next scan fills the same array
 
     def arguments(self, first: int, count: int) -> list[bytes]:
         """The arguments of a command; long ones behind its name and first argument are views, not copied yet."""
@@ -230,8 +229,7 @@ class Scanner:
     """`scan` with the arrays it fills, kept between calls."""
 
     def __init__(self, arguments: int = 16384, rows: int = 8192) -> None:
-        self._starts = np.empty(arguments, np.int64)
-        self._ends = np.empty(arguments, np.int64)
+        self._bounds = np.empty((arguments, 2), np.int64)
         self._rows = np.empty((rows, 4), np.int64)
         self._states = np.empty((64, 4), np.int64)
 
@@ -239,9 +237,8 @@ class Scanner:
         count = len(sizes)
         if count > len(self._states):
             self._states = np.empty((2 * count, 4), np.int64)
-        view = np.frombuffer(data, np.uint8)
-        arrays = (self._starts, self._ends, self._rows, self._states[:count])
-        found = Scan(data, scan(view, np.array(sizes, np.int64), *arrays), arrays)
+        blob, arrays = np.frombuffer(data, np.uint8), (self._bounds, self._rows, self._states[:count])
+        found = Scan(data, blob, scan(blob, np.array(sizes, np.int64), *arrays), *arrays)
         if found.gets + found.sets < count:
             self._grow(found.states)
         return found
@@ -249,9 +246,8 @@ class Scanner:
     def _grow(self, states: list[list[int]]) -> None:
         """Make room for a command of more arguments than the arrays hold; it is read the next time."""
         wanted = max((detail for _, _, status, detail in states if status == AGAIN), default=0)
-        if wanted > len(self._starts):
-            self._starts = np.empty(wanted, np.int64)
-            self._ends = np.empty(wanted, np.int64)
+        if wanted > len(self._bounds):
+            self._bounds = np.empty((wanted, 2), np.int64)
 
 
 def protocol_error(status: int, detail: int) -> bytes:

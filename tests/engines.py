@@ -111,6 +111,7 @@ class Failing:
         self.flush_error: BaseException | None = None  # raised by flush, once it is set
         self.reached = 0  # of the ranges of a failing flush, so many do reach the medium
         self.slow = 0.0  # seconds that a flush takes
+        self.ready: list[tuple[int, int, int]] = []  # what was said to be written soon, and in which thread
 
     @property
     def data(self) -> np.ndarray:
@@ -132,7 +133,7 @@ class Failing:
             self.durable[start:stop] = self.data[start:stop]
 
     def will_write(self, start: int, stop: int) -> None:
-        pass
+        self.ready.append((start, stop, threading.get_ident()))
 
     def will_read(self, start: int, stop: int) -> None:
         pass

@@ -83,7 +83,8 @@ def scan_records(data, at, stop, owner, bounds, expiries, locations):
 @kernel(BYTES, U64, WORD, INT, BOOL, I64_2D, brief=1, few=FEW_ON_DISK)
 def read_records(data, locations, owner, now, verify, out):
     """out[i] = (offset of the value or ABSENT or DAMAGED, its length, expiry, flags); what has expired by `now` is
-    absent."""
+    absent. Returns how many are damaged."""
+    damaged = 0
     for i in range(locations.size):
         if i + AHEAD < locations.size and locations[i + AHEAD] != U(0):
             prefetch(data, location.offset_of(locations[i + AHEAD]))
@@ -98,9 +99,11 @@ def read_records(data, locations, owner, now, verify, out):
             at + length > data.size or check16(data, at, length, owner, U(0)) != location.check_of(locations[i])
         ):
             out[i, 0] = DAMAGED
+            damaged += 1
         elif expiry == 0 or expiry > now:
             out[i, 0] = at + RECORD_HEADER + key_length
             out[i, 1], out[i, 2], out[i, 3] = value_length, expiry, np.int64(word >> U(56))
+    return damaged
 
 
 @kernel(BYTES, U64, I64_2D)
@@ -126,14 +129,18 @@ def value_bytes(rows, but):
 
 @kernel(BYTES, I64_2D, U8, I64_2D, brief=1)
 def gather_values(data, rows, out, bounds):
-    """Copy them to `out`, one behind the other; bounds[i] = where, (-1, -1) where there is none."""
-    at = 0
+    """Copy them to `out`, one behind the other; bounds[i] = where, (-1, -1) where there is none. Returns how many there
+    are not."""
+    at, absent = 0, 0
     for i in range(len(rows)):
-        bounds[i, 0], bounds[i, 1] = ABSENT, ABSENT
         if rows[i, 0] >= 0:
             copy(out, at, data, rows[i, 0], rows[i, 1])
             bounds[i, 0], bounds[i, 1] = at, at + rows[i, 1]
             at += rows[i, 1]
+        else:
+            bounds[i, 0], bounds[i, 1] = ABSENT, ABSENT
+            absent += 1
+    return absent
 
 
 @kernel(I64_2D, brief=0)

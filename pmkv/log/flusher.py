@@ -1,5 +1,5 @@
 """The flush thread: makes groups durable while the next ones gather, syncs once a second where that was asked for,
-marks an idle log."""
+makes ready where the log goes on, marks an idle log."""
 
 from __future__ import annotations
 
@@ -22,13 +22,20 @@ class Flusher(threading.Thread):
         self._wishes: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._kicked = False  # a wish is on its way: more of them would say the same
         self._seen = 0
-        log.on_busy, log.kick = lambda: self._wishes.put("look"), self.kick
+        self._looks = False  # likewise, of `look_ahead`
+        log.on_busy, log.kick, log.look_ahead = lambda: self._wishes.put("look"), self.kick, self.look_ahead
 
     def kick(self) -> None:
         """Flush soon. Cheap; from any thread."""
         if not self._kicked:
             self._kicked = True
             self._wishes.put("flush")
+
+    def look_ahead(self) -> None:
+        """Make ready where the log goes on. Cheap, likewise."""
+        if not self._looks:
+            self._looks = True
+            self._wishes.put("ahead")
 
     def stop(self) -> None:
         """End the thread; what was appended is not flushed by this."""
@@ -42,6 +49,9 @@ class Flusher(threading.Thread):
                 if wish == "flush":
                     self._kicked = False
                     self._log.flush(self._log.lsn)
+                elif wish == "ahead":
+                    self._looks = False
+                    self._log.populate_ahead()
                 elif wish == "tick":
                     self._tick()
             except PmkvError:

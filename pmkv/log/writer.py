@@ -54,11 +54,22 @@ def unix_ms() -> int:
 
 
 class Deferral:
-    """Collects what a thread would have to wait for. `lsn`: the highest that must be durable before results may be
-    revealed, 0 for none."""
+    """Collects what a thread would have to wait for, within `with`. `lsn`: the highest that must be durable before
+    results may be revealed, 0 for none."""
 
-    def __init__(self) -> None:
-        self.lsn = 0
+    def __init__(self, log: Log) -> None:
+        self._log, self.lsn = log, 0
+        self._outer: Deferral | None = None
+
+    def __enter__(self) -> Deferral:
+        local = self._log._local
+        self._outer, local.deferral = getattr(local, "deferral", None), self
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._log._local.deferral = self._outer
+        if kind is not None and not self._log.failed:
+            self._log.settle_if_free(self.lsn)  # an error, too, tells of what is pending
 
 
 class Log:
@@ -72,7 +83,7 @@ class Log:
         self.frame_limit = min(MAX_FRAME, pool.segment_size // 4)  # longer bodies are cut where they can be
         self.lock = threading.RLock()
         self._flushing = threading.Lock()
-        self._local = threading.local()
+        self._local = threading.local()  # .deferral: that which a thread is in
         self.failed: FlushError | None = None
         self.closed: str | None = None  # why nothing may be done any more
         self.readonly: str | None = None  # why nothing may be written
@@ -81,6 +92,7 @@ class Log:
         self.on_group: Callable[[], None] | None = None  # a group left this process; from any thread
         self.on_busy: Callable[[], None] | None = None  # the first frame after a MARK was appended
         self.kick: Callable[[], None] | None = None  # have another thread flush what was appended
+        self.look_ahead: Callable[[], None] | None = None  # have another thread `populate_ahead`
         self.flushes = 0
         self.appended = 0, 0, 0  # by this process: frames, records or rows, bytes of bodies
         self._remap()
@@ -100,7 +112,7 @@ class Log:
         self._batch = 0
         self._gathered: list[list[int]] = []
         self._in_flight: list[list[int]] = []
-        self._ready_to = self.position
+        self._ready_to, self._ahead = self.position, READY_LEAST
         self._pending: np.ndarray | None = NOTHING
 
     def _remap(self) -> None:
@@ -285,21 +297,10 @@ class Log:
             return 0
         return self.lsn if waiting else layer
 
-    @contextlib.contextmanager
-    def deferred(self) -> Iterator[Deferral]:
-        """Calls of this thread inside do not wait for durability; the object yielded collects what they would have
-        waited for."""
-        outer = getattr(self._local, "deferral", None)
-        self._local.deferral = inner = Deferral()
-        try:
-            yield inner
-        except BaseException:
-            self._local.deferral = outer
-            if not self.failed:
-                self.settle_if_free(inner.lsn)  # an error, too, tells of what is pending
-            raise
-        finally:
-            self._local.deferral = outer
+    def deferred(self) -> Deferral:
+        """Calls of this thread inside do not wait for durability; the object collects what they would have waited
+        for."""
+        return Deferral(self)
 
     def settle(self, lsn: int) -> None:
         """A result depends on everything up to this LSN: wait until it may be revealed, or note it where waiting
@@ -355,9 +356,9 @@ class Log:
             self._finish(0)
             # what is in flight already: a flush that was interrupted
             self._in_flight, self._gathered = self._in_flight + self._gathered, []
-            last, size = self.lsn, sum(stop - start for start, stop in self._in_flight)
+            last, group = self.lsn, [(start, stop) for start, stop in self._in_flight]
         try:
-            self.pool.medium.flush([(start, stop) for start, stop in self._in_flight])
+            self.pool.medium.flush(group)
         except OSError as error:
             self._fail(error)
         else:
@@ -369,31 +370,44 @@ class Log:
             self.on_durable()
         if self.on_group:
             self.on_group()
-        self._populate_ahead(size)
+        self._follow(group)
+        self.populate_ahead()
 
-    def _populate_ahead(self, size: int) -> None:
-        """Tell the medium where the log goes on: as far as four groups of this size."""
-        ahead = min(max(4 * size, READY_LEAST), READY_MOST)
+    def _follow(self, group: list[tuple[int, int]]) -> None:
+        """The next groups are as long as this one, most likely: make ready what four of them take."""
+        size = 0
+        for start, stop in group:
+            size += stop - start
+        self._ahead = min(max(4 * size, READY_LEAST), READY_MOST)
+
+    def populate_ahead(self) -> None:
+        """Tell the medium where the log goes on."""
         with self.lock:
-            start, position = max(self._ready_to, self.position), self.position
-            if self.failed or self.closed or start - position > ahead // 2 or start >= self._stop:
+            if self.failed or self.closed or not self._is_ahead_due:
                 return
-            stop = self._ready_to = min(start + ahead, self._stop)
+            start = max(self._ready_to, self.position)
+            stop = self._ready_to = min(start + self._ahead, self._stop)
         self.pool.medium.will_write(start, stop)
+
+    @property
+    def _is_ahead_due(self) -> bool:
+        return self._ready_to - self.position <= self._ahead // 2 and max(self._ready_to, self.position) < self._stop
 
     def write_back(self) -> None:
         """Hand what was gathered to the system, without a sync: it survives the death of this process, not a loss
         of power."""
         with self.lock:
-            size = sum(stop - start for start, stop in self._gathered)
+            group = [(start, stop) for start, stop in self._gathered]
             try:
-                self.pool.medium.flush([(start, stop) for start, stop in self._gathered], sync=False)
+                self.pool.medium.flush(group, sync=False)
             except OSError as error:
                 self._fail(error)
             self._gathered = []
         if self.on_group:
             self.on_group()
-        self._populate_ahead(size)
+        self._follow(group)
+        if self.look_ahead and self._is_ahead_due:
+            self.look_ahead()
 
     @contextlib.contextmanager
     def _failing(self) -> Iterator[None]:

@@ -1,6 +1,7 @@
 """Rows as JSON and back. Numbers are JSON numbers (int64 in full), NaN and the infinities become null, null becomes
-NaN; a row of a structured table is an object; text is a string; bytes that are not UTF-8 are {"base64": "..."};
-complex numbers are [real, imaginary]; datetime64 is ISO 8601, timedelta64 its count; NaT is null."""
+NaN; a row of a structured table is an object; text is a string; bytes that are not UTF-8 are {"base64": "..."}, and so
+is text with half a surrogate pair, which no UTF-8 holds; complex numbers are [real, imaginary]; datetime64 is ISO 8601,
+timedelta64 its count; NaT is null."""
 
 from __future__ import annotations
 
@@ -51,6 +52,8 @@ def jsonable(array: Array) -> Any:
         return np.where(np.isnat(array), None, shown.astype(object)).tolist()  # type: ignore[call-overload]
     if dtype.kind in "SV":
         return _nested(array, _bytes_to_json)
+    if dtype.kind == "U":
+        return _nested(array, _text_to_json)
     return np.asarray(array, "f8") if dtype.kind == "f" else array.tolist()
 
 
@@ -68,7 +71,11 @@ def _items(column: Any) -> list[Any]:
 
 
 def _nested(array: Array, convert: Callable[[Any], Any]) -> Any:
-    return _fold([convert(item) for item in array.reshape(-1).tolist()], array.shape)
+    try:
+        items = array.reshape(-1).tolist()
+    except (ValueError, SystemError) as error:  # a number beyond Unicode, in rows that came as they are
+        raise invalid(f"a row is no text, and so none of JSON: {error}; ask for application/x-npy") from None
+    return _fold([convert(item) for item in items], array.shape)
 
 
 def _fold(flat: list[Any], shape: tuple[int, ...]) -> Any:
@@ -83,6 +90,14 @@ def _bytes_to_json(value: bytes) -> Any:
         return value.decode()
     except UnicodeDecodeError:
         return {"base64": base64.b64encode(value).decode()}
+
+
+def _text_to_json(value: str) -> Any:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return {"base64": base64.b64encode(value.encode(errors="surrogatepass")).decode()}
+    return value
 
 
 # JSON to arrays
@@ -163,7 +178,7 @@ def _elements(flat: list[Any], dtype: np.dtype[Any], what: str) -> Array:
             return fixed([_bytes_of_json(item) for item in flat], dtype)
         if dtype.kind in "Mm":
             return np.array(["NaT" if item is None else item for item in flat], dtype)
-        return fixed(flat, dtype)
+        return fixed([_text_of_json(item) for item in flat], dtype)
     except (ValueError, TypeError, OverflowError, AttributeError) as error:
         raise invalid(f"'{what}' are no array of {dtype}: {error}") from None
 
@@ -194,6 +209,12 @@ def _bytes_of_json(item: Any) -> bytes:
     if isinstance(item, dict) and item.keys() == {"base64"}:
         return from_base64(item["base64"])
     return bytes(item.encode())
+
+
+def _text_of_json(item: Any) -> Any:
+    if isinstance(item, dict) and item.keys() == {"base64"}:
+        return from_base64(item["base64"]).decode(errors="surrogatepass")
+    return item
 
 
 def from_base64(text: Any) -> bytes:

@@ -9,6 +9,7 @@ import pytest
 
 from pmkv.errors import FullError
 from pmkv.log import flusher as module
+from pmkv.log import writer
 from pmkv.log.flusher import Flusher
 from pmkv.log.format import Kind
 from pmkv.log.writer import Log
@@ -91,6 +92,22 @@ def test_none_never_syncs(start: Callable) -> None:
     time.sleep(0.1)
     assert log.durable < lsn
     assert log.lsn == lsn, "and never marks"
+
+
+@pytest.mark.parametrize("durability", ["commit", "interval", "none"])
+def test_where_the_log_goes_on_is_made_ready_beside_the_writer(
+    start: Callable, monkeypatch: pytest.MonkeyPatch, durability: str
+) -> None:
+    monkeypatch.setattr(writer, "READY_LEAST", 4 << 10)
+    log = make_log(medium := a_medium(), durability)
+    thread = start(log)
+    for _ in range(20):
+        log.settle(append(log, bytes(500)))
+        until(lambda: log.position < max((stop for _, stop, _ in medium.ready), default=0))
+    starts, stops, threads = zip(*medium.ready)
+    assert all(a >= b for a, b in zip(starts[1:], stops)), "nothing twice"
+    assert len(starts) < 20, "not at each group"
+    assert durability == "commit" or set(threads[1:]) == {thread.ident}, "but for the first, of the opening"
 
 
 def test_a_failed_flush_ends_the_log_and_not_the_thread(start: Callable) -> None:

@@ -66,7 +66,7 @@ def test_the_watch_would_see_it(tmp_path: Path) -> None:
 
 
 def test_a_start_does_not_load_what_only_compiling_needs() -> None:
-    """A quarter of a second. A kernel may not use what numba implements in a module that imports SciPy, as np.cumsum."""
+    """It takes a quarter of a second. So no kernel may use np.cumsum, which numba has in a module that needs SciPy."""
     look = "import sys, pmkv_server.main, pmkv.store; print('numba.np.linalg' in sys.modules)"
     for _ in range(2):  # the first may find kernels that were never compiled
         done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)

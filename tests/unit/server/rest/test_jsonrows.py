@@ -61,6 +61,16 @@ def test_round_trip(rows: np.ndarray) -> None:
     assert same(back, finite(rows)), (text, back, rows)
 
 
+def test_text_that_is_no_unicode() -> None:
+    half = np.array(["a\ud800", "b"], "U2")
+    assert json.loads(text := dump(jsonable(half))) == [{"base64": "Ye2ggA=="}, "b"]
+    assert same(to_rows(json.loads(text), half.dtype, ()), half)
+    with pytest.raises(Problem, match="ask for application/x-npy"):
+        jsonable(np.array([0x7FFFFFFF], "u4").view("U1"))
+    with pytest.raises(Problem, match="are no array of <U2"):
+        to_rows([{"base64": "/w=="}], half.dtype, ())
+
+
 def test_what_it_looks_like() -> None:
     rows = np.array(
         [(0.1, [1, 2], b"caf\xc3\xa9", b"\xff"), (np.nan, [3, 4], b"", b"")],
