@@ -17,7 +17,7 @@ from . import parts
 from .errors import CorruptionError, InvalidError
 from .index.open import check_cursor
 from .index.order import KeyOrder, after_prefix
-from .items import Spans, as_values, check_keys, cut_batches, either, join, longest
+from .items import Spans, as_values, check_keys, cut_batches, either, join, some_exceed
 from .kernels import location
 from .kernels.hashing import place_of
 from .kernels.probe import hash_keys
@@ -206,7 +206,7 @@ class Keyspace(Surface):
         check_keys(keys)
         values = as_values(values)
         flags = np.zeros(len(keys), np.int64)
-        if longest(values) > self._part:
+        if some_exceed(values, self._part):
             values = list(values)
             for i, value in enumerate(values):
                 if len(value) > self._part:

@@ -226,6 +226,18 @@ def collect(heap, base, capacity, depth, seed, first_place, places, words, locat
     return count
 
 
+@kernel(U64, U64, U64, U64, U64, brief=0)
+def pick_new(before, words, locations, new_words, new_locations):
+    """The words that stood nowhere `before`, and their locations, one behind the other; returns how many they are."""
+    count = 0
+    for i in range(before.size):
+        if before[i] == U(0):
+            new_words[count] = words[i]
+            new_locations[count] = locations[i]
+            count += 1
+    return count
+
+
 @kernel(U64, U64, brief=0)
 def count_new(before, locations):
     """How many more are alive after `locations` took the places of `before` (negative: fewer)."""

@@ -198,8 +198,8 @@ class Chain:
         if self.closed or self.runs:
             if self.hot is not None:
                 self.hot.forget(wanted.words)
-            if np.count_nonzero(before) < before.size:  # a tenth of what `all` takes
-                mutable.tally.note(note_of(wanted, locations, before == 0))
+            if (new := note_of(wanted, locations, before)) is not None:
+                mutable.tally.note(new)
         return before
 
     # counting

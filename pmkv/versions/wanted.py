@@ -16,6 +16,7 @@ from ..index.hot import HotIndex
 from ..index.open import OpenIndex
 from ..index.run import Run
 from ..kernels import location
+from ..kernels.probe import pick_new
 from ..kernels.records import DAMAGED, key_bounds, read_records
 from ..kernels.runs import order_by_place
 from ..turns import go_on
@@ -131,11 +132,16 @@ def lives(found: np.ndarray) -> np.ndarray:
     return (found != 0) & ((found & location.DELETE) == 0)
 
 
-def note_of(wanted: Wanted, locations: np.ndarray, which: np.ndarray) -> Wanted:
-    """Some of what was just written, each word once, kept for later: keys as they stand in their records."""
+def note_of(wanted: Wanted, locations: np.ndarray, before: np.ndarray) -> Wanted | None:
+    """Of what was just written, that which stood nowhere before, each word once, kept for later: keys as they stand in
+    their records."""
+    words, records = np.empty(before.size, np.uint64), np.empty(before.size, np.uint64)
+    count = pick_new(before, wanted.words, locations, words, records)
+    if not count:
+        return None
     if isinstance(wanted, Ids):
-        return Ids(wanted.ids[which])
-    return Keys(wanted.words[which], wanted.data, NOTHING, wanted.data, wanted.owner, True, locations[which])
+        return Ids(words[:count].view(np.int64))
+    return Keys(words[:count], wanted.data, NOTHING, wanted.data, wanted.owner, True, records[:count])
 
 
 def pieces(count: int) -> Iterator[slice]:

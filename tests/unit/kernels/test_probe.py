@@ -16,6 +16,7 @@ from pmkv.kernels.probe import (
     hash_keys,
     insert_ids,
     insert_keys,
+    pick_new,
     reinsert,
 )
 
@@ -177,3 +178,12 @@ def test_new_ones_are_counted_by_what_lived_before() -> None:
     a, b, gone = U(10), U(20), U(10) | DELETE
     for before, after, change in ((0, a, 1), (a, b, 0), (a, gone, -1), (gone, b, 1), (gone, gone, 0), (0, gone, 0)):
         assert count_new(np.array([before], np.uint64), np.array([after], np.uint64)) == change
+
+
+def test_new_words_are_picked() -> None:
+    before, words, locations = (
+        np.array(some, np.uint64) for some in ([0, 7, 0, DELETE], [4, 3, 2, 1], [10, 20, 30, 40])
+    )
+    picked, at = np.zeros(4, np.uint64), np.zeros(4, np.uint64)
+    assert pick_new(before, words, locations, picked, at) == 2
+    assert picked.tolist() == [4, 2, 0, 0] and at.tolist() == [10, 30, 0, 0]
