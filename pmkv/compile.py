@@ -22,6 +22,7 @@ I64 = types.int64[::1]
 IDS = types.Array(types.int64, 1, "C", readonly=True)  # what callers hand in: read-only where it came over the network
 I64_2D = types.int64[:, ::1]
 U64 = types.uint64[::1]
+WORDS = types.Array(types.uint64, 1, "C", readonly=True)  # likewise
 
 JIT = not numba.config.DISABLE_JIT
 CHECKED = bool(numba.config.BOUNDSCHECK)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from ..compile import BOOL, BYTES, I64, I64_2D, IDS, INT, U64, WORD, kernel
+from ..compile import BOOL, BYTES, I64, I64_2D, IDS, INT, U64, WORD, WORDS, kernel
 from . import location
 from .hashing import check16, mix, siphash
 from .memory import load64, prefetch
@@ -226,7 +226,7 @@ def collect(heap, base, capacity, depth, seed, first_place, places, words, locat
     return count
 
 
-@kernel(U64, U64, U64, U64, U64, brief=0)
+@kernel(U64, WORDS, U64, U64, U64, brief=0)
 def pick_new(before, words, locations, new_words, new_locations):
     """The words that stood nowhere `before`, and their locations, one behind the other; returns how many they are."""
     count = 0

@@ -13,9 +13,9 @@ says which have been. Kernels that meet a damaged page return its number, else W
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, types
+from numba import njit
 
-from ..compile import BOOL, BYTES, FEW_ON_DISK, I64, I64_2D, IDS, INT, U8, U64, WORD, kernel
+from ..compile import BOOL, BYTES, FEW_ON_DISK, I64, I64_2D, IDS, INT, U8, U64, WORD, WORDS, kernel
 from . import location
 from .hashing import mix, rotate
 from .memory import load64, prefetch
@@ -23,7 +23,6 @@ from .probe import AHEAD, RECORD_HEADER, is_damaged, same_key
 from .records import FLAG_PARTS, padded
 
 U = np.uint64
-WORDS = types.Array(types.uint64, 1, "C", readonly=True)  # takes writable arrays too
 PAGE_BITS = 9
 PAGE_WORDS = 1 << PAGE_BITS
 REGION_BITS = 12  # of a place, to be near others

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pmkv.kernels.hashing import place_of
-from pmkv.versions.wanted import PIECE, Ids, in_order, pieces
+from pmkv.versions.wanted import PIECE, Ids, in_order, note_of, pieces
 
 
 def test_notes_are_looked_for_in_the_order_of_places() -> None:
@@ -20,3 +20,11 @@ def test_notes_are_looked_for_in_the_order_of_places() -> None:
 @pytest.mark.parametrize("count", [0, 1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE])
 def test_pieces_are_everything_once(count: int) -> None:
     assert [i for some in pieces(count) for i in range(count)[some]] == list(range(count))
+
+
+def test_a_note_is_of_what_is_new_and_copies_what_a_caller_may_change() -> None:
+    ids, locations = np.array([3, 4, 5]), np.array([30, 40, 50], np.uint64)
+    ids.flags.writeable = False  # as what came over the network
+    note = note_of(Ids(ids), locations, np.array([0, 7, 0], np.uint64))
+    assert isinstance(note, Ids) and note.ids.tolist() == [3, 5] and not np.shares_memory(note.ids, ids)
+    assert note_of(Ids(ids), locations, locations) is None
