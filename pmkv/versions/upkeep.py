@@ -302,6 +302,8 @@ class Upkeep:
 
     def _named(self, tree: Tree, mutables: tuple[Mutable, ...], below: Lookup | None) -> Iterator[Key]:
         for _, words, locations in merged([mutable.index.walk() for mutable in mutables]):
+            if below is None:
+                words, locations = with_deletes(words, locations)
             yield from named(self._log.data, tree.number, words, locations, below)
 
     def _commit(self, state: State, new: Iterable[Key] = (), dead: Iterable[Key] = ()) -> None:
@@ -397,6 +399,13 @@ def with_run(state: State, closed: Closed, run: Run) -> State:
 def heads_of(state: State) -> Iterator[ViewState]:
     """The views that are written to, and read most."""
     return (view for view in state.views.values() if view.kind in ("main", "branch"))
+
+
+def with_deletes(words: np.ndarray, locations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What concerns words of which a delete is here: mostly nothing, and a look at each key takes long."""
+    gone = words[(locations & DELETE) != 0]
+    which = np.flatnonzero(np.isin(words, gone)) if gone.size else gone.astype(np.int64)
+    return words[which], locations[which]
 
 
 def named(

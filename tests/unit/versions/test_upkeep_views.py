@@ -10,7 +10,9 @@ import pytest
 
 from pmkv.engine import Engine
 from pmkv.errors import PmkvError
+from pmkv.kernels.location import DELETE
 from pmkv.versions.fold import MOST, TIER
+from pmkv.versions.upkeep import with_deletes
 from tests.engines import contents
 from tests.unit.versions.test_upkeep import World, exhaust, fill
 
@@ -130,3 +132,11 @@ def test_spans_go_with_their_layers() -> None:
         world.engine.delete_view(name)
     world.engine.check()
     assert not world.engine.heads.trees["table/1"].spans
+
+
+def test_dead_keys_are_sought_only_among_hashes_that_were_deleted() -> None:
+    words, locations = np.array([5, 5, 6, 7, 7], np.uint64), np.array([80, 90, 100, 110, 120], np.uint64)
+    assert [some.size for some in with_deletes(words, locations)] == [0, 0]
+    locations[4] |= DELETE
+    kept, there = with_deletes(words, locations)
+    assert kept.tolist() == [7, 7] and there.tolist() == locations[3:].tolist()
