@@ -148,6 +148,7 @@ class Chain:
 
     def look_above(self, wanted: Wanted, pending: np.ndarray) -> tuple[np.ndarray, int]:
         """(locations, 0 where there is none above the runs on file; how many are pending). Under the lock."""
+        wanted.moment = self._moment
         mutable = self.top.open
         if mutable is not None:
             found, waiting = wanted.in_index(mutable.index, pending)
@@ -164,22 +165,29 @@ class Chain:
     ) -> None:
         """Fill `found` from the runs on file that were the chain's at the time of `look_above`. Takes the lock at the
         end only, to make hot what is asked for often."""
-        missed = np.flatnonzero(found == 0)
+        missed = (found == 0).nonzero()[0]
         if missed.size:
             Lookup((), runs, self.seed).look_below(wanted, found)
-            with lock:
-                self._learn(wanted, found, missed, runs)
+            which = missed[found[missed] != 0]
+            if which.size:
+                with lock:
+                    self._learn(wanted, found, which, runs)
 
-    def _learn(self, wanted: Wanted, found: np.ndarray, missed: np.ndarray, runs: tuple[Run, ...]) -> None:
+    def _learn(self, wanted: Wanted, found: np.ndarray, which: np.ndarray, runs: tuple[Run, ...]) -> None:
         """Not if the runs were exchanged since; and not what was written since, which then stands in a run above."""
         if self.hot is None or runs is not self.runs:
             return
-        which = missed[found[missed] != 0]
-        for mutable in self.mutables:
-            if which.size and mutable.index.count:
-                which = which[wanted.some(which).in_index(mutable.index, NOTHING)[0] == 0]
+        if wanted.moment != self._moment:
+            for mutable in self.mutables:
+                if which.size and mutable.index.count:
+                    which = which[wanted.some(which).in_index(mutable.index, NOTHING)[0] == 0]
         if which.size:
             self.hot.admit(wanted.words[which], found[which])
+
+    @property
+    def _moment(self) -> tuple[int, int]:
+        """While this stays as it is, nothing is written."""
+        return self.top.id, self.top.writes
 
     def find(self, wanted: Wanted) -> np.ndarray:
         """Both halves at once, whatever is pending. Under the lock."""

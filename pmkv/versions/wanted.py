@@ -22,6 +22,7 @@ from ..kernels.runs import order_by_place
 from ..turns import go_on
 
 NOTHING = np.empty((0, 2), np.int64)
+NEVER = -1, -1
 LOOKED_UP = 1 << 16  # words that are looked up below at once, when they are counted
 PIECE = 1 << 11  # and in one call of a kernel
 
@@ -33,6 +34,7 @@ class Ids:
 
     def __init__(self, ids: np.ndarray) -> None:
         self.ids = ids
+        self.moment = NEVER  # of a chain, when these were looked for in what is not on file
 
     @property
     def words(self) -> np.ndarray:
@@ -80,6 +82,7 @@ class Keys:
         locations of those whose keys these are. A note has these alone, and no bounds."""
         self.words, self.blob, self.bounds = words, blob, bounds
         self.data, self.owner, self.verify, self.records = data, owner, verify, records
+        self.moment = NEVER  # likewise
 
     def some(self, which: np.ndarray) -> Keys:
         words, bounds = self.words.take(which), self.bounds.take(which, axis=0)

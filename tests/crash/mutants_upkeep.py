@@ -194,9 +194,8 @@ def _() -> list[Patch]:
 
 @mutant("a word that was written since it was looked for becomes hot")
 def _() -> list[Patch]:
-    def learn(self: Chain, wanted: Wanted, found: np.ndarray, missed: np.ndarray, runs: Any) -> None:
-        which = missed[found[missed] != 0]
-        if self.hot is not None and which.size:
+    def learn(self: Chain, wanted: Wanted, found: np.ndarray, which: np.ndarray, runs: Any) -> None:
+        if self.hot is not None:
             self.hot.admit(wanted.words[which], found[which])
 
     return [(Chain, "_learn", learn)]
