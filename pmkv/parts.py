@@ -37,7 +37,7 @@ def write(log: Log, keyspace: int, layer: int, owner: np.uint64, value: bytes, s
         with log.lock:
             log.reserve([length])  # again: others may have written since
             at = log.begin(Kind.PART, length, table=keyspace, layer=layer, count=1)
-            log.data[at : at + length] = view[i * size : i * size + length]
+            log.store(at, np.frombuffer(view[i * size : i * size + length], np.uint8))
             locations[i] = at | check16(log.data, at, length, owner, np.uint64(i)) << CHECK_SHIFT
             lsn = log.end()
         log.finish_group(lsn, before)

@@ -373,8 +373,8 @@ class Table(Surface):
             flags=flags,
             purpose=purpose,
         )
-        log.data[at : at + 8 * ids.size] = ids.view(np.uint8)
-        log.data[at + 8 * ids.size : at + 8 * ids.size + raw.size] = raw
+        log.store(at, ids.view(np.uint8))
+        log.store(at + 8 * ids.size, raw)
         self.chain.enter(Ids(ids), self._locate(at, ids, flags), log.end())
 
     def _locate(self, at: int, ids: np.ndarray, flags: int) -> np.ndarray:

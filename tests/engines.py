@@ -132,6 +132,11 @@ class Failing:
         for start, stop in ranges:
             self.durable[start:stop] = self.data[start:stop]
 
+    def store(self, at: int, raw: np.ndarray) -> int:
+        if self.flush_error is not None:
+            raise self.flush_error
+        return self._inner.store(at, raw)
+
     def will_write(self, start: int, stop: int) -> None:
         self.ready.append((start, stop, threading.get_ident()))
 

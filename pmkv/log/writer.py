@@ -1,12 +1,9 @@
 """The log: appends frames, gathers them into groups, makes groups durable, and says who has to wait for what.
 
-What defines time: the LSN. What is true: every frame up to `durable` is on the medium; frames above it are
-*pending*, and lie in the
-intervals of `pending()`. What commit means: nothing that depends on a pending frame may be revealed before it is
-durable.
-`append` (begin, fill the body, end) and `flush` are separate: many writers share one flush. A flush takes what was
-appended so far
-under the lock, and writes it without the lock, while the next group gathers.
+What defines time: the LSN. What is true: every frame up to `durable` is on the medium; frames above it are *pending*,
+and lie in the intervals of `pending()`. What commit means: nothing that depends on a pending frame may be revealed
+before it is durable. `append` (begin, fill the body, end) and `flush` are separate: many writers share one flush. A
+flush takes what was appended so far under the lock, and writes it without the lock, while the next group gathers.
 
 Threads: everything that appends holds `lock` (re-entrant); a flush takes `_flushing` first, then `lock` for a moment.
 """
@@ -44,6 +41,7 @@ HEADER = FRAME_HEADER.itemsize
 MORE = Flag.MORE.value  # a plain number: arithmetic on flags costs more than a frame's checksum
 NEXT_SIZE = frame_size(NEXT.size)  # kept free at the end of every segment
 NOTHING = np.empty((0, 2), np.int64)
+LARGE = 64 << 10  # bytes of a body that are stored by the medium's own way
 READY_LEAST, READY_MOST = 256 << 10, 8 << 20  # bytes behind the log that are made ready to be stored to
 DURABILITIES = ("commit", "interval", "none")
 
@@ -113,6 +111,7 @@ class Log:
         self._gathered: list[list[int]] = []
         self._in_flight: list[list[int]] = []
         self._ready_to, self._ahead = self.position, READY_LEAST
+        self._handed = 0  # bytes of the group that were stored the medium's own way
         self._pending: np.ndarray | None = NOTHING
 
     def _remap(self) -> None:
@@ -167,6 +166,14 @@ class Log:
             self.on_busy()
         self._last_is_mark = kind == Kind.MARK
         return start + HEADER
+
+    def store(self, at: int, raw: np.ndarray) -> None:
+        """Fill some of the body (uint8)."""
+        if raw.size < LARGE:
+            self.data[at : at + raw.size] = raw
+            return
+        with self._failing():
+            self._handed += self.pool.medium.store(at, raw)
 
     def end(self) -> int:
         """The body stands. Returns the frame's LSN."""
@@ -375,7 +382,7 @@ class Log:
 
     def _follow(self, group: list[tuple[int, int]]) -> None:
         """The next groups are as long as this one, most likely: make ready what four of them take."""
-        size = 0
+        size, self._handed = -self._handed, 0
         for start, stop in group:
             size += stop - start
         self._ahead = min(max(4 * size, READY_LEAST), READY_MOST)

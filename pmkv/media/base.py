@@ -36,7 +36,7 @@ class Granularity(enum.IntEnum):
 
 
 class Medium(Protocol):
-    """Eight methods; the seam between the engine and files, persistent memory and crash tests."""
+    """Nine methods; the seam between the engine and files, persistent memory and crash tests."""
 
     granularity: Granularity
     data: np.ndarray  # uint8[capacity], readable and writable; replaced by `grow`, old arrays stay readable
@@ -50,6 +50,11 @@ class Medium(Protocol):
     def flush(self, ranges: Sequence[Range], sync: bool = True) -> None:
         """Make the ranges durable, and what was flushed with sync=False before (that takes it out of this process only,
         so that it survives its death). OSError on failure."""
+
+    def store(self, at: int, raw: np.ndarray) -> int:
+        """`data[at : at + raw.size] = raw`, of much (uint8). Where a store costs something for each page, the medium
+        may hand whole pages to the system, where they survive the process, but not a loss of power. Returns how many
+        bytes it did so with: their pages need not have been made ready. OSError on failure."""
 
     def will_read(self, start: int, stop: int) -> None:
         """A hint: the range is about to be read from end to end."""

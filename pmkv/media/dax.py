@@ -107,6 +107,10 @@ class DaxMedium:
         if sync:  # the death of the process is survived by a shared mapping as it is
             self._pmem.pmem_drain()
 
+    def store(self, at: int, raw: np.ndarray) -> int:
+        self.data[at : at + raw.size] = raw
+        return 0
+
     def will_write(self, start: int, stop: int) -> None:
         """Nothing has to be made ready."""
 

@@ -1,12 +1,10 @@
 """A plain file as a medium.
 
-`data` is a private mapping of the file: what the engine stores is a private copy of its pages until `flush` writes
-the ranges with
-pwrite and syncs. So nothing half done ever reaches the page cache by itself, gathering the next group never waits
-for the
-sync of the last one, and every reader sees one flat array. Private copies of pages that were flushed whole are
-dropped again;
-the mapping then shows the file's page cache, which holds the same bytes.
+`data` is a private mapping of the file: what the engine stores is a private copy of its pages until `flush` writes the
+ranges with pwrite and syncs. So nothing half done reaches the page cache by itself, gathering the next group never
+waits for the sync of the last one, and every reader sees one flat array. Private copies of pages that were flushed
+whole are dropped again; the mapping then shows the file's page cache, which holds the same bytes. Whole pages of long
+bodies go the straight way: `store` writes them to the page cache, and the mapping, which has no copy of them, shows it.
 
 The file has its full size from the beginning, with holes; `prepare` reserves and zero-fills a range before its first
 use, so that a full disk is an error here and never a fault on access, and a commit never waits for the file system's
@@ -20,6 +18,7 @@ import ctypes
 import errno
 import mmap
 import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,6 +35,7 @@ FILL_STEP = 1 << 20  # zero-filling syncs by itself, in steps: a commit's fdatas
 FILL_PIECE = 8 << 10
 # private copies are dropped a MiB at a time: one madvise call costs as much as ten commits' share of it
 RELEASE_STEP = 1 << 20
+COPY_STEP = 256 << 10  # copies are made so many bytes at a time: `store` may have to wait
 MAP_NORESERVE = 0x4000  # not in the mmap module; a pool larger than memory must not count as memory asked for
 MADV_POPULATE_WRITE = 23  # likewise; since Linux 5.14
 _libc = ctypes.CDLL(None)
@@ -51,6 +51,8 @@ class FileMedium:
         self.path = Path(path)
         flags = os.O_RDONLY if readonly else os.O_RDWR | os.O_CREAT
         self._fd = os.open(self.path, flags | os.O_CLOEXEC, 0o600)
+        self._handed: dict[int, int] = {}  # where `store` wrote pages, from and to: `flush` only syncs them
+        self._copying = threading.Lock()
         if not readonly:
             self._extend(capacity)
         self._map()
@@ -99,12 +101,34 @@ class FileMedium:
         finally:
             os.close(fd)
 
+    def store(self, at: int, raw: np.ndarray) -> int:
+        """Whole pages are written at once: each one stored to in the mapping would be filled with zeros, or read, then
+        copied, and written in the end, some ten times as much work as the bytes themselves are."""
+        stop = at + raw.size
+        first, last = -(-at // PAGE) * PAGE, stop // PAGE * PAGE
+        if last <= first:
+            self.data[at:stop] = raw
+            return 0
+        self._write(memoryview(raw)[first - at : last - at], first)
+        with self._copying:  # private copies that `will_write` made would hide it, and one it is at work on
+            self._mmap.madvise(mmap.MADV_DONTNEED, first, last - first)
+        self.data[at:first], self.data[last:stop] = raw[: first - at], raw[last - at :]
+        self._handed[first] = last
+        return last - first
+
     def flush(self, ranges: Sequence[Range], sync: bool = True) -> None:
-        view = memoryview(self._mmap)
+        view, handed = memoryview(self._mmap), sorted(self._handed.items())
         for start, stop in ranges:
+            for first, last in handed:
+                if start <= first and last <= stop:
+                    self._write(view[start:first], start)
+                    start = last
             self._write(view[start:stop], start)
         if sync:
             os.fdatasync(self._fd)
+        for first, last in handed:
+            if any(start <= first and last <= stop for start, stop in ranges):
+                self._handed.pop(first, None)
         for start, stop in ranges:
             self._release(start, stop, RELEASE_STEP if (start, stop) == ranges[-1] else PAGE)
 
@@ -116,11 +140,15 @@ class FileMedium:
         has dropped the zeros that `prepare` wrote."""
         with contextlib.suppress(OSError):  # another thread has closed it meanwhile
             os.posix_fadvise(self._fd, start, stop - start, os.POSIX_FADV_WILLNEED)
-        first, last, data = start // PAGE * PAGE, -(-stop // PAGE) * PAGE, self.data
-        # through ctypes: a method of the mapping would keep the interpreter. An older Linux refuses, which is no matter
-        _libc.madvise(ctypes.c_void_p(data.ctypes.data + first), ctypes.c_size_t(last - first), MADV_POPULATE_WRITE)
+        last, data = -(-stop // PAGE) * PAGE, self.data
+        for at in range(start // PAGE * PAGE, last, COPY_STEP):
+            size = ctypes.c_size_t(min(COPY_STEP, last - at))
+            # through ctypes: a method of the mapping would keep the interpreter. An older Linux refuses: no matter
+            with self._copying:
+                _libc.madvise(ctypes.c_void_p(data.ctypes.data + at), size, MADV_POPULATE_WRITE)
 
     def rewrite(self, ranges: Sequence[Range]) -> None:
+        self._handed.clear()
         self.flush(ranges)
 
     def _write(self, view: memoryview, at: int, fd: int = -1) -> None:
@@ -138,6 +166,7 @@ class FileMedium:
         self._unreleased[-(-stop // UNIT) * UNIT] = start  # where the next range begins
 
     def revert(self) -> None:
+        self._handed.clear()
         self._mmap.madvise(mmap.MADV_DONTNEED)
 
     def grow(self, capacity: int) -> None:

@@ -35,6 +35,10 @@ class MemoryMedium:
     def flush(self, ranges: Sequence[Range], sync: bool = True) -> None:
         pass
 
+    def store(self, at: int, raw: np.ndarray) -> int:
+        self.data[at : at + raw.size] = raw
+        return 0
+
     def will_write(self, start: int, stop: int) -> None:
         """Nothing has to be made ready."""
 

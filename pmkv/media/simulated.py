@@ -148,6 +148,15 @@ class SimulatedMedium:
             self._write_back()
         self._point("flushed")
 
+    def store(self, at: int, raw: np.ndarray) -> int:
+        """The cache takes what fills whole lines; a real one takes pages, which are too long for small histories."""
+        self.data[at : at + raw.size] = raw
+        if self.granularity is not Granularity.PAGE:
+            return 0
+        first, last = -(-at // (LINE * UNIT)) * LINE, (at + raw.size) // (LINE * UNIT) * LINE
+        self._take_over(slice(first, max(first, last)))
+        return max(0, last - first) * UNIT
+
     def will_write(self, start: int, stop: int) -> None:
         """Nothing has to be made ready."""
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import subprocess
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -297,6 +299,65 @@ def test_a_hint_to_write_changes_nothing(bench: Bench, medium: Medium) -> None:
     if bench.persists:
         with contextlib.closing(bench.reopen(medium)) as again:
             assert read(again, 0, end) == rows + more
+
+
+@pytest.mark.parametrize("start", [0, 64, PAGE - 64, PAGE, 3 * PAGE + 640])
+@pytest.mark.parametrize("size", [1, 640, PAGE, 2 * PAGE - 1, 5 * PAGE + 192])
+@pytest.mark.parametrize("ready", [False, True])
+def test_much_is_stored_as_little_is(bench: Bench, medium: Medium, start: int, size: int, ready: bool) -> None:
+    medium.prepare(0, 16 * PAGE)
+    if ready:
+        medium.will_write(start, 12 * PAGE)
+    raw = np.random.default_rng(size).integers(1, 256, size, np.uint8)
+    raw.flags.writeable = False
+    before, after = stored(medium, start, 64, seed=2), stored(medium, start + 64 + size, 64, seed=3)
+    assert 0 <= medium.store(start + 64, raw) <= size
+    whole = before + raw.tobytes() + after
+    assert read(medium, start, len(whole)) == whole
+    medium.flush([(start, start + len(whole))])
+    behind = start + len(whole) + 63 & -64
+    more = np.arange(3 * PAGE, dtype=np.uint64).view(np.uint8)[: 3 * PAGE]
+    medium.store(behind, more)
+    assert read(medium, start, len(whole)) == whole
+    medium.flush([(behind, behind + more.size)])
+    assert read(medium, behind, more.size) == more.tobytes()
+    if bench.persists:
+        with contextlib.closing(bench.reopen(medium)) as again:
+            assert read(again, start, len(whole)) == whole
+            assert read(again, behind, more.size) == more.tobytes()
+
+
+def test_pages_that_were_stored_straight_are_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[tuple[int, int]] = []
+    pwrite = os.pwrite
+
+    def counting(fd: int, view: memoryview, at: int) -> int:
+        written.append((at, at + len(view)))
+        return pwrite(fd, view, at)
+
+    with contextlib.closing(FileMedium(tmp_path / "pool", CAPACITY)) as medium:
+        medium.prepare(0, 16 * PAGE, fill=False)
+        monkeypatch.setattr(os, "pwrite", counting)
+        medium.data[:64] = 1
+        assert medium.store(64, np.full(4 * PAGE, 2, np.uint8)) == 3 * PAGE
+        medium.flush([(0, 64 + 4 * PAGE)], sync=False)
+        medium.flush([(0, 64 + 4 * PAGE)])
+    assert sorted(written[:3]) == [(0, PAGE), (PAGE, 4 * PAGE), (4 * PAGE, 4 * PAGE + 64)]
+    assert written[3:] == [(0, 64 + 4 * PAGE)], "asked again, it is written again"
+
+
+def test_a_copy_under_way_does_not_hide_what_is_stored(tmp_path: Path) -> None:
+    """One thread makes copies of pages all the time; another stores there."""
+    with contextlib.closing(FileMedium(tmp_path / "pool", 64 * PAGE)) as medium, ThreadPoolExecutor(1) as other:
+        medium.prepare(0, 64 * PAGE, fill=False)
+        for value in range(1, 201):
+            copies = [other.submit(medium.will_write, 0, 64 * PAGE) for _ in range(3)]
+            medium.store(0, np.full(64 * PAGE, value, np.uint8))
+            assert (medium.data == value).all()
+            for copy in copies:
+                copy.result()
+            assert (medium.data == value).all()
+            medium.flush([(0, 64 * PAGE)], sync=False)
 
 
 def test_a_full_disk_is_told_by_prepare(bench: Bench, small_disk: Path) -> None:

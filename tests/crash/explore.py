@@ -35,6 +35,7 @@ from pmkv import contents, directory, engine, plans
 from pmkv.engine import Engine
 from pmkv.errors import FlushError, FullError
 from pmkv.index.shelf import SUFFIX
+from pmkv.log import writer
 from pmkv.log.format import VERSION
 from pmkv.log.pool import Pool
 from pmkv.media.base import Granularity
@@ -50,6 +51,7 @@ from tests.crash.histories import Generator
 from tests.crash.life import NOW, SPACES, Life, Recorded, Violation
 from tests.crash.operations import Bare, Model, Put, check_scans, state_of
 
+LONG_STORE = 64  # bytes of a body that go the medium's own way
 LIVES = 3  # in one history
 FULL_OPENS = 0.01  # the share of images that are opened as files too, where there is a folder for them
 SCANS = 0.1  # the share whose scans are compared in every direction
@@ -323,6 +325,7 @@ def reproducible(seed: int, tier: int = 2) -> Iterator[None]:
             (secrets, "token_bytes", lambda size=32: rng.randbytes(size)),
             (secrets, "randbits", rng.getrandbits),
             *((module, "KEYSPACES", SPACES) for module in (engine, contents, plans, heads)),
+            (writer, "LARGE", LONG_STORE),
             (fold_module, "TIER", tier),
             (fold_module, "SPAN_TIER", tier),
             (fold_module, "MOST", 4),

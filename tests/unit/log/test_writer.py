@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
+from unittest.mock import patch
 
+import numpy as np
 import pytest
 
 from pmkv.errors import ClosedError, FlushError, FullError, InvalidError, ReadOnlyError
+from pmkv.log import writer
 from pmkv.log.format import EPOCH_SHIFT, MAX_BATCH, Flag, Kind, epoch_of
 from pmkv.log.pool import Pool, Reserve
 from pmkv.log.replay import Replay
@@ -357,6 +360,21 @@ def test_growing_makes_room_and_keeps_what_is_there() -> None:
     log.flush(log.lsn)
     log.check()
     assert [frame.lsn for frame in Replay(Pool.load(copy_of(log.pool.medium)))][: len(before)] == before
+
+
+def test_what_cannot_be_stored_ends_writing() -> None:
+    medium = Failing(small_medium(8, PAGE_SEGMENT))
+    log = make_log(medium)
+    durable = append(log)
+    log.flush(durable)
+    raw = np.ones(512, np.uint8)
+    medium.flush_error = eio()
+    with log.lock, patch.object(writer, "LARGE", raw.size):
+        at = log.begin(Kind.PART, raw.size)
+        log.store(at, raw[1:])  # little is stored as ever
+        with pytest.raises(FlushError, match="the medium refused a flush"):
+            log.store(at, raw)
+    assert (log.lsn, log.durable) == (durable, durable) and log.failed and log.readonly
 
 
 def test_a_failed_flush_while_growing_ends_writing() -> None:
