@@ -18,6 +18,7 @@ import pytest
 
 import pmkv
 from pmkv import directory
+from pmkv.log import writer as appending
 from pmkv.media.base import Range
 from pmkv.media.file import FileMedium
 from pmkv.store import Store
@@ -25,8 +26,9 @@ from tests.ledger import Ledger
 
 pytestmark = pytest.mark.power
 
-CAPACITY = 16 << 20
+CAPACITY = 24 << 20
 UNITS = 7
+WIDE = 128  # numbers a row: twenty rows are more than two pages
 WRITERS = 4
 
 
@@ -36,7 +38,7 @@ class Shadowed(FileMedium):
     def __init__(self, path: Path, capacity: int = 0, readonly: bool = False) -> None:
         super().__init__(path, capacity, readonly)
         self._moment = threading.Lock()
-        self._handed: list[Range] = []
+        self._unsynced: list[Range] = []
         self.shadow = self.data.copy()  # what was found has survived
 
     def prepare(self, start: int, stop: int, fill: bool = True) -> None:
@@ -47,11 +49,11 @@ class Shadowed(FileMedium):
     def flush(self, ranges: Sequence[Range], sync: bool = True) -> None:
         super().flush(ranges, sync)
         with self._moment:
-            self._handed += ranges
+            self._unsynced += ranges
             if sync:
-                for start, stop in self._handed:
+                for start, stop in self._unsynced:
                     self.shadow[start:stop] = self.data[start:stop]
-                self._handed = []
+                self._unsynced = []
 
     def survivors(self) -> bytes:
         with self._moment:
@@ -61,6 +63,7 @@ class Shadowed(FileMedium):
 @pytest.fixture
 def shadowed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], Store]:
     monkeypatch.setattr(directory, "FileMedium", Shadowed)
+    monkeypatch.setattr(appending, "LARGE", 4096)  # rows go straight to the page cache, as long ones do
     return lambda: pmkv.open(tmp_path / "live", capacity=CAPACITY)
 
 
@@ -81,7 +84,7 @@ class Writer(threading.Thread):
         super().__init__()
         self.store, self.ledger, self.rng = store, Ledger(f"writer {number}"), random.Random(number)
         self.number, self.stopped, self.error = number, False, None
-        self.table = store.create_table(f"table{number}", ("f4", 8))
+        self.table = store.create_table(f"table{number}", ("f4", WIDE))
 
     def run(self) -> None:
         try:
@@ -121,7 +124,7 @@ class Writer(threading.Thread):
             case 3 if not alive:
                 self.store.delete(self.key(unit))
             case 4:
-                self.table.put(np.arange(20), np.full((20, 8), number, "f4"))
+                self.table.put(np.arange(20), np.full((20, WIDE), number, "f4"))
             case 5:
                 self.store.put(self.key(unit), value.ljust(self.rng.randrange(4_000)))
             case _:
