@@ -34,7 +34,7 @@ from .log.control import append_control, read_control
 from .log.format import Frame, Kind
 from .log.pool import Pool
 from .log.replay import LogEnd, Replay
-from .log.writer import Log, unix_ms
+from .log.writer import Deferral, Log, unix_ms
 from .media.base import Medium
 from .plans import Keys, Plan, Tables, check_view_name, plan_promote, plan_rollback, plan_undo
 from .table import NAME, Table, check_bound, descr_of, dtype_from, row_dtype
@@ -457,9 +457,9 @@ class Engine:
         """Everything written inside takes effect together. length: an upper bound of what it takes in the log,
         reserved first."""
         self.log.guard_write()
-        inner = self.log.deferred()
+        inner = Deferral()
         try:
-            with inner, self.log.batch(length):
+            with self.log.deferred() as inner, self.log.batch(length):
                 yield
         finally:  # what was written before the body raised stays written: it is waited for, too
             self.log.settle(inner.lsn if self.log.durability == "commit" else self.log.lsn)

@@ -52,22 +52,11 @@ def unix_ms() -> int:
 
 
 class Deferral:
-    """Collects what a thread would have to wait for, within `with`. `lsn`: the highest that must be durable before
-    results may be revealed, 0 for none."""
+    """Collects what a thread would have to wait for. `lsn`: the highest that must be durable before results may be
+    revealed, 0 for none."""
 
-    def __init__(self, log: Log) -> None:
-        self._log, self.lsn = log, 0
-        self._outer: Deferral | None = None
-
-    def __enter__(self) -> Deferral:
-        local = self._log._local
-        self._outer, local.deferral = getattr(local, "deferral", None), self
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._log._local.deferral = self._outer
-        if kind is not None and not self._log.failed:
-            self._log.settle_if_free(self.lsn)  # an error, too, tells of what is pending
+    def __init__(self) -> None:
+        self.lsn = 0
 
 
 class Log:
@@ -173,7 +162,8 @@ class Log:
             self.data[at : at + raw.size] = raw
             return
         with self._failing():
-            self._handed += self.pool.medium.store(at, raw)
+            handed = self.pool.medium.store(at, raw)
+        self._handed += handed
 
     def end(self) -> int:
         """The body stands. Returns the frame's LSN."""
@@ -304,10 +294,21 @@ class Log:
             return 0
         return self.lsn if waiting else layer
 
-    def deferred(self) -> Deferral:
-        """Calls of this thread inside do not wait for durability; the object collects what they would have waited
-        for."""
-        return Deferral(self)
+    @contextlib.contextmanager
+    def deferred(self) -> Iterator[Deferral]:
+        """Calls of this thread inside do not wait for durability; the object yielded collects what they would have
+        waited for."""
+        outer = getattr(self._local, "deferral", None)
+        self._local.deferral = inner = Deferral()
+        try:  # a generator, which ends with its frame: a class may be interrupted (Ctrl-C) on its way into __exit__
+            yield inner
+        except BaseException:
+            self._local.deferral = outer
+            if not self.failed:
+                self.settle_if_free(inner.lsn)  # an error, too, tells of what is pending
+            raise
+        finally:
+            self._local.deferral = outer
 
     def settle(self, lsn: int) -> None:
         """A result depends on everything up to this LSN: wait until it may be revealed, or note it where waiting
@@ -382,9 +383,7 @@ class Log:
 
     def _follow(self, group: list[tuple[int, int]]) -> None:
         """The next groups are as long as this one, most likely: make ready what four of them take."""
-        size, self._handed = -self._handed, 0
-        for start, stop in group:
-            size += stop - start
+        size, self._handed = sum([stop - start for start, stop in group]) - self._handed, 0
         self._ahead = min(max(4 * size, READY_LEAST), READY_MOST)
 
     def populate_ahead(self) -> None:
@@ -432,9 +431,8 @@ class Log:
         written."""
         with self.lock:
             self.failed = self.failed or FlushError(
-                f"the medium refused a flush ({error}): whether the last writes survive is not known; the "
-                "store is read-only "
-                f"since, at LSN {self.durable}; mend the medium and open the store again"
+                f"the medium refused a flush ({error}): whether the last writes survive is not known; the store is "
+                f"read-only since, at LSN {self.durable}; mend the medium and open the store again"
             )
             self.readonly = str(self.failed)
             self._in_flight, self._gathered, self._open, self._pending = [], [], None, NOTHING
@@ -471,9 +469,10 @@ class Log:
         """Extend the pool to `capacity` bytes."""
         with self._flushing, self.lock:
             assert not self._batch
+            self._finish(0)  # the header of a frame that was interrupted would be lost with the old mapping
             with self._failing():
-                self.pool.medium.flush([(start, stop) for start, stop in self._gathered])
-                self.durable, self._gathered, self._pending = self.lsn, [], None
+                self.pool.medium.flush([(start, stop) for start, stop in self._in_flight + self._gathered])
+                self.durable, self._in_flight, self._gathered, self._pending = self.lsn, [], [], None
                 self.pool.grow(capacity)
             self._remap()
         for told in (self.on_durable, self.on_group):

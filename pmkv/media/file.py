@@ -53,6 +53,7 @@ class FileMedium:
         self._fd = os.open(self.path, flags | os.O_CLOEXEC, 0o600)
         self._handed: dict[int, int] = {}  # where `store` wrote pages, from and to: `flush` only syncs them
         self._copying = threading.Lock()
+        self._failed = False  # a sync
         if not readonly:
             self._extend(capacity)
         self._map()
@@ -117,20 +118,29 @@ class FileMedium:
         return last - first
 
     def flush(self, ranges: Sequence[Range], sync: bool = True) -> None:
-        view, handed = memoryview(self._mmap), sorted(self._handed.items())
+        if self._failed:
+            raise OSError(errno.EIO, "a sync failed before, and the system takes what it lost for written")
+        view, handed = memoryview(self._mmap), sorted(self._handed.copy().items())
         for start, stop in ranges:
             for first, last in handed:
                 if start <= first and last <= stop:
                     self._write(view[start:first], start)
                     start = last
             self._write(view[start:stop], start)
-        if sync:
-            os.fdatasync(self._fd)
-        for first, last in handed:
+        for first, last in handed:  # before the sync: if that is interrupted, all is written again
             if any(start <= first and last <= stop for start, stop in ranges):
                 self._handed.pop(first, None)
+        if sync:
+            self._sync()
         for start, stop in ranges:
             self._release(start, stop, RELEASE_STEP if (start, stop) == ranges[-1] else PAGE)
+
+    def _sync(self) -> None:
+        try:
+            os.fdatasync(self._fd)
+        except OSError:
+            self._failed = True  # at once: whoever is told may be interrupted before they have noted it
+            raise
 
     def will_read(self, start: int, stop: int) -> None:
         os.posix_fadvise(self._fd, start, stop - start, os.POSIX_FADV_WILLNEED)
@@ -149,6 +159,7 @@ class FileMedium:
 
     def rewrite(self, ranges: Sequence[Range]) -> None:
         self._handed.clear()
+        self._failed = False
         self.flush(ranges)
 
     def _write(self, view: memoryview, at: int, fd: int = -1) -> None:

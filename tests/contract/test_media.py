@@ -358,6 +358,46 @@ def test_a_copy_under_way_does_not_hide_what_is_stored(tmp_path: Path) -> None:
                 copy.result()
             assert (medium.data == value).all()
             medium.flush([(0, 64 * PAGE)], sync=False)
+            assert set((tmp_path / "pool").read_bytes()[: 64 * PAGE]) == {value}
+
+
+def test_after_a_failed_sync_nothing_pretends_to_be_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(fd: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with contextlib.closing(FileMedium(tmp_path / "pool", CAPACITY)) as medium:
+        medium.prepare(0, 16 * PAGE, fill=False)
+        medium.store(0, np.ones(4 * PAGE, np.uint8))
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "fdatasync", fails)
+            with pytest.raises(OSError, match="Input/output error"):
+                medium.flush([(0, 4 * PAGE)])
+        with pytest.raises(OSError, match="a sync failed before"):
+            medium.flush([(0, 4 * PAGE)])
+        medium.rewrite([(0, 4 * PAGE)])
+        medium.flush([(4 * PAGE, 5 * PAGE)])
+
+
+def test_an_interrupted_sync_is_repeated_with_all_its_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(fd: int) -> None:
+        raise KeyboardInterrupt
+
+    written: list[tuple[int, int]] = []
+    pwrite = os.pwrite
+
+    def counting(fd: int, view: memoryview, at: int) -> int:
+        written.append((at, at + len(view)))
+        return pwrite(fd, view, at)
+
+    with contextlib.closing(FileMedium(tmp_path / "pool", CAPACITY)) as medium:
+        medium.prepare(0, 16 * PAGE, fill=False)
+        medium.store(64, np.ones(4 * PAGE, np.uint8))
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(os, "fdatasync", interrupted)
+            medium.flush([(0, 64 + 4 * PAGE)])
+        monkeypatch.setattr(os, "pwrite", counting)
+        medium.flush([(0, 64 + 4 * PAGE)])
+        assert written == [(0, 64 + 4 * PAGE)]
 
 
 def test_a_full_disk_is_told_by_prepare(bench: Bench, small_disk: Path) -> None:

@@ -52,7 +52,7 @@ class Shadowed(FileMedium):
             self._unsynced += ranges
             if sync:
                 for start, stop in self._unsynced:
-                    self.shadow[start:stop] = self.data[start:stop]
+                    self.shadow[start:stop] = np.frombuffer(os.pread(self._fd, stop - start, start), np.uint8)
                 self._unsynced = []
 
     def survivors(self) -> bytes:

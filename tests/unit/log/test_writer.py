@@ -362,6 +362,29 @@ def test_growing_makes_room_and_keeps_what_is_there() -> None:
     assert [frame.lsn for frame in Replay(Pool.load(copy_of(log.pool.medium)))][: len(before)] == before
 
 
+@pytest.mark.parametrize("what", ["frame", "flush"])
+def test_growing_makes_durable_what_was_interrupted(what: str) -> None:
+    """Nothing of it may stay in the mapping that goes."""
+    medium = Failing(small_medium(8, SEGMENT))
+    log = make_log(medium)
+    if what == "frame":
+        with log.lock:
+            lost = log.lsn + 1
+            log.begin(Kind.PART, 100)
+    else:
+        lost = append(log)
+        medium.flush_error = KeyboardInterrupt()
+        with pytest.raises(KeyboardInterrupt):
+            log.flush(lost)
+        medium.flush_error = None
+    log.grow(2 * medium.data.size)
+    medium.revert()  # as a new mapping shows it
+    last = append(log)
+    log.flush(last)
+    medium.revert()
+    assert [frame.lsn for frame in Replay(Pool.load(medium))][-2:] == [lost, last]
+
+
 def test_what_cannot_be_stored_ends_writing() -> None:
     medium = Failing(small_medium(8, PAGE_SEGMENT))
     log = make_log(medium)

@@ -10,6 +10,9 @@ import time
 import urllib.request
 from pathlib import Path
 
+import pytest
+
+from pmkv.compile import JIT
 from tests.served import Served
 
 WATCH = """
@@ -65,6 +68,7 @@ def test_the_watch_would_see_it(tmp_path: Path) -> None:
     assert "COMPILING" in after_ready(tmp_path, PMKV_TEST_CONTROL="5")
 
 
+@pytest.mark.skipif(not JIT, reason="under NUMBA_DISABLE_JIT=1 nothing is compiled")
 def test_a_start_does_not_load_what_only_compiling_needs() -> None:
     """It takes a quarter of a second. So no kernel may use np.cumsum, which numba has in a module that needs SciPy."""
     look = "import sys, pmkv_server.main, pmkv.store; print('numba.np.linalg' in sys.modules)"
