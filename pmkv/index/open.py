@@ -18,7 +18,6 @@ from ..kernels import location
 from ..kernels.hashing import place_of
 from ..kernels.probe import (
     collect,
-    count_new,
     find_ids,
     find_keys,
     insert_ids,
@@ -85,20 +84,24 @@ class OpenIndex:
     def insert(self, ids: np.ndarray, locations: np.ndarray) -> np.ndarray:
         """Enter ids in order, later ones win; returns what stood there before each."""
         before, done = np.empty(ids.size, np.uint64), 0
-        while (done := insert_ids(*self._shape, ids, locations, before, done)) < ids.size:
+        while True:
+            done, alive = insert_ids(*self._shape, ids, locations, before, done)
+            self.live += alive
+            if done == ids.size:
+                return before
             self._enlarge(np.uint64(ids[done]))
-        self.live += count_new(before, locations)
-        return before
 
     def insert_keys(
         self, data: np.ndarray, words: np.ndarray, keys: np.ndarray, bounds: np.ndarray, locations: np.ndarray
     ) -> np.ndarray:
         """Enter keys in order, later ones win; returns what stood there before each."""
         before, done = np.empty(words.size, np.uint64), 0
-        while (done := insert_keys(*self._shape, data, words, keys, bounds, locations, before, done)) < words.size:
+        while True:
+            done, alive = insert_keys(*self._shape, data, words, keys, bounds, locations, before, done)
+            self.live += alive
+            if done == words.size:
+                return before
             self._enlarge(words[done])
-        self.live += count_new(before, locations)
-        return before
 
     def _enlarge(self, word: np.uint64) -> None:
         """Make room in the sub-table where this word belongs."""

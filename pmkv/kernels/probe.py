@@ -74,8 +74,10 @@ def find_ids(heap, directory, subs, depth, seed, ids, pending, found):
 
 @kernel(U64, I64, I64_2D, INT, WORD, IDS, U64, U64, INT, brief=5)
 def insert_ids(heap, directory, subs, depth, seed, ids, locations, before, start):
-    """Enter ids[start:], later ones win; before[i] = what stood there. Returns the first that needs a larger sub-
-    table, or ids.size."""
+    """Enter ids[start:], later ones win; before[i] = what stood there.
+
+    Returns (the first that needs a larger sub-table, or ids.size; how many more are alive, negative: fewer)."""
+    alive = 0
     for i in range(start, ids.size):
         if i + AHEAD < ids.size:
             prefetch(heap, first_slot(mix(U(ids[i + AHEAD]), seed), directory, subs, depth))
@@ -88,11 +90,12 @@ def insert_ids(heap, directory, subs, depth, seed, ids, locations, before, start
         before[i] = heap[at + 1]
         if before[i] == U(0):
             if is_crowded(subs, sub):
-                return i
+                return i, alive
             heap[at] = word
             subs[sub, 2] += 1
         heap[at + 1] = locations[i]
-    return ids.size
+        alive += np.int64(location.lives(locations[i])) - np.int64(location.lives(before[i]))
+    return ids.size, alive
 
 
 @njit(inline="always")
@@ -169,6 +172,7 @@ def find_keys(heap, directory, subs, depth, seed, data, words, keys, bounds, pen
 @kernel(U64, I64, I64_2D, INT, WORD, BYTES, U64, BYTES, I64_2D, U64, U64, INT, brief=6)
 def insert_keys(heap, directory, subs, depth, seed, data, words, keys, bounds, locations, before, start):
     """Enter the keys from start on, later ones win; as insert_ids."""
+    alive = 0
     for i in range(start, words.size):
         if i + AHEAD < words.size:
             prefetch(heap, first_slot(mix(words[i + AHEAD], seed), directory, subs, depth))
@@ -179,11 +183,12 @@ def insert_keys(heap, directory, subs, depth, seed, data, words, keys, bounds, l
         before[i] = heap[at + 1]
         if before[i] == U(0):
             if is_crowded(subs, sub):
-                return i
+                return i, alive
             heap[at] = words[i]
             subs[sub, 2] += 1
         heap[at + 1] = locations[i]
-    return words.size
+        alive += np.int64(location.lives(locations[i])) - np.int64(location.lives(before[i]))
+    return words.size, alive
 
 
 @kernel(U64, INT, INT, I64, I64_2D, INT, WORD)
@@ -236,12 +241,3 @@ def pick_new(before, words, locations, new_words, new_locations):
             new_locations[count] = locations[i]
             count += 1
     return count
-
-
-@kernel(U64, U64, brief=0)
-def count_new(before, locations):
-    """How many more are alive after `locations` took the places of `before` (negative: fewer)."""
-    change = 0
-    for i in range(before.size):
-        change += np.int64(location.lives(locations[i])) - np.int64(location.lives(before[i]))
-    return change

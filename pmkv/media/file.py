@@ -120,7 +120,7 @@ class FileMedium:
     def flush(self, ranges: Sequence[Range], sync: bool = True) -> None:
         if self._failed:
             raise OSError(errno.EIO, "a sync failed before, and the system takes what it lost for written")
-        view, handed = memoryview(self._mmap), sorted(self._handed.copy().items())
+        view, handed = memoryview(self._mmap), sorted(self._handed.copy().items()) if self._handed else []
         for start, stop in ranges:
             for first, last in handed:
                 if start <= first and last <= stop:

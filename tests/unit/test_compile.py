@@ -18,7 +18,7 @@ import pytest
 import pmkv.kernels
 from pmkv.compile import FEW, JIT
 from pmkv.kernels.hashing import check16
-from pmkv.kernels.probe import count_new, find_ids
+from pmkv.kernels.probe import find_ids, pick_new
 
 compiled_only = pytest.mark.skipif(not JIT, reason="under NUMBA_DISABLE_JIT=1 kernels are plain functions")
 
@@ -47,8 +47,8 @@ def test_a_brief_call_keeps_the_interpreter() -> None:
     assert not find_ids.held.targetoptions.get("nogil") and not find_ids.held._can_compile
     assert find_ids.held.nopython_signatures == find_ids.free.nopython_signatures
     for count, which in (FEW, "held"), (FEW + 1, "free"):
-        with patch.object(count_new, which, return_value=-1):
-            assert count_new(np.zeros(count, np.uint64), np.ones(count, np.uint64)) == -1
+        with patch.object(pick_new, which, return_value=-1):
+            assert pick_new(*[np.zeros(count, np.uint64)] * 5) == -1
 
 
 @compiled_only

@@ -10,7 +10,6 @@ import pytest
 from pmkv.kernels.hashing import place_of
 from pmkv.kernels.probe import (
     collect,
-    count_new,
     find_ids,
     find_keys,
     hash_keys,
@@ -31,7 +30,7 @@ class Index:
 
     def __init__(self, depth: int = 0, slots: int = 16) -> None:
         self.heap = np.zeros(256, np.uint64)
-        self.depth = depth
+        self.depth, self.alive = depth, 0
         if depth == 0:
             self.directory = np.zeros(1, np.int64)
             self.subs = np.array([[32, slots, 0, 0]], np.int64)
@@ -45,7 +44,8 @@ class Index:
 
     def insert(self, ids: list[int], locations: list[int], start: int = 0) -> tuple[int, list[int]]:
         before = np.zeros(len(ids), np.uint64)
-        done = insert_ids(*self.shape, np.array(ids, np.int64), np.array(locations, np.uint64), before, start)
+        done, alive = insert_ids(*self.shape, np.array(ids, np.int64), np.array(locations, np.uint64), before, start)
+        self.alive += alive
         return done, before.tolist()
 
     def find(self, ids: list[int], pending: np.ndarray = NOTHING) -> tuple[list[int], int]:
@@ -156,11 +156,11 @@ def test_keys_are_told_apart_by_their_bytes_even_if_their_hashes_are_equal() -> 
         index, before = Index(), np.ones(len(KEYS), np.uint64)
         assert find_each(index, data, words, joined, bounds) == [0] * len(KEYS)
         done = insert_keys(*index.shape, data, words, joined, bounds, locations, before, 0)
-        assert done == len(KEYS)
+        assert done == (len(KEYS), len(KEYS))
         assert not before.any()
         assert find_each(index, data, words, joined, bounds) == locations.tolist()
         again = insert_keys(*index.shape, data, words[:2], joined, bounds[:2], locations[:2] | DELETE, before[:2], 0)
-        assert again == 2
+        assert again == (2, -2)
         assert before[:2].tolist() == locations[:2].tolist()
         assert find_each(index, data, words, joined, bounds)[:2] == (locations[:2] | DELETE).tolist()
 
@@ -170,14 +170,22 @@ def test_a_crowded_sub_table_stops_keys_too() -> None:
     data, locations, joined, bounds = write_keys(keys)
     words, before, index = np.zeros(20, np.uint64), np.zeros(20, np.uint64), Index()
     hash_keys(joined, bounds, U(1), U(2), words)
-    assert insert_keys(*index.shape, data, words, joined, bounds, locations, before, 0) == 14
+    assert insert_keys(*index.shape, data, words, joined, bounds, locations, before, 0) == (14, 14)
     assert find_each(index, data, words, joined, bounds) == [*locations[:14].tolist(), *[0] * 6]
 
 
-def test_new_ones_are_counted_by_what_lived_before() -> None:
-    a, b, gone = U(10), U(20), U(10) | DELETE
+def test_those_alive_are_counted_by_what_lived_before() -> None:
+    a, b, gone = 10, 20, 10 | int(DELETE)
     for before, after, change in ((0, a, 1), (a, b, 0), (a, gone, -1), (gone, b, 1), (gone, gone, 0), (0, gone, 0)):
-        assert count_new(np.array([before], np.uint64), np.array([after], np.uint64)) == change
+        index = Index()
+        if before:
+            index.insert([7], [before])
+        index.alive = 0
+        index.insert([7], [after])
+        assert index.alive == change
+    index = Index()
+    index.insert([1, 1, 2, 2, 3], [a, gone, a, b, gone])
+    assert index.alive == 1
 
 
 def test_new_words_are_picked() -> None:
