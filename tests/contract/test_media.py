@@ -327,17 +327,23 @@ def test_much_is_stored_as_little_is(bench: Bench, medium: Medium, start: int, s
             assert read(again, behind, more.size) == more.tobytes()
 
 
-def test_pages_that_were_stored_straight_are_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def noted_writes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Where a file is written from now on."""
     written: list[tuple[int, int]] = []
     pwrite = os.pwrite
 
-    def counting(fd: int, view: memoryview, at: int) -> int:
+    def noting(fd: int, view: memoryview, at: int) -> int:
         written.append((at, at + len(view)))
         return pwrite(fd, view, at)
 
+    monkeypatch.setattr(os, "pwrite", noting)
+    return written
+
+
+def test_pages_that_were_stored_straight_are_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with contextlib.closing(FileMedium(tmp_path / "pool", CAPACITY)) as medium:
         medium.prepare(0, 16 * PAGE, fill=False)
-        monkeypatch.setattr(os, "pwrite", counting)
+        written = noted_writes(monkeypatch)
         medium.data[:64] = 1
         assert medium.store(64, np.full(4 * PAGE, 2, np.uint8)) == 3 * PAGE
         medium.flush([(0, 64 + 4 * PAGE)], sync=False)
@@ -382,20 +388,13 @@ def test_an_interrupted_sync_is_repeated_with_all_its_bytes(tmp_path: Path, monk
     def interrupted(fd: int) -> None:
         raise KeyboardInterrupt
 
-    written: list[tuple[int, int]] = []
-    pwrite = os.pwrite
-
-    def counting(fd: int, view: memoryview, at: int) -> int:
-        written.append((at, at + len(view)))
-        return pwrite(fd, view, at)
-
     with contextlib.closing(FileMedium(tmp_path / "pool", CAPACITY)) as medium:
         medium.prepare(0, 16 * PAGE, fill=False)
         medium.store(64, np.ones(4 * PAGE, np.uint8))
         with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
             patched.setattr(os, "fdatasync", interrupted)
             medium.flush([(0, 64 + 4 * PAGE)])
-        monkeypatch.setattr(os, "pwrite", counting)
+        written = noted_writes(monkeypatch)
         medium.flush([(0, 64 + 4 * PAGE)])
         assert written == [(0, 64 + 4 * PAGE)]
 
