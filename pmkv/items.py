@@ -30,7 +30,8 @@ class Spans(Sequence[Any]):
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
-            return Spans(self.blob, self.bounds[index])
+            bounds = self.bounds[index]
+            return Spans(self.blob, bounds, int(np.count_nonzero(bounds[:, 0] < 0)))
         return next(iter(Spans(self.blob, self.bounds[index].reshape(1, 2))))
 
 

@@ -104,7 +104,7 @@ class FileMedium:
 
     def store(self, at: int, raw: np.ndarray) -> int:
         """Whole pages are written at once: each one stored to in the mapping would be filled with zeros, or read, then
-        copied, and written in the end, some ten times as much work as the bytes themselves are."""
+        copied, and written in the end."""
         stop = at + raw.size
         first, last = -(-at // PAGE) * PAGE, stop // PAGE * PAGE
         if last <= first:

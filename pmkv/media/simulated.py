@@ -1,7 +1,8 @@
 """A medium in DRAM that loses, tears and fails as the real ones do, for crash tests. Its fault model:
 
-Three images. `data` is what the process sees. The *cache* is what the last flushes took over: the kernel's pages, or
-the lines they wrote back. The *durable* image is what a power cut leaves. The unit of all of them is 8 bytes.
+Three images. `data` is what the process sees. The *cache* is what the last flushes took over, and on a PAGE medium what
+`store` handed to the system: the kernel's pages, or the lines that were written back. The *durable* image is what a
+power cut leaves. The unit of all of them is 8 bytes.
 
 - Power cut (`crash`): any subset of the units that differ from the durable image has reached it, whether it was
   flushed or not; nothing may rely on a store being volatile. PAGE tears along sectors of 512 and pages of 4,096 bytes

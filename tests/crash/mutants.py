@@ -32,6 +32,7 @@ Patch = tuple[Any, str, Any]
 MUTANTS: dict[str, Callable[[], list[Patch]]] = {}
 
 flush, rewrite, prepare = SimulatedMedium.flush, SimulatedMedium.rewrite, SimulatedMedium.prepare
+store = SimulatedMedium.store
 begin, place, finish, fail, flush_group = Log.begin, Log._place, Log._finish, Log._fail, Log._flush_group
 unpack_frame, check_frame, frames = format_.unpack_frame, format_.check_frame, Replay._frames
 
@@ -84,6 +85,27 @@ def _() -> list[Patch]:
         flush(m, r if is_header(r) or not r else [*r[:-1], (r[-1][0], r[-1][1] // 8 * 8 - 8)], sync)
 
     return [(SimulatedMedium, "flush", short)]
+
+
+@mutant("what is stored the medium's own way is never flushed")
+def _() -> list[Patch]:
+    stored: set[tuple[int, int]] = set()
+
+    def noted(m: SimulatedMedium, at: int, raw: np.ndarray) -> int:
+        stored.add((at, at + raw.size))
+        return store(m, at, raw)
+
+    def without(m: SimulatedMedium, r: Any, sync: bool = True) -> None:
+        left = []
+        for start, stop in r:
+            for first, last in sorted(stored):
+                if start <= first and last <= stop:
+                    left.append((start, first))
+                    start = last
+            left.append((start, stop))
+        flush(m, left, sync)
+
+    return [(SimulatedMedium, "store", noted), (SimulatedMedium, "flush", without)]
 
 
 @mutant("a group leaves the process, and is not synced")

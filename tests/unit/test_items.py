@@ -48,6 +48,7 @@ def test_spans_are_a_sequence_that_was_never_cut() -> None:
     spans = Spans(np.frombuffer(b"abcdef", np.uint8), np.array([[0, 2], [-1, -1], [2, 2], [1, 6]]))
     assert (len(spans), list(spans)) == (4, [b"ab", None, b"", b"bcdef"])
     assert (spans[0], spans[1], spans[-1], list(spans[2:])) == (b"ab", None, b"bcdef", [b"", b"bcdef"])
+    assert (spans[:2].absent, spans[2:].absent) == (1, 0)
     blob, bounds = join(spans)
     assert (blob is spans.blob, bounds is spans.bounds) == (True, True)
 
