@@ -74,7 +74,7 @@ def whole_frames(pool: Pool) -> Iterator[Frame]:
     replay = Replay(pool)
     for index in range(pool.count):
         seed = seed_of(pool.pool_id, pool.generations.get(index, 1))
-        yield from replay.whole_frames(index, pool.start(index) + ALIGN, pool.stop(index), seed)
+        yield from replay.whole_frames(pool.start(index) + ALIGN, pool.stop(index), seed)
 
 
 class Copy:

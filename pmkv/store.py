@@ -107,6 +107,7 @@ class Store(View):
                 engine.upkeep.pause = self._look_at_deadline
                 self._log.on_group = self._look_at_upkeep
                 self._background.submit(self._warm)
+                self._plan_checkpoint()  # a replay that took long is not to be repeated
         _open_stores.add(self)
 
     # views
@@ -293,7 +294,11 @@ class Store(View):
         if cost > BEHIND and self._log.durability == "commit" and not self._engine.pool.medium.inline:
             # in the thread that flushes, and that writers wait for: never a server's loop
             time.sleep(min(cost * HOLD_UP, LONGEST))
-        is_due = cost > DUE or self._engine.heads.seals > MOST_SEALS
+        self._plan_checkpoint()
+
+    def _plan_checkpoint(self) -> None:
+        """One, if it is due."""
+        is_due = self._engine.replay_cost > DUE or self._engine.heads.seals > MOST_SEALS
         if self._upkeep_is_due or not is_due or self._log.readonly:
             return
         if time.monotonic() >= self._retry_upkeep_at:
@@ -329,6 +334,7 @@ class Store(View):
         for wish in wishes:
             if not wish.done():
                 wish.set_result(None)
+        self._plan_checkpoint()  # of what was written meanwhile: perhaps nobody writes again
 
     def _take_checkpoint(self) -> None:
         with contextlib.closing(self._engine.upkeep.checkpoint()) as steps:

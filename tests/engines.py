@@ -140,6 +140,9 @@ class Failing:
     def will_write(self, start: int, stop: int) -> None:
         self.ready.append((start, stop, threading.get_ident()))
 
+    def written(self, start: int, stop: int) -> list[Range]:
+        return [(start, stop)]
+
     def will_read(self, start: int, stop: int) -> None:
         pass
 

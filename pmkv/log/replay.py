@@ -153,7 +153,7 @@ class Replay:
                 f"the header of segment 0 (offset {pool.start(0):,}) is damaged, those of later segments are whole"
             )
         seed = seed_of(pool.pool_id, 1)
-        if any(self.whole_frames(0, pool.start(0) + ALIGN, pool.stop(0), seed)):
+        if any(self.whole_frames(pool.start(0) + ALIGN, pool.stop(0), seed)):
             raise CorruptionError(
                 f"the header of segment 0 (offset {pool.start(0):,}) is damaged, but whole frames stand behind it"
             )
@@ -182,7 +182,7 @@ class Replay:
         places = [(self.segments[-1], start + ALIGN)]
         places += [(index, pool.start(index) + ALIGN) for index in pool.generations if index not in self.segments]
         for index, begin in places:
-            for frame in self.whole_frames(index, begin, pool.stop(index), pool.seed(index)):
+            for frame in self.whole_frames(begin, pool.stop(index), pool.seed(index)):
                 if frame.durable >= missing and self._frame_at(start, lsn, previous) is None:
                     raise CorruptionError(
                         f"the log is damaged at offset {start:,} of the pool (segment {self.segments[-1]}): "
@@ -191,15 +191,20 @@ class Replay:
                         "or salvage what is whole"
                     )
 
-    def whole_frames(self, index: int, start: int, stop: int, seed: int) -> Iterator[Frame]:
+    def whole_frames(self, start: int, stop: int, seed: int) -> Iterator[Frame]:
         """Every frame in a range whose own checksum holds, whatever stands before it."""
-        found = np.empty(1024, np.int64)
-        while start < stop:
-            count = find_magic(self._pool.medium.data, start, stop, ALIGN, FRAME_MAGIC, found)
-            for offset in found[:count].tolist():
+        for first, last in self._pool.medium.written(start, stop):
+            for offset in self._magic(first, last):
                 frame = unpack_frame(self._view, offset, stop, seed)
                 if frame is not None:
                     yield frame
+
+    def _magic(self, start: int, stop: int) -> Iterator[int]:
+        """Where frames may begin in a range."""
+        found = np.empty(1024, np.int64)
+        while start < stop:
+            count = find_magic(self._pool.medium.data, start, stop, ALIGN, FRAME_MAGIC, found)
+            yield from found[:count].tolist()
             start = stop if count < found.size else int(found[-1]) + ALIGN
 
 

@@ -15,7 +15,7 @@ A medium is one range of bytes that persists, seen as `data`, a flat uint8 array
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -36,7 +36,7 @@ class Granularity(enum.IntEnum):
 
 
 class Medium(Protocol):
-    """Nine methods; the seam between the engine and files, persistent memory and crash tests."""
+    """Ten methods; the seam between the engine and files, persistent memory and crash tests."""
 
     granularity: Granularity
     data: np.ndarray  # uint8[capacity], readable and writable; replaced by `grow`, old arrays stay readable
@@ -55,6 +55,9 @@ class Medium(Protocol):
         """`data[at : at + raw.size] = raw`, of much (uint8). Where a store costs something for each page, the medium
         may hand whole pages to the system, where they survive the process, but not a loss of power. Returns how many
         bytes it did so with: their pages need not have been made ready. OSError on failure."""
+
+    def written(self, start: int, stop: int) -> Iterable[Range]:
+        """Parts of the range, ascending, outside of which nothing but zeros is on the medium."""
 
     def will_read(self, start: int, stop: int) -> None:
         """A hint: the range is about to be read from end to end."""

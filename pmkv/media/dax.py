@@ -114,6 +114,9 @@ class DaxMedium:
     def will_write(self, start: int, stop: int) -> None:
         """Nothing has to be made ready."""
 
+    def written(self, start: int, stop: int) -> list[Range]:
+        return [(start, stop)]
+
     def will_read(self, start: int, stop: int) -> None:
         """Nothing to fetch: loads go to the medium."""
 

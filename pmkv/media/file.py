@@ -19,7 +19,7 @@ import errno
 import mmap
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -141,6 +141,19 @@ class FileMedium:
         except OSError:
             self._failed = True  # at once: whoever is told may be interrupted before they have noted it
             raise
+
+    def written(self, start: int, stop: int) -> Iterator[Range]:
+        """As the file system says: reading the zeros that it only promised would fill pages with them."""
+        while start < stop:
+            try:
+                first = os.lseek(self._fd, start, os.SEEK_DATA)
+                start = os.lseek(self._fd, first, os.SEEK_HOLE)
+            except OSError as error:
+                if error.errno != errno.ENXIO:  # it cannot say; else there is nothing up to the end
+                    yield start, stop
+                return
+            if first < stop:
+                yield first, min(start, stop)
 
     def will_read(self, start: int, stop: int) -> None:
         os.posix_fadvise(self._fd, start, stop - start, os.POSIX_FADV_WILLNEED)

@@ -42,6 +42,9 @@ class MemoryMedium:
     def will_write(self, start: int, stop: int) -> None:
         """Nothing has to be made ready."""
 
+    def written(self, start: int, stop: int) -> list[Range]:
+        return [(start, stop)]
+
     def will_read(self, start: int, stop: int) -> None:
         pass
 

@@ -161,6 +161,9 @@ class SimulatedMedium:
     def will_write(self, start: int, stop: int) -> None:
         """Nothing has to be made ready."""
 
+    def written(self, start: int, stop: int) -> list[Range]:
+        return [(start, stop)]
+
     def will_read(self, start: int, stop: int) -> None:
         """Nothing to fetch."""
 

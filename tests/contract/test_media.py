@@ -163,6 +163,38 @@ def test_what_was_stored_beside_a_flushed_range_is_flushed_later(bench: Bench, m
     medium.close()
 
 
+def test_nothing_but_zeros_outside_of_what_was_written(bench: Bench, medium: Medium) -> None:
+    medium.prepare(16 * PAGE, 32 * PAGE)
+    medium.prepare(32 * PAGE, CAPACITY, fill=False)
+    stored(medium, 40 * PAGE + 192, 64)
+    medium.flush([(40 * PAGE + 192, 40 * PAGE + 256)])
+    medium.store(90 * PAGE + 64, np.ones(20 * PAGE, np.uint8))
+    medium.flush([(90 * PAGE + 64, 110 * PAGE + 64)], sync=False)
+    for start, stop in [(0, CAPACITY), (40 * PAGE + 128, 100 * PAGE), (200 * PAGE, CAPACITY)]:
+        places, at = np.flatnonzero(medium.data[start:stop]) + start, start
+        found = list(medium.written(start, stop))
+        for first, last in found:
+            assert at <= first < last <= stop
+            at = last
+        inside = np.zeros(places.size, bool)
+        for first, last in found:
+            inside |= (places >= first) & (places < last)
+        assert inside.all()
+    medium.close()
+
+
+def test_a_file_tells_where_it_was_written_to(tmp_path: Path) -> None:
+    medium = FileMedium(tmp_path / "pool", 64 << 20)
+    medium.prepare(0, 64 << 20, fill=False)
+    stored(medium, 32 << 20, 64)
+    medium.flush([(32 << 20, (32 << 20) + 64)])
+    found = list(medium.written(0, 64 << 20))
+    if found == [(0, 64 << 20)]:
+        pytest.skip("this file system does not say where a file has no data")
+    assert sum(last - first for first, last in found) < 4 << 20 and list(medium.written(0, 16 << 20)) == []
+    medium.close()
+
+
 def test_groups_one_after_another(bench: Bench, medium: Medium) -> None:
     stops = np.cumsum(np.random.default_rng(5).integers(1, 32, 60)) * 64
     expected = b""

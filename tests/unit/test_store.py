@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,6 @@ import pytest
 
 import pmkv
 from pmkv.errors import ClosedError, FlushError, InvalidError, LockedError, ReadOnlyError
-from pmkv.versions.fold import TIER
 from tests.engines import at_the_same_time
 
 SMALL = "8MiB"
@@ -271,118 +269,6 @@ def test_grow_while_it_is_used(tmp_path: Path) -> None:
         assert len(store.keyspace(0)) == 2 * stored and store.get(b"0") == bytes(100_000)
     with pmkv.open(tmp_path, capacity="4MiB") as store:  # a smaller capacity takes nothing away
         assert store.capacity == 16 << 20 and len(store.keyspace(0)) == 2 * stored
-
-
-def closing_seconds(store: pmkv.Store) -> float:
-    begun = time.monotonic()
-    store.close()
-    return time.monotonic() - begun
-
-
-def recovered(path: Path) -> int:
-    """Records replayed by an opening, after which all is there."""
-    with pmkv.open(path, capacity=SMALL) as store:
-        assert len(store.keyspace(0)) == 1000
-        store.check()
-        return store.stats().recovery_records
-
-
-@pytest.mark.parametrize(
-    ("due", "closing", "wanted", "left"), [(0, 9, True, 0), (9, 9, True, 1000), (0, 0, True, 1000), (0, 9, False, 1000)]
-)
-def test_a_checkpoint_at_the_end_is_taken_if_it_is_due_wanted_and_quick(
-    due: float, closing: float, wanted: bool, left: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("pmkv.store.DUE_AT_END", due)
-    monkeypatch.setattr("pmkv.store.CLOSING", closing)
-    store = pmkv.open(tmp_path, capacity=SMALL)
-    store.put_many({b"%d" % i: b"" for i in range(1000)})
-    store.close(checkpoint=wanted)
-    assert recovered(tmp_path) == left
-
-
-def test_closing_does_not_wait_for_a_fold(tmp_path: Path) -> None:
-    store, steps = pmkv.open(tmp_path, capacity=SMALL), []
-    store.put_many({b"%d" % i: b"" for i in range(1000)})
-
-    def endless() -> Iterator[None]:
-        try:
-            while True:
-                steps.append(time.sleep(0.001))
-                yield
-        finally:
-            steps.append("ended")
-
-    store._engine.upkeep.fold = endless
-    store.checkpoint()
-    while len(steps) < 10:
-        time.sleep(0.001)
-    assert closing_seconds(store) < 1 and steps[-1] == "ended"
-    assert recovered(tmp_path) == 0
-
-
-def test_closing_gives_up_a_commit_that_takes_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the background, and begun before: it is told at its next step."""
-    monkeypatch.setattr("pmkv.store.CLOSING", 0.05)
-    store, begun = pmkv.open(tmp_path, capacity=SMALL), threading.Event()
-    store.put_many({b"%d" % i: b"" for i in range(1000)})
-    commit = store._engine.upkeep._catalog.commit
-
-    def slow(state: dict, new: object = (), dead: object = (), pause: Callable[[], None] = lambda: None) -> int:
-        for _ in range(5000):
-            begun.set()
-            time.sleep(0.001)
-            pause()
-        return commit(state, new, dead, pause)
-
-    store._engine.upkeep._catalog.commit = slow
-
-    def ask() -> None:
-        with pytest.raises(ClosedError):
-            store.checkpoint()
-
-    asking = threading.Thread(target=ask)
-    asking.start()
-    assert begun.wait(5)
-    assert closing_seconds(store) < 2
-    asking.join(5)
-    assert not asking.is_alive()
-    assert recovered(tmp_path) == 1000
-
-
-def test_upkeep_in_figures(tmp_path: Path) -> None:
-    with pmkv.open(tmp_path, capacity=SMALL) as store:
-        assert store.stats().checkpointed_at == store.checkpointed_at == 0
-        store.put_many({b"%d" % i: b"" for i in range(1000)})
-        before = store.stats()
-        assert before.replay_records == 1000 and before.replay_seconds > 0 and before.runs == before.run_bytes == 0
-        store.checkpoint()
-        after = store.stats()
-        assert (after.checkpoints, after.runs, after.replay_records, after.upkeep_error) == (1, 1, 0, None)
-        assert after.checkpointed_at == store.checkpointed_at > 0 and not after.is_cold
-        sizes = [file.stat().st_size for file in (tmp_path / "runs").iterdir()]
-        assert after.run_bytes == after.run_bytes_written == sum(sizes) > 16_000
-        assert store.get(b"1") == store.get(b"1") == store.get(b"1") == b""
-        assert store.stats().hot_misses > 0 and store.stats().hot_hits > 0
-
-
-def test_folds_come_after_the_warm_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    warm = pmkv.Store._warm
-    monkeypatch.setattr(pmkv.Store, "_warm", lambda self: None)
-    with pmkv.open(tmp_path, capacity=SMALL) as store:
-        store.put(b"k", b"v")
-        store.checkpoint()
-    with pmkv.open(tmp_path, capacity=SMALL) as store:
-        for number in range(TIER):
-            store.put(b"%d" % number, b"v")
-            store.checkpoint()
-        assert store.is_cold and store.stats().folds == 0
-        warm(store)
-        deadline = time.monotonic() + 5
-        while not store.stats().folds:
-            assert time.monotonic() < deadline
-            time.sleep(0.001)
-        assert not store.is_cold
 
 
 def test_no_checkpoint_and_no_end_within_a_batch(tmp_path: Path) -> None:
