@@ -1,5 +1,6 @@
 """Readers of `main` over the network while others snapshot, branch, promote and roll back, and while a bulk load goes
-into a branch: their p99 over that of the same reads just before, round by round.
+into a branch: their p99 over that of the same reads just before, round by round. The same load into another server on
+this machine says how much of it is shared cores and a shared disk.
 
 Server, reader and publisher are processes of their own. A reply that depends on a promote or rollback waits until that
 is durable, as one that depends on a write does: a hundredth of the time if that is twice in a third of a second, more
@@ -119,15 +120,17 @@ def while_publishing(
     ]
 
 
-def while_loading(reader: Reader, port: int, rounds: int, size: int) -> list[Figure]:
+def while_loading(
+    reader: Reader, port: int, rounds: int, size: int, where: str = "branches", bar: float | None = LOADING
+) -> list[Figure]:
     measured, speeds = [], []
     for number in range(rounds):
         without = reader.read_for(SECONDS)
         with beside(load, port, f"load-{number}", max(ROW * PIECE, size // rounds)) as wishes:
             measured.append((without, reader.read(wishes.poll)))
             speeds.append(wishes.recv() / 1e6)
-    what = f"reads of {BATCH} rows while {size / (1 << 30):.2g} GiB load into branches"
-    return [*figures(what, measured, LOADING), Figure("loaded meanwhile", "MB/s", speeds)]
+    what = f"reads of {BATCH} rows while {size / (1 << 30):.2g} GiB load into {where}"
+    return [*figures(what, measured, bar), Figure("loaded meanwhile", "MB/s", speeds)]
 
 
 def figures(
@@ -145,11 +148,14 @@ def figures(
 def section(folder: Path, rounds: int, ids: int, size: int) -> list[Figure]:
     capacity = f"{4 + 2 * (size + ids * WIDTH) // (1 << 30)}GiB"
     with (
-        servers.pmkv(folder, "--capacity", capacity) as port,
+        servers.pmkv(folder / "read", "--capacity", capacity) as port,
+        servers.pmkv(folder / "other", "--capacity", capacity) as other,
         pmkv_client.connect(f"pmkv://127.0.0.1:{port}") as client,
     ):
         table = client.create_table("rows", dtype=("u1", WIDTH))
-        client.create_table("loaded", dtype=("u1", ROW))
+        for one in (port, other):
+            with pmkv_client.connect(f"pmkv://127.0.0.1:{one}") as somebody:
+                somebody.create_table("loaded", dtype=("u1", ROW))
         for first in range(0, ids, LOADED):
             some = np.arange(first, min(first + LOADED, ids))
             table.put(some, np.zeros((some.size, WIDTH), "u1"))
@@ -160,4 +166,5 @@ def section(folder: Path, rounds: int, ids: int, size: int) -> list[Figure]:
             *while_publishing(reader, port, rounds, SHORT_PAUSE, PUBLISHING),
             *while_publishing(reader, port, rounds, 0.0, None),
             *while_loading(reader, port, rounds, size),
+            *while_loading(reader, other, rounds, size, "another server", None),
         ]

@@ -1,12 +1,12 @@
 """The DRAM of all open indexes of a store: one array of words in reserved address space, handed out in pages.
 
-One array, so that a kernel can probe any index with the same arguments. Pages that nobody has stored to, or that
-were given back,
-take no memory. Assumes: the caller holds the store's lock.
+One array, so that a kernel can probe any index with the same arguments. What was not handed out yet, or was given
+back, takes no memory. Assumes: the caller holds the store's lock.
 """
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 from collections import defaultdict
 
@@ -15,6 +15,8 @@ import numpy as np
 PAGE_WORDS = 4096 // 8
 RESERVED = 1 << 38  # bytes of address space, not of memory; halved until the system grants it
 MAP_NORESERVE = 0x4000
+MADV_POPULATE_WRITE = 23  # not in the mmap module; since Linux 5.14
+AT_ONCE = 4 * PAGE_WORDS  # words that are worth a system call
 
 
 class Heap:
@@ -39,14 +41,18 @@ class Heap:
 
     def allocate(self, words: int) -> int:
         """The start of so many zeroed words (a multiple of 512)."""
-        if self._free[words]:
-            self.used += words
-            return self._free[words].pop()
+        start = self._free[words].pop() if self._free[words] else self._extend(words)
+        self.used += words
+        if words >= AT_ONCE:  # a tenth of the time that a fault for each page would take, of entries in no order
+            with contextlib.suppress(OSError):  # an older system refuses: no matter
+                self._mmap.madvise(MADV_POPULATE_WRITE, start * 8, words * 8)
+        return start
+
+    def _extend(self, words: int) -> int:
         if words > self.left:
             raise MemoryError(
                 f"the indexes need more than the {self.words.size * 8:,} bytes of address space that the system granted"
             )
-        self.used += words
         start, self._top = self._top, self._top + words
         return start
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import platform
 from pathlib import Path
+from resource import RUSAGE_THREAD, getrusage
 
 import pytest
 
 from pmkv.index.heap import PAGE_WORDS, Heap
+
+LINUX = tuple(int(number) for number in platform.release().split(".")[:2])
 
 
 def resident() -> int:
@@ -29,13 +33,27 @@ def test_what_is_handed_out_is_zero_also_the_second_time() -> None:
 def test_reserved_space_takes_no_memory_and_freed_space_goes_back() -> None:
     before = resident()
     heap = Heap()
+    assert resident() - before < 4 << 20
     words = 4096 * PAGE_WORDS  # 16 MiB
     start = heap.allocate(words)
-    assert resident() - before < 4 << 20
     heap.words[start : start + words] = 1
     assert resident() - before >= 16 << 20
     heap.free(start, words)
     assert resident() - before < 4 << 20
+
+
+@pytest.mark.skipif(LINUX < (5, 14), reason="this system cannot make pages ready ahead")
+def test_much_is_there_at_once() -> None:
+    """Who stores to pages in no order would wait for each."""
+    heap = Heap()
+    words = 1024 * PAGE_WORDS
+    for _ in range(2):
+        start = heap.allocate(words)
+        before = getrusage(RUSAGE_THREAD).ru_minflt
+        heap.words[start : start + words : PAGE_WORDS] = 1
+        faults = getrusage(RUSAGE_THREAD).ru_minflt - before
+        assert faults < 64
+        heap.free(start, words)
 
 
 def test_more_than_the_system_grants_is_an_error() -> None:
