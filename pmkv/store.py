@@ -40,6 +40,9 @@ RETRY = 5.0  # seconds after which a checkpoint that failed is tried again
 BEHIND = 3 * DUE  # seconds of replay, beyond which writers are held up: checkpoints do not keep pace with them
 HOLD_UP, LONGEST = 0.01, 0.05  # for so much of that at every group, but no more seconds: checkpoints may fail for long
 DUE_AT_END = 0.005  # the same when the store is closed
+# Times what a checkpoint took, a fold has before the next one: else runs pile up, and checkpoints, which ask each of
+# them, take ever longer.
+FOLDING = 1.0
 CLOSING = 1.5  # seconds of closing, after which a checkpoint that is not written yet is left undone
 log = logging.getLogger("pmkv")
 
@@ -96,6 +99,7 @@ class Store(View):
         engine.pool.on_take = lambda: self._background.submit(self._prepare_ahead)
         self._wanted: queue.SimpleQueue[Future[None]] = queue.SimpleQueue()  # checkpoints that somebody waits for
         self._upkeep_is_due = False
+        self._fold_until = 0.0  # by the monotonic clock
         self._deadline = math.inf  # of checkpoints, once the store is being closed
         self.is_cold = engine.is_cold  # are there indexes on file that were not read yet, so that a look may wait?
         self._retry_upkeep_at = 0.0  # by the monotonic clock: what failed is not tried again at every group
@@ -313,13 +317,16 @@ class Store(View):
         for _ in self._guarded(self._engine.upkeep.fold()):
             self._background.catch_up()
             self._checkpoint_if_due()
+        self._checkpoint_if_due()
 
     def _checkpoint_if_due(self) -> None:
         wishes = []
         with contextlib.suppress(queue.Empty):
             while True:
                 wishes.append(self._wanted.get_nowait())
-        if not wishes and not self._upkeep_is_due:
+        begun = time.monotonic()
+        folds_first = self._engine.upkeep.folding and begun < self._fold_until
+        if not wishes and (folds_first or not self._upkeep_is_due):
             return
         try:
             self._take_checkpoint()
@@ -331,6 +338,7 @@ class Store(View):
             self._upkeep_failed(error)
         finally:
             self._upkeep_is_due = False
+            self._fold_until = time.monotonic() + FOLDING * (time.monotonic() - begun)
         for wish in wishes:
             if not wish.done():
                 wish.set_result(None)

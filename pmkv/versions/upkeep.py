@@ -91,7 +91,7 @@ class Upkeep:
         self._log, self._catalog, self._shelf, self._rotate, self._trees = log, catalog, shelf, rotate, trees
         self._segments = (log.pool.start(0), log.pool.segment_size)
         self._unsure: set[str] = set()  # files of commits that failed: they may be needed after a restart
-        self._folding = False  # a fold has a file that no state names yet
+        self.folding = False  # a fold has a file that no state names yet
         self._broken: set[str] = set()  # runs that a fold could not read
         self._number = 0
         self._maps: dict[str, np.ndarray] = {}
@@ -123,7 +123,7 @@ class Upkeep:
 
     def tidy(self) -> None:
         """Remove files that no state needs. A readonly store has mapped what it reads, and keeps that."""
-        if self._folding:
+        if self.folding:
             return  # its end does
         needed = (self.committed.files if self.committed else set()) | self._unsure
         for name in self._shelf.names():
@@ -323,12 +323,12 @@ class Upkeep:
         """Fold until every chain has few runs. Nothing if that is under way already: it looks again at its end. Nor
         between a commit that failed and the next checkpoint: half of it, keys that left the directory, would be made
         current with the state before it."""
-        while not (self._folding or self._unsure) and (chosen := self._choose()):
-            self._folding = True
+        while not (self.folding or self._unsure) and (chosen := self._choose()):
+            self.folding = True
             try:
                 yield from self._fold(chosen)
             finally:
-                self._folding = False
+                self.folding = False
             self._try_to_tidy()
 
     def _choose(self) -> list[Fold | Spanning]:

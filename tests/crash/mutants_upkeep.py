@@ -122,9 +122,9 @@ def _() -> list[Patch]:
 @mutant("a checkpoint beside a fold removes its file")
 def _() -> list[Patch]:
     def thorough(self: Upkeep) -> None:
-        self._folding, before = False, self._folding
+        self.folding, before = False, self.folding
         tidy(self)
-        self._folding = before
+        self.folding = before
 
     return [(Upkeep, "tidy", thorough)]
 

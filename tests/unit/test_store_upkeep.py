@@ -110,6 +110,30 @@ def test_upkeep_in_figures(tmp_path: Path) -> None:
         assert store.stats().hot_misses > 0 and store.stats().hot_hits > 0
 
 
+def test_folds_go_on_beside_checkpoints_that_are_always_due(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pmkv.open(tmp_path, capacity=SMALL) as store:
+        upkeep, steps = store._engine.upkeep, []
+
+        def fold() -> Iterator[None]:
+            if upkeep.folding:
+                return
+            upkeep.folding = True
+            while len(steps) < 100:
+                steps.append(upkeep.checkpoints)
+                time.sleep(0.001)
+                yield
+            upkeep.folding = False
+
+        upkeep.fold = fold
+        monkeypatch.setattr("pmkv.store.DUE", -1.0)
+        store.put(b"k", b"v")
+        deadline = time.monotonic() + 10
+        while len(steps) < 100 and time.monotonic() < deadline:
+            time.sleep(0.001)
+        assert len(steps) == 100 and steps[-1] > steps[0]
+        monkeypatch.undo()
+
+
 def test_folds_come_after_the_warm_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     warm = pmkv.Store._warm
     monkeypatch.setattr(pmkv.Store, "_warm", lambda self: None)
