@@ -68,7 +68,7 @@ $(DEV): $(RUNTIME) client/pyproject.toml
 
 # numba does not notice that a function compiled into another one changed, and would keep checked kernels where it keeps
 # unchecked ones: so a changed kernel drops the whole cache, and the checked ones have a cache of their own.
-$(KERNELS): $(RUNTIME) $(wildcard pmkv/kernels/*.py) server/resp.py server/replies.py server/patterns.py server/sockets.py
+$(KERNELS): $(RUNTIME) pmkv/compile.py $(wildcard pmkv/kernels/*.py) server/resp.py server/replies.py server/patterns.py server/sockets.py
 	@echo "Compiling the kernels (once, and again when one changes) ..."
 	@rm -rf pmkv/kernels/__pycache__ server/__pycache__ $(VENV)/boundscheck
 	@$(BIN)/python -c 'import pmkv_server.main' & $(BIN)/python -m pmkv.kernels && wait $$!

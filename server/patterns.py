@@ -21,11 +21,11 @@ _MOVES = types.Array(types.uint64, 2, "C")
 _OUT = types.Array(types.boolean, 1, "C")
 
 
-@kernel(_U8, _I8, _MOVES, _WORDS, types.int64, _OUT)
-def match(data, ends, moves, stays, accept, out):
-    """out[i]: does the key that ends at ends[i] match? moves[c] are the states that byte c takes one further."""
+@kernel(_U8, _I8, _MOVES, _WORDS, types.int64, _WORDS, _OUT)
+def match(data, ends, moves, stays, accept, states, out):
+    """out[i]: does the key that ends at ends[i] match? moves[c] are the states that byte c takes one further; states:
+    room for as many words as `stays` has."""
     words = len(stays)
-    states = np.empty(words, np.uint64)
     one = np.uint64(1)
     start = 0
     for i in range(len(ends)):
@@ -62,7 +62,7 @@ class Pattern:
         ends = np.cumsum(np.fromiter(map(len, names), np.int64, len(names)))
         out = np.empty(len(names), np.bool_)
         data = np.frombuffer(b"".join(names), np.uint8)
-        match(data, ends, self._moves, self._stays, self._length, out)
+        match(data, ends, self._moves, self._stays, self._length, np.empty_like(self._stays), out)
         return [names[i] for i in np.flatnonzero(out).tolist()]
 
 

@@ -32,6 +32,14 @@ def _put_line(out, at, number):
     return end + 2
 
 
+@njit(inline="always")
+def _copy(out, at, values, start, stop):
+    """Slices would do, were it not that numba prepares for their overlapping. Returns the offset behind them."""
+    for i in range(stop - start):
+        out[at + i] = values[start + i]
+    return at + stop - start
+
+
 @kernel(_READ_ONLY, _BOUNDS, _READ_ONLY, _BYTES, _INTS, held=True)
 def bulk_strings(values, bounds, null, out, sizes):
     """Write each value as a bulk string, `null` where its bounds are negative; sizes[i] = bytes. Returns their sum."""
@@ -39,13 +47,11 @@ def bulk_strings(values, bounds, null, out, sizes):
     for i in range(len(bounds)):
         begin, start, stop = at, bounds[i, 0], bounds[i, 1]
         if start < 0:
-            out[at : at + len(null)] = null
-            at += len(null)
+            at = _copy(out, at, null, 0, len(null))
         else:
             out[at] = 36
             at = _put_line(out, at + 1, stop - start)
-            out[at : at + stop - start] = values[start:stop]
-            at += stop - start + 2
+            at = _copy(out, at, values, start, stop) + 2
             out[at - 2], out[at - 1] = 13, 10
         sizes[i] = at - begin
     return at

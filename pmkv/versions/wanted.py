@@ -18,7 +18,7 @@ from ..index.run import Run
 from ..kernels import location
 from ..kernels.probe import pick_new
 from ..kernels.records import DAMAGED, key_bounds, read_records
-from ..kernels.runs import order_by_place
+from ..kernels.runs import REGIONS, order_by_place
 from ..turns import go_on
 
 NOTHING = np.empty((0, 2), np.int64)
@@ -157,7 +157,8 @@ def in_order(notes: Sequence[Wanted], seed: np.uint64, between: Callable[[], Non
     of a run, so that a lookup of many hardly ever waits for DRAM. between: called now and then. CorruptionError: a key
     cannot be read."""
     joined = type(notes[0]).joined(notes, between)
-    order_by_place(joined.words, seed, order := np.empty(joined.words.size, np.int64))
+    ends, order = np.zeros(REGIONS, np.int64), np.empty(joined.words.size, np.int64)
+    order_by_place(joined.words, seed, ends, order)
     between()
     return joined.some(order)
 

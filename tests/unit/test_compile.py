@@ -14,9 +14,11 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
+from numba import types
+from numba.core.errors import NumbaError
 
 import pmkv.kernels
-from pmkv.compile import FEW, JIT
+from pmkv.compile import FEW, JIT, kernel
 from pmkv.kernels.hashing import check16
 from pmkv.kernels.probe import find_ids, pick_new
 
@@ -40,6 +42,7 @@ def test_a_kernel_is_compiled_for_its_signatures_and_no_others() -> None:
     for name, function in found.items():
         assert function.nopython_signatures, name
         assert function.targetoptions["nogil"], name
+        assert not function.targetoptions["_nrt"], f"{name} counts references"
 
 
 @compiled_only
@@ -76,10 +79,19 @@ def total(numbers):
 
 @kernel(types.int64[::1], types.int64)
 def scaled(numbers, by):
-    return total(numbers * by)
+    return total(numbers) * by
 
 print(scaled(np.arange(5), 3), "numba.np.linalg" in sys.modules)
 """
+
+
+@compiled_only
+def test_a_kernel_that_makes_an_array_is_refused() -> None:
+    with pytest.raises(NumbaError):
+
+        @kernel(types.int64)
+        def zeros(count: int) -> int:
+            return np.zeros(count, np.int64).size
 
 
 @compiled_only

@@ -83,7 +83,7 @@ def test_words_come_back_from_their_places() -> None:
 @pytest.mark.parametrize("count", [0, 1, 2, 7, 20_000])
 def test_words_are_ordered_by_how_their_places_begin(count: int) -> None:
     values = [random.Random(count).getrandbits(64) for _ in range(count)]
-    runs.order_by_place(words(values), SEED, order := np.zeros(count, np.int64))
+    runs.order_by_place(words(values), SEED, np.zeros(runs.REGIONS, np.int64), order := np.zeros(count, np.int64))
     assert sorted(order.tolist()) == list(range(count))
     regions = [int(place_of(U(values[i]), SEED)) >> 64 - runs.REGION_BITS for i in order]
     assert regions == sorted(regions)
