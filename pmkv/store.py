@@ -34,6 +34,7 @@ from .view import View
 
 HOT_SHARE = 4  # of the DRAM budget, hot words take one in so many parts
 DUE = 0.1  # seconds of replay, beyond which a checkpoint is taken
+AT_REST = 5  # where nobody writes, so many times less: the next start has less to do, and reads one run less to ask
 MOST_SEALS = 8  # versions, beyond which a checkpoint is taken too: each left one more run for reads to ask in DRAM
 READER_ATTEMPTS = 3
 RETRY = 5.0  # seconds after which a checkpoint that failed is tried again
@@ -302,7 +303,8 @@ class Store(View):
 
     def _plan_checkpoint(self) -> None:
         """One, if it is due."""
-        is_due = self._engine.replay_cost > DUE or self._engine.heads.seals > MOST_SEALS
+        due = DUE / AT_REST if self._log.is_idle else DUE
+        is_due = self._engine.replay_cost > due or self._engine.heads.seals > MOST_SEALS
         if self._upkeep_is_due or not is_due or self._log.readonly:
             return
         if time.monotonic() >= self._retry_upkeep_at:

@@ -23,6 +23,7 @@ FLAG_DELETE = 16  # of a record: the key is gone
 FLAG_PARTS = 32  # of a record: the value stands in PART frames, listed here
 ABSENT, DAMAGED = -1, -2
 PREFETCHED = 512  # bytes of a row asked for ahead; behind that the processor has seen the pattern
+PIECE = 1 << 20  # bytes of rows that are copied, then verified
 
 
 @njit(inline="always")
@@ -168,12 +169,11 @@ def locate_rows(data, at, ids, width, owner, locations):
         locations[i] = location.make(at + i * width, check16(data, at + i * width, width, owner, U(ids[i])))
 
 
-@kernel(BYTES, U64, IDS, INT, WORD, BYTES, BOOL, U8, U8, brief=2, few=FEW_ON_DISK)
-def gather_rows(data, locations, ids, width, owner, default, verify, out, found):
-    """out = the rows one behind the other, `default` where there is none; found[i] = 1 or 0. Returns the first
-    damaged i or -1."""
-    for i in range(locations.size):
-        if i + AHEAD < locations.size and locations[i + AHEAD] != U(0):
+@njit(inline="always")
+def gather_piece(data, locations, first, stop, width, default, out, found):
+    """gather_rows of some, unverified; returns the first that points outside the data, or -1."""
+    for i in range(first, stop):
+        if i + AHEAD < stop and locations[i + AHEAD] != U(0):
             for line in range(0, min(width, PREFETCHED), 64):
                 prefetch(data, location.offset_of(locations[i + AHEAD]) + line)
         found[i] = location.lives(locations[i])
@@ -181,9 +181,25 @@ def gather_rows(data, locations, ids, width, owner, default, verify, out, found)
             copy(out, i * width, default, 0, width)
             continue
         at = location.offset_of(locations[i])
-        if verify and (
-            at + width > data.size or check16(data, at, width, owner, U(ids[i])) != location.check_of(locations[i])
-        ):
+        if at + width > data.size:
             return i
         copy(out, i * width, data, at, width)
+    return -1
+
+
+@kernel(BYTES, U64, IDS, INT, WORD, BYTES, BOOL, U8, U8, brief=2, few=FEW_ON_DISK)
+def gather_rows(data, locations, ids, width, owner, default, verify, out, found):
+    """out = the rows one behind the other, `default` where there is none; found[i] = 1 or 0. Returns the first
+    damaged i or -1. What was copied is verified a piece at a time: beside checks the processor waits for one row after
+    the other, and the copies are still in its cache."""
+    rows = max(1, PIECE // width)
+    for first in range(0, locations.size, rows):
+        stop = min(first + rows, locations.size)
+        outside = gather_piece(data, locations, first, stop, width, default, out, found)
+        if verify:
+            for i in range(first, stop if outside < 0 else outside):
+                if found[i] and check16(out, i * width, width, owner, U(ids[i])) != location.check_of(locations[i]):
+                    return i
+        if outside >= 0:
+            return outside
     return -1

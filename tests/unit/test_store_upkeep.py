@@ -181,6 +181,21 @@ def test_what_becomes_due_during_a_checkpoint_is_checkpointed_next(
         assert nothing_is_left_to_replay(store) and store.stats().checkpoints == 2
 
 
+def test_a_store_at_rest_is_checkpointed_sooner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pmkv.open(tmp_path, capacity=SMALL) as store:
+        store.put_many({b"%d" % i: b"" for i in range(1000)})
+        monkeypatch.setattr("pmkv.store.DUE", 2 * store.stats().replay_seconds)
+        assert nothing_is_left_to_replay(store) and store.stats().checkpoints == 1
+        monkeypatch.setattr("pmkv.store.AT_REST", 1)
+        store.put_many({b"%d" % i: b"" for i in range(1000)})
+        deadline = time.monotonic() + 5
+        while not store._log.is_idle:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        time.sleep(0.05)
+        assert store.stats().replay_records == 1000, "not before it is due, else"
+
+
 def test_a_long_replay_is_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = pmkv.open(tmp_path, capacity=SMALL)
     store.put_many({b"%d" % i: b"" for i in range(1000)})
