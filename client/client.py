@@ -19,6 +19,7 @@ import pmkv_client.direct as direct
 import pmkv_client.protocol as protocol
 import pmkv_client.views as versions
 
+from .packer import pack_by
 from .protocol import Array, TableInfo, View, Work
 from .table import AsyncTable, Mode, Table
 from .views import MAIN, ViewInfo
@@ -43,6 +44,8 @@ class Client(redis.Redis):
         self._infos: Infos = {}
         self._on_view(view, None if kwargs.get("connection_pool") else partial(type(self), host, port, *args, **kwargs))
         super().__init__(host, port, *args, **_connecting(versions.on_connect, view, kwargs))
+        if not kwargs.get("connection_pool"):
+            pack_by(self.connection_pool)
 
     @classmethod
     def from_url(cls, url: str, view: str = MAIN, **kwargs: Any) -> Client:
@@ -50,6 +53,7 @@ class Client(redis.Redis):
         settings = _connecting(versions.on_connect, view, kwargs)
         client: Client = super().from_url(protocol.redis_url(url), **settings)  # type: ignore[assignment]
         client._on_view(view, partial(cls.from_url, url, **kwargs))
+        pack_by(client.connection_pool)
         return client
 
     def _on_view(self, view: str, anew: Callable[..., Client] | None) -> None:

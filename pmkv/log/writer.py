@@ -382,9 +382,9 @@ class Log:
         self.populate_ahead()
 
     def _follow(self, group: list[tuple[int, int]]) -> None:
-        """The next groups are as long as this one, most likely: make ready what four of them take."""
-        size, self._handed = sum([stop - start for start, stop in group]) - self._handed, 0
-        self._ahead = min(max(4 * size, READY_LEAST), READY_MOST)
+        """The next groups are as this one, most likely: make ready what four take, but not what `store` takes care of."""
+        length, handed, self._handed = sum([stop - start for start, stop in group]), self._handed, 0
+        self._ahead = 0 if 2 * handed > length else min(max(4 * (length - handed), READY_LEAST), READY_MOST)
 
     def populate_ahead(self) -> None:
         """Tell the medium where the log goes on."""
@@ -397,7 +397,8 @@ class Log:
 
     @property
     def _is_ahead_due(self) -> bool:
-        return self._ready_to - self.position <= self._ahead // 2 and max(self._ready_to, self.position) < self._stop
+        left = self._ready_to - self.position
+        return 0 < self._ahead >= 2 * left and max(self._ready_to, self.position) < self._stop
 
     def write_back(self) -> None:
         """Hand what was gathered to the system, without a sync: it survives the death of this process, not a loss

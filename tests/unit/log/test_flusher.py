@@ -110,6 +110,20 @@ def test_where_the_log_goes_on_is_made_ready_beside_the_writer(
     assert durability == "commit" or set(threads[1:]) == {thread.ident}, "but for the first, of the opening"
 
 
+def test_nothing_is_made_ready_for_what_is_stored_the_mediums_own_way(start: Callable) -> None:
+    log = make_log(medium := a_medium())
+    log._follow([(0, 1 << 20)])
+    assert log._ahead == 4 << 20
+    log._handed = 600 << 10
+    log._follow([(0, 1 << 20)])
+    assert log._ahead == 0 == log._handed
+    medium.ready.clear()
+    start(log)
+    for _ in range(3):
+        log.populate_ahead()
+    assert not medium.ready
+
+
 def test_a_failed_flush_ends_the_log_and_not_the_thread(start: Callable) -> None:
     medium = a_medium()
     log = make_log(medium)
