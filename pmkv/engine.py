@@ -197,7 +197,7 @@ class Engine:
             raise CorruptionError(f"control frame {lsn} holds {decision!r}, and there is no {error}") from error
         self._follow(concerned, lsn)
         if self.upkeep is None and self.heads.seals > MOST_SEALS:
-            self._fold_in_memory()
+            self._fold_in_memory(lsn)
 
     def _decide(self, decision: dict[str, Any], head: str = MAIN) -> int:
         self._head(head)  # before it is in the log: what cannot be carried out could not be replayed
@@ -429,12 +429,13 @@ class Engine:
             state = State(end, heads.last_table, heads.parts(), heads.views(), heads.switches)
             return Rotation(state, [Closed.of(layer) for layer in layers], dead, lonely, self.log.appended)
 
-    def _fold_in_memory(self) -> None:
+    def _fold_in_memory(self, lsn: int) -> None:
         """What checkpoints and folds do elsewhere: without, each version would leave one more run to ask for ever."""
         self.heads.rotate()
         for tree in self.heads.trees.values():
             for layer in tree.layers.values():
                 fold_closed(layer, self.log.data, tree.number + (OWNER if tree.keyed else 0))
+                layer.since = lsn  # what is absent now may be so by a delete that is pending
 
     @property
     def is_cold(self) -> bool:

@@ -87,7 +87,7 @@ class Surface:
         now, the runs to ask for the rest)."""
         self._guard()
         found, waiting = self.chain.look_above(wanted, self._log.pending())
-        return found, self._log.depends(waiting, self.layer), self._log.data, self.chain.runs
+        return found, self._log.depends(waiting, self.chain.top.since), self._log.data, self.chain.runs
 
     @property
     def uncounted(self) -> int:

@@ -287,12 +287,12 @@ class Log:
             self._pending = np.array(ranges, np.int64) if ranges and self.durability == "commit" else NOTHING
         return self._pending
 
-    def depends(self, waiting: int, layer: int) -> int:
-        """The LSN that a read has to settle, which met so many pending locations: else that of its layer, as what is
-        absent may be so because of a clear that is pending itself. Under the lock."""
+    def depends(self, waiting: int, since: int) -> int:
+        """The LSN that a read has to settle, which met so many pending locations: else that of the decision by which
+        its view has what it has, as what is absent may be so by a clear that is pending itself. Under the lock."""
         if self.durability != "commit":
             return 0
-        return self.lsn if waiting else layer
+        return self.lsn if waiting else since
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[Deferral]:
@@ -382,7 +382,7 @@ class Log:
         self.populate_ahead()
 
     def _follow(self, group: list[tuple[int, int]]) -> None:
-        """The next groups are as this one, most likely: make ready what four take, but not what `store` takes care of."""
+        """The next groups are as this one, most likely: make ready what four take, but not what `store` does."""
         length, handed, self._handed = sum([stop - start for start, stop in group]), self._handed, 0
         self._ahead = 0 if 2 * handed > length else min(max(4 * (length - handed), READY_LEAST), READY_MOST)
 

@@ -157,7 +157,7 @@ class Heads:
         """New layers over those that were written to."""
         for part, top in list(head.parts.items()):
             if top is not None and top.writes:
-                head.put(part, top.tree.begin(lsn, top.seal()))
+                head.put(part, top.tree.go_on(lsn, top))
 
     def _snapshot(self, new: ViewMap, head: ViewMap, lsn: int) -> None:
         self._seal(head, lsn)
@@ -188,7 +188,7 @@ class Heads:
             if top is not None and top.writes:
                 new.put(part, top.seal())
                 if part not in exchanged:
-                    main.put(part, top.tree.begin(lsn, top))
+                    main.put(part, top.tree.go_on(lsn, top))
             else:
                 new.put(part, main.base_of(part))
         self._delete(UNDO)

@@ -161,6 +161,12 @@ class Tree:
         layer = self.layers[id] = Layer(self, id, below)
         return layer
 
+    def go_on(self, id: int, top: Layer) -> Layer:
+        """A new layer over one that is sealed by this: what its view has stays the same."""
+        layer = self.begin(id, top.seal())
+        layer.since = top.since
+        return layer
+
     def changed(self) -> None:
         """Runs were exchanged: chains let go of what they have, and look again when they are asked."""
         for chain in self.chains:
@@ -224,6 +230,7 @@ class Layer:
         self.expected = 0  # entries of the next open run: as many as the last one had
         self.writes = 0  # records
         self.changed = id  # the LSN of the last write
+        self.since = id  # the LSN of the decision by which its view has what is here and below
         self.refs = 0  # views that have it on top, and layers that stand on it
         if below is not None:
             below.refs += 1

@@ -114,6 +114,43 @@ def test_what_nobody_writes_depends_on_nothing(engine: Engine) -> None:
     assert reader.lsn == 0
 
 
+def test_a_snapshot_keeps_nobody_waiting_but_who_asks_for_it(engine: Engine) -> None:
+    with engine.log.deferred() as writer:
+        engine.snapshot("s")
+    with engine.log.deferred() as reader:
+        assert rest(engine).get(b"a") == b"1" and rest(engine).get(b"never") is None
+        assert engine.table("t").get([1, 77]).tolist() == [1.0, 0.0]
+    assert reader.lsn == 0
+    with engine.log.deferred() as reader:
+        engine.view("s").keyspaces[0].get(b"a")
+    assert reader.lsn >= writer.lsn
+
+
+@pytest.mark.parametrize("write", ["clear", "rows", "delete rows", "delete"])
+def test_what_was_pending_before_a_snapshot_is_waited_for_behind_it(engine: Engine, write: str) -> None:
+    with engine.log.deferred() as writer:
+        WRITES[write](engine)
+    with engine.log.deferred():
+        rest(engine).put(b"other", b"")  # else there is nothing to seal where all was cleared
+        engine.snapshot("s")
+    with engine.log.deferred() as reader:
+        assert rest(engine).get(b"gone") is None if "rows" not in write else engine.table("t").get([1])[0] != 1
+    assert reader.lsn >= writer.lsn
+
+
+def test_what_others_promote_keeps_nobody_waiting(engine: Engine) -> None:
+    engine.branch("b").tables["t"].put([1], [7.0])
+    with engine.log.deferred() as writer:
+        engine.promote("b")
+    with engine.log.deferred() as reader:
+        rest(engine).get(b"a")
+        engine.table("old").get([1])
+    assert reader.lsn == 0
+    with engine.log.deferred() as reader:
+        assert engine.table("t").get([1])[0] == 7
+    assert reader.lsn >= writer.lsn
+
+
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
 def test_after_a_failed_flush_memory_is_the_durable_state(write: Step) -> None:
     engine, medium = failing_engine()
