@@ -12,10 +12,11 @@ from collections.abc import Callable
 from types import FunctionType
 from typing import Any
 
+import llvmlite.binding as llvm
 import numba
 from numba import types
 from numba.core.caching import FunctionCache
-from numba.core.runtime import rtsys
+from numba.core.codegen import JITCodeLibrary
 
 INT, WORD, BOOL = types.int64, types.uint64, types.boolean
 U8 = types.uint8[::1]
@@ -64,14 +65,45 @@ def kernel(
     return compiled
 
 
-class KernelCache(FunctionCache):  # type: ignore[misc]  # numba is untyped
-    """numba's cache, without the quarter of a second that every process pays for numba's own implementations (of
-    linear algebra, random numbers, typed lists, ...). They are for compiling, which asks for them itself."""
+class Loaded(JITCodeLibrary):  # type: ignore[misc]  # numba is untyped
+    """A kernel out of the cache. It holds the machine's code and, for kernels that call this one, LLVM's; the latter is
+    not read before another one has to be compiled: half the time of a load."""
+
+    @classmethod
+    def _unserialize(cls, codegen: Any, state: tuple[str, str, Any]) -> Loaded:
+        name, _, (code, bitcode) = state
+        self = cls(codegen, name)
+        self.enable_object_caching()
+        self._set_compiled_object(code)
+        self._finalize_final_module()
+        self._bitcode = bitcode
+        return self
+
+    def get_pointer_to_function(self, name: str) -> int:
+        """Of a function that is in it."""
+        return int(self._codegen._engine.get_function_address(name))
+
+    def _get_module_for_linking(self) -> Any:
+        if self._shared_module is None:
+            self._shared_module = llvm.parse_bitcode(self._bitcode)
+            self._codegen._engine._load_defined_symbols(self._shared_module)
+        return super()._get_module_for_linking()
+
+
+class KernelCache(FunctionCache):  # type: ignore[misc]
+    """numba's cache, without what costs a start a third of a second and only compiling needs: numba's implementations
+    (of linear algebra, random numbers, typed lists, ...), its counting of references, kernels as LLVM has them, and
+    events at each of some thousand calls of LLVM."""
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        rtsys.initialize(target_context)  # what a kernel that was compiled calls: counting references
-        with self._guard_against_spurious_io_errors():
-            return self._load_overload(sig, target_context)
+        codegen, lock = target_context.codegen(), llvm.ffi.lib._lock
+        told, lock._cblist, codegen._library_class = lock._cblist, [], Loaded
+        try:
+            with self._guard_against_spurious_io_errors():
+                return self._load_overload(sig, target_context)
+        finally:
+            lock._cblist = told
+            del codegen._library_class
 
 
 def ready(dispatcher: Any, signatures: list[tuple[Any, ...]]) -> Any:

@@ -12,6 +12,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,7 @@ from .versions.state import State
 from .versions.upkeep import Closed, Rotation, Upkeep
 
 MOST_SEALS = 8  # versions between two folds of a store in memory
+SOME = 4096  # frames that replay looks at before it enters the first of them
 HOT = 256 << 20  # bytes of hot words, where nobody says how many
 # What replay costs: measured on two slow cores, to decide when a checkpoint is due.
 COSTS = 18e-6, 0.25e-6, 0.3e-9  # seconds a frame, a record, a byte
@@ -110,9 +112,12 @@ class Engine:
     def _recover(self) -> Recovery:
         start = time.perf_counter()
         replay, frames, records, length = Replay(self.pool, start=self._restore()), 0, 0, 0
-        for frame in replay:
-            self._apply(frame)
-            frames, records, length = frames + 1, records + frame.count, length + frame.length
+        coming = iter(replay)
+        while some := list(islice(coming, SOME)):
+            self.heads.expect(some)
+            for frame in some:
+                self._apply(frame)
+                frames, records, length = frames + 1, records + frame.count, length + frame.length
         self.pool.adopt(replay.segments)
         self.log.resume(replay)
         if self.upkeep:

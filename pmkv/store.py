@@ -38,8 +38,8 @@ AT_REST = 5  # where nobody writes, so many times less: the next start has less 
 MOST_SEALS = 8  # versions, beyond which a checkpoint is taken too: each left one more run for reads to ask in DRAM
 READER_ATTEMPTS = 3
 RETRY = 5.0  # seconds after which a checkpoint that failed is tried again
-BEHIND = 3 * DUE  # seconds of replay, beyond which writers are held up: checkpoints do not keep pace with them
-HOLD_UP, LONGEST = 0.01, 0.05  # for so much of that at every group, but no more seconds: checkpoints may fail for long
+BEHIND = 2 * DUE  # seconds of replay, beyond which writers are held up: checkpoints do not keep pace with them
+HOLD_UP, LONGEST = 0.05, 0.05  # for so much of what is beyond at every group, but no more seconds: they may fail
 DUE_AT_END = 0.005  # the same when the store is closed
 # Times what a checkpoint took, a fold has before the next one: else runs pile up, and checkpoints, which ask each of
 # them, take ever longer.
@@ -298,7 +298,7 @@ class Store(View):
         cost = self._engine.replay_cost
         if cost > BEHIND and self._log.durability == "commit" and not self._engine.pool.medium.inline:
             # in the thread that flushes, and that writers wait for: never a server's loop
-            time.sleep(min(cost * HOLD_UP, LONGEST))
+            time.sleep(min((cost - BEHIND) * HOLD_UP, LONGEST))
         self._plan_checkpoint()
 
     def _plan_checkpoint(self) -> None:

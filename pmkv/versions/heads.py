@@ -10,11 +10,13 @@ Assumes: the caller holds the store's lock, and made sure that the decision fits
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..errors import CorruptionError
+from ..log.format import Frame, Kind
 from .layer import Layer, Tree
 from .state import LayerState, PartState, State, ViewState
 
@@ -230,6 +232,17 @@ class Heads:
         """Give all memory back; the heads are not used again."""
         for tree in self.trees.values():
             tree.discard()
+
+    def expect(self, frames: Iterable[Frame]) -> None:
+        """These come next: open runs that are made for what they hold need not grow."""
+        coming: Counter[tuple[str, int]] = Counter()
+        for frame in frames:
+            if frame.kind in (Kind.PUT, Kind.ROWS):
+                part = keyspace_part(frame.table) if frame.kind == Kind.PUT else table_part(frame.table)
+                coming[part, frame.layer] += frame.count
+        for (part, number), count in coming.items():
+            if part in self.trees and number in self.trees[part].layers:
+                self.trees[part].layers[number].expect(count)
 
     # what a decision would mean
 

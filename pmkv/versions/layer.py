@@ -235,6 +235,10 @@ class Layer:
         if below is not None:
             below.refs += 1
 
+    def expect(self, count: int) -> None:
+        """So many records come next: an open run that is made for them need not grow."""
+        self.expected = min(max(self.expected, count), MOST_EXPECTED)
+
     def to_write(self) -> Mutable:
         """The open run."""
         if self.open is None:
