@@ -6,9 +6,12 @@ Processes of their own for each part. Stores checkpoint and fold as they do for 
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import itertools
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
@@ -19,6 +22,8 @@ from typing import Any
 import numpy as np
 
 import pmkv
+from pmkv import directory
+from pmkv.media import dax
 
 from . import readers
 from .measure import Comparison, Figure, Ratio, in_pairs
@@ -31,18 +36,19 @@ SMALL = 10_000
 FEW, CYCLES = 100, 25  # rows written between two operations; operations of each kind in a round
 OPERATIONS = ("snapshot", "branch", "promote", "rollback")
 GROWTH, BEYOND, WRITTEN = 1.5, 1.0, 1024  # the bars: times; ms beyond a commit; bytes
+DRAM, ON_DAX = "/dev/shm", 1.0  # a file system in DRAM; ms, the bar
 BATCH, SECONDS, THROUGHPUT = 2_000, 5.0, 0.9
 LAYERS, FOUR, SPANS = 4, 0.6, 0.5
 PIECE, ROW, BULK = 65_536, 256, 0.5  # rows in a put of a bulk load (16 MiB), bytes a row, the bar
 
 
-def opened(folder: Path, size: int, dram: str = "64MiB") -> pmkv.Store:
+def opened(folder: Path, size: int, dram: str = "64MiB", **options: Any) -> pmkv.Store:
     """A store with room for that many bytes of rows, and what is beside them."""
-    return pmkv.open(folder, capacity=f"{32 + 2 * size // (1 << 30)}GiB", dram=dram)
+    return pmkv.open(folder, capacity=f"{32 + 2 * size // (1 << 30)}GiB", dram=dram, **options)
 
 
-def filled(folder: Path, ids: int) -> pmkv.Store:
-    store = opened(folder, ids * WIDTH)
+def filled(folder: Path, ids: int, **options: Any) -> pmkv.Store:
+    store = opened(folder, ids * WIDTH, **options)
     put_all(store.create_table("rows", dtype=("i8", WIDTH // 8)), np.arange(ids))
     store.checkpoint()
     settle(store)
@@ -118,6 +124,23 @@ def time_operations(folder: Path, rounds: int, ids: int, answer: Connection) -> 
             Ratio(f"{name}, {ids:,} rows, beyond one commit", "ms", beyond, BEYOND),
             Figure(f"{name}, written to the pool", "B", [max(small.written[name] + large.written[name])], WRITTEN),
         ]
+    answer.send(figures)
+
+
+def time_on_dax(folder: Path, rounds: int, ids: int, answer: Connection) -> None:
+    """The same by the medium of persistent memory, on a pool in DRAM: what is left when no operation waits for a disk.
+    Nothing where libpmem is not installed."""
+    os.environ["PMEM_IS_PMEM_FORCE"] = "1"
+    figures = []
+    with contextlib.suppress(dax.NotDaxError), tempfile.TemporaryDirectory(dir=DRAM) as pool:
+        dax.libpmem()
+        directory.DaxMedium = functools.partial(dax.DaxMedium, force=True)
+        with filled(folder, ids, pool=Path(pool, "pool"), require="cache_line") as store:
+            timed = Timed(store, ids)
+            medians = [timed.round() for _ in range(rounds + 1)][1:]
+        for name in OPERATIONS:
+            title = f"{name}, {ids:,} rows, persistent memory's medium on DRAM"
+            figures.append(Figure(title, "ms", [taken[name] for taken in medians], ON_DAX))
     answer.send(figures)
 
 
@@ -256,6 +279,7 @@ def section(folder: Path, rounds: int, ids: int = IDS, load: int = LOAD, kept: i
         raise BenchError(f"{folder} has {room >> 30} GiB of room; needed are about {needed >> 30}: see --load, --ids")
     parts: list[tuple[Any, ...]] = [
         (time_operations, rounds, ids),
+        (time_on_dax, rounds, max(SMALL, ids // 10)),
         (write_beside_snapshots, rounds, max(SMALL, ids // 10)),
         (read_layers, rounds, ids),
         (read_kept, rounds, max(SMALL, ids // 10), kept),

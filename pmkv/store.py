@@ -39,7 +39,7 @@ MOST_SEALS = 8  # versions, beyond which a checkpoint is taken too: each left on
 READER_ATTEMPTS = 3
 RETRY = 5.0  # seconds after which a checkpoint that failed is tried again
 BEHIND = 2 * DUE  # seconds of replay, beyond which writers are held up: checkpoints do not keep pace with them
-HOLD_UP, LONGEST = 0.5, 0.05  # for so much of what is beyond at every group, but no more seconds: they may fail
+HOLD_UP, LONGEST = 0.5, 0.05  # at every group for so much of what is beyond, but no more seconds: they may be failing
 DUE_AT_END = 0.005  # the same when the store is closed
 # Times what a checkpoint took, a fold has before the next one: else runs pile up, and checkpoints, which ask each of
 # them, take ever longer.

@@ -285,4 +285,16 @@ def _() -> list[Patch]:
     return [(Log, "depends", lambda self, waiting, layer: depends(self, waiting, 0))]
 
 
+@mutant("what goes on behind a seal forgets by which decision it has what it has")
+def _() -> list[Patch]:
+    go_on = Tree.go_on
+
+    def forgetful(self: Tree, id: int, top: Layer) -> Layer:
+        layer = go_on(self, id, top)
+        layer.since = 0
+        return layer
+
+    return [(Tree, "go_on", forgetful)]
+
+
 VERSIONS = set(MUTANTS) - others

@@ -50,6 +50,19 @@ def test_operations_in_both_sizes(tmp_path: Path) -> None:
             assert len(figure.values) == 2, figure
 
 
+def test_operations_by_the_medium_of_persistent_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PMEM_IS_PMEM_FORCE", "1")
+    monkeypatch.setattr(versions.directory, "DaxMedium", versions.directory.DaxMedium)  # as it was, behind the test
+    monkeypatch.setattr(versions, "DRAM", str(tmp_path))
+    figures = measured(versions.time_on_dax, tmp_path / "data", 1, 1_000)
+    try:
+        versions.dax.libpmem()
+    except versions.dax.NotDaxError:
+        assert figures == []
+    else:
+        assert [figure.bar for figure in figures] == [versions.ON_DAX] * len(versions.OPERATIONS)
+
+
 def test_each_operation_has_something_to_do(tmp_path: Path) -> None:
     with versions.filled(tmp_path / "data", 1_000) as store:
         timed = versions.Timed(store, 1_000)
