@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import CorruptionError
+from ..kernels.location import DELETE
 from ..kernels.runs import (
     FREE,
     PAGE_WORDS,
@@ -56,7 +57,8 @@ class RunInfo:
     file, offset: where it begins. capacity, tail: in slots; only within the first are entries at home. count:
     entries, deletes among them. live: how many more words live by it; None if damage below kept that from being
     counted. added, gone: how many expiries. nonce: seeds the checksums. segments: bytes that it refers to in each
-    segment of the pool. first, last: the LSNs that it covers."""
+    segment of the pool. first, last: the LSNs that it covers. deletes: how many of the entries; None: not counted, by
+    an earlier version."""
 
     file: str
     offset: int
@@ -70,6 +72,7 @@ class RunInfo:
     segments: dict[int, int]
     first: int
     last: int
+    deletes: int | None = None
 
     @property
     def slot_pages(self) -> int:
@@ -220,10 +223,11 @@ class Run:
 
     def check(self, seed: int | np.uint64) -> None:
         """Every page is whole, entries ascend, each stands where a probe finds it, counts agree, expiries ascend."""
-        count, free = 0, 0
+        count, deletes, free = 0, 0, 0
         for places, words, locations in self.walk(0, seed):
             assert locations.all()
             count += places.size
+            deletes += np.count_nonzero(locations & DELETE)
             for place in places.tolist():
                 free = max(place * self.info.capacity >> 64, free) + 1
             if places.size:
@@ -234,6 +238,7 @@ class Run:
                 first = np.flatnonzero(np.append(True, places[1:] != places[:-1]))
                 assert (found[first] == locations[first]).all(), "every word is found"
         assert count == self.info.count and self.info.tail >= SPARE
+        assert self.info.deletes in (None, deletes)
         slots = self._words[: 2 * PAGE_SLOTS * self.info.slot_pages].reshape(-1, 2)
         assert (slots[slots[:, 1] == 0, 0] == FREE).all() and not slots[-SPARE:, 1].any()
         for expiries in (self.added, self.gone):
@@ -411,13 +416,14 @@ def write_run(
     expiries, ascending. If no entry is left, the count is 0 and nothing is written."""
     fold = _Fold(sources, pool_data, width, segments, bottom)
     offset, expected, nonce = out.size, (yield from fold.estimate()), secrets.randbits(63)
-    writer, weights, count = _Writer(out, max(expected * 5 // 4, 1), nonce), NONE, 0
+    writer, weights, count, deletes = _Writer(out, max(expected * 5 // 4, 1), nonce), NONE, 0, 0
     if expected:
         weights = fold.weights()
         for entries, keep, needed in fold.chosen():
             fold.weigh(entries, keep, weights)
             yield from writer.add(entries[0], entries[1], keep)
             count += needed
+            deletes += np.count_nonzero(entries[1][np.flatnonzero(keep)] & DELETE)
             yield
         yield from writer.end_slots()
         yield from writer.add_expiries(added)
@@ -436,4 +442,5 @@ def write_run(
         segments={int(index): int(weights[index]) for index in np.flatnonzero(weights)},
         first=first,
         last=last,
+        deletes=int(deletes),
     )

@@ -39,10 +39,14 @@ class Lookup:
 
     def find(self, wanted: Wanted) -> np.ndarray:
         """Locations, 0 where there is none. Under the lock, if there are closed runs."""
+        found = self._find_closed(wanted)
+        self.look_below(wanted, found)
+        return found
+
+    def _find_closed(self, wanted: Wanted) -> np.ndarray:
         found = np.zeros(wanted.words.size, np.uint64)
         for mutable in self.closed:
             fill(wanted, mutable.index, NOTHING, found)
-        self.look_below(wanted, found)
         return found
 
     def count_noted(self, portion: Portion, between: Callable[[], None] = go_on) -> Covered:
@@ -52,7 +56,9 @@ class Lookup:
         count, expiries = 0, []
         for some in pieces(wanted.words.size):
             between()
-            covered = covered_by(part := wanted.part(some), self.find(part))
+            part = wanted.part(some)
+            self.look_for_any(part, found := self._find_closed(part))
+            covered = covered_by(part, found)
             count += covered.count
             expiries += covered.expiries
         return Covered(count, expiries)
@@ -60,6 +66,15 @@ class Lookup:
     def look_below(self, wanted: Wanted, found: np.ndarray) -> None:
         """Fill `found` from the runs on file, where it is 0. Needs no lock."""
         for run in self.runs:
+            wanted.in_run(run, self.seed, found)
+
+    def look_for_any(self, wanted: Wanted, found: np.ndarray) -> None:
+        """The same, to be counted. Where no run has a delete, all that have an id say that it lives: the oldest is
+        asked first, as it has most of them. (Of a key the newest is wanted, for its expiry.)"""
+        runs = self.runs if wanted.keyed or any(run.info.deletes != 0 for run in self.runs) else self.runs[::-1]
+        for run in runs:
+            if found.all():
+                return
             wanted.in_run(run, self.seed, found)
 
 
@@ -250,7 +265,7 @@ class Chain:
                 found = np.zeros(wanted.words.size, np.uint64)
                 for below in mutables[i + 1 :]:
                     fill(wanted, below.index, NOTHING, found)
-            Lookup((), runs, self.seed).look_below(wanted, found)
+            Lookup((), runs, self.seed).look_for_any(wanted, found)
             covered = covered_by(wanted, found)
             with lock:
                 tally.settle(portion, covered)

@@ -61,11 +61,13 @@ class Group:
 @dataclass(frozen=True)
 class Peek:
     """The same, but nobody waits: a reader meets what the last one wrote, by a face of its keyspace or table. at: an
-    operation that would write what is read, where that is not the last one itself."""
+    operation that would write what is read, where that is not the last one itself. last: how many of them may have
+    changed what is read."""
 
     operations: tuple[Any, ...]
     face: str
     at: Any = None
+    last: int = 1
 
 
 @dataclass(frozen=True)
@@ -242,7 +244,16 @@ class Generator:
             return Peek((*before, self._applied(model, On(view, written))), self._face_of(written))
         switch = self._applied(model, self._switch(model) or self._version(model))
         read = self._write_of(model)
-        return Peek((*before, switch), self._face_of(read), at=read)
+        behind = self._sealing(model, read)
+        return Peek((*before, switch, *behind), self._face_of(read), at=read, last=1 + len(behind))
+
+    def _sealing(self, model: Model, read: Any) -> tuple[Any, ...]:
+        """Another key of the same keyspace is written, then a snapshot taken, behind which the reader looks."""
+        names = [name for name in VIEWS if name not in model.views]
+        if not names or not isinstance(read, Put) or self.rng.randrange(2):
+            return ()
+        other = Put(read.space, self.rng.choice([key for key in KEYS if key != read.key]), self._bytes(8))
+        return self._applied(model, other), self._applied(model, Snapshot(self.rng.choice(names)))
 
     def _write_of(self, contents: Contents) -> Any:
         """A put, of which a peek can read the keys or ids."""

@@ -161,9 +161,9 @@ class Life:
         return deferral.lsn
 
     def _peek(self, store: Bare, step: Peek) -> bool:
-        self._deferred(store, step.operations[:-1])
+        self._deferred(store, step.operations[: -step.last])
         before = self.states[-1]
-        self._deferred(store, step.operations[-1:])
+        self._deferred(store, step.operations[-step.last :])
         read = step.at or step.operations[-1]
         if not read.fits(self.states[-1]):
             return False

@@ -15,7 +15,7 @@ from pmkv.keyspace import Keyspace
 from pmkv.log.format import Frame
 from pmkv.log.replay import LogEnd, Replay
 from pmkv.versions import upkeep as upkeep_module
-from pmkv.versions.chain import Chain
+from pmkv.versions.chain import Chain, Lookup
 from pmkv.versions.layer import Covered, Layer, Mutable, Portion, Tally, Tree
 from pmkv.versions.records import ROOT, Records, Root, Sums
 from pmkv.versions.state import PartState, State
@@ -174,6 +174,16 @@ def _() -> list[Patch]:
         self._pop(portion)
 
     return [(Tally, "settle", settle)]
+
+
+@mutant("the oldest run is asked who lives, whatever newer ones deleted")
+def _() -> list[Patch]:
+    look_for_any = Lookup.look_for_any
+
+    def backwards(self: Lookup, wanted: Wanted, found: np.ndarray) -> None:
+        look_for_any(self if wanted.keyed else Lookup(self.closed, self.runs[::-1], self.seed), wanted, found)
+
+    return [(Lookup, "look_for_any", backwards)]
 
 
 @mutant("expiries that a run hides are counted on")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -249,6 +250,34 @@ def test_what_was_noted_is_counted_as_a_whole_in_pieces(monkeypatch: pytest.Monk
 
     with pytest.raises(InterruptedError):
         below.count_noted(Portion(0, notes), give_up)
+
+
+@pytest.mark.parametrize("deletes", [0, 1, None])
+def test_counting_asks_the_oldest_run_first_where_nothing_was_deleted(
+    deletes: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = Small()
+    small.put(*((i, 64 * i + 8) for i in range(100)))
+    small.write()
+    small.put(*((i, 64 * i + 16) for i in range(50)))
+    small.put((3, GONE | 64 if deletes else 72))
+    small.write()
+    newest, oldest = small.chain.runs
+    assert (newest.info.deletes, oldest.info.deletes) == (deletes or 0, 0)
+    if deletes is None:  # as an earlier version left it
+        monkeypatch.setattr(newest, "info", replace(newest.info, deletes=None))
+    asked: list[Run] = []
+    find = Run.find
+    monkeypatch.setattr(Run, "find", lambda run, *how: (asked.append(run), find(run, *how))[1])
+    covered = Lookup((), (newest, oldest), small.chain.seed).count_noted(Portion(0, [Ids(np.arange(1, 5))]))
+    assert covered.count == (3 if deletes else 4)
+    assert asked == ([oldest] if deletes == 0 else [newest])
+    monkeypatch.undo()
+    small.put((1, GONE), (3, 80), (200, 88))
+    assert small.chain.count(0) == 100
+    small.write()
+    assert small.chain.count(0) == 100 and sum(run.info.deletes or 0 for run in small.chain.runs) == 1 + (deletes or 0)
+    small.tree.check()
 
 
 def test_walks_merge_in_order() -> None:
