@@ -164,7 +164,7 @@ def gets_beside_checkpoints(folder: Path, rounds: int) -> list[Figure]:
         client.mset({f"key:{i}": bytes(64) for i in range(KEYS)})
         table, rows = client.create_table("rows", dtype=("u1", WIDTH)), np.ones((BATCH, WIDTH), "u1")
         for _ in range(4 * rounds):
-            time.sleep(0.5)  # whatever was due is done: a store at rest checkpoints by itself
+            time.sleep(2.0)  # whatever was due is done, and folded: a store at rest checkpoints by itself
             without += gets(ask, random, lambda count: count == BESIDE)
             for _ in range(SAVED):
                 table.put(random.integers(0, MILLION, BATCH), rows)
