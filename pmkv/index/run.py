@@ -10,7 +10,7 @@ is verified when it is touched first. A run may be asked by several threads at o
 from __future__ import annotations
 
 import secrets
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -31,6 +31,7 @@ from ..kernels.runs import (
     find_in_run,
     find_keys_in_run,
     merge_entries,
+    missing_places,
     verify_pages,
     weigh,
     words_at,
@@ -128,7 +129,14 @@ class Run:
 
     def find(self, seed: np.uint64, ids: np.ndarray, found: np.ndarray) -> None:
         """found[i] = location of ids[i], where it is 0 and there is one; a delete is found too."""
-        self._refuse(find_in_run(*self._pages, self.info.capacity, seed, ids, found))
+        find_in_runs([self], seed, ids, found)
+
+    def find_places(self, places: np.ndarray, which: np.ndarray, found: np.ndarray) -> int:
+        """found[which[i]] = the location of the id whose place is places[i], if there is one; returns how many are not
+        here: they stand in front of `places` and `which` now."""
+        left, page = find_in_run(*self._pages, self.info.capacity, places, which, found)
+        self._refuse(page)
+        return left
 
     def find_keys(
         self,
@@ -243,6 +251,15 @@ class Run:
         assert (slots[slots[:, 1] == 0, 0] == FREE).all() and not slots[-SPARE:, 1].any()
         for expiries in (self.added, self.gone):
             assert (np.diff(expiries) >= 0).all()
+
+
+def find_in_runs(runs: Iterable[Run], seed: np.uint64, ids: np.ndarray, found: np.ndarray) -> None:
+    """found[i] = the location of ids[i] in the first run that has it, where it is 0."""
+    places, which = np.empty(ids.size, np.uint64), np.empty(ids.size, np.int64)
+    left = missing_places(ids, seed, found, places, which)
+    for run in runs:
+        if left:
+            left = run.find_places(places[:left], which[:left], found)
 
 
 # folding and writing

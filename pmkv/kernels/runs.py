@@ -125,38 +125,52 @@ def prefetch_slots(words, place, capacity):
     prefetch(words, at + 6)
 
 
-@kernel(WORDS, U8, INT, WORD, IDS, U64, INT)
-def find_seen(words, seen, capacity, seed, ids, found, start):
-    """As find_in_run from ids[start] on; returns (how many are done, the page to be verified before the next, or
-    WHOLE). A loop of its own: with the checksum inside, the processor overlaps half as many probes."""
-    for i in range(start, ids.size):
-        if i + FAR_AHEAD < ids.size and found[i + FAR_AHEAD] == U(0):
-            prefetch_slots(words, mix(U(ids[i + FAR_AHEAD]), seed), capacity)
-        if found[i] != U(0):
-            continue
-        place = mix(U(ids[i]), seed)
+@kernel(IDS, WORD, WORDS, U64, I64, brief=0)
+def missing_places(ids, seed, found, places, which):
+    """The places of the ids whose found[i] is 0, and these i, in front of `places` and `which`; returns how many."""
+    count = 0
+    for i in range(ids.size):
+        places[count] = mix(U(ids[i]), seed)
+        which[count] = i
+        count += found[i] == U(0)
+    return count
+
+
+@kernel(WORDS, U8, INT, U64, I64, U64, INT, INT)
+def find_seen(words, seen, capacity, places, which, found, start, left):
+    """As find_in_run from places[start] on, where `left` are left of those before; returns (how many are done, how many
+    of them are left, the page to be verified before the next, or WHOLE). A loop of its own: with the checksum inside,
+    the processor overlaps half as many probes; and whether a place is here changes nothing of its course, as nobody can
+    guess that."""
+    for i in range(start, places.size):
+        if i + FAR_AHEAD < places.size:
+            prefetch_slots(words, places[i + FAR_AHEAD], capacity)
+        place, number = places[i], which[i]
         at, page = seek(words, seen, 2 * slot_of(place, capacity), place)
         if page != WHOLE:
-            return i, page
-        if words[at] == place:
-            found[i] = words[at + 1]
-    return ids.size, WHOLE
+            return i, left, page
+        found[number] = words[at + 1] * U(words[at] == place)
+        places[left], which[left] = place, number
+        left += found[number] == U(0)
+    return places.size, left, WHOLE
 
 
-@kernel(WORDS, WORDS, WORD, U8, INT, WORD, IDS, U64, brief=6, few=FEW_ON_DISK)
-def find_in_run(words, checks, nonce, seen, capacity, seed, ids, found):
-    """Fill found[i] where it is 0 with the location of ids[i], if there is one."""
-    done, page = find_seen(words, seen, capacity, seed, ids, found, 0)
+@kernel(WORDS, WORDS, WORD, U8, INT, U64, I64, U64, brief=5, few=FEW_ON_DISK)
+def find_in_run(words, checks, nonce, seen, capacity, places, which, found):
+    """found[which[i]] = the location of the id whose place is places[i], 0 if it is not here. Returns (how many are
+    not: they stand in front of `places` and `which` now; damaged page or WHOLE)."""
+    done, left, page = find_seen(words, seen, capacity, places, which, found, 0, 0)
     while page != WHOLE:
         if not is_whole(words, checks, nonce, seen, page):
-            return page
-        done, page = find_seen(words, seen, capacity, seed, ids, found, done)
-    return WHOLE
+            return left, page
+        done, left, page = find_seen(words, seen, capacity, places, which, found, done, left)
+    return left, WHOLE
 
 
 @kernel(WORDS, U8, INT, WORD, BYTES, WORDS, BYTES, I64_2D, WORD, BOOL, U64, INT)
 def find_keys_seen(words, seen, capacity, seed, data, hashes, keys, bounds, owner, verify, found, start):
-    """As find_seen, of keys."""
+    """As find_keys_in_run from hashes[start] on; returns (how many are done, the page to be verified before the next,
+    or WHOLE)."""
     for i in range(start, hashes.size):
         if i + FAR_AHEAD < hashes.size and found[i + FAR_AHEAD] == U(0):
             prefetch_slots(words, mix(hashes[i + FAR_AHEAD], seed), capacity)

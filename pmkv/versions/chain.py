@@ -65,17 +65,13 @@ class Lookup:
 
     def look_below(self, wanted: Wanted, found: np.ndarray) -> None:
         """Fill `found` from the runs on file, where it is 0. Needs no lock."""
-        for run in self.runs:
-            wanted.in_run(run, self.seed, found)
+        wanted.in_runs(self.runs, self.seed, found)
 
     def look_for_any(self, wanted: Wanted, found: np.ndarray) -> None:
         """The same, to be counted. Where no run has a delete, all that have an id say that it lives: the oldest is
         asked first, as it has most of them. (Of a key the newest is wanted, for its expiry.)"""
         runs = self.runs if wanted.keyed or any(run.info.deletes != 0 for run in self.runs) else self.runs[::-1]
-        for run in runs:
-            if found.all():
-                return
-            wanted.in_run(run, self.seed, found)
+        wanted.in_runs(runs, self.seed, found)
 
 
 def covered_by(wanted: Wanted, found: np.ndarray) -> Covered:
@@ -180,9 +176,12 @@ class Chain:
     ) -> None:
         """Fill `found` from the runs on file that were the chain's at the time of `look_above`. Takes the lock at the
         end only, to make hot what is asked for often."""
-        missed = (found == 0).nonzero()[0]
-        if missed.size:
-            Lookup((), runs, self.seed).look_below(wanted, found)
+        if found.all():
+            return
+        hot = self.hot
+        missed = (found == 0).nonzero()[0] if hot is not None and hot.wants() else None
+        Lookup((), runs, self.seed).look_below(wanted, found)
+        if missed is not None:
             which = missed[found[missed] != 0]
             if which.size:
                 with lock:

@@ -7,14 +7,14 @@ Both are *words* to an index, 64 bits each; keys of one hash are told apart by t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
 from ..errors import CorruptionError
 from ..index.hot import HotIndex
 from ..index.open import OpenIndex
-from ..index.run import Run
+from ..index.run import Run, find_in_runs
 from ..kernels import location
 from ..kernels.probe import pick_new
 from ..kernels.records import DAMAGED, key_bounds, read_records
@@ -56,8 +56,8 @@ class Ids:
     def in_hot(self, hot: HotIndex, found: np.ndarray) -> None:
         hot.find(self.ids, found)
 
-    def in_run(self, run: Run, seed: np.uint64, found: np.ndarray) -> None:
-        run.find(seed, self.ids, found)
+    def in_runs(self, runs: Iterable[Run], seed: np.uint64, found: np.ndarray) -> None:
+        find_in_runs(runs, seed, self.ids, found)
 
     def enter(self, index: OpenIndex, locations: np.ndarray) -> np.ndarray:
         return index.insert(self.ids, locations)
@@ -111,8 +111,9 @@ class Keys:
     def in_hot(self, hot: HotIndex, found: np.ndarray) -> None:
         hot.find_keys(self.data, self.words, self.blob, self.bounds, found)
 
-    def in_run(self, run: Run, seed: np.uint64, found: np.ndarray) -> None:
-        run.find_keys(self.data, seed, self.words, self.blob, self.bounds, self.owner, self.verify, found)
+    def in_runs(self, runs: Iterable[Run], seed: np.uint64, found: np.ndarray) -> None:
+        for run in runs:
+            run.find_keys(self.data, seed, self.words, self.blob, self.bounds, self.owner, self.verify, found)
 
     def enter(self, index: OpenIndex, locations: np.ndarray) -> np.ndarray:
         return index.insert_keys(self.data, self.words, self.blob, self.bounds, locations)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pmkv.index.heap import PAGE_WORDS, Heap
-from pmkv.index.hot import BLOCK, KEPT, LARGEST, Budget, HotIndex
+from pmkv.index.hot import BLOCK, KEPT, LARGEST, PATIENCE, SELDOM, Budget, HotIndex
 from pmkv.kernels import location
 from pmkv.kernels.hashing import place_of
 from pmkv.kernels.hot import SLOTS
@@ -31,6 +31,25 @@ def read(index: HotIndex, ids: np.ndarray) -> int:
         assert (found[found != 0] == part[found != 0] + 1).all()
         index.admit(missing, (missing + 1).astype(np.uint64))
     return index.hits - before
+
+
+def test_offers_are_taken_seldom_where_nothing_is_found() -> None:
+    budget = 64 << 10
+    index, ids = make(budget), np.random.default_rng(1).permutation(1 << 22)
+    limit = PATIENCE * budget // 16
+    assert all(index.wants() for _ in range(100))
+    read(index, ids[: limit - BATCH])
+    assert all(index.wants() for _ in range(100)), "not before far more was asked for than can be hot"
+    read(index, ids[limit : 2 * limit])
+    assert [index.wants() for _ in range(2 * SELDOM)].count(True) == 2
+    few, asked = ids[: budget // 64], index.hits + index.misses
+    while SELDOM * index.hits <= index.hits + index.misses:
+        if index.wants():
+            read(index, few)
+        else:
+            index.find(few, np.zeros(few.size, np.uint64))
+        assert index.hits + index.misses < 2 * asked, "what is asked for often gets in all the same"
+    assert all(index.wants() for _ in range(100))
 
 
 def test_it_begins_empty_and_leaves_everything() -> None:

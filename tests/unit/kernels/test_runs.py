@@ -25,6 +25,7 @@ from pmkv.kernels.runs import (
     find_in_run,
     find_keys_in_run,
     merge_entries,
+    missing_places,
     verify_pages,
     weigh,
     words_at,
@@ -68,8 +69,14 @@ class Slots:
         return self.words, self.checks, NONCE, self.seen
 
     def find(self, ids: list[int], found: list[int] | None = None) -> tuple[int, list[int]]:
-        out = words(found or [0] * len(ids))
-        return find_in_run(*self.pages, self.capacity, SEED, np.array(ids, np.int64), out), out.tolist()
+        out, places, which = words(found or [0] * len(ids)), np.zeros(len(ids), np.uint64), np.zeros(len(ids), np.int64)
+        count = missing_places(np.array(ids, np.int64), SEED, out, places, which)
+        assert which[:count].tolist() == [i for i, where in enumerate(out) if not where]
+        left, page = find_in_run(*self.pages, self.capacity, places[:count], which[:count], out)
+        if page == WHOLE:
+            assert which[:left].tolist() == [i for i, where in enumerate(out) if not where], "what is not here"
+            assert places[:left].tolist() == places_of([ids[i] for i in which[:left]]).tolist()
+        return page, out.tolist()
 
 
 def test_words_come_back_from_their_places() -> None:

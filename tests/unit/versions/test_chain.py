@@ -267,8 +267,8 @@ def test_counting_asks_the_oldest_run_first_where_nothing_was_deleted(
     if deletes is None:  # as an earlier version left it
         monkeypatch.setattr(newest, "info", replace(newest.info, deletes=None))
     asked: list[Run] = []
-    find = Run.find
-    monkeypatch.setattr(Run, "find", lambda run, *how: (asked.append(run), find(run, *how))[1])
+    find = Run.find_places
+    monkeypatch.setattr(Run, "find_places", lambda run, *how: (asked.append(run), find(run, *how))[1])
     covered = Lookup((), (newest, oldest), small.chain.seed).count_noted(Portion(0, [Ids(np.arange(1, 5))]))
     assert covered.count == (3 if deletes else 4)
     assert asked == ([oldest] if deletes == 0 else [newest])
