@@ -39,7 +39,7 @@ MOST_SEALS = 8  # versions, beyond which a checkpoint is taken too: each left on
 READER_ATTEMPTS = 3
 RETRY = 5.0  # seconds after which a checkpoint that failed is tried again
 BEHIND = 2 * DUE  # seconds of replay, beyond which writers are held up: checkpoints do not keep pace with them
-HOLD_UP, LONGEST = 0.5, 0.05  # at every group for so much of what is beyond, but no more seconds: they may be failing
+HOLD_UP, LONGEST = 0.5, 0.05  # at every group for so much of what is beyond, but no more seconds
 DUE_AT_END = 0.005  # the same when the store is closed
 # Times what a checkpoint took, a fold has before the next one: else runs pile up, and checkpoints, which ask each of
 # them, take ever longer.
@@ -295,11 +295,15 @@ class Store(View):
         return self._engine.upkeep.checkpointed_at if self._engine.upkeep else 0
 
     def _look_at_upkeep(self) -> None:
-        cost = self._engine.replay_cost
-        if cost > BEHIND and self._log.durability == "commit" and not self._engine.pool.medium.inline:
-            # in the thread that flushes, and that writers wait for: never a server's loop
-            time.sleep(min((cost - BEHIND) * HOLD_UP, LONGEST))
+        # in the thread that flushes, and that writers wait for: never a server's loop
+        if self._log.durability == "commit" and not self._engine.pool.medium.inline and self._behind > 0:
+            time.sleep(min(self._behind * HOLD_UP, LONGEST))
         self._plan_checkpoint()
+
+    @property
+    def _behind(self) -> float:
+        """How far checkpoints are, in seconds of replay. Where they fail, to wait for them is no use."""
+        return self._engine.replay_cost - BEHIND if self._engine.upkeep.error is None else 0.0
 
     def _plan_checkpoint(self) -> None:
         """One, if it is due."""

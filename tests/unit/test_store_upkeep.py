@@ -7,11 +7,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import pmkv
 from pmkv.errors import ClosedError
+from pmkv.store import LONGEST
 from pmkv.versions.fold import TIER
 
 SMALL = "8MiB"
@@ -194,6 +196,25 @@ def test_a_store_at_rest_is_checkpointed_sooner(tmp_path: Path, monkeypatch: pyt
             time.sleep(0.001)
         time.sleep(0.05)
         assert store.stats().replay_records == 1000, "not before it is due, else"
+
+
+def test_writers_are_held_up_only_while_checkpoints_may_catch_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    naps: list[float] = []
+    with pmkv.open(tmp_path, capacity=SMALL) as store:
+        monkeypatch.setattr("pmkv.store.DUE", 1e9)  # none is taken
+        monkeypatch.setattr("pmkv.store.time", SimpleNamespace(sleep=naps.append, monotonic=time.monotonic))
+        store.put(b"k", b"v")
+        assert not naps
+        monkeypatch.setattr("pmkv.store.BEHIND", 0.0)
+        store.put(b"k", b"v")
+        assert naps and 0 < min(naps) <= max(naps) <= LONGEST
+        store._engine.upkeep.error = "there is no room"
+        naps.clear()
+        store.put(b"k", b"v")
+        assert not naps
+        monkeypatch.undo()
 
 
 def test_a_long_replay_is_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
