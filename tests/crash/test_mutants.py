@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import random
+import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -75,6 +76,9 @@ def killer_of(name: str) -> Killer | None:
         while True:
             last = listening.recv()
     child.join()
+    deadline = time.monotonic() + 10
+    while child.exitcode is None and time.monotonic() < deadline:
+        time.sleep(0.001)  # the other thread, starting a process, has waited for this one, and notes its end soon
     assert child.exitcode is not None and child.exitcode <= 0, f"{name}: {child.exitcode}"
     return (last[0], f"its process ended by signal {-child.exitcode}") if child.exitcode and last else last
 
