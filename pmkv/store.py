@@ -302,7 +302,7 @@ class Store(View):
 
     @property
     def _behind(self) -> float:
-        """How far checkpoints are, in seconds of replay. Where they fail, to wait for them is no use."""
+        """Seconds of replay beyond what is let pass. Where checkpoints fail, to wait for them is no use."""
         return self._engine.replay_cost - BEHIND if self._engine.upkeep.error is None else 0.0
 
     def _plan_checkpoint(self) -> None:

@@ -224,8 +224,8 @@ class HotIndex:
 
     def wants(self) -> bool:
         """Should what was found in the runs be offered? Without the lock. Where far more is asked for than there can
-        be slots, and one in eight of it is not found here, now and then will do: what is asked for often gets in all
-        the same, and offers take a fifth of a read's time."""
+        be slots, and less than an eighth of it is found here, now and then will do: what is asked for often gets in
+        all the same, and offers take their part of a read's time."""
         asked = self.hits + self.misses
         if asked < PATIENCE * (self._budget.size // 16) or SELDOM * self.hits > asked:
             return True
