@@ -112,7 +112,7 @@ class Store(View):
                 engine.upkeep.pause = self._look_at_deadline
                 self._log.on_group = self._look_at_upkeep
                 self._background.submit(self._warm)
-                self._plan_checkpoint()  # a replay that took long is not to be repeated
+                self._plan_upkeep()  # a replay that took long is not to be repeated
         _open_stores.add(self)
 
     # views
@@ -298,21 +298,22 @@ class Store(View):
         # in the thread that flushes, and that writers wait for: never a server's loop
         if self._log.durability == "commit" and not self._engine.pool.medium.inline and self._behind > 0:
             time.sleep(min(self._behind * HOLD_UP, LONGEST))
-        self._plan_checkpoint()
+        self._plan_upkeep()
 
     @property
     def _behind(self) -> float:
         """Seconds of replay beyond what is let pass. Where checkpoints fail, to wait for them is no use."""
         return self._engine.replay_cost - BEHIND if self._engine.upkeep.error is None else 0.0
 
-    def _plan_checkpoint(self) -> None:
-        """One, if it is due."""
+    def _plan_upkeep(self) -> None:
+        """A checkpoint, if it is due; folds alone, where nobody writes and something was committed since the last."""
         due = DUE / AT_REST if self._log.is_idle else DUE
         is_due = self._engine.replay_cost > due or self._engine.heads.seals > MOST_SEALS
-        if self._upkeep_is_due or not is_due or self._log.readonly:
+        may_fold = self._log.is_idle and self._engine.upkeep.may_fold_at_rest
+        if self._upkeep_is_due or not (is_due or may_fold) or self._log.readonly:
             return
         if time.monotonic() >= self._retry_upkeep_at:
-            self._upkeep_is_due = True
+            self._upkeep_is_due = is_due
             self._background.submit(self._run_upkeep)
 
     def _run_upkeep(self) -> None:
@@ -348,7 +349,7 @@ class Store(View):
         for wish in wishes:
             if not wish.done():
                 wish.set_result(None)
-        self._plan_checkpoint()  # of what was written meanwhile: perhaps nobody writes again
+        self._plan_upkeep()  # of what was written meanwhile: perhaps nobody writes again
 
     def _take_checkpoint(self) -> None:
         with contextlib.closing(self._engine.upkeep.checkpoint()) as steps:

@@ -92,6 +92,7 @@ class Upkeep:
         self._segments = (log.pool.start(0), log.pool.segment_size)
         self._unsure: set[str] = set()  # files of commits that failed: they may be needed after a restart
         self.folding = False  # a fold has a file that no state names yet
+        self._folded: State | None = None  # the state in which nothing was left to be folded while nobody wrote
         self._broken: set[str] = set()  # runs that a fold could not read
         self._number = 0
         self._maps: dict[str, np.ndarray] = {}
@@ -323,7 +324,12 @@ class Upkeep:
         """Fold until every chain has few runs. Nothing if that is under way already: it looks again at its end. Nor
         between a commit that failed and the next checkpoint: half of it, keys that left the directory, would be made
         current with the state before it."""
-        while not (self.folding or self._unsure) and (chosen := self._choose()):
+        while not (self.folding or self._unsure):
+            state, at_rest = self.committed, self._log.is_idle
+            chosen = self._choose(at_rest)
+            if not chosen:
+                self._folded = state if at_rest else self._folded
+                return
             self.folding = True
             try:
                 yield from self._fold(chosen)
@@ -331,14 +337,20 @@ class Upkeep:
                 self.folding = False
             self._try_to_tidy()
 
-    def _choose(self) -> list[Fold | Spanning]:
+    @property
+    def may_fold_at_rest(self) -> bool:
+        """Was anything committed since folds were last looked for while nobody wrote?"""
+        return self._folded is not self.committed
+
+    def _choose(self, at_rest: bool) -> list[Fold | Spanning]:
         """What is worth folding, the cheapest of it."""
         found: list[Fold | Spanning] = []
         state, trees = self.committed, self._trees()
         for name, part in state.parts.items() if state else ():
             if name in trees:
-                found += folds_of(trees[name], part)
-                spans = [span_of(trees[name], part, view.parts.get(name)) for view in heads_of(state)]
+                tops = [view.parts.get(name) for view in heads_of(state)]
+                found += folds_of(trees[name], part, set(tops), at_rest)
+                spans = [span_of(trees[name], part, top) for top in tops]
                 found += {span.top: span for span in spans if span is not None}.values()
         return together([one for one in found if not any(run.name in self._broken for run in one.inputs)])
 

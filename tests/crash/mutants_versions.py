@@ -68,9 +68,9 @@ def _() -> list[Patch]:
 def _() -> list[Patch]:
     folds_of = fold_module.folds_of
 
-    def bottomless(tree: Tree, part: Any) -> Iterator[Any]:
+    def bottomless(tree: Tree, part: Any, *how: Any) -> Iterator[Any]:
         lowest = {layer.runs[-1].name for layer in part.layers if layer.runs}
-        for fold in folds_of(tree, part):
+        for fold in folds_of(tree, part, *how):
             yield replace(fold, bottom=fold.inputs[-1].name in lowest)
 
     return [(upkeep_module, "folds_of", bottomless)]

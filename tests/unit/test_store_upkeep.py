@@ -198,6 +198,43 @@ def test_a_store_at_rest_is_checkpointed_sooner(tmp_path: Path, monkeypatch: pyt
         assert store.stats().replay_records == 1000, "not before it is due, else"
 
 
+def until(is_so: Callable[[], bool]) -> None:
+    """Wait, but not for ever."""
+    deadline = time.monotonic() + 10
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def test_a_store_at_rest_folds_what_is_left(tmp_path: Path) -> None:
+    """Behind its last checkpoint, although none is due; and does not look again and again."""
+    with pmkv.open(tmp_path, capacity=SMALL) as store:
+        upkeep, looks = store._engine.upkeep, []
+        choose = upkeep._choose
+        upkeep._choose = lambda at_rest: looks.append(at_rest) or choose(at_rest)
+        for number in range(TIER - 1):
+            store.put(b"%d" % number, b"v")
+            store.checkpoint()
+        until(lambda: len(store.keyspace(0).chain.runs) == 1 and not upkeep.may_fold_at_rest)
+        looks.clear()
+        store.put(b"more", b"v")  # and a MARK again, when nobody writes
+        until(lambda: store._log.is_idle)
+        time.sleep(0.05)
+        assert not looks
+
+
+def test_what_a_snapshot_sealed_is_folded(tmp_path: Path) -> None:
+    with pmkv.open(tmp_path, capacity=SMALL) as store:
+        for size in (1000, 100, 10):
+            store.put_many({b"%d" % i: b"v" for i in range(size)})
+            store.checkpoint()
+        store.snapshot("kept")
+        store.put(b"more", b"v")
+        store.checkpoint()
+        until(lambda: [run.info.count for run in store.keyspace(0).chain.runs] == [1, 1000])
+        assert len(store.view("kept").keyspace(0)) == 1000
+
+
 def test_writers_are_held_up_only_while_checkpoints_may_catch_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

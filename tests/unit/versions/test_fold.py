@@ -6,17 +6,20 @@ import pytest
 
 from pmkv.versions import fold
 from pmkv.versions.fold import MOST, SPAN_TIER, TIER, Fold, foldable, tier_of, together
+from pmkv.versions.state import LayerState
 
 
 class Sized:
-    """Stands for a run of so many entries."""
+    """Stands for a run of so many entries, written from a LSN on."""
 
-    def __init__(self, count: int) -> None:
-        self.info = type("Info", (), {"count": count})
+    def __init__(self, count: int, first: int = 0) -> None:
+        self.info = type("Info", (), {"count": count, "first": first})
 
 
-def chosen(*sizes: int) -> list[int]:
-    return [run.info.count for run in foldable(tuple(map(Sized, sizes)))]
+def chosen(*sizes: int, sealed: bool = False, at_rest: bool = False, own: int = 0) -> list[int]:
+    """The sizes of what is folded of runs of these sizes, of which so many were written since the layer began."""
+    runs = tuple(Sized(size, first=int(number < own)) for number, size in enumerate(sizes))
+    return [run.info.count for run in foldable(LayerState(1, None, runs), sealed, at_rest)]
 
 
 def test_runs_of_about_one_size_become_one() -> None:
@@ -25,6 +28,18 @@ def test_runs_of_about_one_size_become_one() -> None:
     assert chosen(*some, 100) == some
     assert chosen(50, *some, 400) == some
     assert chosen(*(8**i for i in range(MOST))) == []
+
+
+def test_two_of_about_one_size_are_enough_in_a_sealed_layer_and_at_rest() -> None:
+    assert chosen(1, 2, 5, 100) == []
+    assert chosen(1, 2, 5, 100, sealed=True) == chosen(1, 2, 5, 100, at_rest=True) == [1, 2]
+    assert chosen(3, 7, 100, sealed=True) == chosen(3, 7, 100, at_rest=True) == []
+
+
+def test_what_was_written_to_a_sealed_layer_becomes_one_run_whatever_the_sizes() -> None:
+    assert chosen(1, 100, 1000, sealed=True, own=2) == [1, 100]
+    assert chosen(100, 1000, sealed=True, own=1) == []
+    assert chosen(1, 100, 1000, own=2) == chosen(1, 100, 1000, at_rest=True, own=2) == []
 
 
 def test_fewer_than_a_tier_are_never_too_many(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -432,7 +432,7 @@ def test_a_clear_between_the_choice_of_a_fold_and_its_start() -> None:
     for first in range(0, 10 * TIER, 10):
         fill(world.engine, first, 10)
         world.checkpoint()
-    fold = world.engine.upkeep._fold(world.engine.upkeep._choose())
+    fold = world.engine.upkeep._fold(world.engine.upkeep._choose(at_rest=False))
     world.engine.clear_all()
     world.engine.drop_table("t")
     expected = contents(world.engine)
