@@ -38,7 +38,7 @@ SEGMENTS_AT_LEAST = 16  # a pool smaller than 16 full segments has smaller ones 
 # Bytes a second, beyond which zeros are not written ahead of a log: it is flushed in large groups, to which the file
 # system's metadata matters little, and the disk is better used otherwise (half of what a bulk load writes were zeros).
 FAST = 32 << 20
-LOOKED_AT = 1 << 20  # bytes at the beginning that must be zeros where there is no header: else it is somebody's file
+LOOKED_AT = 1 << 20  # bytes at the beginning that must be zeros where there is no segment: else it is somebody's file
 
 
 class Reserve(enum.IntEnum):
@@ -98,8 +98,9 @@ class Pool:
     @staticmethod
     def is_unfinished(medium: Medium) -> bool:
         """Is there nothing, or what a crash leaves while a pool is made: a header or parts of it, and no segment?"""
-        if unpack_pool(memoryview(medium.data)[:ALIGN])[0]:
-            return not Pool.load(medium).generations
+        if unpack_pool(memoryview(medium.data)[:ALIGN])[0] and Pool.load(medium).generations:
+            return False
+        # the header of a log's only segment may be damaged, while its frames are all there
         magic = bytes(medium.data[8:16])
         return magic in (POOL_MAGIC, bytes(8)) and not medium.data[ALIGN:LOOKED_AT].any()
 

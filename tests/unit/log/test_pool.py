@@ -77,6 +77,15 @@ def test_an_unfinished_pool_is_told_from_foreign_bytes(pool: Pool) -> None:
     assert not Pool.is_unfinished(medium)
 
 
+def test_a_log_whose_segments_have_no_whole_header_any_more_is_data_nevertheless(pool: Pool) -> None:
+    index = pool.take(Reserve.LOG)
+    start = pool.start(index)
+    pool.medium.data[start + 64 : start + 72] = 1
+    for index in pool.generations:
+        pool.medium.data[pool.start(index)] ^= 1
+    assert not Pool.load(pool.medium).generations and not Pool.is_unfinished(pool.medium)
+
+
 def test_segments_lie_side_by_side_and_are_whole_when_taken(pool: Pool) -> None:
     assert pool.count == 8
     assert pool.start(0) == HEADER_PAGE
