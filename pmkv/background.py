@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import logging
-import os
-import platform
 import queue
-import struct
 import threading
 from collections.abc import Callable
 
 from .errors import PmkvError
+from .turns import step_back
 
-# Whoever serves goes first: at once if the scheduler sees to it, else when this thread gives way (`turns`). Without
-# both, a server or a client that woke up beside a checkpoint waited up to 4 ms, also where the other core was idle.
 NICE = 10
-SLICE = 3_000_000  # ns; who has a shorter one interrupts it. Linux before 6.12 knows no such thing
-SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}  # system calls: glibc has had no function for it until lately
-ATTRIBUTES = struct.Struct("=IIQiIQQQ")  # size, policy, flags, nice, priority, runtime, deadline, period
 log = logging.getLogger("pmkv")
 
 
@@ -53,7 +45,7 @@ class Background(threading.Thread):
         self.join()
 
     def run(self) -> None:
-        step_back()
+        step_back(NICE)
         while (work := self._work.get()) is not None:
             self._do(work)
 
@@ -66,16 +58,3 @@ class Background(threading.Thread):
             log.warning("background work failed: %s", error)
         except Exception:  # a mistake of ours; the thread has other work
             log.exception("background work failed")
-
-
-def step_back() -> None:
-    """Let others go before this thread, as far as the system knows how: it need not."""
-    if platform.system() != "Linux":
-        return  # Linux alone has priorities of threads
-    thread = threading.get_native_id()
-    nice = max(NICE, os.getpriority(os.PRIO_PROCESS, thread))
-    with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, thread, nice)
-    if number := SCHED_SETATTR.get(platform.machine()):
-        batch = ATTRIBUTES.pack(ATTRIBUTES.size, os.SCHED_BATCH, 0, nice, 0, SLICE, 0, 0)
-        ctypes.CDLL(None).syscall(number, 0, batch, 0)

@@ -34,17 +34,24 @@ CHECKED = bool(numba.config.BOUNDSCHECK)
 # Elements up to which a call keeps the interpreter. It takes some ten microseconds; who hands the interpreter over
 # meanwhile waits a hundred to get it back, if another thread wants it, too.
 FEW = 512
-FEW_ON_DISK = 16  # of a kernel that may have to wait for the disk
+FEW_ON_DISK = 16  # of a kernel that may have to wait for the disk: others would wait with it
 UNCOUNTED = {"_nrt": False}
 
 
+class Limits:
+    """Up to how many elements a brief call of a kernel that may wait for the disk keeps the interpreter, in this
+    process. A server whose one thread reads sets it to FEW: while that thread waits, nobody is served anyway."""
+
+    on_disk = FEW_ON_DISK
+
+
 def kernel(
-    *arguments: Any, brief: int | None = None, few: int = FEW, held: bool = False
+    *arguments: Any, brief: int | None = None, few: int | None = FEW, held: bool = False
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Compile at import, once, for these argument types alone; several signatures are given as lists of types.
 
     brief: the argument, an array, that says by its length how much there is to do, of a kernel that Python alone calls.
-    It is compiled twice: a call with few of them keeps the interpreter.
+    It is compiled twice: a call with few of them keeps the interpreter. few: None for as many as `Limits` says.
     held: every call keeps it."""
     signatures = [tuple(one) for one in arguments] if isinstance(arguments[0], list) else [arguments]
 
@@ -57,7 +64,8 @@ def kernel(
 
         @functools.wraps(function)
         def call(*arguments: Any) -> Any:
-            return (call.held if len(arguments[brief]) <= few else call.free)(*arguments)
+            most = Limits.on_disk if few is None else few
+            return (call.held if len(arguments[brief]) <= most else call.free)(*arguments)
 
         call.free, call.held = free, ready(numba.njit(renamed(function), **UNCOUNTED), signatures)
         return call

@@ -285,7 +285,7 @@ class Engine:
         """Waits for all there is: a refusal, too, tells of writes that may be pending."""
         self.log.guard_write()
         try:
-            with self.log.lock, self.log.batch():
+            with self.log.batch():
                 yield self.heads
         finally:
             self.log.settle(self.log.lsn)
@@ -381,7 +381,7 @@ class Engine:
         rows = check_bound(rows)
         descr = descr_of(row_dtype(dtype))
         self.log.guard_write()
-        with self.log.lock:
+        with self.log.writing, self.log.lock:
             contents = self._contents[self._head(head).name]
             there = contents.tables.get(name)
             if there is None:
@@ -398,7 +398,7 @@ class Engine:
         """Remove a table with all its rows."""
         self.log.guard_write()
         self.table(name, head)
-        with self.log.lock, self.log.deferred():
+        with self.log.writing, self.log.lock, self.log.deferred():
             lsn = self._decide({"op": "drop_table", "id": self.table(name, self._head(head).name).id}, head)
         self.log.settle(lsn)
 
@@ -409,7 +409,7 @@ class Engine:
     def clear_all(self, head: str = MAIN) -> None:
         """Empty all keyspaces at once (FLUSHALL)."""
         self.log.guard_write()
-        with self.log.lock:
+        with self.log.writing, self.log.lock:
             lsn = self._decide({"op": "clear", "keyspaces": list(range(KEYSPACES))}, self._head(head).name)
         self.log.settle(lsn)
 
@@ -421,7 +421,7 @@ class Engine:
 
     def _rotate(self) -> Rotation:
         """Close all open runs at one place of the log, and say what there was then."""
-        with self.log.lock:
+        with self.log.writing, self.log.lock:
             if self.log.readonly:  # under the lock: a flush may have failed while this waited for it
                 raise ReadOnlyError(self.log.readonly)
             heads = self.heads
@@ -490,7 +490,7 @@ class Engine:
 
     def check(self) -> None:
         """Assert every invariant of the parts."""
-        with self.log.lock:
+        with self.log.writing, self.log.lock:
             self.log.check()
             self.heads.check()
             seen: set[Layer] = set()

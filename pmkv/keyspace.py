@@ -229,7 +229,7 @@ class Keyspace(Surface):
         sizes = np.empty(len(keys), np.int64)
         total = record_sizes(key_bounds, value_bounds, sizes)
         limit = self._log.frame_limit
-        with self._log.lock:
+        with self._log.writing, self._log.lock:
             self._guard()  # again: the view may have been deleted since
             if total <= limit:  # what nearly every call is, and a tick of the server: one frame needs no batch
                 self._log.reserve([total], purpose)
@@ -293,7 +293,7 @@ class Keyspace(Surface):
     def delete_many(self, keys: Sequence[bytes]) -> int:
         """How many of them were there. Possible in a full pool, too."""
         self._guard_write()
-        with self._log.lock, self._log.deferred() as seen:
+        with self._log.writing, self._log.lock, self._log.deferred() as seen:
             present = list(dict.fromkeys(key for key, row in zip(keys, self._look(keys), strict=True) if row[0] >= 0))
             lsn = seen.lsn
             if present:
@@ -305,7 +305,7 @@ class Keyspace(Surface):
     def expire(self, key: bytes, at_ms: int) -> bool:
         """Give a key another expiry (unix ms; 0: none). False where there is no such key."""
         self._guard_write()
-        with self._log.lock, self._log.deferred() as seen:
+        with self._log.writing, self._log.lock, self._log.deferred() as seen:
             at, length, _, flags = self._look([key])[0]
             lsn = seen.lsn
             if at >= 0:
@@ -318,7 +318,7 @@ class Keyspace(Surface):
     def clear(self) -> None:
         """Remove every key (FLUSHDB): one frame, whatever the size."""
         self._guard_write()
-        with self._locked():
+        with self._log.writing, self._locked():
             lsn = self._clear(self.number)
         self._log.settle(lsn)
 

@@ -30,16 +30,18 @@ def write(log: Log, keyspace: int, layer: int, owner: np.uint64, value: bytes, s
     view = memoryview(value).cast("B")
     lengths = [min(size, len(view) - start) for start in range(0, len(view), size)]
     locations = np.empty(len(lengths), np.uint64)
-    with log.lock:
+    with log.writing:
         log.reserve(lengths)
     before = 0
     for i, length in enumerate(lengths):
-        with log.lock:
+        with log.writing:
             log.reserve([length])  # again: others may have written since
-            at = log.begin(Kind.PART, length, table=keyspace, layer=layer, count=1)
+            with log.lock:
+                at = log.begin(Kind.PART, length, table=keyspace, layer=layer, count=1)
             log.store(at, np.frombuffer(view[i * size : i * size + length], np.uint8))
             locations[i] = at | check16(log.data, at, length, owner, np.uint64(i)) << CHECK_SHIFT
-            lsn = log.end()
+            with log.lock:
+                lsn = log.end()
         log.finish_group(lsn, before)
         before = lsn
     return len(view).to_bytes(8, "little") + locations.tobytes()

@@ -391,7 +391,7 @@ class Store(View):
             return
         if self._log.is_locked_by_me:
             raise InvalidError("a store cannot be closed within a batch")
-        with self._log.lock:
+        with self._log.writing, self._log.lock:
             if self._log.closed:
                 return
             self._log.closed = "the store is closed"  # who comes later is told so; who waits is still served
@@ -416,7 +416,8 @@ class Store(View):
 
     def forked(self) -> None:
         """In a forked child: the store is the parent's."""
-        self._log.lock = threading.RLock()  # another thread of the parent may have held it
+        # other threads of the parent may have held them
+        self._log.writing, self._log.lock = threading.RLock(), threading.RLock()
         self._log.closed = "the store was opened by the parent process: a forked child must open its own"
         self._place.close(forked=True)  # a child that outlives its parent must not keep the directory locked
 

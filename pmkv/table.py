@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .compile import FEW
 from .errors import CorruptionError, InvalidError
 from .index.open import check_cursor
 from .kernels import location
@@ -30,6 +31,8 @@ NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,127}")
 MAX_WIDTH = 1 << 16
 MOST_ROWS = 1 << 47
 IDS_ONLY = np.empty(0, np.uint8)
+
+Written = tuple[np.ndarray, np.ndarray, int]  # ids of a frame, where their rows stand, its LSN
 
 
 def row_dtype(dtype: npt.DTypeLike) -> np.dtype:
@@ -309,7 +312,7 @@ class Table(Surface):
         self._guard_write()
         piece, lsn, before = self._atomic(self.width), 0, 0
         for start in range(0, ids.size, piece):
-            with self._log.lock:
+            with self._log.writing:
                 lsn = self._write(ids[start : start + piece], raw[start * self.width : (start + piece) * self.width], 0)
             if start + piece < ids.size:
                 self._log.finish_group(lsn, before)
@@ -322,7 +325,7 @@ class Table(Surface):
         self.check_adds()
         change = self._rows(rows, ids.size).view(self.dtype).reshape(ids.size, *self.shape)
         self._guard_write()
-        with self._log.lock, self._log.deferred():
+        with self._log.writing, self._log.lock, self._log.deferred():
             unique, where = np.unique(ids, return_inverse=True)
             current = self._gather(unique, self._default(0))[0].view(self.dtype).reshape(unique.size, *self.shape)
             np.add.at(current, where, change)
@@ -333,14 +336,14 @@ class Table(Surface):
         """How many of the ids were there. Possible in a full pool, too."""
         ids = self._ids(ids)
         self._guard_write()
-        with self._log.lock, self._log.deferred() as seen:
+        with self._log.writing, self._log.lock, self._log.deferred() as seen:
             present = np.unique(ids[self.contains(ids)])
             lsn = self._write(present, IDS_ONLY, Flag.DELETED) if present.size else seen.lsn
         self._log.settle(lsn)
         return int(present.size)
 
     def _write(self, ids: np.ndarray, raw: np.ndarray, flags: int) -> int:
-        """Append frames and enter them, in atomic batches; returns the LSN to settle. Under the lock."""
+        """Append frames and enter them, in atomic batches; returns the LSN to settle. Under `writing`."""
         self._guard()  # again: the table may have been dropped since, or its view deleted
         purpose, width = (Reserve.DELETE, 0) if flags & Flag.DELETED else (Reserve.WRITE, self.width)
         step, piece = self._per_frame(width), self._atomic(width)
@@ -348,9 +351,13 @@ class Table(Surface):
             stop = min(start + piece, ids.size)
             frames = [(a, min(a + step, stop)) for a in range(start, stop, step)]
             self._log.reserve([(b - a) * (8 + width) for a, b in frames], purpose)
-            with self._log.batch():
-                for a, b in frames:
-                    self._append(ids[a:b], raw[a * width : b * width], flags, purpose)
+            with self._log.joined():
+                written: list[Written] = []
+                try:
+                    for a, b in frames:
+                        written.append(self._append(ids[a:b], raw[a * width : b * width], flags, purpose))
+                finally:  # interrupted, too: what stands in the log is seen
+                    self._enter(written)
         return self._changed
 
     def _per_frame(self, width: int) -> int:
@@ -362,20 +369,33 @@ class Table(Surface):
         step = self._per_frame(width)
         return step * max(1, MAX_BATCH // (step * (8 + width)))
 
-    def _append(self, ids: np.ndarray, raw: np.ndarray, flags: int, purpose: Reserve) -> None:
+    def _enter(self, written: list[Written]) -> None:
+        """All frames of a batch at once. A medium that failed has taken them back."""
+        for ids, _, _ in written:
+            if ids.size > FEW:  # else the kernels that enter them keep the interpreter
+                self.chain.make_room(ids, self._log.lock)
+        with self._log.lock:
+            for ids, locations, lsn in written if not self._log.failed else []:
+                self.chain.enter(Ids(ids), locations, lsn)
+
+    def _append(self, ids: np.ndarray, raw: np.ndarray, flags: int, purpose: Reserve) -> Written:
+        """One frame. While its body is filled others read: nothing points at it."""
         log = self._log
-        at = log.begin(
-            Kind.ROWS,
-            8 * ids.size + raw.size,
-            table=self.id,
-            layer=self.layer,
-            count=ids.size,
-            flags=flags,
-            purpose=purpose,
-        )
+        with log.lock:
+            at = log.begin(
+                Kind.ROWS,
+                8 * ids.size + raw.size,
+                table=self.id,
+                layer=self.layer,
+                count=ids.size,
+                flags=flags,
+                purpose=purpose,
+            )
         log.store(at, ids.view(np.uint8))
         log.store(at + 8 * ids.size, raw)
-        self.chain.enter(Ids(ids), self._locate(at, ids, flags), log.end())
+        locations = self._locate(at, ids, flags)
+        with log.lock:
+            return ids, locations, log.end()
 
     def _locate(self, at: int, ids: np.ndarray, flags: int) -> np.ndarray:
         """The locations of a frame's rows, or of its deleted ids."""

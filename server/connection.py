@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pmkv_server import resp
+from pmkv_server.intake import Intake
 from pmkv_server.resp import NULL, Reply, Scan
 from pmkv_server.session import Session
 
@@ -31,7 +32,7 @@ class Connection(asyncio.Protocol):
         self._server = server
         self._dispatcher = dispatcher
         self._transport: asyncio.Transport | None = None
-        self.inbox: list[bytes] = []
+        self.inbox: list[Any] = []  # bytes, or a view of a whole long command
         self.size = 0  # bytes in the inbox
         self._need = 0  # bytes without which the command at hand cannot be complete
         self._queued = False  # on the ready list
@@ -41,6 +42,7 @@ class Connection(asyncio.Protocol):
         self._choked = False  # the client does not read
         self._reading = True
         self._watched = False  # the dispatcher receives for it, not the transport
+        self._intake: Intake | None = None  # receives for it, once a long command came
         self.outlet = -1  # the socket, when what is sent there now overtakes nothing
         self._eof = False
         self.first_row = self.row = self.row_end = 0  # of the scan under way
@@ -73,7 +75,13 @@ class Connection(asyncio.Protocol):
             self.taken = True
             self._dispatcher.take(self, data)
             return
+        self.arrived(data)
+
+    def arrived(self, data: Any, longer: Any = None) -> None:
+        """This is next: bytes, or a view of them. longer: than this, which was last, and which it begins with."""
         self.at_rest = False
+        if longer is not None and self.has_last(longer):
+            self.size -= len(self.inbox.pop())
         self.inbox.append(data)
         self.size += len(data)
         if not self._queued and self.size >= self._need and self._may_serve():
@@ -81,6 +89,10 @@ class Connection(asyncio.Protocol):
             self._dispatcher.add(self)
         elif self.size > INBOX_LIMIT:
             self._regulate()
+
+    def has_last(self, data: Any) -> bool:
+        """Is this what came last, and is not taken yet?"""
+        return bool(self.inbox) and self.inbox[-1] is data
 
     def eof_received(self) -> bool:
         self._eof = True
@@ -165,6 +177,7 @@ class Connection(asyncio.Protocol):
             and session.keyspace is self._dispatcher.keyspace
             and not (
                 self.size
+                or (self._intake is not None and self._intake.is_filling)
                 or self._out
                 or self._held
                 or self._queued
@@ -192,7 +205,7 @@ class Connection(asyncio.Protocol):
         """It was something else: `give_rows` and `took` follow."""
         self.taken = self.at_rest = False
 
-    def chunks(self) -> list[bytes]:
+    def chunks(self) -> list[Any]:
         """What is in the inbox, to be scanned now."""
         chunks, self.inbox, self.size = self.inbox, [], 0
         return chunks
@@ -216,37 +229,48 @@ class Connection(asyncio.Protocol):
         elif status == resp.DONE:
             pass
         elif status == resp.INCOMPLETE:
-            self._keep(found.data, position, end)
             self._need = detail
-            if detail > SHORT:
-                self.return_to_transport()  # its portions are larger
-            if self.size > QUERY_LIMIT:
+            if detail > QUERY_LIMIT:
                 self.abort()
+            elif detail > SHORT:
+                self._receive_long(found.data, position, end)
+            else:
+                self._keep(found.data, position, end)
         elif status == resp.AGAIN or self.busy:  # what a worker does is answered first
             self._keep(found.data, position, end)
         elif status == resp.INLINE:
-            self._take_line(found.data, position, end)
+            self._take_line(bytes(found.data[position:end]))
         else:
             self._refuse(resp.protocol_error(status, detail))
         if self.size and self.size >= self._need:  # more may have come since this was taken
             self.go_on()
 
-    def _keep(self, data: bytes, start: int, end: int) -> None:
+    def _keep(self, data: Any, start: int, end: int) -> None:
         if start < end:
-            self.inbox.insert(0, data[start:end])
+            self.inbox.insert(0, bytes(data[start:end]))
             self.size += end - start
 
-    def _take_line(self, data: bytes, start: int, end: int) -> None:
-        """An inline command."""
-        stop = data.find(b"\n", start, min(end, start + resp.MAX_INLINE))
+    def _receive_long(self, data: Any, start: int, end: int) -> None:
+        """This has come so far of a command that is long."""
+        behind, self.inbox, self.size = self.inbox, [], 0
+        if self._intake is None:
+            self._intake = Intake(self)
+            if self._transport is not None:
+                self._transport.set_protocol(self._intake)
+            self.return_to_transport()
+        self._intake.begin(data, start, end, behind, self._need)
+
+    def _take_line(self, data: bytes) -> None:
+        """An inline command, perhaps."""
+        stop = data.find(b"\n", 0, resp.MAX_INLINE)
         if stop < 0:
-            self._keep(data, start, end)
+            self._keep(data, 0, len(data))
             self._need = self.size + 1
             if self.size >= resp.MAX_INLINE:
                 self._refuse(resp.protocol_error(resp.LONG_LINE, 0))
             return
-        self._keep(data, stop + 1, end)
-        words = resp.split_inline(data[start:stop])
+        self._keep(data, stop + 1, len(data))
+        words = resp.split_inline(data[:stop])
         if words is None:
             self._refuse(resp.error("ERR Protocol error: unbalanced quotes in request"))
         elif words:

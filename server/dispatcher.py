@@ -111,15 +111,17 @@ class Dispatcher:
         ready, self._ready = self._ready, []
         taken, sizes, chunks = self._taken, self._taken_sizes, self._taken_data
         self._taken, self._taken_sizes, self._taken_data = [], [], []
-        self._wrote = False
         self._server.stats.ticks += 1
-        served: list[Connection] = []
+        if taken:
+            self._serve(self._serve_taken, taken, sizes, chunks)
+        for group in self._groups(ready) if ready else ():
+            self._serve(self._serve_inboxes, group)
+
+    def _serve(self, serve: Callable[..., list[Connection]], *group: Any) -> None:
+        """Serve some, and let their replies leave: what is behind them may be long."""
+        self._wrote = False
         with self._store.deferred() as self._deferral:
-            if taken:
-                served += self._serve_taken(taken, sizes, chunks)
-            if ready:
-                for group in self._groups(ready):
-                    served += self._serve_inboxes(group)
+            served = serve(*group)
         if self._wrote:
             self._store.flush_soon()
         if self._answers:
@@ -140,7 +142,7 @@ class Dispatcher:
                 groups.append([connection])
             else:
                 self._join(connection)
-        return [*groups, short] if short else groups
+        return [short, *groups] if short else groups
 
     def _join(self, connection: Connection) -> None:
         """Many pieces of something long arrived: make them one in a worker, which does not hold up the loop."""
@@ -158,7 +160,7 @@ class Dispatcher:
     def _serve_inboxes(self, connections: list[Connection]) -> list[Connection]:
         sizes = [connection.scan_size() for connection in connections]
         found = self._scan([chunk for connection in connections for chunk in connection.chunks()], sizes)
-        self._serve(list(_portions(connections, sizes, found)), found)
+        self._serve_portions(list(_portions(connections, sizes, found)), found)
         return connections
 
     def _scan(self, chunks: list[bytes], sizes: list[int]) -> Scan:
@@ -166,7 +168,7 @@ class Dispatcher:
         self._server.stats.input_bytes += len(data)
         return self._scanner.scan(data, sizes)
 
-    def _serve(self, portions: list[Portion], found: Scan) -> None:
+    def _serve_portions(self, portions: list[Portion], found: Scan) -> None:
         """Serve connections, whatever they sent; returns once their replies are in them."""
         for connection, first, _, _, state in portions:
             connection.give_rows(first, state[0])
@@ -204,7 +206,7 @@ class Dispatcher:
         if setters:
             keys, values = (found.spans([i + n for _, i in setters]) for n in (1, 2))
             self._set_singles([connection for connection, _ in setters], keys, values)
-        self._serve(others, found)
+        self._serve_portions(others, found)
         return [portion[0] for portion in others]
 
     def _get_singles(self, connections: list[Connection], keys: Spans) -> None:
@@ -388,14 +390,12 @@ class Dispatcher:
         connection.busy = True
 
         def done(reply: resp.Reply, lsn: int) -> None:
-            if writes:
-                self._store.flush_soon()
             connection.reply(reply, 1, lsn)
             self._end_work([connection])
 
-        self._in_worker(lambda: run(connection.session, entry, entry.owned(arguments)), done)
+        self._in_worker(lambda: run(connection.session, entry, entry.owned(arguments)), done, writes)
 
-    def _in_worker(self, work: Callable[[], Any], done: Callable[[Any, int], None]) -> None:
+    def _in_worker(self, work: Callable[[], Any], done: Callable[[Any, int], None], writes: bool = False) -> None:
         """`work` in a worker, then `done` here, with its result and the LSN that this depends on."""
         self.working += 1
 
@@ -406,6 +406,8 @@ class Dispatcher:
         def begin() -> None:
             with self._store.deferred() as deferral:
                 result = work()
+            if writes:
+                self._store.flush_soon()
             self._call_threadsafe(end, result, deferral.lsn)
 
         self._executor.submit(begin)

@@ -185,7 +185,9 @@ def scan(data, sizes, bounds, rows, states):
 class Scan:
     """What one look at the buffers found, valid until the next. Offsets are into `data`; `gets`, `sets`: see `scan`."""
 
-    def __init__(self, data: bytes, blob: np.ndarray, counts: tuple[int, int, int], *arrays: np.ndarray) -> None:
+    def __init__(
+        self, data: bytes | memoryview, blob: np.ndarray, counts: tuple[int, int, int], *arrays: np.ndarray
+    ) -> None:
         """blob: the data as an array; arrays: what `scan` filled."""
         used, self.gets, self.sets = counts
         self.data, self._blob = data, blob
@@ -215,14 +217,14 @@ class Scan:
         """The arguments of a command; long ones behind its name and first argument are views, not copied yet."""
         data = self.data
         stop = first + count
-        if self.ends[stop - 1] - self.starts[first] > LONG_VALUE:
+        if self.ends[stop - 1] - self.starts[first] > LONG_VALUE or not isinstance(data, bytes):
             return self._views(first, stop)
         return [data[a:b] for a, b in zip(self.starts[first:stop], self.ends[first:stop])]
 
     def _views(self, first: int, stop: int) -> list:
-        view, data = memoryview(self.data), self.data
+        view = memoryview(self.data)
         spans = list(zip(self.starts[first:stop], self.ends[first:stop]))
-        return [view[a:b] if i > 1 and b - a > LONG_VALUE else data[a:b] for i, (a, b) in enumerate(spans)]
+        return [view[a:b] if i > 1 and b - a > LONG_VALUE else bytes(view[a:b]) for i, (a, b) in enumerate(spans)]
 
 
 class Scanner:
@@ -233,7 +235,7 @@ class Scanner:
         self._rows = np.empty((rows, 4), np.int64)
         self._states = np.empty((64, 4), np.int64)
 
-    def scan(self, data: bytes, sizes: Sequence[int]) -> Scan:
+    def scan(self, data: bytes | memoryview, sizes: Sequence[int]) -> Scan:
         count = len(sizes)
         if count > len(self._states):
             self._states = np.empty((2 * count, 4), np.int64)

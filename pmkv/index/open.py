@@ -4,12 +4,14 @@ It grows a sub-table at a time, by half until one is large and then by splitting
 more than
 some ten thousand slots to be moved, and at most 28 bytes an entry are taken. A deleted word keeps its slot, with a
 delete
-location: what lies below must stay hidden. Assumes: the caller holds the store's lock.
+location: what lies below must stay hidden. Assumes: the caller holds the store's lock; for `make_room` it is enough
+that nobody else writes: what is larger is made beside what readers have, and put in its place.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 
 import numpy as np
 
@@ -18,13 +20,14 @@ from ..kernels import location
 from ..kernels.hashing import place_of
 from ..kernels.probe import (
     collect,
+    count_subs,
     find_ids,
     find_keys,
     insert_ids,
     insert_keys,
     reinsert,
 )
-from .heap import PAGE_WORDS, Heap
+from .heap import HELD, PAGE_WORDS, Heap
 
 PAGE_SLOTS = PAGE_WORDS // 2
 LARGEST_SUB = 64 * PAGE_SLOTS  # 256 KiB: moved in about a millisecond
@@ -46,15 +49,14 @@ class OpenIndex:
         slots = expected * 5 // 4  # four of five taken
         self.depth = max(0, (slots // LARGEST_SUB).bit_length())
         self.directory = np.arange(1 << self.depth)
-        self.subs = np.zeros((0, 4), np.int64)
+        size = max(PAGE_SLOTS, (slots >> self.depth) // PAGE_SLOTS * PAGE_SLOTS)
+        self.subs = np.array([self._new_sub(size, self.depth) for _ in self.directory], np.int64)
         self.live = 0
-        for _ in self.directory:
-            self._add_sub(max(PAGE_SLOTS, (slots >> self.depth) // PAGE_SLOTS * PAGE_SLOTS), self.depth)
 
-    def _add_sub(self, slots: int, depth: int) -> int:
-        base = self._heap.allocate(2 * slots)
-        self.subs = np.vstack([self.subs, np.array([[base, slots, 0, depth]], np.int64)])
-        return len(self.subs) - 1
+    def _new_sub(
+        self, slots: int, depth: int, lock: AbstractContextManager[object] = HELD
+    ) -> tuple[int, int, int, int]:
+        return self._heap.allocate(2 * slots, lock), slots, 0, depth
 
     @property
     def _shape(self) -> tuple:
@@ -89,7 +91,7 @@ class OpenIndex:
             self.live += alive
             if done == ids.size:
                 return before
-            self._enlarge(np.uint64(ids[done]))
+            self._enlarge(self._sub_of(np.uint64(ids[done])))
 
     def insert_keys(
         self, data: np.ndarray, words: np.ndarray, keys: np.ndarray, bounds: np.ndarray, locations: np.ndarray
@@ -101,36 +103,45 @@ class OpenIndex:
             self.live += alive
             if done == words.size:
                 return before
-            self._enlarge(words[done])
+            self._enlarge(self._sub_of(words[done]))
 
-    def _enlarge(self, word: np.uint64) -> None:
-        """Make room in the sub-table where this word belongs."""
+    def make_room(self, words: np.ndarray, lock: AbstractContextManager[object]) -> None:
+        """Be as large as these words (int64 or uint64) may need, should all of them be new: entering them then moves
+        nothing. Takes the lock for moments only."""
+        while True:
+            counts = np.zeros(len(self.subs), np.int64)
+            count_subs(words.view(np.int64), self.directory, self.depth, self.seed, counts)
+            crowded = np.flatnonzero((self.subs[:, 2] + counts) * 8 > self.subs[:, 1] * 7)
+            if not crowded.size:
+                return
+            for sub in crowded.tolist():
+                self._enlarge(sub, lock)
+
+    def _sub_of(self, word: np.uint64) -> int:
+        """Which sub-table a word belongs to."""
         place = int(place_of(word, self.seed))
-        sub = int(self.directory[place >> (64 - self.depth) if self.depth else 0])
+        return int(self.directory[place >> (64 - self.depth) if self.depth else 0])
+
+    def _enlarge(self, sub: int, lock: AbstractContextManager[object] = HELD) -> None:
+        """Make room in a sub-table."""
         base, slots, _, depth = self.subs[sub].tolist()
-        if slots >= LARGEST_SUB and depth < MAX_DEPTH:
+        directory, subs, bits = self.directory, self.subs.copy(), self.depth
+        if slots >= LARGEST_SUB and depth < MAX_DEPTH:  # one more bit of the place decides
             # five eighths each: chance never puts so many of its entries into one half
-            self._split(sub, place, depth, slots * 5 // 8 // PAGE_SLOTS * PAGE_SLOTS)
+            size = slots * 5 // 8 // PAGE_SLOTS * PAGE_SLOTS
+            subs[sub] = self._new_sub(size, depth + 1, lock)
+            subs = np.vstack([subs, [self._new_sub(size, depth + 1, lock)]])
+            directory = np.repeat(directory, 2) if depth == bits else directory.copy()
+            bits = max(bits, depth + 1)
+            entries = np.flatnonzero(directory == sub)
+            directory[entries[entries.size // 2 :]] = len(subs) - 1
         else:
-            self._set_sub(
-                sub, (slots + slots // 2) // PAGE_SLOTS * PAGE_SLOTS if slots > PAGE_SLOTS else 2 * slots, depth
-            )
-        reinsert(self._heap.words, base, slots, self.directory, self.subs, self.depth, self.seed)
-        self._heap.free(base, 2 * slots)
-
-    def _set_sub(self, sub: int, slots: int, depth: int) -> None:
-        self.subs[sub] = (self._heap.allocate(2 * slots), slots, 0, depth)
-
-    def _split(self, sub: int, place: int, depth: int, slots: int) -> None:
-        """One more bit of the place decides: half of the directory's entries for this sub-table name a new one."""
-        if depth == self.depth:
-            self.directory = np.repeat(self.directory, 2)
-            self.depth += 1
-        self._set_sub(sub, slots, depth + 1)
-        other = self._add_sub(slots, depth + 1)
-        span = 1 << (self.depth - depth)  # entries that named the sub-table
-        first = (place >> (64 - depth) if depth else 0) * span
-        self.directory[first + span // 2 : first + span] = other
+            size = (slots + slots // 2) // PAGE_SLOTS * PAGE_SLOTS if slots > PAGE_SLOTS else 2 * slots
+            subs[sub] = self._new_sub(size, depth, lock)
+        reinsert(self._heap.words, base, slots, directory, subs, bits, self.seed)
+        with lock:
+            self.directory, self.subs, self.depth = directory, subs, bits
+        self._heap.free(base, 2 * slots, lock)
 
     def walk(self, place: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """(places, words, locations) in ascending order of places from `place` on, a sub-table at a time, deletes

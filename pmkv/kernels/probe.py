@@ -72,6 +72,13 @@ def find_ids(heap, directory, subs, depth, seed, ids, pending, found):
     return waiting
 
 
+@kernel(IDS, I64, INT, WORD, I64)
+def count_subs(words, directory, depth, seed, counts):
+    """counts[sub] += how many of these words belong to each sub-table."""
+    for i in range(words.size):
+        counts[sub_of(mix(U(words[i]), seed), directory, depth)] += 1
+
+
 @kernel(U64, I64, I64_2D, INT, WORD, IDS, U64, U64, INT, brief=5)
 def insert_ids(heap, directory, subs, depth, seed, ids, locations, before, start):
     """Enter ids[start:], later ones win; before[i] = what stood there.

@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from ..compile import BOOL, BYTES, FEW_ON_DISK, I64, I64_2D, IDS, INT, U8, U64, WORD, kernel
+from ..compile import BOOL, BYTES, I64, I64_2D, IDS, INT, U8, U64, WORD, kernel
 from . import location
 from .hashing import check16
 from .memory import copy, load64, prefetch, store64
@@ -81,7 +81,7 @@ def scan_records(data, at, stop, owner, bounds, expiries, locations):
     return at
 
 
-@kernel(BYTES, U64, WORD, INT, BOOL, I64_2D, brief=1, few=FEW_ON_DISK)
+@kernel(BYTES, U64, WORD, INT, BOOL, I64_2D, brief=1, few=None)
 def read_records(data, locations, owner, now, verify, out):
     """out[i] = (offset of the value or ABSENT or DAMAGED, its length, expiry, flags); what has expired by `now` is
     absent. Returns how many are damaged."""
@@ -187,7 +187,7 @@ def gather_piece(data, locations, first, stop, width, default, out, found):
     return -1
 
 
-@kernel(BYTES, U64, IDS, INT, WORD, BYTES, BOOL, U8, U8, brief=2, few=FEW_ON_DISK)
+@kernel(BYTES, U64, IDS, INT, WORD, BYTES, BOOL, U8, U8, brief=2, few=None)
 def gather_rows(data, locations, ids, width, owner, default, verify, out, found):
     """out = the rows one behind the other, `default` where there is none; found[i] = 1 or 0. Returns the first
     damaged i or -1. What was copied is verified a piece at a time: beside checks the processor waits for one row after

@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from ..compile import BOOL, BYTES, FEW_ON_DISK, I64, I64_2D, IDS, INT, U8, U64, WORD, WORDS, kernel
+from ..compile import BOOL, BYTES, I64, I64_2D, IDS, INT, U8, U64, WORD, WORDS, kernel
 from . import location
 from .hashing import mix, rotate
 from .memory import load64, prefetch
@@ -155,7 +155,7 @@ def find_seen(words, seen, capacity, places, which, found, start, left):
     return places.size, left, WHOLE
 
 
-@kernel(WORDS, WORDS, WORD, U8, INT, U64, I64, U64, brief=5, few=FEW_ON_DISK)
+@kernel(WORDS, WORDS, WORD, U8, INT, U64, I64, U64, brief=5, few=None)
 def find_in_run(words, checks, nonce, seen, capacity, places, which, found):
     """found[which[i]] = the location of the id whose place is places[i], 0 if it is not here. Returns (how many are
     not: they stand in front of `places` and `which` now; damaged page or WHOLE)."""
@@ -191,7 +191,7 @@ def find_keys_seen(words, seen, capacity, seed, data, hashes, keys, bounds, owne
     return hashes.size, WHOLE
 
 
-@kernel(WORDS, WORDS, WORD, U8, INT, WORD, BYTES, WORDS, BYTES, I64_2D, WORD, BOOL, U64, brief=7, few=FEW_ON_DISK)
+@kernel(WORDS, WORDS, WORD, U8, INT, WORD, BYTES, WORDS, BYTES, I64_2D, WORD, BOOL, U64, brief=7, few=None)
 def find_keys_in_run(words, checks, nonce, seen, capacity, seed, data, hashes, keys, bounds, owner, verify, found):
     """The same of keys: their hashes, and where they stand in `keys`. With `verify`, a damaged record that may be the
     one asked for is found instead of an older one."""

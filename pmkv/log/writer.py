@@ -5,7 +5,9 @@ and lie in the intervals of `pending()`. What commit means: nothing that depends
 before it is durable. `append` (begin, fill the body, end) and `flush` are separate: many writers share one flush. A
 flush takes what was appended so far under the lock, and writes it without the lock, while the next group gathers.
 
-Threads: everything that appends holds `lock` (re-entrant); a flush takes `_flushing` first, then `lock` for a moment.
+Threads: who appends holds `writing` from the first look to the last frame, so nobody else does, and no group is taken
+meanwhile. What readers look at (indexes, chains, what is pending) is looked at and changed under `lock`. The order is
+`_flushing`, `writing`, `lock`; the last two are re-entrant. Who fills a long body holds `writing` alone: others read.
 """
 
 from __future__ import annotations
@@ -68,7 +70,7 @@ class Log:
         self.pool, self.durability, self.now = pool, durability, now
         pool.fill = durability == "commit"
         self.frame_limit = min(MAX_FRAME, pool.segment_size // 4)  # longer bodies are cut where they can be
-        self.lock = threading.RLock()
+        self.writing, self.lock = threading.RLock(), threading.RLock()
         self._flushing = threading.Lock()
         self._local = threading.local()  # .deferral: that which a thread is in
         self.failed: FlushError | None = None
@@ -115,7 +117,7 @@ class Log:
             with self._failing():
                 self.pool.medium.rewrite(unproved)
         self._unproved = []
-        with self.lock:
+        with self.writing, self.lock:
             self.lsn = ((epoch_of(self.lsn) + 1) << EPOCH_SHIFT) - 1
             body = self.begin(Kind.OPEN, 16, purpose=Reserve.LOG)
             self._view[body : body + 16] = secrets.token_bytes(16)
@@ -135,8 +137,9 @@ class Log:
         flags: int = 0,
         purpose: Reserve = Reserve.WRITE,
     ) -> int:
-        """Place a frame; returns where its body goes. The caller fills it and calls `end`, under one hold of the
-        lock."""
+        """Place a frame; returns where its body goes. The caller fills it and calls `end`, under one hold of
+        `writing`. This and `end` under the lock."""
+        assert self.writing._is_owned(), "somebody else may be filling a frame"
         self._finish(MORE if self._batch else 0)
         if self.position + frame_size(length) + NEXT_SIZE > self._stop:
             self._next_segment(purpose)
@@ -258,13 +261,21 @@ class Log:
             raise InvalidError(
                 f"a batch of {length:,} bytes is too long to be atomic: at most {MAX_BATCH:,}; write it in pieces"
             )
-        with self.lock:
+        with self.writing, self.lock:
             if length:
                 self.reserve_bytes(length)
-            self._batch += 1
-            try:
+            with self.joined():
                 yield
-            finally:
+
+    @contextlib.contextmanager
+    def joined(self) -> Iterator[None]:
+        """The same for who enters nothing into an index before its last frame stands, and then all of it under one
+        hold of the lock: others read meanwhile. Under `writing`."""
+        self._batch += 1
+        try:
+            yield
+        finally:
+            with self.lock:
                 self._batch -= 1
                 if not self._batch:
                     self._end_batch()
@@ -344,8 +355,8 @@ class Log:
 
     @property
     def is_locked_by_me(self) -> bool:
-        """Does this thread hold the lock, as within a batch?"""
-        return self.lock._is_owned()
+        """Does this thread hold what a flush needs, as within a batch?"""
+        return self.writing._is_owned() or self.lock._is_owned()
 
     def flush(self, lsn: int) -> None:
         """Return when everything up to this LSN is durable. Raises FlushError when it never will be. Never under
@@ -359,7 +370,7 @@ class Log:
                     self._flush_group()
 
     def _flush_group(self) -> None:
-        with self.lock:
+        with self.writing, self.lock:
             assert not self._batch, "a batch is never flushed in parts"
             self._finish(0)
             # what is in flight already: a flush that was interrupted
@@ -403,7 +414,7 @@ class Log:
     def write_back(self) -> None:
         """Hand what was gathered to the system, without a sync: it survives the death of this process, not a loss
         of power."""
-        with self.lock:
+        with self.writing, self.lock:
             group = [(start, stop) for start, stop in self._gathered]
             try:
                 self.pool.medium.flush(group, sync=False)
@@ -430,7 +441,7 @@ class Log:
     def _fail(self, error: OSError) -> None:
         """Nothing that pretends: what is durable of the group is unknown, so memory goes back and nothing more is
         written."""
-        with self.lock:
+        with self.writing, self.lock:
             self.failed = self.failed or FlushError(
                 f"the medium refused a flush ({error}): whether the last writes survive is not known; the store is "
                 f"read-only since, at LSN {self.durable}; mend the medium and open the store again"
@@ -454,7 +465,7 @@ class Log:
     def mark(self) -> None:
         """Write down how far the log is durable, unless the last frame says so already; makes the last
         acknowledged frame provable."""
-        with self.lock:
+        with self.writing, self.lock:
             if self._last_is_mark or self.failed or self.readonly or self._batch or self.durable < self.lsn:
                 return
             self.begin(Kind.MARK, 0, purpose=Reserve.LOG)
@@ -468,7 +479,7 @@ class Log:
 
     def grow(self, capacity: int) -> None:
         """Extend the pool to `capacity` bytes."""
-        with self._flushing, self.lock:
+        with self._flushing, self.writing, self.lock:
             assert not self._batch
             self._finish(0)  # the header of a frame that was interrupted would be lost with the old mapping
             with self._failing():

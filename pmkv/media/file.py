@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import FullError
+from ..turns import give_way
 from .base import Granularity, Range
 
 PAGE = mmap.PAGESIZE
@@ -38,7 +39,7 @@ RELEASE_STEP = 1 << 20
 COPY_STEP = 256 << 10  # copies are made so many bytes at a time: `store` may have to wait
 MAP_NORESERVE = 0x4000  # not in the mmap module; a pool larger than memory must not count as memory asked for
 MADV_POPULATE_WRITE = 23  # likewise; since Linux 5.14
-_libc = ctypes.CDLL(None)
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class FileMedium:
@@ -86,7 +87,7 @@ class FileMedium:
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise FullError(f"no room for {stop - start:,} more bytes of {self.path}: {error.strerror}") from error
             raise
-        self._mmap.madvise(mmap.MADV_DONTNEED, start, stop - start)  # private copies from a former use of the range
+        self._drop(start, stop)  # private copies from a former use of the range
 
     def _fill(self, start: int, stop: int) -> None:
         """Write zeros, through a descriptor of its own: each one is told of an error once, and a commit beside this
@@ -95,6 +96,7 @@ class FileMedium:
         fd = os.open(f"/proc/self/fd/{self._fd}", os.O_WRONLY | os.O_CLOEXEC)
         try:
             for at in range(start, stop, FILL_PIECE):
+                give_way()
                 self._write(zeros[: stop - at], at, fd)
                 if (at - start) % FILL_STEP == FILL_STEP - FILL_PIECE:
                     os.fdatasync(fd)
@@ -112,7 +114,7 @@ class FileMedium:
             return 0
         self._write(memoryview(raw)[first - at : last - at], first)
         with self._copying:  # private copies that `will_write` made would hide it, and one it is at work on
-            self._mmap.madvise(mmap.MADV_DONTNEED, first, last - first)
+            self._drop(first, last)
         self.data[at:first], self.data[last:stop] = raw[: first - at], raw[last - at :]
         self._handed[first] = last
         return last - first
@@ -163,12 +165,20 @@ class FileMedium:
         has dropped the zeros that `prepare` wrote."""
         with contextlib.suppress(OSError):  # another thread has closed it meanwhile
             os.posix_fadvise(self._fd, start, stop - start, os.POSIX_FADV_WILLNEED)
-        last, data = -(-stop // PAGE) * PAGE, self.data
+        last = -(-stop // PAGE) * PAGE
         for at in range(start // PAGE * PAGE, last, COPY_STEP):
-            size = ctypes.c_size_t(min(COPY_STEP, last - at))
-            # through ctypes: a method of the mapping would keep the interpreter. An older Linux refuses: no matter
-            with self._copying:
-                _libc.madvise(ctypes.c_void_p(data.ctypes.data + at), size, MADV_POPULATE_WRITE)
+            with self._copying, contextlib.suppress(OSError):  # an older Linux refuses: no matter
+                self._advise(MADV_POPULATE_WRITE, at, min(at + COPY_STEP, last))
+
+    def _drop(self, first: int, last: int) -> None:
+        """Private copies of these pages."""
+        self._advise(mmap.MADV_DONTNEED, first, last)
+
+    def _advise(self, advice: int, start: int, stop: int) -> None:
+        """Through ctypes: a method of the mapping would keep the interpreter."""
+        at = ctypes.c_void_p(self.data.ctypes.data + start)
+        if _libc.madvise(at, ctypes.c_size_t(stop - start), advice):
+            raise OSError(number := ctypes.get_errno(), os.strerror(number))
 
     def rewrite(self, ranges: Sequence[Range]) -> None:
         self._handed.clear()
@@ -185,7 +195,7 @@ class FileMedium:
         start = self._unreleased.pop(start, start)
         first, last = -(-start // PAGE) * PAGE, stop // PAGE * PAGE
         if last - first >= at_least:
-            self._mmap.madvise(mmap.MADV_DONTNEED, first, last - first)
+            self._drop(first, last)
             start = last
         self._unreleased[-(-stop // UNIT) * UNIT] = start  # where the next range begins
 

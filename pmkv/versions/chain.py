@@ -209,6 +209,12 @@ class Chain:
         Lookup((), self.runs, self.seed).look_below(wanted, found)
         return found
 
+    def make_room(self, words: np.ndarray, lock: AbstractContextManager[object]) -> None:
+        """Let the open run grow for what is entered next, while others read. By who writes, without the lock."""
+        with lock:
+            index = self.top.to_write().index
+        index.make_room(words, lock)
+
     def enter(self, wanted: Wanted, locations: np.ndarray, lsn: int) -> np.ndarray:
         """Write words; returns what stood in the open run before each. Under the lock."""
         top = self.top

@@ -28,6 +28,7 @@ group = Group("table")
 command = group.command
 
 HEAVY_ROWS = 4 << 20  # bytes that leave the loop
+HEAVY_PUT = 128 << 10  # of a put, beside which others are served while it fills its frames
 MODES = (b"SUM", b"MEAN", b"MAX")
 
 
@@ -94,6 +95,11 @@ def _several_read_much(session: Session, arguments: list[bytes]) -> bool:
 
 def _writes_much(session: Session, arguments: list[bytes]) -> bool:
     return sum(map(len, arguments)) > HEAVY_ROWS
+
+
+def _puts_much(session: Session, arguments: list[bytes]) -> bool:
+    """Is it many bytes of rows that this brings?"""
+    return len(arguments[3]) > HEAVY_PUT
 
 
 @command("table.create", -4, "write denyoom")
@@ -205,7 +211,7 @@ def length(session: Session, arguments: list[bytes]) -> Reply:
     return integer(len(_table(session, arguments[1], _at(arguments[2:]))))
 
 
-@command("table.put", 4, "write denyoom", heavy=_writes_much)
+@command("table.put", 4, "write denyoom", heavy=_puts_much)
 def put(session: Session, arguments: list[bytes]) -> Reply:
     """Write rows: name ids rows."""
     items = _table(session, arguments[1])

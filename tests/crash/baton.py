@@ -122,6 +122,27 @@ class BatonLock:
         self._held, self.owner = False, None
 
 
+class BatonRLock(BatonLock):
+    """The same for whoever has it already."""
+
+    def __init__(self, baton: Baton) -> None:
+        super().__init__(baton)
+        self._depth = 0
+
+    def _is_owned(self) -> bool:
+        return self._held and self.owner is self._baton.actor
+
+    def __enter__(self) -> None:
+        if not self._is_owned():
+            super().__enter__()
+        self._depth += 1
+
+    def __exit__(self, *error: object) -> None:
+        self._depth -= 1
+        if not self._depth:
+            super().__exit__(*error)
+
+
 class BatonQueue:
     """Stands for a SimpleQueue; taking from it is a step, and waiting in vain for a while another one."""
 

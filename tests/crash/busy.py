@@ -9,5 +9,5 @@ from pmkv_server.cli import main
 
 if __name__ == "__main__":
     store.DUE, fold.TIER, fold.MOST = 0.002, 2, 4
-    background.step_back = lambda: None  # else it would wait for the writers, who never rest
+    background.step_back = lambda nice: None  # else it would wait for the writers, who never rest
     main()

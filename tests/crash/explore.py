@@ -31,7 +31,7 @@ from unittest.mock import patch
 import numpy as np
 
 import pmkv
-from pmkv import contents, directory, engine, plans
+from pmkv import contents, directory, engine, plans, table
 from pmkv.engine import Engine
 from pmkv.errors import FlushError, FullError
 from pmkv.index.shelf import SUFFIX
@@ -328,6 +328,8 @@ def reproducible(seed: int, tier: int = 2) -> Iterator[None]:
             (writer, "LARGE", LONG_STORE),
             (fold_module, "TIER", tier),
             (fold_module, "SPAN_TIER", tier),
+            (fold_module, "QUIET_TIER", tier),
+            (table, "FEW", 1),
             (fold_module, "MOST", 4),
         ):
             stack.enter_context(patch.object(target, attribute, value))

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import random
 import sys
@@ -29,14 +30,16 @@ from pmkv import store as store_module
 from pmkv.background import Background
 from pmkv.engine import Engine
 from pmkv.log.flusher import Flusher
+from pmkv.table import Table
 from pmkv_server import connection as connection_module
 from pmkv_server import dispatcher as dispatcher_module
 from pmkv_server.commands import running
+from pmkv_server.commands import tables as tables_module
 from pmkv_server.config import Config
 from pmkv_server.dispatcher import Dispatcher
 from pmkv_server.main import Server
 from tests.crash.asked import Asked, Questions, Reply, is_error
-from tests.crash.baton import Actor, Baton, BatonLock, BatonQueue
+from tests.crash.baton import Actor, Baton, BatonLock, BatonQueue, BatonRLock
 from tests.crash.explore import NOW, Violation, reproducible
 from tests.crash.stage import Client, Loop, PacedMedium, PacedStore
 from tests.crash.witness import TABLE, Witness, state_of
@@ -48,6 +51,7 @@ WORKERS = 2
 SMALL = [  # limits of the server that a schedule shall meet
     (running, "HEAVY_BYTES", 1000), (dispatcher_module, "JOINED", 1000), (dispatcher_module, "LONG_INBOX", 1600),
     (connection_module, "OUTPUT_LIMIT", 2000), (connection_module, "INBOX_LIMIT", 1000),
+    (connection_module, "SHORT", 600), (tables_module, "HEAVY_PUT", 8), (Table, "_per_frame", lambda self, width: 1),
 ]  # fmt: skip
 
 
@@ -108,6 +112,8 @@ class Schedule:
         engine = Engine.on_medium(self.medium, SEGMENT, now=lambda: NOW)
         self.log = engine.log
         self.log._flushing = self.flushing = BatonLock(self.baton)
+        self.log.writing = BatonRLock(self.baton)
+        self.log.store = functools.partial(self._store_slowly, self.log.store)
         self.loop = Loop(self.baton)
         with self._actors():
             self.store = PacedStore(SimpleNamespace(path=None, close=lambda: None), engine, 0)
@@ -156,6 +162,14 @@ class Schedule:
             if self.baton.actor is self.loop.actor and not self.medium.inline:
                 raise Violation("the loop waits for a flush")
             self.baton.pause()
+
+    def _store_slowly(self, store: Callable[[int, Any], None], at: int, raw: Any) -> None:
+        """Others look while a frame is filled, where they may: half of its bytes are there then."""
+        half = raw.size // 2
+        store(at, raw[:half])
+        if not self.log.lock._is_owned() and self.rng.random() < 0.5:
+            self.baton.pause()
+        store(at + half, raw[half:])
 
     def _pause_loop(self) -> None:
         if self.baton.actor is self.loop.actor and self.rng.random() < 0.3:

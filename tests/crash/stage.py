@@ -17,7 +17,7 @@ from tests.crash.baton import Baton
 from tests.crash.explore import Violation
 from tests.engines import eio
 from tests.served import request
-from tests.unit.server.stand import parsed
+from tests.unit.server.stand import parsed, receive
 
 if TYPE_CHECKING:
     from tests.crash.schedule import Schedule
@@ -96,7 +96,7 @@ class Client:
         self._paused = False
         self.reads = True
         self.buffered = self.high = 0
-        self.connection = Connection(world.server, world.dispatcher)
+        self.connection = self.protocol = Connection(world.server, world.dispatcher)
         self.connection.connection_made(self)
 
     # what the transport is asked
@@ -109,6 +109,9 @@ class Client:
 
     def is_closing(self) -> bool:
         return self.is_closed
+
+    def set_protocol(self, protocol: Any) -> None:
+        self.protocol = protocol
 
     def pause_reading(self) -> None:
         self.reads = False
@@ -151,7 +154,7 @@ class Client:
         self.arriving -= 1
         if self.reads and not self.is_closed and self.wire:
             data, self.wire = self.wire[:size], self.wire[size:]
-            self.connection.data_received(data)
+            receive(self.protocol, data)
             if self.is_ended and not self.wire:
                 self._end_arrives()
 

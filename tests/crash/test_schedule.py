@@ -20,6 +20,7 @@ import pytest
 from pmkv.errors import PmkvError
 from pmkv.log.flusher import Flusher
 from pmkv.log.writer import Log
+from pmkv.table import Table
 from pmkv_server.commands import transactions
 from pmkv_server.connection import Connection
 from pmkv_server.dispatcher import Dispatcher
@@ -30,7 +31,7 @@ pytestmark = pytest.mark.crash
 SCHEDULES, LONG = 400, 100_000
 FIRST_SEED = int(os.environ.get("PMKV_TEST_SEED", 1))
 NUMBER = int(os.environ.get("PMKV_TEST_SCHEDULES", 0))
-FOR_MUTANTS = range(9_000, 9_150)
+FOR_MUTANTS = range(9_000, 9_400)
 FOREVER = 1 << 62  # an LSN beyond all
 
 
@@ -82,7 +83,7 @@ Patch = tuple[Any, str, Any]
 MUTANTS: dict[str, Callable[[], list[Patch]]] = {}
 
 deliver, release, answer = Connection.deliver, Connection.release, Dispatcher._answer
-fail, reply = Log._fail, Connection.reply
+fail, reply, append = Log._fail, Connection.reply, Table._append
 
 
 def mutant(name: str) -> Callable[[Callable[[], list[Patch]]], None]:
@@ -136,9 +137,9 @@ def _() -> list[Patch]:
     return [(Connection, "reply", forget)]
 
 
-def flush_group(self: Log, last: Callable[[], int], unless_failed: bool = True) -> None:
+def flush_group(self: Log, last: Callable[[], int], unless_failed: bool = True, waits: bool = True) -> None:
     """What the engine does, but for what is declared durable at the end."""
-    with self.lock:
+    with self.writing if waits else contextlib.nullcontext(), self.lock:
         self._finish(0)
         self._in_flight, self._gathered = self._in_flight + self._gathered, []
     try:
@@ -164,6 +165,25 @@ def _() -> list[Patch]:
         flush_group(self, lambda: last, unless_failed=False)
 
     return [(Log, "_flush_group", flush)]
+
+
+@mutant("a group is taken while a frame is filled")
+def _() -> list[Patch]:
+    def hasty(self: Log) -> None:
+        last = self.lsn
+        flush_group(self, lambda: last, waits=False)
+
+    return [(Log, "_flush_group", hasty)]
+
+
+@mutant("a put is seen frame by frame")
+def _() -> list[Patch]:
+    def at_once(self: Table, *frame: Any) -> Any:
+        ids, locations, lsn = append(self, *frame)
+        self._enter([(ids, locations, lsn)])
+        return ids[:0], locations[:0], lsn
+
+    return [(Table, "_append", at_once)]
 
 
 @mutant("only what is gathered is pending, not what is in flight")

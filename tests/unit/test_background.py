@@ -11,8 +11,9 @@ import threading
 
 import pytest
 
-from pmkv.background import NICE, SCHED_SETATTR, Background
+from pmkv.background import NICE, Background
 from pmkv.errors import FullError
+from pmkv.turns import SCHED_SETATTR
 
 PATIENCE = 5
 

@@ -18,9 +18,10 @@ from numba import types
 from numba.core.errors import NumbaError
 
 import pmkv.kernels
-from pmkv.compile import FEW, JIT, kernel
+from pmkv.compile import FEW, FEW_ON_DISK, JIT, Limits, kernel
 from pmkv.kernels.hashing import check16
 from pmkv.kernels.probe import find_ids, pick_new
+from pmkv.kernels.records import read_records
 
 compiled_only = pytest.mark.skipif(not JIT, reason="under NUMBA_DISABLE_JIT=1 kernels are plain functions")
 
@@ -52,6 +53,20 @@ def test_a_brief_call_keeps_the_interpreter() -> None:
     for count, which in (FEW, "held"), (FEW + 1, "free"):
         with patch.object(pick_new, which, return_value=-1):
             assert pick_new(*[np.zeros(count, np.uint64)] * 5) == -1
+
+
+@compiled_only
+def test_how_many_may_wait_for_the_disk_with_the_interpreter_is_for_the_process_to_say(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls = []
+    for which in ("held", "free"):
+        monkeypatch.setattr(read_records, which, lambda *_, which=which: calls.append(which))
+    for most in (FEW_ON_DISK, FEW):
+        monkeypatch.setattr(Limits, "on_disk", most)
+        for count in (most, most + 1):
+            read_records(None, np.zeros(count, np.uint64))
+    assert calls == ["held", "free"] * 2
 
 
 @compiled_only

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -117,6 +118,53 @@ def test_a_batch_of_large_keys_and_values_fits_in_what_it_reserved() -> None:
                 assert len(space) == before, "refused half way"
                 items.popitem()
         assert items
+
+
+def test_others_read_while_a_long_put_fills_its_frames_and_see_all_of_it_or_nothing() -> None:
+    engine = small_engine(segment=1 << 20, segments=64)
+    table, ids = engine.create_table("t", ("u1", 256)), np.arange(3000)
+    table.put(ids, np.full((3000, 256), 1, "u1"))
+    store, seen, filled = engine.log.store, [], 0
+
+    def slowly(at: int, raw: np.ndarray) -> None:
+        nonlocal filled
+        store(at, raw)
+        filled += 1
+        reading = threading.Thread(target=lambda: seen.append(set(table.get(ids)[:, 0].tolist())))
+        reading.start()
+        reading.join(10)
+        assert not reading.is_alive(), "a reader waits for who fills a frame"
+
+    engine.log.store = slowly
+    table.put(ids, np.full((3000, 256), 2, "u1"))
+    assert filled >= 6 and seen == [{1}] * filled
+    assert (table.get(ids) == 2).all()
+    with engine.batch():
+        engine.log.store = store  # nobody reads within a batch
+        table.put(ids, np.full((3000, 256), 3, "u1"))
+    engine.check()
+
+
+def test_an_interrupted_put_of_several_frames_is_seen_as_a_restart_would_see_it() -> None:
+    medium = MemoryMedium(64 << 20)
+    engine = Engine.on_medium(medium, 1 << 20)
+    table, ids = engine.create_table("t", ("u1", 256)), np.arange(3000)
+    store, calls = engine.log.store, []
+
+    def interrupted(at: int, raw: np.ndarray) -> None:
+        calls.append(at)
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        store(at, raw)
+
+    engine.log.store = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        table.put(ids, np.full((3000, 256), 2, "u1"))
+    engine.log.store = store
+    assert 0 < len(table) < 3000
+    engine.keyspaces[0].put(b"k", b"v")
+    assert contents(Engine.on_medium(copy_of(medium))) == contents(engine)
+    engine.check()
 
 
 READER = """

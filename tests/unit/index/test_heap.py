@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import threading
 from pathlib import Path
 from resource import RUSAGE_THREAD, getrusage
 
@@ -54,6 +55,23 @@ def test_much_is_there_at_once() -> None:
         faults = getrusage(RUSAGE_THREAD).ru_minflt - before
         assert faults < 64
         heap.free(start, words)
+
+
+def test_a_system_that_does_not_take_pages_back_leaves_zeros_to_us(monkeypatch: pytest.MonkeyPatch) -> None:
+    heap = Heap()
+    start = heap.allocate(2 * PAGE_WORDS)
+    heap.words[start : start + 2 * PAGE_WORDS] = 5
+    monkeypatch.setattr(heap, "_advise", lambda *_: -1)
+    heap.free(start, 2 * PAGE_WORDS)
+    assert heap.allocate(2 * PAGE_WORDS) == start and not heap.words[start : start + 2 * PAGE_WORDS].any()
+
+
+def test_the_lock_is_held_for_the_accounts_and_not_for_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    heap, lock, told = Heap(), threading.Lock(), []
+    advise = heap._advise
+    monkeypatch.setattr(heap, "_advise", lambda *what: told.append(lock.locked()) or advise(*what))
+    heap.free(heap.allocate(64 * PAGE_WORDS, lock), 64 * PAGE_WORDS, lock)
+    assert told == [False, False] and not lock.locked() and not heap.used
 
 
 def test_more_than_the_system_grants_is_an_error() -> None:

@@ -32,6 +32,44 @@ def test_it_grows_a_sub_table_at_a_time_within_its_budget() -> None:
     index.check()
 
 
+class Watched:
+    """A lock; whenever somebody lets go of it, and when they take it, readers find what was there."""
+
+    def __init__(self, index: OpenIndex, there: np.ndarray) -> None:
+        self.index, self.there, self.taken, self.held = index, there, 0, False
+
+    def __enter__(self) -> None:
+        assert not self.held
+        self._look()
+        self.held = True
+        self.taken += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._look()
+        self.held = False
+
+    def _look(self) -> None:
+        assert (self.index.find(self.there, NOTHING)[0] == 9).all()
+
+
+@pytest.mark.parametrize("size", [0, 100, 400, 20_000, 300_000])
+def test_room_is_made_while_others_read_and_then_nothing_moves(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    heap, rng = Heap(), np.random.default_rng(size)
+    index = OpenIndex(heap, 7)
+    there, ids = rng.permutation(size + 50_000)[:size], rng.permutation(size + 50_000)[size // 2 : size // 2 + 20_000]
+    index.insert(there, np.full(size, 9, np.uint64))
+    lock = Watched(index, there)
+    index.make_room(ids.view(np.uint64), lock)
+    assert lock.taken and not lock.held
+    index.check()
+    index.make_room(ids, lock := Watched(index, there))
+    assert not lock.taken, "there is room already"
+    monkeypatch.setattr(index, "_enlarge", None)
+    index.insert(ids, np.ones(ids.size, np.uint64))
+    assert heap.used * 8 <= 40 * index.count + (1 << 17)
+    index.check()
+
+
 @pytest.mark.parametrize("seed", [0, 1, 2**64 - 1])
 def test_ids_in_a_row_spread(seed: int) -> None:
     index = OpenIndex(Heap(), seed)

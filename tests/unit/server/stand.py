@@ -117,6 +117,19 @@ class Gate:
         self._open.set()
 
 
+def receive(protocol: Any, data: bytes) -> None:
+    """As a transport that has received this hands it on."""
+    if not isinstance(protocol, asyncio.BufferedProtocol):
+        protocol.data_received(data)
+        return
+    while data:
+        room = protocol.get_buffer(-1)
+        count = min(len(room), len(data))
+        room[:count] = data[:count]
+        data = data[count:]
+        protocol.buffer_updated(count)
+
+
 class Recorder(asyncio.Transport):
     """A transport that keeps what is written. With `slow` the client does not read: all of it counts as buffered."""
 
@@ -150,6 +163,9 @@ class Recorder(asyncio.Transport):
         self.buffered, self.paused = 0, False
         self.protocol.resume_writing()
 
+    def set_protocol(self, protocol: Any) -> None:
+        self.protocol = protocol
+
     def pause_reading(self) -> None:
         self.reading = False
 
@@ -179,7 +195,7 @@ class Wire:
         connection.connection_made(self.transport)
 
     def send(self, data: bytes) -> None:
-        self.connection.data_received(data)
+        receive(self.transport.protocol, data)
 
     def ask(self, *lines: str) -> None:
         """Send commands in one piece."""

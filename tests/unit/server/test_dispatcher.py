@@ -45,6 +45,27 @@ async def test_single_commands_of_many_connections(connect: Any, server: Stub) -
     assert [await wires[0].answers("GET a"), await wires[4].answers("GET a")] == [['"0"'], ['"4"']]
 
 
+async def test_short_commands_are_answered_before_long_ones_are_read(
+    connect: Any, server: Stub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long, short, single = connect(), connect(), connect()
+    sent: list[list[str]] = []
+    await short.answers("PING", "PING")
+    scan = server.dispatcher._scan
+
+    def watched(chunks: list[Any], sizes: list[int]) -> Any:
+        if max(sizes) > LONG // 8:
+            sent.append(short.replies() + single.replies())
+        return scan(chunks, sizes)
+
+    monkeypatch.setattr(server.dispatcher, "_scan", watched)
+    long.send(request("SET", "a", bytes(LONG // 4)) + request("GET", "none"))
+    short.ask("PING", "ECHO b")
+    single.ask("GET none")
+    await settled()
+    assert sent == [["PONG", '"b"', "nil"]] and long.replies() == ["OK", "nil"] and server.stats.ticks == 2
+
+
 async def test_a_write_is_not_acknowledged_before_it_is_durable(connect: Any, gate: Gate, store: Any) -> None:
     wire, reader = connect(), connect()
     gate.shut()

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import platform
 import sys
+import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 import pmkv
+from pmkv.compile import Limits
+from pmkv.turns import SCHED_SETATTR
 from pmkv_server.config import Config
-from pmkv_server.main import Server
+from pmkv_server.main import WORKERS_NICE, Server
 from tests.served import request
 from tests.unit.server.stand import Gate, settled
 
@@ -19,12 +24,13 @@ from tests.unit.server.stand import Gate, settled
 @pytest.fixture
 async def running(store: Any) -> AsyncIterator[Server]:
     server = Server(Config(port=0, rest_port=None), store)
-    interval = sys.getswitchinterval()
+    interval, limit = sys.getswitchinterval(), Limits.on_disk
     await server.startup()
     yield server
     if not store._log.closed:
         await server.shutdown()
     sys.setswitchinterval(interval)
+    Limits.on_disk = limit
 
 
 async def test_serves_on_a_free_port_and_stops_for_shutdown(running: Server) -> None:
@@ -53,6 +59,17 @@ async def test_shutdown_answers_what_is_under_way_and_closes_the_store(running: 
     with pytest.raises(OSError):
         await asyncio.open_connection("127.0.0.1", running.port)
     writer.close()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux alone has priorities of threads")
+async def test_workers_let_the_loop_go_first(running: Server) -> None:
+    def who() -> tuple[int, int]:
+        return os.sched_getscheduler(0), os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    policy, nice = await running.loop.run_in_executor(running._executor, who)
+    assert nice >= WORKERS_NICE > who()[1] or who()[1] >= WORKERS_NICE
+    if platform.machine() in SCHED_SETATTR:
+        assert policy == os.SCHED_BATCH != who()[0]
 
 
 async def test_durable_returns_when_it_is(running: Server, gate: Gate) -> None:

@@ -1,0 +1,75 @@
+"""How long commands arrive: the transport receives straight into the room of the command at hand, which is as large as
+its headers say, or as the last one was. In pieces, to be joined, all of it would be copied twice more, into memory that
+is new each time.
+
+Assumes: all methods run on the loop's thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from pmkv_server.connection import Connection
+
+LEAST, MOST = 64 << 10, 1 << 20  # bytes of a room that is made before anything is known of what comes
+
+
+class Intake(asyncio.BufferedProtocol):
+    """In place of a connection, as its transport's protocol, from its first long command on."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._room: memoryview | None = None
+        self._start = self._filled = 0  # of the room, where what is at hand begins, and where it ends by now
+        self._need = 0  # bytes of it without which it is not worth a look
+        self._given: memoryview | None = None  # what of the room the connection has, or had: up to where it was filled
+        self._usual = LEAST
+        self.eof_received, self.connection_lost = connection.eof_received, connection.connection_lost
+        self.pause_writing, self.resume_writing = connection.pause_writing, connection.resume_writing
+
+    @property
+    def is_filling(self) -> bool:
+        """Is there the beginning of a command that the connection does not have?"""
+        return self._need > 0
+
+    def begin(self, data: Any, position: int, end: int, behind: list[Any], need: int) -> None:
+        """A command of at least `need` bytes has come so far: data[position:end], then what is behind."""
+        self._usual = min(max(need, LEAST), MOST)
+        start = self._filled - len(data) + position
+        if self._room is None or behind or data is not self._given or start + need > len(self._room):
+            self._move([data[position:end], *behind], need)
+            start = 0
+        self._start, self._need, self._given = start, need, None
+        self._look()
+
+    def _move(self, pieces: list[Any], need: int) -> None:
+        """To a room of its own."""
+        self._room = memoryview(np.empty(max(need, 2 * sum(map(len, pieces))), np.uint8))
+        self._filled = 0
+        for piece in pieces:
+            self._room[self._filled : self._filled + len(piece)] = piece
+            self._filled += len(piece)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        if self._room is None:
+            self._room, self._start, self._filled = memoryview(np.empty(self._usual, np.uint8)), 0, 0
+        return self._room[self._filled :]
+
+    def buffer_updated(self, count: int) -> None:
+        if self._given is not None and not self._connection.has_last(self._given):
+            self._start = self._filled  # it was taken to be served
+        self._filled += count
+        self._look()
+
+    def _look(self) -> None:
+        """Give what is at hand, if it is enough; or once more, if it became longer meanwhile."""
+        if self._room is None or self._filled - self._start < max(self._need, 1):
+            return
+        before, self._given, self._need = self._given, self._room[self._start : self._filled], 0
+        self._connection.arrived(self._given, before)
+        if self._filled == len(self._room):
+            self._room = self._given = None
