@@ -24,6 +24,7 @@ from .log.format import MAX_BATCH, Flag, Frame, Kind
 from .log.pool import Reserve
 from .log.writer import Log
 from .surface import Surface
+from .turns import give_way, go_on
 from .versions.layer import Layer
 from .versions.wanted import Ids, lives
 
@@ -393,7 +394,10 @@ class Table(Surface):
             )
         log.store(at, ids.view(np.uint8))
         log.store(at + 8 * ids.size, raw)
+        between = give_way if ids.size > FEW else go_on
+        between()
         locations = self._locate(at, ids, flags)
+        between()
         with log.lock:
             return ids, locations, log.end()
 

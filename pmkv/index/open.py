@@ -27,6 +27,7 @@ from ..kernels.probe import (
     insert_keys,
     reinsert,
 )
+from ..turns import give_way
 from .heap import HELD, PAGE_WORDS, Heap
 
 PAGE_SLOTS = PAGE_WORDS // 2
@@ -115,6 +116,7 @@ class OpenIndex:
             if not crowded.size:
                 return
             for sub in crowded.tolist():
+                give_way()
                 self._enlarge(sub, lock)
 
     def _sub_of(self, word: np.uint64) -> int:
