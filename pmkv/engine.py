@@ -32,10 +32,11 @@ from .index.hot import Budget
 from .index.shelf import Shelf
 from .keyspace import OWNER, Keyspace
 from .log.control import append_control, read_control
+from .log.deferral import Deferral
 from .log.format import Frame, Kind
 from .log.pool import Pool
 from .log.replay import LogEnd, Replay
-from .log.writer import Deferral, Log, unix_ms
+from .log.writer import Log, unix_ms
 from .media.base import Medium
 from .plans import Keys, Plan, Tables, check_view_name, plan_promote, plan_rollback, plan_undo
 from .table import NAME, Table, check_bound, descr_of, dtype_from, row_dtype

@@ -22,9 +22,9 @@ from . import directory
 from .background import Background
 from .engine import Engine
 from .errors import ClosedError, CorruptionError, FlushError, FullError, InvalidError, PmkvError
+from .log.deferral import Deferral
 from .log.flusher import Flusher
 from .log.format import epoch_of
-from .log.writer import Deferral
 from .plans import Keys, Tables
 from .sizes import parse_size
 from .stats import Stats, stats_of

@@ -36,7 +36,6 @@ log = logging.getLogger("pmkv.server")
 
 Portion = tuple["Connection", int, int, int, list[int]]  # first row, its bytes from, to, and state of the scan
 Answers = tuple[int, list["Connection"], Replies]  # the LSN they depend on, and a reply a connection
-
 Runs = tuple[list[int], list["Connection"], list[int]]  # where the commands begin, whose they are, how many of each
 
 NO_SINGLE = (0, 0, 0, resp.OTHER)
@@ -381,19 +380,18 @@ class Dispatcher:
         elif is_heavy(session, entry, arguments):
             self._send_to_worker(connection, entry, arguments)
         else:
-            self._wrote |= "write" in entry.flags or entry.name == "exec"
+            self._wrote |= entry.writes
             words = entry.owned(arguments) if "loop" in entry.flags else arguments
             connection.reply(run(session, entry, words), 1, self._deferral.lsn)
 
     def _send_to_worker(self, connection: Connection, entry: Command, arguments: list[bytes]) -> None:
-        writes = "write" in entry.flags or entry.name == "exec"
         connection.busy = True
 
         def done(reply: resp.Reply, lsn: int) -> None:
             connection.reply(reply, 1, lsn)
             self._end_work([connection])
 
-        self._in_worker(lambda: run(connection.session, entry, entry.owned(arguments)), done, writes)
+        self._in_worker(lambda: run(connection.session, entry, entry.owned(arguments)), done, entry.writes)
 
     def _in_worker(self, work: Callable[[], Any], done: Callable[[Any, int], None], writes: bool = False) -> None:
         """`work` in a worker, then `done` here, with its result and the LSN that this depends on."""

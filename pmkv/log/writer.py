@@ -1,9 +1,8 @@
 """The log: appends frames, gathers them into groups, makes groups durable, and says who has to wait for what.
 
 What defines time: the LSN. What is true: every frame up to `durable` is on the medium; frames above it are *pending*,
-and lie in the intervals of `pending()`. What commit means: nothing that depends on a pending frame may be revealed
-before it is durable. `append` (begin, fill the body, end) and `flush` are separate: many writers share one flush. A
-flush takes what was appended so far under the lock, and writes it without the lock, while the next group gathers.
+and lie in the intervals of `pending()`. What commit means: nothing that depends on these is revealed. `append` (begin,
+fill the body, end) and `flush` are separate: a flush takes what many appended, and writes it while the next gathers.
 
 Threads: who appends holds `writing` from the first look to the last frame, so nobody else does, and no group is taken
 meanwhile. What readers look at (indexes, chains, what is pending) is looked at and changed under `lock`. The order is
@@ -21,6 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from ..errors import ClosedError, FlushError, InvalidError, ReadOnlyError
+from .deferral import Deferral
 from .format import (
     ALIGN,
     EPOCH_SHIFT,
@@ -51,14 +51,6 @@ DURABILITIES = ("commit", "interval", "none")
 def unix_ms() -> int:
     """The wall clock in milliseconds."""
     return time.time_ns() // 1_000_000
-
-
-class Deferral:
-    """Collects what a thread would have to wait for. `lsn`: the highest that must be durable before results may be
-    revealed, 0 for none."""
-
-    def __init__(self) -> None:
-        self.lsn = 0
 
 
 class Log:
@@ -137,8 +129,7 @@ class Log:
         flags: int = 0,
         purpose: Reserve = Reserve.WRITE,
     ) -> int:
-        """Place a frame; returns where its body goes. The caller fills it and calls `end`, under one hold of
-        `writing`. This and `end` under the lock."""
+        """Place a frame; returns where its body goes. Who calls fills it, then calls `end`; both under the lock."""
         assert self.writing._is_owned(), "somebody else may be filling a frame"
         self._finish(MORE if self._batch else 0)
         if self.position + frame_size(length) + NEXT_SIZE > self._stop:
@@ -232,8 +223,7 @@ class Log:
     def reserve_bytes(self, length: int) -> None:
         """Have room for frames that take `length` bytes together, none with a body beyond `frame_limit` and a key.
         FullError: nothing was changed."""
-        # one frame may hold a value of frame_limit and a key: so much may stay unused at a segment's end; but of any
-        # two segments in a row more than one is used, whatever the frames
+        # so much may stay unused at a segment's end; but of any two segments in a row more than one is used
         waste, room = frame_size(self.frame_limit + MAX_KEY + ALIGN), self.pool.segment_size - ALIGN - NEXT_SIZE
         left = length - max(0, self._stop - self.position - NEXT_SIZE - waste)
         segments = max(0, min(-(-left // max(1, room - waste)), -(-2 * left // room) + 1) if left > 0 else 0)
@@ -269,8 +259,7 @@ class Log:
 
     @contextlib.contextmanager
     def joined(self) -> Iterator[None]:
-        """The same for who enters nothing into an index before its last frame stands, and then all of it under one
-        hold of the lock: others read meanwhile. Under `writing`."""
+        """The same under `writing` alone, for who enters all of it into an index at once, behind the last frame."""
         self._batch += 1
         try:
             yield

@@ -52,6 +52,10 @@ class Command:
     def summary(self) -> str:
         return (self.function.__doc__ or "").strip().splitlines()[0]
 
+    @property
+    def writes(self) -> bool:
+        return "write" in self.flags or self.name == "exec"
+
     def keys_of(self, arguments: list[bytes]) -> list[bytes]:
         first, last, step = self.keys
         if not first:

@@ -204,14 +204,6 @@ def test_settling_waits_or_is_noted() -> None:
     assert nothing.lsn == 0
 
 
-def test_deferring_is_each_threads_own() -> None:
-    log = make_log()
-    with log.deferred() as seen, at_the_same_time(lambda: log.settle(append(log))):
-        pass
-    assert seen.lsn == 0
-    assert log.durable == log.lsn
-
-
 def test_many_writers_share_flushes() -> None:
     medium = Failing(small_medium(64, SEGMENT))
     log = make_log(medium)

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from pmkv.errors import FullError
-from pmkv.media.file import FileMedium
+from pmkv.media import file as file_module
+from pmkv.media.file import LONG, SYNC_FILE_RANGE_WRITE, FileMedium
 
 CAPACITY = 4 << 20
 PAGE = mmap.PAGESIZE
@@ -149,3 +150,23 @@ def test_private_copies_are_dropped_though_ranges_end_anywhere(medium: FileMediu
     assert private_dirty(medium) <= 2 << 20
     assert len(medium._unreleased) == 1, "one run of ranges, one place to remember"
     assert (medium.data[64:5064] == 7).all()
+
+
+def test_the_disk_begins_with_what_is_long_and_the_flush_hears_of_errors(
+    medium: FileMedium, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[tuple[int, ...]] = []
+    monkeypatch.setattr(file_module, "_begin_writing", lambda *what: begun.append(tuple(map(plain, what))))
+    for start, size in ((64, LONG), (LONG + PAGE, LONG - PAGE), (2 * LONG + 64, LONG + PAGE)):
+        medium.store(start, np.ones(size, np.uint8))
+    first = -(-(2 * LONG + 64) // PAGE) * PAGE
+    assert begun == [(medium._fd, first, LONG, SYNC_FILE_RANGE_WRITE)], (
+        "whole pages, and no wait that would hear of them"
+    )
+    monkeypatch.setattr(os, "fdatasync", failing(errno.EIO))
+    with pytest.raises(OSError, match="Input/output"):
+        medium.flush([(0, CAPACITY)])
+
+
+def plain(value: Any) -> int:
+    return getattr(value, "value", value)
