@@ -17,7 +17,7 @@ from .state import LayerState, PartState, State
 # Of a table of a hundred million ids, updated at random, an entry is written 2.7 times by folds, and a read meets ten
 # runs on the average; with tiers of five 3.9 times, and eight. Of ten million 1.8 times and six, or 2.4 and five.
 TIER = 8  # so many of about one size become one
-QUIET_TIER = 2  # the same in a sealed layer, which gets no more of them, and in any while nobody writes
+QUIET_TIER = 2  # the same while nobody writes
 SPAN_TIER = 4  # layers and spans: what is written again is small, and who reads `main` asks half as many
 SIMILAR = 2  # times the smaller one's entries
 MOST = 24  # runs of a layer, or layers and spans of a chain, beyond which any so many are folded
@@ -116,13 +116,14 @@ def tier_of(sizes: Sequence[int], tier: int) -> slice:
 
 
 def foldable(layer: LayerState, sealed: bool, at_rest: bool) -> tuple[Run, ...]:
-    """Runs of one layer that are worth to be one. Of a sealed one all that are its own, whatever their sizes: that is
-    written once. (Behind them stand those of layers that it became one with, perhaps again and again.)"""
-    if sealed:
+    """Runs of one layer that are worth to be one. While nobody writes, of a sealed one all that are its own, whatever
+    their sizes: it gets no more, so that is written once. (Behind them stand those of layers that it became one with,
+    perhaps again and again.) Beside writers that would cost them a tenth, with a snapshot a second."""
+    if sealed and at_rest:
         own = sum(run.info.first >= layer.id for run in layer.runs)
         if own > 1:
             return layer.runs[: min(own, WIDEST)]
-    return layer.runs[tier_of([run.info.count for run in layer.runs], QUIET_TIER if sealed or at_rest else TIER)]
+    return layer.runs[tier_of([run.info.count for run in layer.runs], QUIET_TIER if at_rest else TIER)]
 
 
 def folds_of(tree: Tree, part: PartState, tops: set[int | None], at_rest: bool) -> Iterator[Fold]:
