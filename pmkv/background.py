@@ -11,7 +11,7 @@ from collections.abc import Callable
 from .errors import PmkvError
 from .turns import step_back
 
-NICE = 10
+NICE = 10  # a tenth of the share of who serves, where both want a core
 log = logging.getLogger("pmkv")
 
 

@@ -1,5 +1,5 @@
-"""Taking turns: whoever works long lets those go first who serve, by `give_way` between kernels and system calls, and
-by `rest` between stretches of Python."""
+"""Taking turns: whoever works long lets those go first who serve, by `step_back` once, `give_way` between kernels and
+system calls, and `rest` between stretches of Python."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def go_on() -> None:
     """Nothing speaks against it."""
 
 
-def step_back(nice: int = 0) -> None:
+def step_back(nice: int) -> None:
     """Let others go before this thread, as far as the system knows how: it need not.
 
     At once if the scheduler sees to it, else when this thread gives way. Without both, a server or a client that woke

@@ -88,7 +88,7 @@ class Connection(asyncio.Protocol):
             self._queued = True
             self._dispatcher.add(self)
         elif self.size > INBOX_LIMIT:
-            self._regulate()
+            self.regulate()
 
     def has_last(self, data: Any) -> bool:
         """Is this what came last, and is not taken yet?"""
@@ -113,7 +113,7 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         self._choked = True
         self.at_rest = False
-        self._regulate()
+        self.regulate()
 
     def resume_writing(self) -> None:
         self._choked = False
@@ -177,7 +177,7 @@ class Connection(asyncio.Protocol):
             and session.keyspace is self._dispatcher.keyspace
             and not (
                 self.size
-                or (self._intake is not None and self._intake.is_filling)
+                or (self._intake is not None and self._intake.size)
                 or self._out
                 or self._held
                 or self._queued
@@ -288,7 +288,7 @@ class Connection(asyncio.Protocol):
             self._queued = True
             self._dispatcher.add(self)
         self._rest()
-        self._regulate()
+        self.regulate()
 
     # ---- replies ----
 
@@ -384,10 +384,11 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
         self.return_to_transport()
 
-    def _regulate(self) -> None:
+    def regulate(self) -> None:
         """Read only while what was read can be served."""
         blocked = self.busy or self._choked or self._held_size >= OUTPUT_LIMIT
-        wanted = not self._choked and not (blocked and self.size > INBOX_LIMIT)
+        ahead = self.size + (self._intake.size if self._intake is not None else 0)
+        wanted = not self._choked and not (blocked and ahead > INBOX_LIMIT)
         if self._transport is None or wanted == self._reading or self._transport.is_closing():
             return
         self._reading = wanted

@@ -1,10 +1,9 @@
 """From bytes of many connections to replies: one *tick* serves every connection that has something to read.
 
-A tick reads all buffers in one look, then goes in rounds: all leading GETs of all connections are one `get_spans`, all
-leading SETs one `put_entries`, then each connection's other commands one by one until its next GET or SET.
-Connections are concurrent, so any order between them is legal; within one it is kept. All writes of a tick are one
-group: they become durable by one flush, asked for at the tick's end, and replies that depend on it wait in their
-connection, in order.
+A tick reads all short buffers in one look, then each long one, and goes in rounds: all leading GETs of all connections
+are one `get_spans`, all leading SETs one `put_entries`, then each connection's other commands one by one until its next
+GET or SET. Connections are concurrent, so any order between them is legal; within one it is kept. What one look wrote
+becomes durable by one flush, asked for at its end; replies that depend on it wait in their connection, in order.
 
 What takes long runs in a worker thread; its connection is served no further until it has its reply.
 """

@@ -32,9 +32,9 @@ class Intake(asyncio.BufferedProtocol):
         self.pause_writing, self.resume_writing = connection.pause_writing, connection.resume_writing
 
     @property
-    def is_filling(self) -> bool:
-        """Is there the beginning of a command that the connection does not have?"""
-        return self._need > 0
+    def size(self) -> int:
+        """Bytes of the beginning of a command that the connection does not have yet."""
+        return self._filled - self._start if self._need else 0
 
     def begin(self, data: Any, position: int, end: int, behind: list[Any], need: int) -> None:
         """A command of at least `need` bytes has come so far: data[position:end], then what is behind."""
@@ -68,6 +68,7 @@ class Intake(asyncio.BufferedProtocol):
     def _look(self) -> None:
         """Give what is at hand, if it is enough; or once more, if it became longer meanwhile."""
         if self._room is None or self._filled - self._start < max(self._need, 1):
+            self._connection.regulate()
             return
         before, self._given, self._need = self._given, self._room[self._start : self._filled], 0
         self._connection.arrived(self._given, before)

@@ -223,7 +223,7 @@ class Log:
     def reserve_bytes(self, length: int) -> None:
         """Have room for frames that take `length` bytes together, none with a body beyond `frame_limit` and a key.
         FullError: nothing was changed."""
-        # so much may stay unused at a segment's end; but of any two segments in a row more than one is used
+        # one frame may be so long, and stay unused at a segment's end; of two segments in a row more than one is used
         waste, room = frame_size(self.frame_limit + MAX_KEY + ALIGN), self.pool.segment_size - ALIGN - NEXT_SIZE
         left = length - max(0, self._stop - self.position - NEXT_SIZE - waste)
         segments = max(0, min(-(-left // max(1, room - waste)), -(-2 * left // room) + 1) if left > 0 else 0)

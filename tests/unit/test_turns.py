@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -23,17 +24,20 @@ def test_the_core_is_given_to_whoever_waits_for_it() -> None:
 
 
 def test_a_core_that_others_keep_is_not_given_away_again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    given: list[float] = []
+    now, given = 100.0, []
 
     def take_it_once() -> None:
-        given.append(time.perf_counter())
-        time.sleep(0.01 if len(given) == 1 else 0)
+        nonlocal now
+        given.append(now)
+        now += 0.01 if len(given) == 1 else 0
 
+    monkeypatch.setattr(turns, "time", SimpleNamespace(perf_counter=lambda: now))
     monkeypatch.setattr(turns, "_yield", take_it_once)
     monkeypatch.setattr(turns, "_not_before", 0.0)
     while len(given) < 2:
         turns.give_way()
-    assert given[1] - given[0] >= 0.01 * (1 + turns.SPARED)
+        now += 0.001
+    assert given[0] + 0.01 * (1 + turns.SPARED) <= given[1] < given[0] + 0.01 * (1 + turns.SPARED) + 0.0011
     turns.give_way()
     assert len(given) == 3
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+import threading
 from typing import Any
 
 import pytest
 
 from pmkv_server import connection as connection_module
-from pmkv_server import intake
+from pmkv_server import dispatcher, intake
+from pmkv_server.connection import INBOX_LIMIT
 from pmkv_server.intake import LEAST, MOST, Intake
 from tests.served import request
 from tests.unit.server.stand import receive, settled, until
@@ -20,6 +22,7 @@ class Inbox:
     def __init__(self) -> None:
         self.inbox: list[Any] = []
         self.eof_received = self.connection_lost = self.pause_writing = self.resume_writing = lambda *_: None
+        self.regulate = lambda: None
 
     def data_received(self, data: bytes) -> None:
         raise AssertionError("nothing is copied out of a room")
@@ -46,10 +49,10 @@ def test_a_command_is_received_where_its_beginning_was_put() -> None:
     room = Intake(inbox)
     room.begin(b"..." + data[:1000] + b"..", 3, 1003, [], len(data))
     receive(room, data[1000:200_000])
-    assert not inbox.inbox and room.is_filling
+    assert not inbox.inbox and room.size == 200_000
     receive(room, data[200_000:])
     [whole] = inbox.take()
-    assert whole == data and isinstance(whole, memoryview) and not room.is_filling
+    assert whole == data and isinstance(whole, memoryview) and not room.size
 
 
 def test_the_next_one_is_received_as_if_it_were_as_long_and_never_copied() -> None:
@@ -100,6 +103,32 @@ def test_rooms_made_ahead_are_bounded(need: int, room: int) -> None:
     intake.begin(b"", 0, 0, [], need)
     receive(intake, bytes(need))
     assert len(intake.get_buffer(-1)) == room
+
+
+async def test_what_is_received_beside_a_worker_is_bounded(connect: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    began, go = threading.Event(), threading.Event()
+    run = dispatcher.run
+
+    def slowly(*command: Any) -> Any:
+        began.set()
+        assert go.wait(10)
+        return run(*command)
+
+    monkeypatch.setattr(dispatcher, "run", slowly)
+    wire = connect()
+    first, second = request("SET", "a", bytes(2 * INBOX_LIMIT)), request("SET", "b", bytes(8 * INBOX_LIMIT))
+    wire.send(first + second[:100])
+    await until(began.is_set)
+    sent = 100
+    while wire.transport.reading and sent < len(second):
+        wire.send(second[sent : sent + 50_000])
+        sent += 50_000
+    assert INBOX_LIMIT < sent < INBOX_LIMIT + 200_000
+    go.set()
+    await until(lambda: wire.transport.reading)
+    wire.send(second[sent:])
+    await until(lambda: len(wire.transport.sent) >= 10)
+    assert wire.replies() == ["OK", "OK"]
 
 
 @pytest.mark.parametrize("seed", range(30))
