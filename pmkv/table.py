@@ -30,6 +30,7 @@ from .versions.wanted import Ids, lives
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,127}")
 MAX_WIDTH = 1 << 16
+SHORT = 6  # frames of a piece of a long put
 MOST_ROWS = 1 << 47
 IDS_ONLY = np.empty(0, np.uint8)
 
@@ -312,6 +313,8 @@ class Table(Surface):
         raw = self._rows(rows, ids.size)
         self._guard_write()
         piece, lsn, before = self._atomic(self.width), 0, 0
+        if ids.size > piece:  # short ones: one is made durable while the next is filled, and the last one is waited for
+            piece = min(piece, SHORT * self._per_frame(self.width))
         for start in range(0, ids.size, piece):
             with self._log.writing:
                 lsn = self._write(ids[start : start + piece], raw[start * self.width : (start + piece) * self.width], 0)

@@ -59,7 +59,8 @@ class RunInfo:
     entries, deletes among them. live: how many more words live by it; None if damage below kept that from being
     counted. added, gone: how many expiries. nonce: seeds the checksums. segments: bytes that it refers to in each
     segment of the pool. first, last: the LSNs that it covers. deletes: how many of the entries; None: not counted, by
-    an earlier version."""
+    an earlier version. ids: none of a table is below the first of these or above the second; None: not known, or of a
+    keyspace."""
 
     file: str
     offset: int
@@ -74,6 +75,11 @@ class RunInfo:
     first: int
     last: int
     deletes: int | None = None
+    ids: tuple[int, int] | None = None
+
+    def may_have(self, low: int, high: int) -> bool:
+        """Any of the ids from `low` to `high`?"""
+        return self.ids is None or (self.ids[0] <= high and low <= self.ids[1])
 
     @property
     def slot_pages(self) -> int:
@@ -93,7 +99,9 @@ class RunInfo:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> RunInfo:
-        return cls(**values | {"segments": {int(index): size for index, size in values["segments"].items()}})
+        ids = values.get("ids")
+        segments = {int(index): size for index, size in values["segments"].items()}
+        return cls(**values | {"segments": segments, "ids": ids and tuple(ids)})
 
 
 class Run:
@@ -234,6 +242,7 @@ class Run:
         count, deletes, free = 0, 0, 0
         for places, words, locations in self.walk(0, seed):
             assert locations.all()
+            assert self.info.ids is None or not places.size or within(words.view(np.int64), self.info.ids)
             count += places.size
             deletes += np.count_nonzero(locations & DELETE)
             for place in places.tolist():
@@ -251,6 +260,10 @@ class Run:
         assert (slots[slots[:, 1] == 0, 0] == FREE).all() and not slots[-SPARE:, 1].any()
         for expiries in (self.added, self.gone):
             assert (np.diff(expiries) >= 0).all()
+
+
+def within(ids: np.ndarray, bounds: tuple[int, int]) -> bool:
+    return bool(bounds[0] <= ids.min() and ids.max() <= bounds[1])
 
 
 def find_in_runs(runs: Iterable[Run], seed: np.uint64, ids: np.ndarray, found: np.ndarray) -> None:
@@ -317,6 +330,7 @@ class _Fold:
     sources: Sequence[OpenIndex | Run]
     data: np.ndarray
     width: int
+    seed: np.uint64
     segments: tuple[int, int]
     bottom: bool
 
@@ -337,6 +351,14 @@ class _Fold:
                 return (count << 64) // (int(places[-1]) + 1)
             yield
         return count
+
+    def widened(self, ids: tuple[int, int] | None, places: np.ndarray) -> tuple[int, int] | None:
+        """The lowest and the highest id, of those before and of these."""
+        if not self.width or not places.size:
+            return ids
+        words_at(places, self.seed, words := np.empty(places.size, np.uint64))
+        low, high = int(words.view(np.int64).min()), int(words.view(np.int64).max())
+        return (min(low, ids[0]), max(high, ids[1])) if ids else (low, high)
 
     def weights(self) -> np.ndarray:
         """Of each segment, what the sources that are runs refer to."""
@@ -418,6 +440,7 @@ def write_run(
     *,
     pool_data: np.ndarray,
     width: int,
+    seed: np.uint64,
     segments: tuple[int, int],
     bottom: bool,
     live: int | None,
@@ -428,12 +451,13 @@ def write_run(
 ) -> Generator[None, None, RunInfo]:
     """Write one run of what the sources (newest first) say together, in steps; returns what it is.
 
-    width: bytes of a row, 0 for a keyspace, where only entries of the same key replace each other. segments: where the
-    pool's first one begins, and their size. bottom: there is nothing below, so deletes are dropped. added, gone:
-    expiries, ascending. If no entry is left, the count is 0 and nothing is written."""
-    fold = _Fold(sources, pool_data, width, segments, bottom)
+    width: bytes of a row, 0 for a keyspace, where only entries of the same key replace each other. seed: of the places.
+    segments: where the pool's first one begins, and their size. bottom: there is nothing below, so deletes are dropped.
+    added, gone: expiries, ascending. If no entry is left, the count is 0 and nothing is written."""
+    fold = _Fold(sources, pool_data, width, seed, segments, bottom)
     offset, expected, nonce = out.size, (yield from fold.estimate()), secrets.randbits(63)
     writer, weights, count, deletes = _Writer(out, max(expected * 5 // 4, 1), nonce), NONE, 0, 0
+    ids: tuple[int, int] | None = None
     if expected:
         weights = fold.weights()
         for entries, keep, needed in fold.chosen():
@@ -441,6 +465,7 @@ def write_run(
             yield from writer.add(entries[0], entries[1], keep)
             count += needed
             deletes += np.count_nonzero(entries[1][np.flatnonzero(keep)] & DELETE)
+            ids = fold.widened(ids, entries[0])
             yield
         yield from writer.end_slots()
         yield from writer.add_expiries(added)
@@ -460,4 +485,5 @@ def write_run(
         first=first,
         last=last,
         deletes=int(deletes),
+        ids=ids,
     )

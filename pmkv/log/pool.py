@@ -177,7 +177,8 @@ class Pool:
         are prepared too, before the last segment of a log is left: on a full disk they would not be there."""
         self.admit(purpose, count)
         while len(self._ready) < count + (purpose if self.taken else 0):
-            if not self._prepare_one():  # the background thread has the last one
+            # who has to wait for a segment of a log writes faster than zeros should be written ahead
+            if not self._prepare_one(fill=not self.taken):  # the background thread has the last one
                 with self._prepared:
                     self._prepared.wait_for(lambda: not self._being_prepared)
 
@@ -207,7 +208,7 @@ class Pool:
         first one while it is empty. `load` may have seen them in a cache only."""
         return [(self.start(index), self.start(index) + ALIGN) for index in self.taken[-1:] + self._ready]
 
-    def _prepare_one(self) -> bool:
+    def _prepare_one(self, fill: bool = True) -> bool:
         """False when there is none left. A writer in need prepares one beside that of the background thread, which may
         be long about it."""
         with self._preparing:
@@ -216,7 +217,7 @@ class Pool:
             index = self._free.pop()
             self._being_prepared.add(index)
         try:
-            self.medium.prepare(self.start(index), self.stop(index), fill=self.fill and not self._is_fast)
+            self.medium.prepare(self.start(index), self.stop(index), fill=fill and self.fill and not self._is_fast)
             # the header goes last: a segment with a whole header is wholly prepared
             self._store(self.start(index), pack_segment(self.pool_id, index, 1))
         except BaseException:

@@ -14,7 +14,7 @@ Counting costs a write nothing: `Tally` notes which words are new to a run, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 
 import numpy as np
@@ -24,7 +24,7 @@ from ..index.hot import HotIndex
 from ..index.run import Run
 from ..turns import go_on
 from .layer import Covered, Layer, Mutable, Portion, live_of
-from .wanted import NOTHING, Wanted, expiries_of, fill, in_order, lives, note_of, pieces
+from .wanted import NOTHING, Wanted, bounds_of, expiries_of, fill, in_order, lives, note_of, pieces
 
 FEW = 1 << 12  # words that a count looks up under the lock
 PORTION = 1 << 14  # and as many as are looked up at once before that, of which some are above the runs on file
@@ -52,16 +52,27 @@ class Lookup:
     def count_noted(self, portion: Portion, between: Callable[[], None] = go_on) -> Covered:
         """What lives here of what was noted. between: called now and then. CorruptionError: something below is damaged,
         or a record whose key is looked for. Under the lock, if there are closed runs that are not held."""
+        below = self.near(portion.notes)
+        if not below.closed and not below.runs:
+            return Covered(0, [])
         wanted = in_order(portion.notes, self.seed, between)
         count, expiries = 0, []
         for some in pieces(wanted.words.size):
             between()
             part = wanted.part(some)
-            self.look_for_any(part, found := self._find_closed(part))
+            below.look_for_any(part, found := below._find_closed(part))
             covered = covered_by(part, found)
             count += covered.count
             expiries += covered.expiries
         return Covered(count, expiries)
+
+    def near(self, notes: Sequence[Wanted]) -> Lookup:
+        """Without runs that have none of these for certain. A table that is loaded in the order of its ids would else
+        ask for each of them in every run."""
+        bounds = bounds_of(notes)
+        if bounds is None:
+            return self
+        return Lookup(self.closed, tuple(run for run in self.runs if run.info.may_have(*bounds)), self.seed)
 
     def look_below(self, wanted: Wanted, found: np.ndarray) -> None:
         """Fill `found` from the runs on file, where it is 0. Needs no lock."""
@@ -270,7 +281,7 @@ class Chain:
                 found = np.zeros(wanted.words.size, np.uint64)
                 for below in mutables[i + 1 :]:
                     fill(wanted, below.index, NOTHING, found)
-            Lookup((), runs, self.seed).look_for_any(wanted, found)
+            Lookup((), runs, self.seed).near(portion.notes).look_for_any(wanted, found)
             covered = covered_by(wanted, found)
             with lock:
                 tally.settle(portion, covered)

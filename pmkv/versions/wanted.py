@@ -153,6 +153,12 @@ def pieces(count: int) -> Iterator[slice]:
     return (slice(first, first + PIECE) for first in range(0, count, PIECE))
 
 
+def bounds_of(notes: Sequence[Wanted]) -> tuple[int, int] | None:
+    """The lowest and the highest id of all these; None if there is none, or if they are keys."""
+    ids = [note.ids for note in notes if isinstance(note, Ids) and note.ids.size]
+    return (min(int(some.min()) for some in ids), max(int(some.max()) for some in ids)) if ids else None
+
+
 def in_order(notes: Sequence[Wanted], seed: np.uint64, between: Callable[[], None] = go_on) -> Wanted:
     """Of notes of one chain, all that is to be looked for, about in the order of places: neighbours stand on one page
     of a run, so that a lookup of many hardly ever waits for DRAM. between: called now and then. CorruptionError: a key

@@ -157,7 +157,7 @@ def _() -> list[Patch]:
 
 @mutant("a segment's header is stored before the segment is prepared")
 def _() -> list[Patch]:
-    def backwards(self: Pool) -> bool:
+    def backwards(self: Pool, fill: bool = True) -> bool:
         index = self._free.pop()
         header = pool_module.pack_segment(self.pool_id, index, 1)
         self._store(self.start(index), header)

@@ -10,7 +10,7 @@ import numpy as np
 import orjson
 
 from pmkv.index.hot import HotIndex
-from pmkv.index.run import Run
+from pmkv.index.run import Run, RunInfo
 from pmkv.keyspace import Keyspace
 from pmkv.log.format import Frame
 from pmkv.log.replay import LogEnd, Replay
@@ -184,6 +184,14 @@ def _() -> list[Patch]:
         look_for_any(self if wanted.keyed else Lookup(self.closed, self.runs[::-1], self.seed), wanted, found)
 
     return [(Lookup, "look_for_any", backwards)]
+
+
+@mutant("what is counted is not looked for in runs at whose lowest or highest id it stands")
+def _() -> list[Patch]:
+    def narrow(self: RunInfo, low: int, high: int) -> bool:
+        return self.ids is None or (self.ids[0] < high and low < self.ids[1])
+
+    return [(RunInfo, "may_have", narrow)]
 
 
 @mutant("expiries that a run hides are counted on")

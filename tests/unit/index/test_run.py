@@ -52,7 +52,7 @@ class Maker:
         self.number += 1
         out = self.shelf.create(f"{self.number}.runs")
         given = {"bottom": False, "live": 0, "added": NONE, "gone": NONE, "first": 1, "last": 2} | other
-        pool = {"pool_data": self.data, "width": self.width, "segments": (FIRST, SEGMENT)}
+        pool = {"pool_data": self.data, "width": self.width, "seed": np.uint64(SEED), "segments": (FIRST, SEGMENT)}
         info = finish(write_run(out, sources, **pool, **given))
         out.sync()
         out.close()
@@ -154,7 +154,8 @@ def test_several_runs_stand_in_one_file() -> None:
         ids = np.arange(1000) + i * 1000
         steps = write_run(
             out, [index_of(ids, (ids + FIRST).astype(np.uint64))], pool_data=maker.data, width=8,
-            segments=(FIRST, SEGMENT), bottom=True, live=1000, added=NONE, gone=NONE, first=i, last=i + 1,
+            seed=np.uint64(SEED), segments=(FIRST, SEGMENT), bottom=True, live=1000,
+            added=NONE, gone=NONE, first=i, last=i + 1,
         )  # fmt: skip
         infos.append(finish(steps))
     runs = [Run(info, maker.shelf.open("all.runs"), "run") for info in infos]
@@ -405,8 +406,8 @@ def test_writing_is_in_short_steps() -> None:
     runs = [maker.run([some(rng, 100_000, 10**9)]) for _ in range(4)]
     out, times = maker.shelf.create("slow.runs"), []
     steps = write_run(
-        out, runs, pool_data=maker.data, width=8, segments=(FIRST, SEGMENT), bottom=True, live=0,
-        added=NONE, gone=NONE, first=1, last=2,
+        out, runs, pool_data=maker.data, width=8, seed=np.uint64(SEED), segments=(FIRST, SEGMENT), bottom=True,
+        live=0, added=NONE, gone=NONE, first=1, last=2,
     )  # fmt: skip
     while True:
         before = time.thread_time()

@@ -222,3 +222,8 @@ def test_zeros_are_written_ahead_of_a_slow_log_only(pool: Pool, monkeypatch: pyt
         pool.take(Reserve.WRITE)
         filled.clear()
         assert pool._prepare_one() and filled == [seconds > 1]
+    clock[0] += 2.0 * SEGMENT / FAST
+    pool.take(Reserve.WRITE)
+    filled.clear()
+    pool.make_ready(len(pool._ready) + 1 - Reserve.WRITE, Reserve.WRITE)
+    assert filled == [False], "somebody waits for it"

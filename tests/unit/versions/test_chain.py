@@ -80,8 +80,8 @@ class Small:
     def _run(self, sources: list, bottom: bool, live: int) -> Run | None:
         self.files += 1
         out, none = self.shelf.create(f"{self.files}.runs"), np.empty(0, np.int64)
-        steps = write_run(out, sources, pool_data=DATA, width=8, segments=(4096, 1 << 18), bottom=bottom,
-                          live=live, added=none, gone=none, first=1, last=2)  # fmt: skip
+        steps = write_run(out, sources, pool_data=DATA, width=8, seed=self.chain.seed, segments=(4096, 1 << 18),
+                          bottom=bottom, live=live, added=none, gone=none, first=1, last=2)  # fmt: skip
         while True:
             try:
                 next(steps)
@@ -277,6 +277,38 @@ def test_counting_asks_the_oldest_run_first_where_nothing_was_deleted(
     assert small.chain.count(0) == 100
     small.write()
     assert small.chain.count(0) == 100 and sum(run.info.deletes or 0 for run in small.chain.runs) == 1 + (deletes or 0)
+    small.tree.check()
+
+
+def test_counting_asks_only_runs_that_may_have_what_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = Small()
+    for first in (0, 100, 200):
+        small.put(*((i, 64 * i + 8) for i in range(first, first + 100)))
+        small.write()
+    newest, middle, oldest = small.chain.runs
+    assert [run.info.ids for run in (newest, middle, oldest)] == [(200, 299), (100, 199), (0, 99)]
+    asked: list[Run] = []
+    find = Run.find_places
+    monkeypatch.setattr(Run, "find_places", lambda run, *how: (asked.append(run), find(run, *how))[1])
+    below = Lookup((), small.chain.runs, small.chain.seed)
+    for ids, covered, runs in [
+        ([299, 300], 1, [newest]),
+        ([199], 1, [middle]),
+        ([-1, 0, 99], 2, [oldest]),
+        ([150, 250], 2, [middle, newest]),
+        ([300, 400], 0, []),
+        ([-5, 500, 50], 1, [oldest, middle, newest]),
+    ]:
+        asked.clear()
+        notes = [Ids(np.array([some], np.int64)) for some in ids]
+        assert below.count_noted(Portion(0, notes)).count == covered
+        assert asked == runs, ids
+    monkeypatch.setattr(oldest, "info", replace(oldest.info, ids=None))  # as an earlier version left it
+    assert below.count_noted(Portion(0, [Ids(np.array([300]))])).count == 0 and asked[-1] is oldest
+    small.put((300, 8), (5, GONE), (-7, 8))
+    assert small.chain.count(0) == 301
+    small.write()
+    assert small.chain.runs[0].info.ids == (-7, 300) and small.chain.count(0) == 301
     small.tree.check()
 
 
