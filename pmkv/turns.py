@@ -19,7 +19,8 @@ SPARED = 4  # times as long nothing is given away after that: a fifth of what is
 SLICE = 3_000_000  # ns; who has a shorter one interrupts it. Linux before 6.12 knows no such thing
 SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}  # system calls: glibc has had no function for it until lately
 ATTRIBUTES = struct.Struct("=IIQiIQQQ")  # size, policy, flags, nice, priority, runtime, deadline, period
-_yield: Callable[[], object] = getattr(os, "sched_yield", lambda: None)  # not everywhere
+# not `os.sched_yield`, which keeps the interpreter before Python 3.12: others would wait for that, too
+_yield: Callable[[], object] = getattr(ctypes.CDLL(None), "sched_yield", lambda: None)  # not everywhere
 _not_before = 0.0
 
 

@@ -7,11 +7,13 @@ served further, so that what a connection holds is bounded by a few replies and 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from pmkv_server import resp
-from pmkv_server.intake import Intake
+from pmkv_server.intake import LEAST, Intake
 from pmkv_server.resp import NULL, Reply, Scan
 from pmkv_server.session import Session
 
@@ -31,6 +33,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, server: Server, dispatcher: Dispatcher) -> None:
         self._server = server
         self._dispatcher = dispatcher
+        self.elsewhere = dispatcher.elsewhere
         self._transport: asyncio.Transport | None = None
         self.inbox: list[Any] = []  # bytes, or a view of a whole long command
         self.size = 0  # bytes in the inbox
@@ -42,6 +45,7 @@ class Connection(asyncio.Protocol):
         self._choked = False  # the client does not read
         self._reading = True
         self._watched = False  # the dispatcher receives for it, not the transport
+        self.lent = False  # a worker receives from its socket
         self._intake: Intake | None = None  # receives for it, once a long command came
         self.outlet = -1  # the socket, when what is sent there now overtakes nothing
         self._eof = False
@@ -143,6 +147,18 @@ class Connection(asyncio.Protocol):
             self.outlet = self.session.fd
         return self.outlet
 
+    def lend_socket(self) -> int:
+        """A descriptor for a worker, who receives until `lent` is unset; -1 if nothing is to be read, or it has to be
+        read by the transport."""
+        if self._watched or self.lent or self.session.fd < 0 or not self._may_serve() or self._transport.is_closing():
+            return -1
+        with contextlib.suppress(OSError):
+            file = os.dup(self.session.fd)
+            self.lent = True
+            self.regulate()
+            return file
+        return -1
+
     # ---- what the dispatcher asks and says ----
 
     @property
@@ -210,8 +226,13 @@ class Connection(asyncio.Protocol):
         chunks, self.inbox, self.size = self.inbox, [], 0
         return chunks
 
-    def give_back(self, joined: bytes) -> None:
-        """The chunks as one, once joined."""
+    def join(self) -> None:
+        """Make many chunks one, in a worker, which does not hold up the loop."""
+        self.busy, chunks = True, self.chunks()
+        self.elsewhere(lambda: b"".join(chunks), self._joined)
+
+    def _joined(self, joined: bytes) -> None:
+        self.busy = False
         if self._transport is not None and not self.session.closing:
             self._keep(joined, 0, len(joined))
         self._close_if_over()
@@ -244,6 +265,8 @@ class Connection(asyncio.Protocol):
             self._refuse(resp.protocol_error(status, detail))
         if self.size and self.size >= self._need:  # more may have come since this was taken
             self.go_on()
+        elif not self._reading:
+            self.regulate()
 
     def _keep(self, data: Any, start: int, end: int) -> None:
         if start < end:
@@ -288,6 +311,8 @@ class Connection(asyncio.Protocol):
             self._queued = True
             self._dispatcher.add(self)
         self._rest()
+        if self._intake is not None:
+            self._intake.go_on()
         self.regulate()
 
     # ---- replies ----
@@ -384,11 +409,18 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
         self.return_to_transport()
 
+    def _wants_more(self) -> bool:
+        if self._choked or self.lent:
+            return False
+        blocked = self.busy or self._held_size >= OUTPUT_LIMIT
+        if self._intake is None:
+            return not (blocked and self.size > INBOX_LIMIT)
+        # a look at what came first: the rest may be a worker's to receive
+        return not ((blocked or self._queued) and self.size + self._intake.size >= LEAST)
+
     def regulate(self) -> None:
         """Read only while what was read can be served."""
-        blocked = self.busy or self._choked or self._held_size >= OUTPUT_LIMIT
-        ahead = self.size + (self._intake.size if self._intake is not None else 0)
-        wanted = not self._choked and not (blocked and ahead > INBOX_LIMIT)
+        wanted = self._wants_more()
         if self._transport is None or wanted == self._reading or self._transport.is_closing():
             return
         self._reading = wanted

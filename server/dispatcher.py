@@ -14,7 +14,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pmkv_server.connection import Connection
     from pmkv_server.main import Server
 
+T = TypeVar("T")
 log = logging.getLogger("pmkv.server")
 
 Portion = tuple["Connection", int, int, int, list[int]]  # first row, its bytes from, to, and state of the scan
@@ -139,21 +140,18 @@ class Dispatcher:
             elif connection.size <= LONG_INBOX or len(connection.inbox) == 1:
                 groups.append([connection])
             else:
-                self._join(connection)
+                connection.join()
         return [short, *groups] if short else groups
 
-    def _join(self, connection: Connection) -> None:
-        """Many pieces of something long arrived: make them one in a worker, which does not hold up the loop."""
-        connection.busy = True
+    def elsewhere(self, work: Callable[[], T], done: Callable[[T], None]) -> None:
+        """`work` in a worker, then `done` here, with its result."""
         self.working += 1
-        pieces = connection.chunks()
 
-        def done(joined: bytes) -> None:
+        def end(result: T) -> None:
             self.working -= 1
-            connection.busy = False
-            connection.give_back(joined)
+            done(result)
 
-        self._executor.submit(lambda: self._call_threadsafe(done, b"".join(pieces)))
+        self._executor.submit(lambda: self._call_threadsafe(end, work()))
 
     def _serve_inboxes(self, connections: list[Connection]) -> list[Connection]:
         sizes = [connection.scan_size() for connection in connections]
@@ -380,7 +378,7 @@ class Dispatcher:
             self._send_to_worker(connection, entry, arguments)
         else:
             self._wrote |= entry.writes
-            words = entry.owned(arguments) if "loop" in entry.flags else arguments
+            words = entry.owned(arguments) if memoryview in map(type, arguments) else arguments
             connection.reply(run(session, entry, words), 1, self._deferral.lsn)
 
     def _send_to_worker(self, connection: Connection, entry: Command, arguments: list[bytes]) -> None:

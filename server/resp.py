@@ -24,6 +24,7 @@ UNAUTHENTICATED_ARGUMENTS = 10
 
 OTHER, GET, SET = 0, 1, 2  # the kind of a row
 RUN_LIMIT = 512  # commands a run: bounds what one connection gets in a round
+VIEWED = 64 << 10  # bytes of a command, and of an argument, beyond which it is not copied on the loop
 LONG_VALUE = 1 << 20  # a longer SET leaves the loop, so it is no part of a run
 LONG_KEY = 64 << 10
 
@@ -217,14 +218,14 @@ class Scan:
         """The arguments of a command; long ones behind its name and first argument are views, not copied yet."""
         data = self.data
         stop = first + count
-        if self.ends[stop - 1] - self.starts[first] > LONG_VALUE or not isinstance(data, bytes):
+        if self.ends[stop - 1] - self.starts[first] > VIEWED or not isinstance(data, bytes):
             return self._views(first, stop)
         return [data[a:b] for a, b in zip(self.starts[first:stop], self.ends[first:stop])]
 
     def _views(self, first: int, stop: int) -> list:
         view = memoryview(self.data)
         spans = list(zip(self.starts[first:stop], self.ends[first:stop]))
-        return [view[a:b] if i > 1 and b - a > LONG_VALUE else bytes(view[a:b]) for i, (a, b) in enumerate(spans)]
+        return [view[a:b] if i > 1 and b - a > VIEWED else bytes(view[a:b]) for i, (a, b) in enumerate(spans)]
 
 
 class Scanner:

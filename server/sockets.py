@@ -1,4 +1,5 @@
 """Many sockets a call: two compiled loops that receive from all that have something, and send all replies of a tick.
+A third one receives a long command, without the interpreter.
 
 A transport does the rest: an end or an error is its to receive, and what does not leave at once is its to send.
 Assumes Linux, and that a socket stays open while it is watched.
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numba import types
+from numba import njit, types
 
 from pmkv.compile import kernel
 
@@ -28,6 +29,12 @@ _FLAGS = 0x40 | 0x4000  # MSG_DONTWAIT, MSG_NOSIGNAL
 _BYTES, _READ_ONLY = types.uint8[::1], types.Array(types.uint8, 1, "C", readonly=True)
 _INTS, _INT32S = types.int64[::1], types.int32[::1]
 
+_POLLIN, _CLOCK_MONOTONIC = 1, 1
+PATIENCE = 2  # milliseconds in which more has to come of a long command, or the loop waits for it
+SLOW = 4  # nanoseconds a byte (256 MB/s): who sends at a lower rate is not waited for, either, but for PATIENCE
+
+_clock_gettime = types.ExternalFunction("clock_gettime", types.int32(types.int32, types.intp))
+_poll = types.ExternalFunction("poll", types.int32(types.intp, types.uintp, types.int32))
 _epoll_wait = types.ExternalFunction("epoll_wait", types.int32(types.int32, types.intp, types.int32, types.int32))
 _recv = types.ExternalFunction("recv", types.intp(types.int32, types.intp, types.uintp, types.int32))
 _send = types.ExternalFunction("send", types.intp(types.int32, types.intp, types.uintp, types.int32))
@@ -59,6 +66,33 @@ def send_all(files, data, sizes, sent):
         if files[i] >= 0:
             sent[i] = max(0, _send(files[i], data.ctypes.data + start, sizes[i], _FLAGS))
         start += sizes[i]
+
+
+@njit(inline="always")
+def nanoseconds(clock):
+    _clock_gettime(_CLOCK_MONOTONIC, clock.ctypes.data)
+    return clock[0] * 1_000_000_000 + clock[1]
+
+
+@kernel(types.int64, _BYTES, _INT32S, _INTS)
+def receive_long(file, room, poll, clock):
+    """Fill the room from a socket; returns how many bytes came: fewer if there is an end or an error, or if they come
+    slowly.
+
+    poll, clock: room for a struct pollfd and a struct timespec
+    """
+    filled, begun = 0, nanoseconds(clock)
+    while filled < len(room):
+        size = _recv(file, room.ctypes.data + filled, len(room) - filled, _FLAGS)
+        if size > 0:
+            filled += size
+            continue
+        if size == 0 or nanoseconds(clock) - begun > PATIENCE * 1_000_000 + SLOW * filled:
+            break
+        poll[0], poll[1] = file, _POLLIN
+        if _poll(poll.ctypes.data, 1, PATIENCE) <= 0 or poll[1] >> 16 != _POLLIN:
+            break
+    return filled
 
 
 class Sockets:

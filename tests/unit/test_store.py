@@ -18,6 +18,7 @@ import pytest
 
 import pmkv
 from pmkv.errors import ClosedError, FlushError, InvalidError, LockedError, ReadOnlyError
+from pmkv.table import SHORT
 from tests.engines import at_the_same_time
 
 SMALL = "8MiB"
@@ -194,7 +195,7 @@ def test_writers_and_readers_side_by_side(tmp_path: Path) -> None:
         thread.join(20)
     assert not any(thread.is_alive() for thread in threads), "a thread waits for ever"
     assert not problems, problems[:3]
-    assert min(counts) > 5
+    assert min(counts) > 1, "readers that never rest leave the interpreter to others every 5 ms only"
     last = [table.get([8 * number])[0, 0] for number in range(4)]
     store.close()
     with pmkv.open(tmp_path) as again:
@@ -378,9 +379,10 @@ def test_a_long_put_is_made_durable_beside_itself_and_lets_readers_in(tmp_path: 
 
         reader = threading.Thread(target=read)
         reader.start()
-        ids = np.arange(60_000)  # four atomic pieces
+        ids, piece = np.arange(60_000), SHORT * table._per_frame(1024)
         table.put(ids, np.full((ids.size, 1024), 7, "u1"))
         done.set()
         reader.join()
         assert len(table) == 60_000 and store.durable_lsn == store.version[1]
-        assert len(set(seen)) > 1 and all(count == 1 or count >= 16_000 for count in seen), "wholly or not at all"
+        pieces = {1, 60_000, *range(piece, 60_000, piece)}
+        assert len(set(seen)) > 1 and set(seen) <= pieces, "each of them wholly or not at all"

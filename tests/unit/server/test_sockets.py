@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import random
 import socket
+import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -12,8 +17,10 @@ import numpy as np
 import pytest
 import uvloop
 
+from pmkv_server import intake
 from pmkv_server.connection import SHORT, Connection
-from pmkv_server.sockets import PORTION, ROOM, Sockets
+from pmkv_server.intake import MUCH
+from pmkv_server.sockets import PATIENCE, PORTION, ROOM, Sockets, receive_long
 from tests.served import request
 from tests.unit.server.stand import Gate, Stub, dispatching, until
 
@@ -99,6 +106,55 @@ def test_each_gets_its_piece_as_far_as_it_goes(sockets: Sockets, pair: Any) -> N
     assert 0 < sent[3] < 16 << 20
     assert theirs.recv(10) == b"abc"
     assert len(slow.recv(sent[3], socket.MSG_WAITALL)) == sent[3]
+
+
+def received(ours: socket.socket, count: int) -> bytes:
+    """What one call receives of so many bytes."""
+    room = np.zeros(count, np.uint8)
+    return room[: receive_long(ours.fileno(), room, np.empty(2, np.int32), np.empty(2, np.int64))].tobytes()
+
+
+def test_a_long_command_is_received_while_it_comes(pair: Any) -> None:
+    ours, theirs = pair()
+    data = bytes(range(256)) * 20_000
+    sender = threading.Thread(target=theirs.sendall, args=(data + b"more",))
+    sender.start()
+    assert received(ours, len(data)) == data
+    sender.join()
+    assert ours.recv(10) == b"more"
+
+
+def test_a_long_command_that_does_not_come_is_not_waited_for(pair: Any) -> None:
+    ours, theirs = pair()
+    begun = time.monotonic()
+    assert received(ours, 10) == b""
+    theirs.send(b"abc")
+    assert received(ours, 10) == b"abc"
+    theirs.send(b"d")
+    theirs.close()
+    assert received(ours, 10) == b"d" and received(ours, 10) == b""
+    with socket.socket() as unconnected:
+        assert received(unconnected, 10) == b""
+    assert time.monotonic() - begun < 1
+
+
+def test_who_sends_a_long_command_slowly_is_not_waited_for(pair: Any) -> None:
+    ours, theirs = pair()
+
+    def trickle() -> None:
+        with contextlib.suppress(OSError):
+            for _ in range(10_000):
+                theirs.send(b"x" * 100)
+                time.sleep(1e-4)
+
+    sender = threading.Thread(target=trickle)
+    sender.start()
+    time.sleep(0.01)
+    begun = time.monotonic()
+    assert 0 < len(received(ours, 1_000_000)) < 100_000
+    assert time.monotonic() - begun < 0.5
+    ours.close()
+    sender.join()
 
 
 # ---- under connections ----
@@ -244,6 +300,87 @@ def test_long_commands_come_by_the_transport(play: Any, store: Any) -> None:
             writer.write(request("SET", "a", b"x" * (SHORT * 3)) + request("STRLEN", "a"))
             assert await reader.readexactly(14) == b"+OK\r\n:%d\r\n" % (SHORT * 3)
         assert not connection._watched
+
+    play(scenario)
+
+
+@pytest.fixture
+def lent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """(bytes wanted, bytes received), of each time that a worker received."""
+    times: list[tuple[int, int]] = []
+
+    def counting(file: int, room: np.ndarray, *scratch: np.ndarray) -> int:
+        count = receive_long(file, room, *scratch)
+        times.append((room.size, count))
+        return count
+
+    monkeypatch.setattr(intake, "receive_long", counting)
+    return times
+
+
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_worker_receives_what_is_missing_of_long_commands(play: Any, store: Any, lent: Any, seed: int) -> None:
+    rng = random.Random(seed)
+    sizes = [rng.choice([10, SHORT, 2 * MUCH, 10 * MUCH, 3 << 20]) for _ in range(30)]
+    values = [rng.randbytes(size) for size in sizes]
+
+    async def scenario(listening: Listening) -> None:
+        reader, writer = await listening.client()
+        data = b"".join(request("SET", f"key{i}", value) for i, value in enumerate(values))
+        files = open_files()
+        while data:
+            size = rng.choice([100, SHORT, 1 << 20, 8 << 20])
+            writer.write(data[:size])
+            data = data[size:]
+            await writer.drain()
+            if rng.random() < 0.2:
+                await asyncio.sleep(0.005)
+        assert await reader.readexactly(5 * len(values)) == b"+OK\r\n" * len(values)
+        assert all(store.get(b"key%d" % i) == value for i, value in enumerate(values))
+        assert any(wanted == count > MUCH for wanted, count in lent)
+        assert open_files() <= files
+
+    play(scenario)
+
+
+def test_a_slow_client_has_a_worker_once_a_command(play: Any, store: Any, lent: Any) -> None:
+    async def scenario(listening: Listening) -> None:
+        reader, writer = await listening.client()
+        for _ in range(2):
+            data = request("SET", "a", b"x" * (1 << 20))
+            for start in range(0, len(data), 100_000):
+                writer.write(data[start : start + 100_000])
+                await asyncio.sleep(4e-3 * PATIENCE)
+            assert await reader.readexactly(5) == b"+OK\r\n"
+        assert len(lent) == 2 and all(count < wanted for wanted, count in lent)
+
+    play(scenario)
+
+
+def test_a_client_that_goes_while_a_worker_receives(play: Any, store: Any, lent: Any) -> None:
+    async def scenario(listening: Listening) -> None:
+        reader, writer = await listening.client()
+        files = open_files()
+        for how in ("end", "reset", "killed") * 2:
+            there = listening.connections
+            _, other = await listening.client()
+            (connection,) = listening.connections - there
+            other.write(request("SET", "a", b"x" * (4 << 20))[: 2 << 20])
+            await until(lambda connection=connection: lent or connection.lent)
+            if how == "killed":
+                connection.abort()
+            elif how == "reset":
+                other.transport.abort()
+            other.close()
+            await until(lambda there=there: listening.connections == there)
+            lent.clear()
+        writer.write(request("EXISTS", "a"))
+        assert await reader.readexactly(4) == b":0\r\n"
+        await until(lambda: open_files() <= files)
 
     play(scenario)
 
