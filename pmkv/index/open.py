@@ -44,14 +44,14 @@ def check_cursor(cursor: int) -> None:
 class OpenIndex:
     """An extendible hash table. `live` counts words whose location is not a delete."""
 
-    def __init__(self, heap: Heap, seed: int, expected: int = 0) -> None:
+    def __init__(self, heap: Heap, seed: int, expected: int = 0, lock: AbstractContextManager[object] = HELD) -> None:
         """expected: how many words it will have, if that is known: it need not grow to that size."""
         self._heap, self.seed = heap, np.uint64(seed)
-        slots = expected * 5 // 4  # four of five taken
+        slots = expected * 2  # entering takes half as long in one that is half empty as in one that is nearly full
         self.depth = max(0, (slots // LARGEST_SUB).bit_length())
         self.directory = np.arange(1 << self.depth)
         size = max(PAGE_SLOTS, (slots >> self.depth) // PAGE_SLOTS * PAGE_SLOTS)
-        self.subs = np.array([self._new_sub(size, self.depth) for _ in self.directory], np.int64)
+        self.subs = np.array([self._new_sub(size, self.depth, lock) for _ in self.directory], np.int64)
         self.live = 0
 
     def _new_sub(

@@ -222,9 +222,7 @@ class Chain:
 
     def make_room(self, words: np.ndarray, lock: AbstractContextManager[object]) -> None:
         """Let the open run grow for what is entered next, while others read. By who writes, without the lock."""
-        with lock:
-            index = self.top.to_write().index
-        index.make_room(words, lock)
+        self.top.to_write(lock).index.make_room(words, lock)
 
     def enter(self, wanted: Wanted, locations: np.ndarray, lsn: int) -> np.ndarray:
         """Write words; returns what stood in the open run before each. Under the lock."""

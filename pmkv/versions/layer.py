@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from sortedcontainers import SortedList
 
-from ..index.heap import Heap
+from ..index.heap import HELD, Heap
 from ..index.hot import Budget
 from ..index.open import OpenIndex
 from ..index.run import Run
@@ -104,8 +104,8 @@ class Tally:
 class Mutable:
     """A run in DRAM with its tally: the open one, or one that was closed."""
 
-    def __init__(self, heap: Heap, seed: int, expected: int = 0) -> None:
-        self.index, self.tally = OpenIndex(heap, seed, expected), Tally()
+    def __init__(self, heap: Heap, seed: int, expected: int = 0, lock: AbstractContextManager[object] = HELD) -> None:
+        self.index, self.tally = OpenIndex(heap, seed, expected, lock), Tally()
         self.first = 0  # the LSN of its first write
         self.held = self.dead = False  # a checkpoint reads it; no layer needs it any more
 
@@ -239,10 +239,10 @@ class Layer:
         """So many records come next: an open run that is made for them need not grow."""
         self.expected = min(max(self.expected, count), MOST_EXPECTED)
 
-    def to_write(self) -> Mutable:
-        """The open run."""
+    def to_write(self, lock: AbstractContextManager[object] = HELD) -> Mutable:
+        """The open run. By who writes; under the lock, or with it: memory for a new one is asked for without."""
         if self.open is None:
-            self.open = Mutable(self.tree.dram.heap, self.tree.seed, self.expected)
+            self.open = Mutable(self.tree.dram.heap, self.tree.seed, self.expected, lock)
         return self.open
 
     @property

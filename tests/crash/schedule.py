@@ -22,6 +22,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import count
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -346,11 +347,12 @@ class Schedule:
 # Stores are garbage in cycles, of few objects, and each has reserved a quarter of a terabyte of address space: in time
 # there is none left, and the collector has seen no reason to look.
 COLLECTED = 100
+_explored = count()  # of this process: of a range of seeds it may have those alone that no round number divides
 
 
 def explore(seed: int) -> Counts | str:
     """Counts, or what went wrong in words, with the seed."""
-    if seed % COLLECTED == 0:
+    if next(_explored) % COLLECTED == 0:
         gc.collect()
     schedule = Schedule(seed)
     try:

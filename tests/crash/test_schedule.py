@@ -6,6 +6,7 @@ PMKV_TEST_SEED sets the first seed, PMKV_TEST_SCHEDULES their number.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import time
 from collections import deque
@@ -41,7 +42,13 @@ def processes() -> ProcessPoolExecutor:
     cores = context.SimpleQueue()
     for core in [*sorted(os.sched_getaffinity(0)), *sorted(os.sched_getaffinity(0))][:2]:
         cores.put(core)
-    return ProcessPoolExecutor(2, context, initializer=lambda: os.sched_setaffinity(0, {cores.get()}))
+
+    def begin() -> None:
+        os.sched_setaffinity(0, {cores.get()})
+        # pytest keeps every record, which keeps its error, which keeps the frames that it went through, and their store
+        logging.disable()
+
+    return ProcessPoolExecutor(2, context, initializer=begin)
 
 
 def run(number: int, first_seed: int, capsys: pytest.CaptureFixture[str]) -> Counts:

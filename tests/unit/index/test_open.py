@@ -107,7 +107,7 @@ def test_what_was_expected_fits_and_more_does_too(expected: int) -> None:
     heap = Heap()
     index = OpenIndex(heap, 7, expected)
     index.check()
-    assert index.nbytes <= max(4096, 16 * 5 * expected // 4)
+    assert index.nbytes <= max(4096, 16 * 2 * expected)
     before, ids = heap.used, np.arange(expected)
     for some in np.array_split(ids, 10):
         index.insert(some, some.astype(np.uint64) * 64 + 8)
