@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pmkv_server.main import Server
 
 OUTPUT_LIMIT = 4 << 20  # bytes of replies, written or held, above which no more commands are served
-INBOX_LIMIT = 1 << 20  # bytes read ahead while a command is under way
+INBOX_LIMIT = 1 << 20  # bytes read ahead while a command is under way, unless the client sends long ones (`LEAST`)
 SHORT = 64 << 10  # bytes that may take the short way
 QUERY_LIMIT = 1 << 30  # bytes of one command
 

@@ -1,7 +1,6 @@
 """How long commands arrive: the transport receives straight into the room of the command at hand, which is as large as
 its headers say. In pieces, to be joined, all of it would be copied twice more, into memory that is new each time. What
-is missing of a very long one is received by a worker, as long as it comes quickly: it takes a millisecond for 4 MiB,
-in which the loop serves others.
+is missing of a very long one is received by a worker, as long as it comes quickly: meanwhile the loop serves others.
 
 Assumes: all methods run on the loop's thread.
 """

@@ -190,12 +190,16 @@ def test_writers_and_readers_side_by_side(tmp_path: Path) -> None:
     for thread in threads:
         thread.start()
     stop.wait(2.0)
+    # readers that never rest leave the interpreter to others every 5 ms only: on a busy machine two seconds are short
+    deadline = time.monotonic() + 20
+    while min(counts) <= 5 and time.monotonic() < deadline and not stop.wait(0.05):
+        continue
     stop.set()
     for thread in threads:
         thread.join(20)
     assert not any(thread.is_alive() for thread in threads), "a thread waits for ever"
     assert not problems, problems[:3]
-    assert min(counts) > 1, "readers that never rest leave the interpreter to others every 5 ms only"
+    assert min(counts) > 5
     last = [table.get([8 * number])[0, 0] for number in range(4)]
     store.close()
     with pmkv.open(tmp_path) as again:
