@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
 
 from .errors import InvalidError, PmkvError, UnknownNameError
 from .keyspace import Keyspace
@@ -13,6 +16,8 @@ from .table import Table
 from .versions.catalog import Catalog
 from .versions.heads import KEYSPACES, UNDO, ViewMap, keyspace_part
 from .versions.layer import Layer, Tree
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,7 @@ class Contents:
         self.readonly = None if view.is_head else readonly_because(view)
         self.gone: PmkvError | None = None
         self._gone_at = 0  # the LSN of the decision by which it went
+        self._exchanged = 0  # that of the last by which something here was exchanged
         self.tables: dict[str, Table] = {}
         self._tables: dict[int, Table] = {}
         self._empty: dict[str, Layer] = {}  # tops of what was never written
@@ -73,6 +79,18 @@ class Contents:
                 table.leave(UnknownNameError(f"table {table.name!r} was dropped"), lsn)
         self._tables, self.tables = kept, {table.name: table for table in kept.values()}
 
+    def keep_shown(self, parts: Iterable[str], lsn: int) -> None:
+        """These are exchanged by the decision `lsn`, which is pending. Under the lock, before that is done."""
+        self._exchanged = lsn
+        for part in self.parts:
+            if part.chain.tree.name in parts:
+                part.keep_shown(lsn)
+
+    def forget_former(self) -> None:
+        """Show what there is. Under the lock."""
+        for part in self.parts:
+            part.forget_former()
+
     def leave(self, why: PmkvError, lsn: int) -> None:
         """The view was deleted by the decision `lsn`. Under the lock."""
         self.gone, self._gone_at = why, lsn
@@ -101,6 +119,23 @@ class Contents:
             self._ground.log.settle_if_free(self._ground.log.lsn)  # it may be missing by a decision that is pending
             raise UnknownNameError(f"there is no table {name!r}; there are: {', '.join(sorted(tables)) or 'none'}")
         return tables[name]
+
+    def gather(self, wanted: Mapping[str, npt.ArrayLike], default: Any = 0.0) -> dict[str, np.ndarray]:
+        """Rows of several tables, of one moment."""
+        return self._at_once(lambda: {name: self.table(name).get(ids, default) for name, ids in wanted.items()})
+
+    def pool_many(self, wanted: Mapping[str, tuple[npt.ArrayLike, ...]], mode: str = "sum") -> dict[str, np.ndarray]:
+        """Pooled rows of several tables, of one moment."""
+        return self._at_once(lambda: {name: self.table(name).pool(*bags, mode=mode) for name, bags in wanted.items()})
+
+    def _at_once(self, read: Callable[[], T]) -> T:
+        log = self._ground.log
+        with log.deferred() as seen, log.lock:
+            found = read()
+            if log.durable < self._exchanged <= seen.lsn:  # some as it was before, some as it is now
+                found = read()  # all as it is now: that was seen
+        log.settle(seen.lsn)
+        return found
 
     def by_id(self, number: int) -> Table:
         """The table of this number."""

@@ -19,14 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .contents import Contents, Ground, readonly_because
-from .errors import (
-    ConflictError,
-    CorruptionError,
-    ExistsError,
-    InvalidError,
-    ReadOnlyError,
-    UnknownViewError,
-)
+from .errors import ConflictError, CorruptionError, ExistsError, InvalidError, ReadOnlyError, UnknownViewError
 from .index.heap import Heap
 from .index.hot import Budget
 from .index.shelf import Shelf
@@ -211,6 +204,8 @@ class Engine:
             decision["head"] = head
         lsn, time = append_control(self.log, decision)
         self._decided = lsn
+        if self.log.durability == "commit" and "parts" in decision:
+            self._contents[head].keep_shown(decision["parts"], lsn)
         self._carry_out(decision, lsn, time)
         return lsn
 
@@ -426,7 +421,7 @@ class Engine:
             if self.log.readonly:  # under the lock: a flush may have failed while this waited for it
                 raise ReadOnlyError(self.log.readonly)
             heads = self.heads
-            heads.rotate()
+            self._close_all()
             lonely = {part for part, tree in heads.trees.items() if tree.keyed and not heads.is_shared(part)}
             dead = [key for number in range(KEYSPACES) if keyspace_part(number) in lonely
                     for key in self.keyspaces[number].take_dead()]  # fmt: skip
@@ -435,9 +430,15 @@ class Engine:
             state = State(end, heads.last_table, heads.parts(), heads.views(), heads.switches)
             return Rotation(state, [Closed.of(layer) for layer in layers], dead, lonely, self.log.appended)
 
+    def _close_all(self) -> None:
+        """No layer stays that only those are shown who need not wait: it belongs to no state."""
+        for contents in self._contents.values():
+            contents.forget_former()
+        self.heads.rotate()
+
     def _fold_in_memory(self, lsn: int) -> None:
         """What checkpoints and folds do elsewhere: without, each version would leave one more run to ask for ever."""
-        self.heads.rotate()
+        self._close_all()
         for tree in self.heads.trees.values():
             for layer in tree.layers.values():
                 fold_closed(layer, self.log.data, tree.number + (OWNER if tree.keyed else 0))
@@ -475,23 +476,17 @@ class Engine:
         self, wanted: Mapping[str, npt.ArrayLike], default: Any = 0.0, view: str = MAIN
     ) -> dict[str, np.ndarray]:
         """Rows of several tables, of one moment: {name: ids} to {name: rows}."""
-        with self.log.deferred() as seen, self.log.lock:
-            rows = {name: self.table(name, view).get(ids, default) for name, ids in wanted.items()}
-        self.log.settle(seen.lsn)
-        return rows
+        return self.view(view).gather(wanted, default)
 
     def pool_many(
         self, wanted: Mapping[str, tuple[npt.ArrayLike, ...]], mode: str = "sum", view: str = MAIN
     ) -> dict[str, np.ndarray]:
         """Pooled rows of several tables, of one moment: {name: (ids, offsets[, weights])} to {name: rows}."""
-        with self.log.deferred() as seen, self.log.lock:
-            pooled = {name: self.table(name, view).pool(*bags, mode=mode) for name, bags in wanted.items()}
-        self.log.settle(seen.lsn)
-        return pooled
+        return self.view(view).pool_many(wanted, mode)
 
     def check(self) -> None:
         """Assert every invariant of the parts."""
-        with self.log.writing, self.log.lock:
+        with self.log.writing, self.log.lock, self.log.deferred():
             self.log.check()
             self.heads.check()
             seen: set[Layer] = set()

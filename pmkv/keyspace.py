@@ -124,13 +124,7 @@ class Keyspace(Surface):
         return self._rows(keys).tolist()
 
     def _rows(self, keys: Sequence[bytes]) -> np.ndarray:
-        self._guard()
-        wanted = self._wanted(keys)
-        with self._log.lock:
-            wanted.data = self._log.data  # now: the pool may have grown since
-            found, lsn, data, runs = self._look_up(wanted)
-        if runs:
-            self.chain.look_below(wanted, found, runs, self._log.lock)
+        found, lsn, data = self._look_up(self._wanted(keys))
         out = np.empty((len(keys), 4), np.int64)
         if read_records(data, found, self._owner, self._log.now(), self._verify, out):
             self._complain(found, out)
@@ -144,7 +138,7 @@ class Keyspace(Surface):
     def fingerprint(self, key: bytes) -> int:
         """Changes whenever the key is written: its location, 0 where it never was. For watching."""
         with self._locked():
-            return int(self.chain.find(self._wanted([key]))[0])
+            return int(self._shown().find(self._wanted([key]))[0])
 
     def _hash(self, blob: np.ndarray, bounds: np.ndarray) -> np.ndarray:
         words = np.empty(len(bounds), np.uint64)
@@ -339,8 +333,8 @@ class Keyspace(Surface):
         check_cursor(cursor)
         count = max(1, count)  # no progress is no scan
         names: list[bytes] = []
-        with self._locked(), self._log.deferred():
-            lsn = self._changed
+        with self._locked(), self._log.deferred() as seen:
+            lsn = seen.lsn = self._changed  # so that keys are looked up in the state that is walked
             for places, _, found in self.chain.walk(cursor):
                 take = places.size
                 if take > count - len(names):

@@ -210,8 +210,10 @@ class Store(View):
 
     @property
     def version(self) -> tuple[int, int]:
-        """(promotions, rollbacks and undos of `main` so far, LSN)."""
-        return self._engine.switches[0], self._log.lsn
+        """(promotions, rollbacks and undos of `main` so far, LSN). What is read after it is of that one or later."""
+        promotions, lsn = self._engine.switches
+        self._log.settle(lsn)
+        return promotions, self._log.lsn
 
     # what it is
 

@@ -1,7 +1,8 @@
 """What tables and keyspaces have in common: each reads, and in a head writes, one chain, as one view has it.
 
-A view's tables and keyspaces stay the same objects while promotions and rollbacks exchange what they stand on. Waiting
-for durability happens in `Log.settle` alone.
+A view's tables and keyspaces stay the same objects while promotions and rollbacks exchange what they stand on. Until
+such a decision is durable, who reads is shown what was there before, and need not wait; but who writes, or has seen
+something as new, is shown what there is. Waiting for durability happens in `Log.settle` alone.
 """
 
 from __future__ import annotations
@@ -12,11 +13,33 @@ from collections.abc import Iterator
 import numpy as np
 
 from .errors import PmkvError, ReadOnlyError
-from .index.run import Run
 from .log.writer import Log
 from .versions.chain import Chain
 from .versions.layer import Layer
 from .versions.wanted import Wanted
+
+
+class Former:
+    """What a surface shows until the decision `lsn`, which exchanged it, is durable. Under the lock."""
+
+    def __init__(self, lsn: int, top: Layer) -> None:
+        self.lsn, self._top = lsn, top.hold()
+        self._top.shown += 1
+        self._chain: Chain | None = None
+
+    @property
+    def chain(self) -> Chain:
+        """Made when somebody reads it: most are not read at all."""
+        if self._chain is None:
+            self._chain = Chain(self._top, lasts=False)
+        return self._chain
+
+    def leave(self) -> None:
+        """Nobody is shown it any more."""
+        if self._chain is not None:
+            self._chain.leave()
+        self._top.shown -= 1
+        self._top.let_go()
 
 
 class Surface:
@@ -28,6 +51,7 @@ class Surface:
         self._why_gone: PmkvError | None = None
         self._gone_at = 0  # the LSN of the decision by which it went
         self.chain = Chain(top)
+        self._former: Former | None = None
 
     @property
     def layer(self) -> int:
@@ -41,8 +65,34 @@ class Surface:
 
     # what it stands on
 
+    def keep_shown(self, lsn: int) -> None:
+        """What is here is exchanged by the decision `lsn`, which is pending. Under the lock, before that is done."""
+        if self._former is not None and self._former.lsn > self._log.durable:
+            return  # what it would show is pending itself
+        self.forget_former()
+        self._former = Former(lsn, self.chain.top)
+
+    def forget_former(self) -> None:
+        """Show what there is. Under the lock."""
+        if self._former is not None:
+            self._former.leave()
+            self._former = None
+
+    def _shown(self) -> Chain:
+        """What this thread is shown. Under the lock."""
+        former, log = self._former, self._log
+        if former is None or log.writing._is_owned() or log.waiting.seen >= former.lsn:
+            return self.chain
+        if log.durable < former.lsn:
+            return former.chain
+        self.forget_former()
+        return self.chain
+
     def stand_on(self, top: Layer) -> None:
         """The view has another layer on top. Under the lock."""
+        former = self._former
+        if former is not None and (former.lsn <= self._log.durable or top.tree is not self.chain.tree):
+            self.forget_former()  # the decision is durable, or memory went back behind it
         if top is not self.chain.top and self.chain.stand_on(top):
             self._exchanged()
 
@@ -52,6 +102,7 @@ class Surface:
     def leave(self, why: PmkvError, lsn: int) -> None:
         """It went by the decision `lsn`: whoever uses it is told why. Under the lock."""
         self._why_gone, self._gone_at = why, lsn
+        self.forget_former()
         self.chain.leave()
 
     @property
@@ -82,12 +133,19 @@ class Surface:
 
     # looking up
 
-    def _look_up(self, wanted: Wanted) -> tuple[np.ndarray, int, np.ndarray, tuple[Run, ...]]:
-        """The half of a lookup that needs the lock, which is held: (locations, LSN to settle, the pool's bytes as of
-        now, the runs to ask for the rest)."""
+    def _look_up(self, wanted: Wanted) -> tuple[np.ndarray, int, np.ndarray]:
+        """(locations, LSN to settle, the pool's bytes as of the moment when the lock was held)."""
+        log = self._log
         self._guard()
-        found, waiting = self.chain.look_above(wanted, self._log.pending())
-        return found, self._log.depends(waiting, self.chain.top.since), self._log.data, self.chain.runs
+        with log.lock:
+            self._guard()
+            chain = self._shown()
+            wanted.compare_in(log.data)
+            found, waiting = chain.look_above(wanted, log.pending())
+            lsn, data, runs = log.depends(waiting, chain.top.since), log.data, chain.runs
+        if runs:
+            chain.look_below(wanted, found, runs, log.lock)
+        return found, lsn, data
 
     @property
     def uncounted(self) -> int:

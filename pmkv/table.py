@@ -229,12 +229,7 @@ class Table(Surface):
         if self.rows is not None and ids.size and (ids.min() < 0 or ids.max() >= self.rows):
             outside = (ids < 0) | (ids >= self.rows)
             ids = np.where(outside, 0, ids)
-        wanted = Ids(ids)
-        self._guard()
-        with self._log.lock:
-            found, lsn, data, runs = self._look_up(wanted)
-        if runs:
-            self.chain.look_below(wanted, found, runs, self._log.lock)
+        found, lsn, data = self._look_up(Ids(ids))
         if outside is not None:
             found[outside] = 0
         return found, lsn, data
@@ -428,8 +423,9 @@ class Table(Surface):
         all the time is returned."""
         check_cursor(cursor)
         ids: list[np.ndarray] = []
-        with self._locked(), self._log.deferred():
+        with self._locked(), self._log.deferred() as seen:
             lsn, left = self._changed, max(1, count)
+            seen.lsn = lsn  # so that rows are of the state that is walked
             for places, words, _ in self.chain.walk(cursor):
                 take = min(left, places.size)
                 if take < places.size:  # all of one place go together: the next cursor begins behind it

@@ -54,6 +54,7 @@ class Connection(asyncio.Protocol):
         self._out_size = 0
         self._out_count = 0  # replies in it
         self._out_lsn = 0
+        self.seen = 0  # the highest LSN that a reply depended on
         self._held: deque[tuple[int, list, int, int]] = deque()  # lsn, buffers, replies, bytes
         self._held_size = 0
         self._unsaid = b""  # a push to a client that does not read
@@ -328,6 +329,7 @@ class Connection(asyncio.Protocol):
         self._out_count += count
         if lsn > self._out_lsn:
             self._out_lsn = lsn
+            self.seen = max(self.seen, lsn)
 
     def deliver(self, durable: int) -> bool:
         """Write what was replied in this tick, or hold it; does it hold something now?"""

@@ -213,7 +213,7 @@ class Dispatcher:
                 lambda replies, lsn: self._answer_late(lsn, connections, replies),
             )
             return
-        self._deferral.lsn = 0
+        self._deferral.lsn = self._deferral.seen = 0
         replies = self._values(self.keyspace, keys, connections, counts)
         self._answers.append((self._deferral.lsn, connections, replies))
 
@@ -303,7 +303,7 @@ class Dispatcher:
             if self._store.is_cold and keyspace.is_cold:
                 self._get_cold(keyspace, keys, owners, counts)
                 continue
-            self._deferral.lsn = 0
+            self._deferral.lsn, self._deferral.seen = 0, max(connection.seen for connection in owners)
             replies = self._values(keyspace, keys, owners, counts)
             _reply_to_runs(owners, counts, replies, self._deferral.lsn)
 
@@ -316,7 +316,7 @@ class Dispatcher:
             _reply_to_runs(owners, counts, replies, lsn)
             self._end_work(owners)
 
-        self._in_worker(lambda: self._values(keyspace, keys, owners, counts), done)
+        self._in_worker(lambda: self._values(keyspace, keys, owners, counts), done, max(c.seen for c in owners))
 
     def _sets(self, active: list[Connection], found: Scan) -> None:
         """One write a keyspace for every connection whose next row is a run of SETs."""
@@ -364,7 +364,7 @@ class Dispatcher:
 
     def execute(self, connection: Connection, arguments: list[bytes]) -> None:
         session = connection.session
-        self._deferral.lsn = 0
+        self._deferral.lsn, self._deferral.seen = 0, connection.seen
         if arguments[0].upper() in (b"POST", b"HOST:"):
             log.warning("%s speaks HTTP to the RESP port: connection closed", session.address)
             connection.abort()
@@ -382,16 +382,18 @@ class Dispatcher:
             connection.reply(run(session, entry, words), 1, self._deferral.lsn)
 
     def _send_to_worker(self, connection: Connection, entry: Command, arguments: list[bytes]) -> None:
-        connection.busy = True
+        connection.busy, session = True, connection.session
 
         def done(reply: resp.Reply, lsn: int) -> None:
             connection.reply(reply, 1, lsn)
             self._end_work([connection])
 
-        self._in_worker(lambda: run(connection.session, entry, entry.owned(arguments)), done, entry.writes)
+        self._in_worker(lambda: run(session, entry, entry.owned(arguments)), done, connection.seen, entry.writes)
 
-    def _in_worker(self, work: Callable[[], Any], done: Callable[[Any, int], None], writes: bool = False) -> None:
-        """`work` in a worker, then `done` here, with its result and the LSN that this depends on."""
+    def _in_worker(
+        self, work: Callable[[], T], done: Callable[[T, int], None], seen: int = 0, writes: bool = False
+    ) -> None:
+        """`work` in a worker, seen as in its deferral, then `done` here, with the result and the LSN it depends on."""
         self.working += 1
 
         def end(result: Any, lsn: int) -> None:
@@ -400,6 +402,7 @@ class Dispatcher:
 
         def begin() -> None:
             with self._store.deferred() as deferral:
+                deferral.seen = seen
                 result = work()
             if writes:
                 self._store.flush_soon()

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from ..errors import ClosedError, FlushError, InvalidError, ReadOnlyError
-from .deferral import Deferral
+from .deferral import Deferral, Waiting
 from .format import (
     ALIGN,
     EPOCH_SHIFT,
@@ -64,7 +64,7 @@ class Log:
         self.frame_limit = min(MAX_FRAME, pool.segment_size // 4)  # longer bodies are cut where they can be
         self.writing, self.lock = threading.RLock(), threading.RLock()
         self._flushing = threading.Lock()
-        self._local = threading.local()  # .deferral: that which a thread is in
+        self.waiting = Waiting()
         self.failed: FlushError | None = None
         self.closed: str | None = None  # why nothing may be done any more
         self.readonly: str | None = None  # why nothing may be written
@@ -298,24 +298,24 @@ class Log:
     def deferred(self) -> Iterator[Deferral]:
         """Calls of this thread inside do not wait for durability; the object yielded collects what they would have
         waited for."""
-        outer = getattr(self._local, "deferral", None)
-        self._local.deferral = inner = Deferral()
+        outer = self.waiting.deferral
+        self.waiting.deferral = inner = Deferral(self.waiting.seen)
         try:  # a generator, which ends with its frame: a class may be interrupted (Ctrl-C) on its way into __exit__
             yield inner
         except BaseException:
-            self._local.deferral = outer
+            self.waiting.deferral = outer
             if not self.failed:
                 self.settle_if_free(inner.lsn)  # an error, too, tells of what is pending
             raise
         finally:
-            self._local.deferral = outer
+            self.waiting.deferral = outer
 
     def settle(self, lsn: int) -> None:
         """A result depends on everything up to this LSN: wait until it may be revealed, or note it where waiting
         is deferred."""
         if lsn <= self.durable:
             return
-        deferral = getattr(self._local, "deferral", None)
+        deferral = self.waiting.deferral
         if self.durability != "commit":
             if deferral is None and not self.is_locked_by_me:  # as within a batch, whose frames are not handed out yet
                 self.write_back()
@@ -326,7 +326,7 @@ class Log:
 
     def settle_if_free(self, lsn: int) -> None:
         """`settle`, unless this thread would have to wait for a flush that needs the lock it holds."""
-        if getattr(self._local, "deferral", None) is not None or not self.is_locked_by_me:
+        if self.waiting.deferral is not None or not self.is_locked_by_me:
             self.settle(lsn)
 
     def finish_group(self, lsn: int, before: int = 0) -> None:

@@ -93,9 +93,10 @@ def covered_by(wanted: Wanted, found: np.ndarray) -> Covered:
 class Chain:
     """The runs of one table or keyspace, as one view has them."""
 
-    def __init__(self, top: Layer) -> None:
+    def __init__(self, top: Layer, lasts: bool = True) -> None:
+        """lasts: long enough for hot words."""
         self.tree, self.seed = top.tree, np.uint64(top.tree.seed)
-        self.top = top
+        self.top, self._lasts = top, lasts
         self.hot: HotIndex | None = None
         self._is_known = False
         self._look_again()
@@ -147,7 +148,7 @@ class Chain:
         self._closed, self._runs, self._is_known = tuple(closed), tuple(runs), True
         if not runs:
             self._forget_all()
-        elif self.hot is None:
+        elif self.hot is None and self._lasts:
             dram = self.tree.dram
             self.hot = HotIndex(dram.heap, dram.budget, self.seed)
 

@@ -373,7 +373,8 @@ class Heads:
             tree.check()
             below = [layer.below for layer in tree.layers.values()]
             for layer in tree.layers.values():
-                assert layer.refs == tops.get(id(layer), 0) + sum(one is layer for one in below), "references"
+                standing = tops.get(id(layer), 0) + sum(one is layer for one in below)
+                assert layer.refs == standing + layer.shown, "references"
 
 
 def is_written(branch: ViewMap, part: str) -> bool:

@@ -231,7 +231,8 @@ class Layer:
         self.writes = 0  # records
         self.changed = id  # the LSN of the last write
         self.since = id  # the LSN of the decision by which its view has what is here and below
-        self.refs = 0  # views that have it on top, and layers that stand on it
+        self.refs = 0  # views that have it on top, layers that stand on it, and those who show it
+        self.shown = 0  # of these, who shows it although the view has another: until the decision is durable
         if below is not None:
             below.refs += 1
 

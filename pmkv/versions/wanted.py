@@ -40,6 +40,9 @@ class Ids:
     def words(self) -> np.ndarray:
         return self.ids.view(np.uint64)
 
+    def compare_in(self, data: np.ndarray) -> None:
+        """The pool as it is now: an index has the ids themselves, and compares nothing there."""
+
     def some(self, which: np.ndarray) -> Ids:
         return Ids(self.ids.take(which))
 
@@ -83,6 +86,10 @@ class Keys:
         self.words, self.blob, self.bounds = words, blob, bounds
         self.data, self.owner, self.verify, self.records = data, owner, verify, records
         self.moment = NEVER  # likewise
+
+    def compare_in(self, data: np.ndarray) -> None:
+        """The pool as it is now: it may have grown since."""
+        self.data = data
 
     def some(self, which: np.ndarray) -> Keys:
         words, bounds = self.words.take(which), self.bounds.take(which, axis=0)

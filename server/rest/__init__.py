@@ -10,7 +10,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from . import keys, service, tables, views
 from .access import guard
-from .context import SERVER, Server
+from .context import PROMOTIONS, SERVER, Server
 from .problems import tell_problems
 
 SHUTDOWN_S = 1.0  # for requests under way; the whole server stops in less than 5 s, RESP and store included
@@ -63,8 +63,9 @@ def application(server: Server) -> web.Application:
 
 
 async def _say_version(request: web.Request, response: web.StreamResponse) -> None:
+    """Whoever keeps what was read by this version never keeps what was older."""
     promotions, lsn = request.app[SERVER].switches.version
-    response.headers["Pmkv-Version"] = f"{promotions}-{lsn}"
+    response.headers["Pmkv-Version"] = f"{request.get(PROMOTIONS, promotions)}-{lsn}"
 
 
 def _not_the_clients_fault(record: logging.LogRecord) -> bool:

@@ -35,6 +35,7 @@ class Server(Protocol):
 
 
 SERVER: web.AppKey[Server] = web.AppKey("server", Server)
+PROMOTIONS: web.RequestKey[int] = web.RequestKey("promotions", int)  # of a request: how many there were before it looked, or with its own
 
 
 def store_of(request: web.Request) -> Any:
@@ -57,6 +58,7 @@ async def run(request: web.Request, work: Callable[[], T], size: int = 0) -> T:
     """The result of `work`, once all it saw is durable; in a thread if it handles more than 1 MiB, or if the disk may
     have to be read for an index."""
     server = request.app[SERVER]
+    request.setdefault(PROMOTIONS, server.switches.latest[0])  # before: what is read is of this version or a later one
     outcome, lsn = await off_loop(lambda: _deferred(server.store, work), INLINE + 1 if server.store.is_cold else size)
     try:
         await server.durable(lsn)

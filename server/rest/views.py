@@ -10,7 +10,7 @@ from aiohttp import hdrs, web
 
 import pmkv_server.rest.jsonrows as jsonrows
 
-from .context import SERVER, integer, query, read_body, run, store_of, view_of
+from .context import PROMOTIONS, SERVER, integer, query, read_body, run, store_of, view_of
 from .keys import reply
 from .problems import invalid
 
@@ -120,6 +120,7 @@ def _seconds(text: str) -> float:
 
 def _version(request: web.Request) -> web.Response:
     promotions, lsn = request.app[SERVER].switches.latest
+    request[PROMOTIONS] = promotions
     return reply({"promotions": promotions, "lsn": lsn})
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from tests.crash.faces import KEY_FACES, TABLE_FACES
 from tests.crash.files import Fault
 from tests.crash.model import FAR, UNDO, Contents, Model
 from tests.crash.operations import (
@@ -43,8 +44,6 @@ SHAPES: tuple[tuple[Any, int | None], ...] = (
 )  # fmt: skip
 IDS = (0, 1, 2, 3, 5, 8, 11)
 FAR_IDS = (-1, 2**62, -(2**63), 2**63 - 1)
-KEY_FACES = ("get", "get_many", "entry", "expiry", "size", "contains", "contains_many", "len", "scan", "keys")
-TABLE_FACES = ("get", "contains", "len", "scan", "gather")
 VIEWS = ("x", "y", "z")
 UPKEEP = 42  # steps in a hundred, where there is a catalog
 VERSIONS = 40  # operations in a hundred, where there are views
@@ -60,14 +59,15 @@ class Group:
 
 @dataclass(frozen=True)
 class Peek:
-    """The same, but nobody waits: a reader meets what the last one wrote, by a face of its keyspace or table. at: an
-    operation that would write what is read, where that is not the last one itself. last: how many of them may have
-    changed what is read."""
+    """The same, but nobody waits: whoever did it, and then somebody else, reads what the last one wrote, by a face of
+    its keyspace or table. at: an operation that would write what is read, where that is not the last one itself. last:
+    how many of them may have changed what is read. beside: tables that are gathered with it."""
 
     operations: tuple[Any, ...]
     face: str
     at: Any = None
     last: int = 1
+    beside: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -242,10 +242,32 @@ class Generator:
             view = self.rng.choice(branches)
             written = self._write_of(model.views[view])
             return Peek((*before, self._applied(model, On(view, written))), self._face_of(written))
-        switch = self._applied(model, self._switch(model) or self._version(model))
-        read = self._write_of(model)
+        was, dice = model.copy(), self.rng.randrange(8)
+        switch = Clear(self.rng.choice(SPACES)) if not dice else self._switch(model) or self._version(model)
+        self._applied(model, switch)
+        read = self._exchanged(was, model) or self._write_of(model)
+        others = [
+            name for name in sorted(was.tables.keys() & model.tables.keys()) if was.tables[name] == model.tables[name]
+        ]
+        if isinstance(read, PutRows) and others and self.rng.randrange(4):
+            other = self.rng.choice(others)
+            written = PutRows(other, read.ids, self._rows(model.tables[other].descr, len(read.ids)))
+            behind = self._applied(model, written)
+            return Peek((*before, switch, behind), "gather", at=read, last=2, beside=(other,))
         behind = self._sealing(model, read)
         return Peek((*before, switch, *behind), self._face_of(read), at=read, last=1 + len(behind))
+
+    def _exchanged(self, was: Model, model: Model) -> Any:
+        """A put of what is something else now, if anything is."""
+        puts: list[Any] = []
+        for space in range(SPACES[-1] + 1):
+            old, new = was.spaces.get(space, {}), model.spaces.get(space, {})
+            puts += [Put(space, key, b"") for key in KEYS if old.get(key) != new.get(key)]
+        for name in was.tables.keys() & model.tables.keys():
+            old, new = was.tables[name].rows, model.tables[name].rows
+            ids = tuple(one for one in IDS if old.get(one) != new.get(one))
+            puts += [PutRows(name, ids, b"")] * bool(ids)
+        return self.rng.choice(puts) if puts and self.rng.randrange(4) else None
 
     def _sealing(self, model: Model, read: Any) -> tuple[Any, ...]:
         """Another key of the same keyspace is written, then a snapshot taken, behind which the reader looks."""

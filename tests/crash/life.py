@@ -17,6 +17,7 @@ from pmkv.log.pool import Pool
 from pmkv.media.simulated import CrashPoint, SimulatedMedium
 from pmkv.versions.chain import Lookup
 from pmkv.versions.upkeep import Steps
+from tests.crash.faces import expected, shown
 from tests.crash.files import STAGES, Files, FilesPoint
 from tests.crash.histories import (
     Abandon,
@@ -34,7 +35,7 @@ from tests.crash.histories import (
     Unawaited,
 )
 from tests.crash.model import Model, one_of
-from tests.crash.operations import FULL, Bare, Batch, answer, check_scans, peek, state_of
+from tests.crash.operations import FULL, Bare, Batch, check_scans, state_of
 
 SPACES = 4  # keyspaces that histories write to have numbers below
 NOW = 1_700_000_000_000  # the clock stands: two operations alike make two frames alike
@@ -92,6 +93,7 @@ class Life:
     steps: list[Any] = field(default_factory=list)
     operations: list[Any] = field(default_factory=list)
     running: list[Running] = field(default_factory=list)  # each within the steps of the one before
+    lsns: list[int] = field(default_factory=list)  # once open: of the log, when it came to each of the states
 
     def __post_init__(self) -> None:
         self.submitted = len(self.states) - 1
@@ -108,6 +110,7 @@ class Life:
             raise Violation(f"goes on with LSN {engine.log.lsn}, but {self.issued} was given out before")
         self.states, self.acked, self.submitted = [one_of(fitting)], 0, 0  # it may have been read: now it is promised
         self.issued = engine.log.lsn
+        self.lsns = [self.issued]
         return Bare(engine)
 
     def _watch(self, record: Callable[[str], None] | None) -> None:
@@ -161,16 +164,25 @@ class Life:
         return deferral.lsn
 
     def _peek(self, store: Bare, step: Peek) -> bool:
+        """Whoever did something sees it at once; somebody else what is durable. Did that one wait?"""
         self._deferred(store, step.operations[: -step.last])
-        before = self.states[-1]
-        self._deferred(store, step.operations[-step.last :])
         read = step.at or step.operations[-1]
-        if not read.fits(self.states[-1]):
-            return False
-        peek(store, read, step.face)
-        if step.at is None:
-            return self.states[-1] != before
-        return answer(self.states[-1], read, step.face) != answer(before, read, step.face)
+        with store.deferred():
+            for operation in step.operations[-step.last :]:
+                self._operation(store, operation)
+            if not (read.fits(self.states[-1]) and self.states[-1].tables.keys() >= set(step.beside)):
+                return False
+            self._compare(step, read, shown(store, read, step.face, step.beside), self.states[-1:])
+        found, durable = shown(store, read, step.face, step.beside), store.engine.log.durable
+        last = max((i for i, lsn in enumerate(self.lsns) if lsn <= durable), default=0)
+        self._compare(step, read, found, self.states[self.acked : max(self.acked, last) + 1])
+        return last == self.submitted
+
+    def _compare(self, step: Peek, read: Any, found: Any, states: list[Model]) -> None:
+        """One of these was seen."""
+        there = [one for one in possible(states) if read.fits(one) and one.tables.keys() >= set(step.beside)]
+        if not any(expected(one, read, step.face, step.beside) == found for one in there):
+            raise Violation(f"{step.face} of what {read} writes shows {found!r}, and there was {states}")
 
     def _overtake(self, store: Bare, step: Overtaken) -> None:
         """The second look makes a word hot, unless what was taken meanwhile speaks against it."""
@@ -204,6 +216,7 @@ class Life:
             return
         finally:
             self.issued = max(self.issued, store.engine.log.lsn)
+            self.lsns.append(store.engine.log.lsn)
             if isinstance(operation, Batch) and FULL in operation.results:
                 self.states[-1] = before.copy()
                 for one in self.states[-1].possible:

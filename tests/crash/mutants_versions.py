@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
@@ -14,6 +14,7 @@ from pmkv.engine import Engine
 from pmkv.log.format import Frame
 from pmkv.log.writer import Log
 from pmkv.plans import Plan
+from pmkv.surface import Former, Surface
 from pmkv.versions import fold as fold_module
 from pmkv.versions import heads as heads_module
 from pmkv.versions import state as state_module
@@ -295,6 +296,67 @@ def _() -> list[Patch]:
         return layer
 
     return [(Tree, "go_on", forgetful)]
+
+
+# --- what is shown until it is durable
+
+
+def shown_unless(is_over: Callable[[Surface, Former], bool]) -> list[Patch]:
+    """What was there before is shown until this."""
+
+    def shown(self: Surface) -> Chain:
+        former = self._former
+        return self.chain if former is None or is_over(self, former) else former.chain
+
+    return [(Surface, "_shown", shown)]
+
+
+@mutant("whoever promoted is shown what was there before")
+def _() -> list[Patch]:
+    return shown_unless(lambda surface, former: surface._log.writing._is_owned() or former.lsn <= surface._log.durable)
+
+
+@mutant("who writes is shown what was there before")
+def _() -> list[Patch]:
+    return shown_unless(lambda surface, former: max(surface._log.waiting.seen, surface._log.durable) >= former.lsn)
+
+
+@mutant("what was there before a promote is shown for ever")
+def _() -> list[Patch]:
+    return shown_unless(lambda surface, former: surface._log.writing._is_owned() or surface._log.waiting.seen > 0)
+
+
+@mutant("what is shown goes with its view")
+def _() -> list[Patch]:
+    def keep_shown(self: Surface, lsn: int) -> None:
+        keep(self, lsn)
+        if self._former is not None and self._former._top.shown:
+            self._former._top.shown -= 1
+            self._former._top.let_go()
+
+    def leave(self: Former) -> None:
+        if self._chain is not None:
+            self._chain.leave()
+
+    keep = Surface.keep_shown
+    return [(Surface, "keep_shown", keep_shown), (Former, "leave", leave)]
+
+
+@mutant("a checkpoint keeps layers that are only shown")
+def _() -> list[Patch]:
+    return [(Contents, "forget_former", lambda self: None)]
+
+
+@mutant("several tables are gathered as they were, and as they are")
+def _() -> list[Patch]:
+    def at_once(self: Contents, read: Callable[[], Any]) -> Any:
+        log = self._ground.log
+        with log.deferred() as seen, log.lock:
+            found = read()
+        log.settle(seen.lsn)
+        return found
+
+    return [(Contents, "_at_once", at_once)]
 
 
 VERSIONS = set(MUTANTS) - others

@@ -138,17 +138,136 @@ def test_what_was_pending_before_a_snapshot_is_waited_for_behind_it(engine: Engi
     assert reader.lsn >= writer.lsn
 
 
-def test_what_others_promote_keeps_nobody_waiting(engine: Engine) -> None:
+def promoted(engine: Engine) -> int:
+    """The LSN of a promote that nobody has waited for."""
     engine.branch("b").tables["t"].put([1], [7.0])
     with engine.log.deferred() as writer:
         engine.promote("b")
+    return writer.lsn
+
+
+def test_what_others_promote_keeps_nobody_waiting(engine: Engine) -> None:
+    lsn = promoted(engine)
     with engine.log.deferred() as reader:
         rest(engine).get(b"a")
         engine.table("old").get([1])
+        assert engine.table("t").get([1])[0] == 1
     assert reader.lsn == 0
+    engine.check()
+    engine.log.flush(lsn)
     with engine.log.deferred() as reader:
         assert engine.table("t").get([1])[0] == 7
-    assert reader.lsn >= writer.lsn
+    assert reader.lsn == 0
+    engine.check()
+
+
+def test_whoever_promotes_sees_it(engine: Engine) -> None:
+    engine.branch("b").tables["t"].put([1], [7.0])
+    with engine.log.deferred() as whole:
+        engine.promote("b")
+        with engine.log.deferred() as inner:
+            assert engine.table("t").get([1])[0] == 7
+        assert inner.lsn == whole.lsn == engine.log.lsn
+    with engine.log.deferred() as later:
+        later.seen = whole.lsn
+        assert engine.table("t").get([1])[0] == 7
+    assert later.lsn == whole.lsn
+
+
+@pytest.mark.parametrize(
+    "read",
+    [lambda t: t.get([1])[0] == 7, lambda t: 7 in next(t.scan())[1], lambda t: len(t) == 2],
+    ids=["get", "scan", "len"],
+)
+def test_behind_something_new_nothing_old_is_shown(engine: Engine, read: Callable[[Any], bool]) -> None:
+    promoted(engine)
+    with engine.log.deferred():
+        rest(engine).put(b"behind", b"1")
+    with engine.log.deferred() as reader:
+        assert rest(engine).get(b"behind") == b"1" and read(engine.table("t"))
+    assert reader.lsn == engine.log.lsn
+
+
+def test_tables_are_gathered_as_they_were_or_as_they_are(engine: Engine) -> None:
+    lsn = promoted(engine)
+    wanted = {"t": [1], "old": [1]}
+    with engine.log.deferred() as reader:
+        assert {name: rows[0] for name, rows in engine.gather(wanted).items()} == {"t": 1, "old": 0}
+    assert reader.lsn == 0
+    with engine.log.deferred():
+        engine.table("old").put([1], [5.0])
+    with engine.log.deferred() as reader:
+        assert {name: rows[0] for name, rows in engine.gather(wanted).items()} == {"t": 7, "old": 5}
+        pooled = engine.pool_many({name: (ids, [0]) for name, ids in wanted.items()})
+        assert {name: rows[0] for name, rows in pooled.items()} == {"t": 7, "old": 5}
+    assert reader.lsn >= lsn
+
+
+def test_who_writes_goes_by_what_is_there(engine: Engine) -> None:
+    promoted(engine)
+    with engine.log.deferred():
+        engine.table("t").add([1, 2], [1.0, 1.0])
+    engine.log.flush(engine.log.lsn)
+    assert engine.table("t").get([1, 2]).tolist() == [8, 3]
+
+
+def test_what_was_watched_as_it_was_conflicts(engine: Engine) -> None:
+    engine.branch("b").keyspaces[0].put(b"a", b"new")
+    with engine.log.deferred():
+        engine.promote("b")
+    transaction = Transaction(engine)
+    transaction.watch(b"a")
+    assert transaction.get(b"a") == b"1"
+    transaction.put(b"a", b"1 and more")
+    with pytest.raises(ConflictError):
+        transaction.commit()
+    assert rest(engine).get(b"a") == b"new"
+
+
+def test_a_second_promote_is_waited_for_once_the_first_is_durable(engine: Engine) -> None:
+    lsn = promoted(engine)
+    engine.log.flush(lsn)
+    engine.view("b").tables["t"].put([1], [8.0])
+    with engine.log.deferred() as first:
+        engine.promote("b")
+    with engine.log.deferred() as second:
+        engine.undo()
+    with engine.log.deferred() as reader:
+        assert engine.table("t").get([1])[0] == 7
+    assert reader.lsn == 0 and first.lsn < second.lsn
+    engine.log.flush(second.lsn)
+    assert engine.table("t").get([1])[0] == 7
+
+
+@pytest.mark.parametrize("head", ["main", "b"])
+def test_what_a_rollback_drops_is_shown_until_it_is_durable(engine: Engine, head: str) -> None:
+    engine.branch("b")
+    table = engine.table("t", head)
+    engine.snapshot("s", head)
+    table.put([1, 3], [9.0, 9.0])
+    with engine.log.deferred() as writer:
+        engine.rollback("s", head=head)
+    with engine.log.deferred() as reader:
+        assert table.get([1, 3]).tolist() == [9, 9] and table.contains([3]).all()
+    assert reader.lsn == 0
+    engine.check()
+    engine.log.flush(writer.lsn)
+    assert table.get([1, 3]).tolist() == [1, 0]
+    engine.check()
+    assert not any(layer.shown for tree in engine.heads.trees.values() for layer in tree.layers.values())
+
+
+def test_after_a_failed_flush_what_was_shown_is_what_there_is() -> None:
+    engine, medium = failing_engine()
+    table = engine.create_table("t", "f4")
+    table.put([1], [1.0])
+    promoted(engine)
+    assert table.get([1])[0] == 1
+    medium.flush_error = eio()
+    with pytest.raises(FlushError):
+        engine.log.flush(engine.log.lsn)
+    assert table.get([1])[0] == 1 and table._former is None
+    engine.check()
 
 
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
