@@ -1,4 +1,8 @@
-"""The tables and keyspaces of one view: objects that stay the same while what they stand on is exchanged."""
+"""The tables and keyspaces of one view: objects that stay the same while what they stand on is exchanged.
+
+Of a view that is not `main`, keyspaces are made when somebody asks for them: most are never used, and who cuts a branch
+need not wait for sixteen objects.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ from .keyspace import Keyspace
 from .log.writer import Log
 from .table import Table
 from .versions.catalog import Catalog
-from .versions.heads import KEYSPACES, UNDO, ViewMap, keyspace_part
+from .versions.heads import KEYSPACES, MAIN, UNDO, ViewMap, keyspace_part
 from .versions.layer import Layer, Tree
 
 T = TypeVar("T")
@@ -43,15 +47,35 @@ class Contents:
         self.tables: dict[str, Table] = {}
         self._tables: dict[int, Table] = {}
         self._empty: dict[str, Layer] = {}  # tops of what was never written
-        self.keyspaces = [self._keyspace(trees[keyspace_part(number)]) for number in range(KEYSPACES)]
+        self._keyspaces: dict[int, Keyspace] = {}
         self.follow(view, trees, view.lsn)
+        if view.name == MAIN:
+            self.make_all()
 
-    def _keyspace(self, tree: Tree) -> Keyspace:
+    def make_all(self) -> None:
+        """All keyspaces. Under the lock."""
+        for number in range(KEYSPACES):
+            self._keyspace(number)
+
+    def _keyspace(self, number: int) -> Keyspace:
+        """Under the lock."""
         ground, name = self._ground, self.view.name
-        return Keyspace(
-            self._top(tree), ground.log, lambda number: ground.clear(name, number), ground.verify, self.readonly,
-            ground.names,
-        )  # fmt: skip
+        if number not in self._keyspaces:
+            self._keyspaces[number] = Keyspace(
+                self._top(self._trees[keyspace_part(number)]), ground.log, lambda number: ground.clear(name, number),
+                ground.verify, self.readonly, ground.names,
+            )  # fmt: skip
+        return self._keyspaces[number]
+
+    @property
+    def keyspaces(self) -> list[Keyspace]:
+        """All of them."""
+        if len(self._keyspaces) < KEYSPACES:
+            self.guard()
+            with self._ground.log.lock:
+                self.guard()  # again: the view may have been deleted since
+                self.make_all()
+        return [self._keyspaces[number] for number in range(KEYSPACES)]
 
     def _top(self, tree: Tree) -> Layer:
         top = self.view.parts.get(tree.name)
@@ -63,8 +87,8 @@ class Contents:
 
     def follow(self, view: ViewMap, trees: dict[str, Tree], lsn: int) -> None:
         """By the decision `lsn` the view has other layers, or tables, than before. Under the lock."""
-        self.view = view
-        for number, keyspace in enumerate(self.keyspaces):
+        self.view, self._trees = view, trees
+        for number, keyspace in self._keyspaces.items():
             keyspace.stand_on(self._top(trees[keyspace_part(number)]))
         kept: dict[int, Table] = {}
         for tree in [trees[part] for part in view.parts if trees[part].decision is not None]:
@@ -94,7 +118,7 @@ class Contents:
     def leave(self, why: PmkvError, lsn: int) -> None:
         """The view was deleted by the decision `lsn`. Under the lock."""
         self.gone, self._gone_at = why, lsn
-        for one in (*self.keyspaces, *self._tables.values()):
+        for one in self.parts:
             one.leave(why, lsn)
 
     def guard(self) -> None:
@@ -107,9 +131,13 @@ class Contents:
     def keyspace(self, number: int) -> Keyspace:
         """One of the 16."""
         self.guard()
-        if not 0 <= number < len(self.keyspaces):
-            raise InvalidError(f"there is no keyspace {number}: they are 0 to {len(self.keyspaces) - 1}")
-        return self.keyspaces[number]
+        if not 0 <= number < KEYSPACES:
+            raise InvalidError(f"there is no keyspace {number}: they are 0 to {KEYSPACES - 1}")
+        if number not in self._keyspaces:
+            with self._ground.log.lock:
+                self.guard()  # again: the view may have been deleted since
+                return self._keyspace(number)
+        return self._keyspaces[number]
 
     def table(self, name: str) -> Table:
         """The table of this name. UnknownNameError: there is none."""
@@ -143,12 +171,13 @@ class Contents:
 
     @property
     def parts(self) -> tuple[Any, ...]:
-        """All keyspaces and tables."""
-        return (*self.keyspaces, *self._tables.values())
+        """All keyspaces and tables that there are objects of."""
+        return (*self._keyspaces.values(), *self._tables.values())
 
     def check(self, seen: set[Layer]) -> None:
         """Each of them, and that they are what the view has. Under the lock. seen: tops that were checked already, as
         parts of other views."""
+        self.make_all()
         for part in self.parts:
             part.chain.check()
             assert part.chain.top is self._top(part.chain.tree)

@@ -104,15 +104,16 @@ class Chain:
 
     def stand_on(self, top: Layer) -> bool:
         """Another layer is on top: was the chain exchanged, or does it only go on?"""
-        goes_on = top.below is self.top
+        goes_on, runs = top.below is self.top, self._runs if self._is_known else None
         if top.tree is not self.tree:  # memory went back, and everything was made anew
+            runs = None
             self.tree.chains.discard(self)
             self.tree = top.tree
             self.tree.chains.add(self)
         self.top = top
-        if not goes_on:
-            self._forget_all()
         self._look_again()
+        if not goes_on:
+            self._forget_exchanged(runs)
         return not goes_on
 
     @property
@@ -161,6 +162,22 @@ class Chain:
     def forget(self) -> None:
         """What is held of runs may be gone: files that nobody reads any more would keep their room on the disk."""
         self._closed, self._runs, self._is_known = (), (), False
+
+    def _forget_exchanged(self, runs: tuple[Run, ...] | None) -> None:
+        """Of hot words those go of which something speaks that only the chain of now has, or only the one before, on
+        file; what stands on the runs of both is what it was. All go where these are many, or not known."""
+        if self.hot is None:
+            return
+        others = set(runs or ()) ^ set(self._runs)
+        if runs is None or sum(run.info.count for run in others) + self.count_above > FEW:
+            self.hot.clear()
+            return
+        try:
+            for walk in [run.walk(0, self.seed) for run in others] + [m.index.walk() for m in self.mutables]:
+                for _, words, _ in walk:
+                    self.hot.forget(words)
+        except CorruptionError:  # it is told to whoever reads that
+            self.hot.clear()
 
     def _forget_all(self) -> None:
         if self.hot is not None:

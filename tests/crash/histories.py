@@ -16,21 +16,9 @@ from tests.crash.faces import KEY_FACES, TABLE_FACES
 from tests.crash.files import Fault
 from tests.crash.model import FAR, UNDO, Contents, Model
 from tests.crash.operations import (
-    AddRows,
-    Batch,
-    Clear,
-    CreateTable,
-    Delete,
-    DeleteMany,
-    DeleteRows,
-    DropTable,
-    Expire,
-    FlushAll,
-    Put,
-    PutMany,
-    PutRows,
-    Transaction,
-)
+    AddRows, Batch, Clear, CreateTable, Delete, DeleteMany, DeleteRows, DropTable, Expire, FlushAll, Put,
+    PutMany, PutRows, Transaction,
+)  # fmt: skip
 from tests.crash.versions import Branch, DeleteView, On, Promote, Rollback, Snapshot, Undo
 
 SPACES = (0, 0, 0, 3)
@@ -97,6 +85,13 @@ class Look:
 
 
 @dataclass(frozen=True)
+class InTurn:
+    """Steps that belong together."""
+
+    steps: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
 class Overtaken:
     """A key is read until it becomes hot, and between the two halves of each look other steps are taken."""
 
@@ -156,8 +151,10 @@ class Generator:
         if self.upkeep and self.rng.randrange(100) < UPKEEP:
             return self._upkeep(model)
         dice = self.rng.randrange(100)
-        if self.views and dice < 12:
-            return self._to_and_fro(model) if dice < 6 else self._peek_of_views(model, ())
+        if self.views and dice < 15:
+            if dice < 5:
+                return self._to_and_fro(model)
+            return self._peek_of_views(model, ()) if dice < 10 else self._behind_a_promote(model)
         if dice < 50:
             return self.operation(model)
         if dice < 68:
@@ -177,8 +174,8 @@ class Generator:
     def _upkeep(self, model: Model) -> Any:
         """A step that only a store with a catalog can take."""
         dice = self.rng.randrange(100)
-        if self.views and dice < 9:
-            return self._history_of_one(model)
+        if self.views and dice < 14:
+            return self._history_of_one(model) if dice < 9 else self._heated(model)
         if dice < 34:
             return Checkpoint(self.rng.random() < 0.6)
         if dice < 52:
@@ -208,6 +205,32 @@ class Generator:
             write = self.rng.choice((Put(space, self.rng.choice(KEYS), self._bytes(8)), Delete(space, KEYS[1])))
             operations += [Snapshot(name), write]
         return Group(tuple(self._applied(model, operation) for operation in operations))
+
+    def _heated(self, model: Model) -> InTurn:
+        """Everything on file is hot; then a key or row of it is written in a branch, which is promoted."""
+        promoted = self._promoted(model, self._write_of(model))
+        return InTurn((Checkpoint(False), Look(), Look(), Group(promoted), Checkpoint(False)))
+
+    def _promoted(self, model: Model, write: Any) -> tuple[Any, ...]:
+        """It is done in a new branch, which is promoted; nothing, where there is no room for one more."""
+        free = [name for name in VIEWS if name not in model.views]
+        if not free or len(model.named("branch", "snapshot")) >= self.views:
+            return ()
+        return tuple(self._applied(model, one) for one in (Branch(free[0]), On(free[0], write), Promote(free[0])))
+
+    def _behind_a_promote(self, model: Model) -> Any:
+        """Before a promote is durable somebody writes to what it exchanged; or gathers it, with what was written to
+        another table behind it."""
+        write = self._write_of(model)
+        others = [name for name in sorted(model.tables) if isinstance(write, PutRows) and name != write.name]
+        operations = self._promoted(model, write)
+        if others and self.rng.randrange(2):
+            other = self.rng.choice(others)
+            rows = self._rows(model.tables[other].descr, len(write.ids))
+            behind = self._applied(model, PutRows(other, write.ids, rows))
+            return Peek((*operations, behind), "gather", at=write, last=min(2, 1 + len(operations)), beside=(other,))
+        gone = DeleteRows(write.name, write.ids) if isinstance(write, PutRows) else Delete(write.space, write.key)
+        return InTurn((Unawaited(operations), self._applied(model, gone)))
 
     def _to_and_fro(self, model: Model) -> Group:
         """Promotes, rollbacks and undos, one after the other."""
@@ -259,14 +282,16 @@ class Generator:
 
     def _exchanged(self, was: Model, model: Model) -> Any:
         """A put of what is something else now, if anything is."""
-        puts: list[Any] = []
+        keys: list[Any] = []
+        rows: list[Any] = []
         for space in range(SPACES[-1] + 1):
             old, new = was.spaces.get(space, {}), model.spaces.get(space, {})
-            puts += [Put(space, key, b"") for key in KEYS if old.get(key) != new.get(key)]
-        for name in was.tables.keys() & model.tables.keys():
+            keys += [Put(space, key, b"") for key in KEYS if old.get(key) != new.get(key)]
+        for name in sorted(was.tables.keys() & model.tables.keys()):
             old, new = was.tables[name].rows, model.tables[name].rows
             ids = tuple(one for one in IDS if old.get(one) != new.get(one))
-            puts += [PutRows(name, ids, b"")] * bool(ids)
+            rows += [PutRows(name, ids, b"")] * bool(ids)
+        puts = self.rng.choice([some for some in (keys, rows) if some] or [()])
         return self.rng.choice(puts) if puts and self.rng.randrange(4) else None
 
     def _sealing(self, model: Model, read: Any) -> tuple[Any, ...]:

@@ -28,6 +28,7 @@ from tests.crash.histories import (
     FailUpkeep,
     Go,
     Group,
+    InTurn,
     Look,
     Mark,
     Overtaken,
@@ -127,6 +128,9 @@ class Life:
         elif isinstance(step, Mark):
             with contextlib.suppress(FullError):
                 store.mark()
+        elif isinstance(step, InTurn):
+            for one in step.steps:
+                self.take(store, one)
         elif isinstance(step, UPKEEP):
             self._keep_up(store, step)
         else:

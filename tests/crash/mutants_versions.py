@@ -112,7 +112,28 @@ def _() -> list[Patch]:
 
 @mutant("what was hot stays so when another layer is on top")
 def _() -> list[Patch]:
-    return [(Chain, "_forget_all", lambda self: None)]
+    return [(Chain, "_forget_exchanged", lambda self, runs: None)]
+
+
+@mutant("what only the chain before had stays hot")
+def _() -> list[Patch]:
+    exchanged = Chain._forget_exchanged
+
+    def forgetful(self: Chain, runs: Any) -> None:
+        exchanged(self, runs and tuple(run for run in runs if run in self._runs))
+
+    return [(Chain, "_forget_exchanged", forgetful)]
+
+
+@mutant("what only the new chain has, on no file yet, stays hot")
+def _() -> list[Patch]:
+    exchanged = Chain._forget_exchanged
+
+    def forgetful(self: Chain, runs: Any) -> None:
+        with patch.object(Chain, "mutables", ()):
+            exchanged(self, runs)
+
+    return [(Chain, "_forget_exchanged", forgetful)]
 
 
 @mutant("tables and keyspaces of a branch do not follow it")

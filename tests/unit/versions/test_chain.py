@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import replace
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pmkv.errors import CorruptionError
 from pmkv.index.heap import Heap
 from pmkv.index.hot import Budget
 from pmkv.index.run import Run, write_run
@@ -129,6 +131,88 @@ def test_what_is_hot_is_forgotten_when_it_is_written(rounds: int) -> None:
         assert small.get(7) == [20_000]
         small.write()
         assert small.get(7) == [20_000]
+
+
+class Exchanged(Small):
+    """A chain with some words on file, hot, that stands on one branch or another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.put(*((i, 8192 + 8 * i) for i in range(20)))
+        self.write()
+        self.base = self.seal()
+        self.write()
+        self.look()
+
+    def look(self) -> None:
+        for _ in range(4):
+            self.get(*range(20))
+
+    def branch(self) -> Layer:
+        self.layers += 1
+        return self.tree.begin(self.layers, self.base).hold()
+
+    @property
+    def is_hot(self) -> list[bool]:
+        found, ids = np.zeros(20, np.uint64), np.arange(20)
+        self.chain.hot.find(ids, found)
+        return lives(found).tolist()
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_what_two_chains_have_in_common_stays_hot(written: bool) -> None:
+    small = Exchanged()
+    main, branch = small.chain.top, small.branch()
+    assert all(small.is_hot)
+    assert small.chain.stand_on(branch) and all(small.is_hot)
+    small.put((7, 20_000))
+    if written:
+        small.write()
+        small.look()
+    assert small.chain.stand_on(main)
+    assert small.is_hot == [i != 7 for i in range(20)]
+    assert small.get(7, 8) == [8192 + 56, 8192 + 64]
+    small.put((9, 30_000))
+    if written:
+        small.write()
+        small.look()
+    assert small.chain.stand_on(branch)
+    assert small.is_hot == [i not in (7, 9) for i in range(20)]
+    assert small.get(7, 9) == [20_000, 8192 + 72]
+    small.write()
+    assert small.get(7, 9) == [20_000, 8192 + 72]
+
+
+def test_where_much_was_exchanged_nothing_stays_hot(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pmkv.versions.chain.FEW", 3)
+    small = Exchanged()
+    branch, other = small.branch(), small.branch()
+    small.chain.stand_on(branch)
+    small.put(*((i, 20_000 + 8 * i) for i in range(4)))
+    small.chain.stand_on(other)
+    assert small.is_hot == [i > 3 for i in range(20)]
+    small.chain.stand_on(branch)
+    assert not any(small.is_hot)
+    assert small.get(0, 10) == [20_000, 8192 + 80]
+
+
+def test_a_chain_whose_runs_are_not_known_forgets_all() -> None:
+    small = Exchanged()
+    branch = small.branch()
+    small.chain.forget()
+    small.chain.stand_on(branch)
+    assert not any(small.is_hot) and small.get(7) == [8192 + 56]
+
+
+def test_damage_in_what_was_exchanged_is_told_to_who_reads_it() -> None:
+    small = Exchanged()
+    main, branch = small.chain.top, small.branch()
+    small.chain.stand_on(branch)
+    small.put((7, 20_000))
+    small.write()
+    with patch.object(Run, "walk", side_effect=CorruptionError("damaged")):
+        small.chain.stand_on(main)
+    assert not any(small.is_hot) and small.get(7) == [8192 + 56]
 
 
 def test_a_reader_that_was_slow_teaches_nothing_old() -> None:
