@@ -2,15 +2,17 @@
 into a branch: their p99 over that of the same reads just before, round by round. The same load into another server on
 this machine says how much of it is shared cores and a shared disk.
 
-Server, reader and publisher are processes of their own. A reply that depends on a promote or rollback waits until that
-is durable, as one that depends on a write does: a hundredth of the time if that is twice in a third of a second, more
-than the 99th percentile can leave out. So how often others publish matters, and is said.
+Server, reader and publisher are processes of their own, and in earnest would stand on several machines. Here they share
+cores: so the publisher has the lowest priority, as a job in the background should; else a reader who is woken on the
+core that it holds waits for it to be done, which says nothing of the server. How often others publish matters, as a
+publisher, too, needs its part of a core and of the server's loop, and is said.
 """
 
 from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
@@ -65,12 +67,19 @@ def load(port: int, name: str, size: int, wishes: Connection) -> None:
         client.delete_view(name)
 
 
+def in_background(function: Callable[..., None], *arguments: object) -> None:
+    """With the lowest priority."""
+    os.nice(19)
+    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    function(*arguments)
+
+
 @contextlib.contextmanager
 def beside(function: Callable[..., None], *arguments: object) -> Iterator[Connection]:
     """The function in a process of its own, once it says that it begins."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=function, args=(*arguments, theirs))
+    process = context.Process(target=in_background, args=(function, *arguments, theirs))
     process.start()
     theirs.close()
     try:

@@ -7,7 +7,6 @@ was lost in one epoch fits exactly where something else is written in the next.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,9 +15,37 @@ from tests.crash.faces import KEY_FACES, TABLE_FACES
 from tests.crash.files import Fault
 from tests.crash.model import FAR, UNDO, Contents, Model
 from tests.crash.operations import (
-    AddRows, Batch, Clear, CreateTable, Delete, DeleteMany, DeleteRows, DropTable, Expire, FlushAll, Put,
-    PutMany, PutRows, Transaction,
+    AddRows,
+    Batch,
+    Clear,
+    CreateTable,
+    Delete,
+    DeleteMany,
+    DeleteRows,
+    DropTable,
+    Expire,
+    FlushAll,
+    Put,
+    PutMany,
+    PutRows,
+    Transaction,
 )  # fmt: skip
+from tests.crash.steps import (
+    Abandon,
+    Begin,
+    Checkpoint,
+    End,
+    FailFlush,
+    FailUpkeep,
+    Go,
+    Group,
+    InTurn,
+    Look,
+    Mark,
+    Overtaken,
+    Peek,
+    Unawaited,
+)
 from tests.crash.versions import Branch, DeleteView, On, Promote, Rollback, Snapshot, Undo
 
 SPACES = (0, 0, 0, 3)
@@ -36,107 +63,6 @@ VIEWS = ("x", "y", "z")
 UPKEEP = 42  # steps in a hundred, where there is a catalog
 VERSIONS = 40  # operations in a hundred, where there are views
 EXPIRIES = (0, 0, 0, 0, FAR, FAR + 1, 1000)
-
-
-@dataclass(frozen=True)
-class Group:
-    """Operations that wait for one flush together, as the commands of one tick do."""
-
-    operations: tuple[Any, ...]
-
-
-@dataclass(frozen=True)
-class Peek:
-    """The same, but nobody waits: whoever did it, and then somebody else, reads what the last one wrote, by a face of
-    its keyspace or table. at: an operation that would write what is read, where that is not the last one itself. last:
-    how many of them may have changed what is read. beside: tables that are gathered with it."""
-
-    operations: tuple[Any, ...]
-    face: str
-    at: Any = None
-    last: int = 1
-    beside: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class FailFlush:
-    """The next flush raises; what it has reached, and what is seen of it afterwards."""
-
-    reached: str
-    evicted: bool
-    seed: int
-
-
-@dataclass(frozen=True)
-class Mark:
-    """What an idle store does."""
-
-
-@dataclass(frozen=True)
-class Unawaited:
-    """Operations that nobody waits for yet, nor reads."""
-
-    operations: tuple[Any, ...]
-
-
-@dataclass(frozen=True)
-class Look:
-    """Read everything, by every face: what is asked for twice becomes hot."""
-
-
-@dataclass(frozen=True)
-class InTurn:
-    """Steps that belong together."""
-
-    steps: tuple[Any, ...]
-
-
-@dataclass(frozen=True)
-class Overtaken:
-    """A key is read until it becomes hot, and between the two halves of each look other steps are taken."""
-
-    space: int
-    key: bytes
-    steps: tuple[Any, ...]
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A checkpoint as a whole, and perhaps the folds that are due then."""
-
-    fold: bool
-
-
-@dataclass(frozen=True)
-class Begin:
-    """The first steps of a checkpoint or fold; whatever comes then goes between its steps."""
-
-    kind: str
-    steps: int
-
-
-@dataclass(frozen=True)
-class Go:
-    """So many more."""
-
-    steps: int
-
-
-@dataclass(frozen=True)
-class End:
-    """All the others."""
-
-
-@dataclass(frozen=True)
-class Abandon:
-    """It is given up where it stands."""
-
-
-@dataclass(frozen=True)
-class FailUpkeep:
-    """Something that a checkpoint or fold does to catalog or files will fail."""
-
-    fault: Fault
 
 
 class Generator:

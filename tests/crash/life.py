@@ -19,7 +19,9 @@ from pmkv.versions.chain import Lookup
 from pmkv.versions.upkeep import Steps
 from tests.crash.faces import expected, shown
 from tests.crash.files import STAGES, Files, FilesPoint
-from tests.crash.histories import (
+from tests.crash.model import Model, one_of
+from tests.crash.operations import FULL, Bare, Batch, check_scans, state_of
+from tests.crash.steps import (
     Abandon,
     Begin,
     Checkpoint,
@@ -35,8 +37,6 @@ from tests.crash.histories import (
     Peek,
     Unawaited,
 )
-from tests.crash.model import Model, one_of
-from tests.crash.operations import FULL, Bare, Batch, check_scans, state_of
 
 SPACES = 4  # keyspaces that histories write to have numbers below
 NOW = 1_700_000_000_000  # the clock stands: two operations alike make two frames alike
