@@ -104,16 +104,17 @@ class Chain:
 
     def stand_on(self, top: Layer) -> bool:
         """Another layer is on top: was the chain exchanged, or does it only go on?"""
-        goes_on, runs = top.below is self.top, self._runs if self._is_known else None
+        goes_on = top.below is self.top
+        before = (self._runs, {*self._closed, *self.top.mutables}) if self._is_known else None
         if top.tree is not self.tree:  # memory went back, and everything was made anew
-            runs = None
+            before = None
             self.tree.chains.discard(self)
             self.tree = top.tree
             self.tree.chains.add(self)
         self.top = top
         self._look_again()
         if not goes_on:
-            self._forget_exchanged(runs)
+            self._forget_exchanged(before)
         return not goes_on
 
     @property
@@ -163,17 +164,20 @@ class Chain:
         """What is held of runs may be gone: files that nobody reads any more would keep their room on the disk."""
         self._closed, self._runs, self._is_known = (), (), False
 
-    def _forget_exchanged(self, runs: tuple[Run, ...] | None) -> None:
-        """Of hot words those go of which something speaks that only the chain of now has, or only the one before, on
-        file; what stands on the runs of both is what it was. All go where these are many, or not known."""
+    def _forget_exchanged(self, before: tuple[tuple[Run, ...], set[Mutable]] | None) -> None:
+        """Of hot words those go of which a run on file speaks that only the chain of now has, or only the one before
+        (its runs, and those on no file); what stands on the files of both is what it was. What is on no file is not
+        hot: so of that, what the chain of now has alone. All go where these are many, or not known."""
         if self.hot is None:
             return
-        others = set(runs or ()) ^ set(self._runs)
-        if runs is None or sum(run.info.count for run in others) + self.count_above > FEW:
+        runs, mutables = before or ((), set())
+        others = set(runs) ^ set(self._runs)
+        above = [mutable.index for mutable in self.mutables if mutable not in mutables]
+        if before is None or sum(run.info.count for run in others) + sum(index.count for index in above) > FEW:
             self.hot.clear()
             return
         try:
-            for walk in [run.walk(0, self.seed) for run in others] + [m.index.walk() for m in self.mutables]:
+            for walk in [run.walk(0, self.seed) for run in others] + [index.walk() for index in above]:
                 for _, words, _ in walk:
                     self.hot.forget(words)
         except CorruptionError:  # it is told to whoever reads that

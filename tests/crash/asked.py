@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.crash.model import FAR
-from tests.crash.witness import COUNTERS, IDS, KEYS, TABLE, Justifies, Moment
+from tests.crash.witness import COUNTERS, EMPTY, IDS, KEYS, TABLE, Justifies, Moment
 
 LONG = 1500  # bytes of a value that takes several frames, and a worker
 
@@ -65,7 +65,7 @@ class Questions:
         """What one client sends at once."""
         kinds = [self.set] * 5 + [self.get] * 5 + [self.incr] * 2 + [self.transaction] * 2 + [self.long] * 2
         kinds += [self.delete, self.mset, self.mget, self.expire, self.expiry, self.put_row, self.get_row, self.count]
-        kinds += [self.long_transaction]
+        kinds += [self.long_transaction, self.rollback]
         many = self._rng.choice((1, 1, 1, 2, 3, 6))
         return [asked for _ in range(many) for asked in self._rng.choice(kinds)()]
 
@@ -169,6 +169,14 @@ class Questions:
             return lambda moments, i: reply == blob(shown(moments[i]))
 
         return [Asked((b"TABLE.GET", TABLE.encode(), blob_of(IDS)), justifies)]
+
+    def rollback(self) -> list[Asked]:
+        """To when there was nothing; whoever asks for it sees it, others what was there before."""
+
+        def nothing(moments: list[Moment], i: int) -> bool:
+            return not moments[i].state.keys and not moments[i].state.rows
+
+        return [Asked((b"SNAPSHOT.ROLLBACK", EMPTY), exactly(OK, nothing)), *self.get(), *self.get_row()]
 
     def transaction(self, size: int = 0) -> list[Asked]:
         keys, counter = self._rng.sample(KEYS, 2), self._rng.choice(COUNTERS)

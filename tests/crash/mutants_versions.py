@@ -119,8 +119,8 @@ def _() -> list[Patch]:
 def _() -> list[Patch]:
     exchanged = Chain._forget_exchanged
 
-    def forgetful(self: Chain, runs: Any) -> None:
-        exchanged(self, runs and tuple(run for run in runs if run in self._runs))
+    def forgetful(self: Chain, before: Any) -> None:
+        exchanged(self, before and (tuple(run for run in before[0] if run in self._runs), before[1]))
 
     return [(Chain, "_forget_exchanged", forgetful)]
 
@@ -129,9 +129,8 @@ def _() -> list[Patch]:
 def _() -> list[Patch]:
     exchanged = Chain._forget_exchanged
 
-    def forgetful(self: Chain, runs: Any) -> None:
-        with patch.object(Chain, "mutables", ()):
-            exchanged(self, runs)
+    def forgetful(self: Chain, before: Any) -> None:
+        exchanged(self, before and (before[0], {*self.mutables}))
 
     return [(Chain, "_forget_exchanged", forgetful)]
 

@@ -43,7 +43,7 @@ from tests.crash.asked import Asked, Questions, Reply, is_error
 from tests.crash.baton import Actor, Baton, BatonLock, BatonQueue, BatonRLock
 from tests.crash.explore import NOW, Violation, reproducible
 from tests.crash.stage import Client, Loop, PacedMedium, PacedStore
-from tests.crash.witness import TABLE, Witness, state_of
+from tests.crash.witness import EMPTY, TABLE, Witness, state_of
 
 SEGMENT, SEGMENTS = 4096, 60
 STEPS = 160
@@ -119,6 +119,7 @@ class Schedule:
         with self._actors():
             self.store = PacedStore(SimpleNamespace(path=None, close=lambda: None), engine, 0)
         self.store.create_table(TABLE, "<i8")
+        self.store.snapshot(EMPTY.decode())
         self.witness = Witness(self.medium)
         self.medium.on_point = self._on_point
         self._is_new = False  # more may be durable than the witness has seen

@@ -183,6 +183,15 @@ def _() -> list[Patch]:
     return [(Log, "_flush_group", hasty)]
 
 
+@mutant("a pipeline is shown what was there before it rolled back")
+def _() -> list[Patch]:
+    def forgetful(self: Connection, *how: Any) -> None:
+        reply(self, *how)
+        self.seen = 0
+
+    return [(Connection, "reply", forgetful)]
+
+
 @mutant("a put is seen frame by frame")
 def _() -> list[Patch]:
     def at_once(self: Table, *frame: Any) -> Any:

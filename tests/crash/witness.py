@@ -21,6 +21,7 @@ KEYS = (b"a", b"b", b"c", b"d")
 COUNTERS = (b"n", b"m")
 TABLE = "rows"
 IDS = (1, 2, 3)
+EMPTY = b"empty"  # a snapshot, of the beginning
 
 
 @dataclass(frozen=True)
@@ -107,8 +108,8 @@ class Witness:
     def _state(self, kinds: set[int]) -> State:
         """The state, of which frames of these kinds may have changed something."""
         last = self.moments[-1].state
-        keys = keys_of(self._engine) if Kind.PUT in kinds else last.keys
-        return State(keys, rows_of(self._engine) if Kind.ROWS in kinds else last.rows)
+        keys = keys_of(self._engine) if kinds & {Kind.PUT, Kind.CONTROL} else last.keys
+        return State(keys, rows_of(self._engine) if kinds & {Kind.ROWS, Kind.CONTROL} else last.rows)
 
     def _add(self, moment: Moment) -> None:
         for pair in list(self.pairs):

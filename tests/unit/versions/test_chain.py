@@ -191,6 +191,8 @@ def test_where_much_was_exchanged_nothing_stays_hot(monkeypatch: pytest.MonkeyPa
     small.put(*((i, 20_000 + 8 * i) for i in range(4)))
     small.chain.stand_on(other)
     assert small.is_hot == [i > 3 for i in range(20)]
+    small.look()
+    assert all(small.is_hot)
     small.chain.stand_on(branch)
     assert not any(small.is_hot)
     assert small.get(0, 10) == [20_000, 8192 + 80]
