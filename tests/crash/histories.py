@@ -152,8 +152,7 @@ class Generator:
         operations = self._promoted(model, write)
         if others and self.rng.randrange(2):
             other = self.rng.choice(others)
-            rows = self._rows(model.tables[other].descr, len(write.ids))
-            behind = self._applied(model, PutRows(other, write.ids, rows))
+            behind = self._applied(model, self._rows_of(model, other, write.ids))
             return Peek((*operations, behind), "gather", at=write, last=min(2, 1 + len(operations)), beside=(other,))
         gone = DeleteRows(write.name, write.ids) if isinstance(write, PutRows) else Delete(write.space, write.key)
         return InTurn((Unawaited(operations), self._applied(model, gone)))
@@ -200,8 +199,7 @@ class Generator:
         ]
         if isinstance(read, PutRows) and others and self.rng.randrange(4):
             other = self.rng.choice(others)
-            written = PutRows(other, read.ids, self._rows(model.tables[other].descr, len(read.ids)))
-            behind = self._applied(model, written)
+            behind = self._applied(model, self._rows_of(model, other, read.ids))
             return Peek((*before, switch, behind), "gather", at=read, last=2, beside=(other,))
         behind = self._sealing(model, read)
         return Peek((*before, switch, *behind), self._face_of(read), at=read, last=1 + len(behind))
@@ -387,6 +385,12 @@ class Generator:
         name = self.rng.choice(sorted(model.tables))
         ids = self._ids(model.tables[name].bound)
         return PutRows(name, ids, self._rows(model.tables[name].descr, len(ids)))
+
+    def _rows_of(self, model: Contents, name: str, ids: tuple[int, ...]) -> PutRows:
+        """New rows of these ids, as far as they fit."""
+        bound = model.tables[name].bound
+        fitting = tuple(one for one in ids if bound is None or 0 <= one < bound) or IDS[:1]
+        return PutRows(name, fitting, self._rows(model.tables[name].descr, len(fitting)))
 
     def add_rows(self, model: Contents) -> Any:
         name = self.rng.choice([name for name, t in sorted(model.tables.items()) if t.descr.base.names is None])
