@@ -212,7 +212,8 @@ class Store(View):
     def version(self) -> tuple[int, int]:
         """(promotions, rollbacks and undos of `main` so far, LSN). What is read after it is of that one or later."""
         promotions, lsn = self._engine.switches
-        self._log.settle(lsn)
+        if self._log.durability == "commit":  # else readers are shown the last switch already
+            self._log.settle(lsn)
         return promotions, self._log.lsn
 
     # what it is

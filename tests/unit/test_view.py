@@ -40,6 +40,18 @@ def test_a_model_is_published_and_taken_back(store: pmkv.Store) -> None:
     store.check()
 
 
+def test_a_version_is_told_when_it_is_shown(store: pmkv.Store) -> None:
+    store.branch("canary").table("items").put([1], [[5, 5]])
+    with store.deferred() as writer:
+        store.promote("canary")
+    with store.deferred() as reader:
+        assert store.table("items").get([1]).tolist() == [[1, 1]] and reader.lsn == 0
+        assert store.version[0] == 1 and reader.lsn >= writer.lsn
+        assert store.table("items").get([1]).tolist() == [[5, 5]]
+    store.wait(reader.lsn)
+    assert store.table("items").get([1]).tolist() == [[5, 5]]
+
+
 def test_conflicts_name_what_and_how_many(store: pmkv.Store) -> None:
     store.branch("canary").table("items").put([1], [[5, 5]])
     store.table("items").put([7, 8, 9], np.ones((3, 2)))

@@ -46,6 +46,26 @@ async def test_a_snapshot_and_back(rest: TestClient) -> None:
     assert await (await rest.get("/v1/version")).json() == {"promotions": 2, "lsn": rest.app[SERVER].store.switches[1]}
 
 
+async def test_the_version_of_a_reply_is_never_ahead_of_its_data(rest: TestClient) -> None:
+    await rest.put("/v1/keys/a", data=b"1")
+    await post(rest, "/v1/snapshots", name="v1")
+    await rest.put("/v1/keys/a", data=b"2")
+    stand, looks = rest.app[SERVER], []
+
+    async def switch(lsn: int) -> None:
+        """Behind what a request reads last (it asks how long the value is, then for the value), before its reply."""
+        looks.append(lsn)
+        if len(looks) == 2:
+            stand.store.rollback("v1")
+
+    stand.durable = switch
+    reply = await rest.get("/v1/keys/a")
+    assert (await reply.text(), reply.headers["Pmkv-Version"][:2], len(looks)) == ("2", "0-", 2)
+    del stand.durable
+    reply = await rest.get("/v1/keys/a")
+    assert (await reply.text(), reply.headers["Pmkv-Version"][:2]) == ("1", "1-")
+
+
 async def test_a_branch_is_written_by_at_and_promoted(rest: TestClient) -> None:
     await rest.post("/v1/tables", json={"name": "t", "dtype": "f4"})
     assert (await post(rest, "/v1/branches", name="b", at="main")).status == 201
