@@ -133,6 +133,14 @@ class Surface:
 
     # looking up
 
+    @contextlib.contextmanager
+    def as_writer(self) -> Iterator[None]:
+        """Reads inside are shown what there is: what is written depends on them."""
+        with self._log.deferred() as seen:
+            seen.seen = self._log.lsn
+            yield
+        self._log.settle(seen.lsn)
+
     def _look_up(self, wanted: Wanted) -> tuple[np.ndarray, int, np.ndarray]:
         """(locations, LSN to settle, the pool's bytes as of the moment when the lock was held)."""
         log = self._log

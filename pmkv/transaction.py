@@ -103,7 +103,8 @@ class KeyspaceWrites:
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """The values of several keys."""
-        stored = self._keyspace.get_many(keys)
+        with self._keyspace.as_writer():
+            stored = self._keyspace.get_many(keys)
         return [self._own(key) if key in self._writes else value for key, value in zip(keys, stored, strict=True)]
 
     def _own(self, key: bytes) -> bytes | None:
@@ -163,7 +164,8 @@ class TableWrites:
     def get(self, ids: npt.ArrayLike, default: Any = 0.0, return_found: bool = False) -> Any:
         """Rows, as written here or as stored."""
         wanted = np.asarray(ids)
-        rows, found = self._table.get(wanted, default, return_found=True)
+        with self._table.as_writer():
+            rows, found = self._table.get(wanted, default, return_found=True)
         absent = self._table.absent_row(default)
         for written, values in self._writes:
             place = {int(one): at for at, one in enumerate(written)}  # the last of equal ids wins

@@ -211,13 +211,27 @@ def test_who_writes_goes_by_what_is_there(engine: Engine) -> None:
     assert engine.table("t").get([1, 2]).tolist() == [8, 3]
 
 
+def test_a_transaction_goes_by_what_is_there(engine: Engine) -> None:
+    branch = engine.branch("b")
+    branch.tables["t"].put([1, 3], [7.0, 7.0])
+    branch.keyspaces[0].put(b"new", b"1")
+    with engine.log.deferred():
+        engine.promote("b")
+    transaction = Transaction(engine)
+    assert transaction.delete(b"new") and transaction.table("t").delete([3]) == 1
+    transaction.table("t").add([1], [1.0])
+    transaction.commit()
+    assert rest(engine).get(b"new") is None
+    assert engine.table("t").get([1, 3]).tolist() == [8, 0]
+
+
 def test_what_was_watched_as_it_was_conflicts(engine: Engine) -> None:
     engine.branch("b").keyspaces[0].put(b"a", b"new")
     with engine.log.deferred():
         engine.promote("b")
     transaction = Transaction(engine)
     transaction.watch(b"a")
-    assert transaction.get(b"a") == b"1"
+    assert rest(engine).get(b"a") == b"1"
     transaction.put(b"a", b"1 and more")
     with pytest.raises(ConflictError):
         transaction.commit()
