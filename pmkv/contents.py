@@ -50,9 +50,9 @@ class Contents:
         self._keyspaces: dict[int, Keyspace] = {}
         self.follow(view, trees, view.lsn)
         if view.name == MAIN:
-            self.make_all()
+            self._make_all()
 
-    def make_all(self) -> None:
+    def _make_all(self) -> None:
         """All keyspaces. Under the lock."""
         for number in range(KEYSPACES):
             self._keyspace(number)
@@ -74,7 +74,7 @@ class Contents:
             self.guard()
             with self._ground.log.lock:
                 self.guard()  # again: the view may have been deleted since
-                self.make_all()
+                self._make_all()
         return [self._keyspaces[number] for number in range(KEYSPACES)]
 
     def _top(self, tree: Tree) -> Layer:
@@ -105,9 +105,9 @@ class Contents:
 
     def keep_shown(self, parts: Iterable[str], lsn: int) -> None:
         """These are exchanged by the decision `lsn`, which is pending. Under the lock, before that is done."""
-        self._exchanged = lsn
+        self._exchanged, names = lsn, set(parts)
         for part in self.parts:
-            if part.chain.tree.name in parts:
+            if part.chain.tree.name in names:
                 part.keep_shown(lsn)
 
     def forget_former(self) -> None:
@@ -177,7 +177,7 @@ class Contents:
     def check(self, seen: set[Layer]) -> None:
         """Each of them, and that they are what the view has. Under the lock. seen: tops that were checked already, as
         parts of other views."""
-        self.make_all()
+        self._make_all()
         for part in self.parts:
             part.chain.check()
             assert part.chain.top is self._top(part.chain.tree)

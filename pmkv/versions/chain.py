@@ -105,7 +105,7 @@ class Chain:
     def stand_on(self, top: Layer) -> bool:
         """Another layer is on top: was the chain exchanged, or does it only go on?"""
         goes_on = top.below is self.top
-        before = (self._runs, {*self._closed, *self.top.mutables}) if self._is_known else None
+        before = (self._runs, {*self._closed, *self.top.mutables}) if self._is_known and not goes_on else None
         if top.tree is not self.tree:  # memory went back, and everything was made anew
             before = None
             self.tree.chains.discard(self)

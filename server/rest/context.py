@@ -35,9 +35,8 @@ class Server(Protocol):
 
 
 SERVER: web.AppKey[Server] = web.AppKey("server", Server)
-PROMOTIONS: web.RequestKey[int] = web.RequestKey(
-    "promotions", int
-)  # of a request: how many there were before it looked, or with its own
+# Of a request: how many there were before it looked, or with its own.
+PROMOTIONS: web.RequestKey[int] = web.RequestKey("promotions", int)
 
 
 def store_of(request: web.Request) -> Any:

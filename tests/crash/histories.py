@@ -29,7 +29,7 @@ from tests.crash.operations import (
     PutMany,
     PutRows,
     Transaction,
-)  # fmt: skip
+)
 from tests.crash.steps import (
     Abandon,
     Begin,
