@@ -19,6 +19,7 @@ import pmkv_client.direct as direct
 import pmkv_client.protocol as protocol
 import pmkv_client.views as versions
 
+from .greeting import greeting
 from .packer import pack_by
 from .protocol import Array, TableInfo, View, Work
 from .table import AsyncTable, Mode, Table
@@ -43,14 +44,14 @@ class Client(redis.Redis):
     ) -> None:
         self._infos: Infos = {}
         self._on_view(view, None if kwargs.get("connection_pool") else partial(type(self), host, port, *args, **kwargs))
-        super().__init__(host, port, *args, **_connecting(versions.on_connect, view, kwargs))
+        super().__init__(host, port, *args, **_connecting(redis.Redis, versions.on_connect, view, kwargs))
         if not kwargs.get("connection_pool"):
             pack_by(self.connection_pool)
 
     @classmethod
     def from_url(cls, url: str, view: str = MAIN, **kwargs: Any) -> Client:
         """`pmkv://[:password@]host[:port][/db]`; keyword arguments and query options are redis-py's."""
-        settings = _connecting(versions.on_connect, view, kwargs)
+        settings = _connecting(redis.Redis, versions.on_connect, view, kwargs)
         client: Client = super().from_url(protocol.redis_url(url), **settings)  # type: ignore[assignment]
         client._on_view(view, partial(cls.from_url, url, **kwargs))
         pack_by(client.connection_pool)
@@ -214,12 +215,13 @@ class AsyncClient(redis.asyncio.Redis):
     ) -> None:
         self._infos: Infos = {}
         self._on_view(view, None if kwargs.get("connection_pool") else partial(type(self), host, port, **kwargs))
-        super().__init__(host=host, port=port, **_connecting(versions.on_connect_async, view, kwargs))
+        settings = _connecting(redis.asyncio.Redis, versions.on_connect_async, view, kwargs)
+        super().__init__(host=host, port=port, **settings)
 
     @classmethod
     def from_url(cls, url: str, view: str = MAIN, **kwargs: Any) -> AsyncClient:  # type: ignore[override]
         """As `Client.from_url`."""
-        settings = _connecting(versions.on_connect_async, view, kwargs)
+        settings = _connecting(redis.asyncio.Redis, versions.on_connect_async, view, kwargs)
         client: AsyncClient = super().from_url(protocol.redis_url(url), **settings)  # type: ignore[assignment]
         client._on_view(view, partial(cls.from_url, url, **kwargs))
         return client
@@ -373,8 +375,9 @@ def connect_async(url: str = "pmkv://localhost:7379/0", view: str = MAIN, **kwar
     return AsyncClient.from_url(url, view, **kwargs)
 
 
-def _connecting(use: Callable[..., Any], view: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """redis-py's settings for connections that stand on `view` from the first."""
+def _connecting(base: type, use: Callable[..., Any], view: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Settings of redis-py's class for connections that stand on `view` from the first."""
+    settings = greeting(base, given)
     if view == MAIN:
         return settings
     if settings.get("connection_pool") is not None:

@@ -36,6 +36,7 @@ FILL_STEP = 1 << 20  # zero-filling syncs by itself, in steps: a commit's fdatas
 FILL_PIECE = 8 << 10
 # private copies are dropped a MiB at a time: one madvise call costs as much as ten commits' share of it
 RELEASE_STEP = 1 << 20
+WRITE_STEP = 256 << 10  # bytes of one call: where the system is not preemptible, nobody has the core before its end
 COPY_STEP = 256 << 10  # copies are made so many bytes at a time: `store` may have to wait
 MAP_NORESERVE = 0x4000  # not in the mmap module; a pool larger than memory must not count as memory asked for
 MADV_POPULATE_WRITE = 23  # likewise; since Linux 5.14
@@ -194,7 +195,7 @@ class FileMedium:
 
     def _write(self, view: memoryview, at: int, fd: int = -1) -> None:
         while view:
-            written = os.pwrite(self._fd if fd < 0 else fd, view, at)
+            written = os.pwrite(self._fd if fd < 0 else fd, view[:WRITE_STEP], at)
             view, at = view[written:], at + written
 
     def _release(self, start: int, stop: int, at_least: int) -> None:

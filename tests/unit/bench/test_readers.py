@@ -10,7 +10,8 @@ from bench import readers
 
 
 def test_readers_beside_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readers, "SECONDS", 0.3)
+    monkeypatch.setattr(readers, "STRETCH", 0.3)
+    monkeypatch.setattr(readers, "AFTERMATH", 0.1)
     monkeypatch.setattr(readers, "LONGER", 0.3)
     monkeypatch.setattr(readers, "PAUSE", 0.1)
     figures = readers.section(tmp_path, 1, 2_000, 1 << 20)
