@@ -48,7 +48,7 @@ class Flusher(threading.Thread):
             try:
                 if wish == "flush":
                     self._kicked = False
-                    self._log.flush(self._log.lsn)
+                    self._log.flush(self._log.whole)  # not for the end of what is being written
                 elif wish == "ahead":
                     self._looks = False
                     self._log.populate_ahead()

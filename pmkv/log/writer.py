@@ -81,7 +81,7 @@ class Log:
     def resume(self, replay: Replay) -> None:
         """Stand where the replay ended."""
         self.lsn, self.previous, self.position = replay.lsn, replay.previous, replay.position
-        self._last = 0  # where the last frame stands
+        self._last = self._batch = 0  # where the last frame stands; batches around what is appended
         # durable once what was accepted without proof is rewritten: open_epoch does, before anything is revealed
         self.durable = replay.lsn
         self._unproved = replay.undurable
@@ -90,11 +90,11 @@ class Log:
         self._stop = self.pool.stop(self._segment) if replay.segments else 0
         self._open: tuple[int, int] | None = None  # the last frame of a batch waits for its checksum: is there more?
         self._filling = self._more = False  # it was begun and not ended; the frame before said that there is more
-        self._batch = 0
         self._gathered: list[list[int]] = []
-        self._in_flight: list[list[int]] = []
+        self._in_flight: list[list[int]] = []  # what was taken to be made durable,
+        self._taken = self.whole = self.lsn  # up to this LSN; and of the last frame behind which nothing is unfinished
         self._ready_to, self._ahead = self.position, READY_LEAST
-        self._handed = 0  # bytes of the group that were stored the medium's own way
+        self._handed = self._handed_over = 0  # bytes gathered, and in flight, that were stored the medium's own way
         self._pending: np.ndarray | None = NOTHING
 
     def _remap(self) -> None:
@@ -119,16 +119,9 @@ class Log:
             raise self.failed
 
     def begin(
-        self,
-        kind: Kind,
-        length: int,
-        *,
-        table: int = 0,
-        layer: int = 0,
-        count: int = 0,
-        flags: int = 0,
+        self, kind: Kind, length: int, *, table: int = 0, layer: int = 0, count: int = 0, flags: int = 0,
         purpose: Reserve = Reserve.WRITE,
-    ) -> int:
+    ) -> int:  # fmt: skip
         """Place a frame; returns where its body goes. Who calls fills it, then calls `end`; both under the lock."""
         assert self.writing._is_owned(), "somebody else may be filling a frame"
         self._finish(MORE if self._batch else 0)
@@ -164,6 +157,7 @@ class Log:
         self._filling = False
         if not self._batch:
             self._finish(0)
+            self.whole = self.lsn
         return self.lsn
 
     def _finish(self, more: int) -> None:
@@ -274,6 +268,7 @@ class Log:
             self.begin(Kind.MARK, 0, purpose=Reserve.LOG)
             self._filling = False
         self._finish(0)
+        self.whole = self.lsn
 
     # durability
 
@@ -296,8 +291,7 @@ class Log:
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[Deferral]:
-        """Calls of this thread inside do not wait for durability; the object yielded collects what they would have
-        waited for."""
+        """Calls of this thread inside do not wait; the object yielded collects what they would have waited for."""
         outer = self.waiting.deferral
         self.waiting.deferral = inner = Deferral(self.waiting.seen)
         try:  # a generator, which ends with its frame: a class may be interrupted (Ctrl-C) on its way into __exit__
@@ -338,6 +332,8 @@ class Log:
             self.write_back()
         elif self.kick is not None and not self.pool.medium.inline:
             self.flush(before)
+            with self._flushing:  # now: who goes on writing lets nobody take it before the next piece is complete
+                self._take()
             self.kick()
         else:
             self.flush(lsn)
@@ -358,13 +354,18 @@ class Log:
                 if self.durable < lsn:
                     self._flush_group()
 
-    def _flush_group(self) -> None:
+    def _take(self) -> None:
+        """What was gathered is made durable next. By who holds `_flushing`, and nothing else."""
         with self.writing, self.lock:
             assert not self._batch, "a batch is never flushed in parts"
             self._finish(0)
-            # what is in flight already: a flush that was interrupted
-            self._in_flight, self._gathered = self._in_flight + self._gathered, []
-            last, group = self.lsn, [(start, stop) for start, stop in self._in_flight]
+            self._in_flight, self._gathered, self._taken = self._in_flight + self._gathered, [], self.lsn
+            self._handed, self._handed_over = 0, self._handed
+
+    def _flush_group(self) -> None:
+        if not self._in_flight:  # else it was taken before, or a flush was interrupted
+            self._take()
+        last, group = self._taken, [(start, stop) for start, stop in self._in_flight]
         try:
             self.pool.medium.flush(group)
         except OSError as error:
@@ -378,12 +379,12 @@ class Log:
             self.on_durable()
         if self.on_group:
             self.on_group()
-        self._follow(group)
+        self._follow(group, self._handed_over)
         self.populate_ahead()
 
-    def _follow(self, group: list[tuple[int, int]]) -> None:
+    def _follow(self, group: list[tuple[int, int]], handed: int) -> None:
         """The next groups are as this one, most likely: make ready what four take, but not what `store` does."""
-        length, handed, self._handed = sum([stop - start for start, stop in group]), self._handed, 0
+        length = sum([stop - start for start, stop in group])
         self._ahead = 0 if 2 * handed > length else min(max(4 * (length - handed), READY_LEAST), READY_MOST)
 
     def populate_ahead(self) -> None:
@@ -401,18 +402,17 @@ class Log:
         return 0 < self._ahead >= 2 * left and max(self._ready_to, self.position) < self._stop
 
     def write_back(self) -> None:
-        """Hand what was gathered to the system, without a sync: it survives the death of this process, not a loss
-        of power."""
+        """Hand what was gathered to the system, without a sync: it survives this process, not a loss of power."""
         with self.writing, self.lock:
             group = [(start, stop) for start, stop in self._gathered]
             try:
                 self.pool.medium.flush(group, sync=False)
             except OSError as error:
                 self._fail(error)
-            self._gathered = []
+            self._gathered, self._handed, handed = [], 0, self._handed
         if self.on_group:
             self.on_group()
-        self._follow(group)
+        self._follow(group, handed)
         if self.look_ahead and self._is_ahead_due:
             self.look_ahead()
 

@@ -90,7 +90,7 @@ Patch = tuple[Any, str, Any]
 MUTANTS: dict[str, Callable[[], list[Patch]]] = {}
 
 deliver, release, answer = Connection.deliver, Connection.release, Dispatcher._answer
-fail, reply, append = Log._fail, Connection.reply, Table._append
+fail, reply, append, flush_taken = Log._fail, Connection.reply, Table._append, Log._flush_group
 
 
 def mutant(name: str) -> Callable[[Callable[[], list[Patch]]], None]:
@@ -170,6 +170,16 @@ def _() -> list[Patch]:
     def flush(self: Log) -> None:
         last = self.lsn
         flush_group(self, lambda: last, unless_failed=False)
+
+    return [(Log, "_flush_group", flush)]
+
+
+@mutant("a group that was taken counts for what was written since")
+def _() -> list[Patch]:
+    def flush(self: Log) -> None:
+        if self._in_flight:
+            self._taken = self.lsn
+        flush_taken(self)
 
     return [(Log, "_flush_group", flush)]
 

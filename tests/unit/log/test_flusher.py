@@ -48,6 +48,21 @@ def a_medium() -> Failing:
     return Failing(small_medium(8, PAGE_SEGMENT))
 
 
+def test_a_piece_becomes_durable_while_the_next_one_is_written(start: Callable) -> None:
+    log = make_log(a_medium())
+    start(log)
+    first = append(log)
+    log.finish_group(first)
+    with log.writing, log.joined():
+        last = append(log)
+        until(lambda: log.durable >= first, 2)
+        assert first == log.durable < last, "a batch is never flushed in parts"
+        until(lambda: not log._flushing.locked(), 2)  # the thread waits for nothing that is not complete
+    log.finish_group(last, first)
+    until(lambda: log.durable == last)
+    assert [frame.lsn for frame in frames(log.pool.medium)][-2:] == [first, last]
+
+
 def test_a_kick_makes_durable_what_was_appended(start: Callable) -> None:
     log = make_log(a_medium())
     told: list[int] = []
@@ -112,11 +127,10 @@ def test_where_the_log_goes_on_is_made_ready_beside_the_writer(
 
 def test_nothing_is_made_ready_for_what_is_stored_the_mediums_own_way(start: Callable) -> None:
     log = make_log(medium := a_medium())
-    log._follow([(0, 1 << 20)])
+    log._follow([(0, 1 << 20)], 0)
     assert log._ahead == 4 << 20
-    log._handed = 600 << 10
-    log._follow([(0, 1 << 20)])
-    assert log._ahead == 0 == log._handed
+    log._follow([(0, 1 << 20)], 600 << 10)
+    assert log._ahead == 0
     medium.ready.clear()
     start(log)
     for _ in range(3):

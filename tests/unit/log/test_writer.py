@@ -233,6 +233,32 @@ def test_a_flush_interrupted_is_made_good_by_the_next_one() -> None:
     assert [frame.lsn for frame in Replay(Pool.load(medium))][-2:] == [lost, last]
 
 
+def test_what_was_taken_goes_first_and_alone() -> None:
+    log = make_log(small_medium(8, SEGMENT))
+    first = append(log)
+    log._take()
+    last, before = append(log), log.flushes
+    assert log.pending()[:, 0].tolist() == [log._in_flight[0][0], log._gathered[0][0]]
+    log.flush(first)
+    assert (log.durable, log.flushes) == (first, before + 1)
+    log._take()
+    log.flush(last)
+    assert (log.durable, log.flushes, log.pending().size) == (last, before + 2, 0)
+
+
+def test_what_a_medium_stored_its_own_way_is_counted_with_its_group() -> None:
+    log = make_log(small_medium(8, SEGMENT))
+    with patch.object(log.pool.medium, "store", lambda at, raw: raw.size), patch.object(writer, "LARGE", 1):
+        for _ in range(3):
+            with log.writing, log.lock:
+                log.store(log.begin(Kind.PART, 2000), np.ones(2000, np.uint8))
+                log.end()
+            if log._in_flight:
+                log._flush_group()
+                assert log._ahead == 0, "all of it was stored so: nothing is to be made ready"
+            log._take()
+
+
 def test_a_failed_flush_is_told_to_all_and_ends_writing() -> None:
     medium = Failing(small_medium(8, SEGMENT))
     log = make_log(medium)
