@@ -37,6 +37,7 @@ def test_nobody_asks_for_notices_of_maintenance(make: Callable[..., Any]) -> Non
     assert not made.maint_notifications_config or not made.maint_notifications_config.enabled
 
 
+@pytest.mark.filterwarnings("ignore:.*lib_:DeprecationWarning")
 def test_what_was_given_stands() -> None:
     info = redis.DriverInfo("mine", "1")
     assert connection(Client(driver_info=info)).driver_info is info
@@ -51,6 +52,7 @@ def test_of_every_kind(options: dict[str, Any]) -> None:
         assert "pmkv-client" in connection(make(**options)).driver_info.formatted_name
 
 
+@pytest.mark.filterwarnings("ignore:.*lib_:DeprecationWarning")
 def test_a_pool_has_its_own() -> None:
     pool = redis.ConnectionPool(lib_name="theirs", lib_version="3")
     assert greeting.greeting(redis.Redis, given := {"connection_pool": pool}) is given
