@@ -72,7 +72,7 @@ def load(port: int, name: str, size: int, wishes: Connection) -> None:
     with pmkv_client.connect(f"pmkv://127.0.0.1:{port}") as client, client.branch(name) as branch:
         table = branch.table("loaded")
         wishes.send(None)
-        for first, _ in zip(range(0, size // ROW, PIECE), turns(wishes)):
+        for first, _ in zip(range(0, size // ROW, PIECE), turns(wishes)):  # in this order: at the end nothing is wished
             start = time.perf_counter()
             table.put(np.arange(first, first + PIECE), rows)
             taken += time.perf_counter() - start
@@ -97,7 +97,7 @@ def beside(function: Callable[..., None], *arguments: object) -> Iterator[Connec
     try:
         ours.recv()
         yield ours
-    except EOFError:
+    except (EOFError, BrokenPipeError):
         raise servers.BenchError(f"{function.__name__} ended before its time; its error is shown above") from None
     finally:
         process.join()
@@ -129,7 +129,8 @@ class Reader:
         without = self.read(seconds)
         wishes.send(GO)
         among = self.read(seconds, wishes.poll)
-        wishes.send(REST)
+        with contextlib.suppress(BrokenPipeError):  # a load may have ended
+            wishes.send(REST)
         self.read(AFTERMATH)
         return without, among
 

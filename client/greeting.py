@@ -19,16 +19,16 @@ def greeting(client: type, given: dict[str, Any]) -> dict[str, Any]:
     """The settings for a class of clients, with those that were given, which stand."""
     if given.get("connection_pool") is not None:
         return given  # it has made its connections' settings already
-    told = {name for name in _ours() if name not in given and name in _accepted(client)}
-    if any(name in given for name in NAMES):
-        told.discard("driver_info")
-    return {**{name: _ours()[name] for name in told}, **given}
+    settings = {name: value for name, value in _ours().items() if name in _accepted(client)}
+    if not given.keys().isdisjoint(NAMES):
+        settings.pop("driver_info", None)
+    return {**settings, **given}
 
 
 @cache
 def _ours() -> dict[str, Any]:
     settings: dict[str, Any] = {}
-    with contextlib.suppress(ImportError):  # an older redis-py knows its version
+    with contextlib.suppress(ImportError):  # an older redis-py knows its version; or this package is not installed
         from redis.driver_info import DriverInfo
 
         version = metadata.version("pmkv-client")
@@ -43,4 +43,4 @@ def _ours() -> dict[str, Any]:
 @cache
 def _accepted(client: type) -> frozenset[str]:
     """Names of settings."""
-    return frozenset(name for one in client.__mro__ for name in inspect.signature(one.__init__).parameters)
+    return frozenset(inspect.signature(client).parameters)

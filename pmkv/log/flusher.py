@@ -14,7 +14,7 @@ INTERVAL = 1.0  # seconds between syncs with durability="interval"
 
 
 class Flusher(threading.Thread):
-    """Starts with `start`, ends with `stop`. `kick` asks for a flush of everything appended so far."""
+    """Starts with `start`, ends with `stop`. `kick` asks for a flush of everything complete so far."""
 
     def __init__(self, log: Log) -> None:
         super().__init__(name="pmkv-flush", daemon=True)

@@ -44,6 +44,7 @@ MORE = Flag.MORE.value  # a plain number: arithmetic on flags costs more than a 
 NEXT_SIZE = frame_size(NEXT.size)  # kept free at the end of every segment
 NOTHING = np.empty((0, 2), np.int64)
 LARGE = 64 << 10  # bytes of a body that are stored by the medium's own way
+LONG = 4 << 20  # bytes of a piece that is worth a flush of its own
 READY_LEAST, READY_MOST = 256 << 10, 8 << 20  # bytes behind the log that are made ready to be stored to
 DURABILITIES = ("commit", "interval", "none")
 
@@ -215,8 +216,7 @@ class Log:
         self._make_ready(segments, purpose)
 
     def reserve_bytes(self, length: int) -> None:
-        """Have room for frames that take `length` bytes together, none with a body beyond `frame_limit` and a key.
-        FullError: nothing was changed."""
+        """Have room for frames that take so many bytes, none with a body beyond `frame_limit` and a key. FullError."""
         # one frame may be so long, and stay unused at a segment's end; of two segments in a row more than one is used
         waste, room = frame_size(self.frame_limit + MAX_KEY + ALIGN), self.pool.segment_size - ALIGN - NEXT_SIZE
         left = length - max(0, self._stop - self.position - NEXT_SIZE - waste)
@@ -332,8 +332,9 @@ class Log:
             self.write_back()
         elif self.kick is not None and not self.pool.medium.inline:
             self.flush(before)
-            with self._flushing:  # now: who goes on writing lets nobody take it before the next piece is complete
-                self._take()
+            if sum(stop - start for start, stop in self._gathered) >= LONG:
+                with self._flushing:  # now: who goes on writing lets nobody take it before the next piece is complete
+                    self._take()
             self.kick()
         else:
             self.flush(lsn)
@@ -355,7 +356,7 @@ class Log:
                     self._flush_group()
 
     def _take(self) -> None:
-        """What was gathered is made durable next. By who holds `_flushing`, and nothing else."""
+        """What was gathered is next. By who holds `_flushing`, and nothing else."""
         with self.writing, self.lock:
             assert not self._batch, "a batch is never flushed in parts"
             self._finish(0)
@@ -452,8 +453,7 @@ class Log:
         return LogEnd(self.lsn, self.previous, self._last, self.position, segments)
 
     def mark(self) -> None:
-        """Write down how far the log is durable, unless the last frame says so already; makes the last
-        acknowledged frame provable."""
+        """Write down how far the log is durable, unless it says so: makes the last acknowledged frame provable."""
         with self.writing, self.lock:
             if self._last_is_mark or self.failed or self.readonly or self._batch or self.durable < self.lsn:
                 return

@@ -30,6 +30,7 @@ from unittest.mock import patch
 from pmkv import store as store_module
 from pmkv.background import Background
 from pmkv.engine import Engine
+from pmkv.log import writer as writer_module
 from pmkv.log.flusher import Flusher
 from pmkv.table import Table
 from pmkv_server import connection as connection_module
@@ -49,10 +50,11 @@ SEGMENT, SEGMENTS = 4096, 60
 STEPS = 160
 CLIENTS = 4
 WORKERS = 2
-SMALL = [  # limits of the server that a schedule shall meet
+SMALL = [  # limits of server and engine that a schedule shall meet
     (running, "HEAVY_BYTES", 1000), (dispatcher_module, "JOINED", 1000), (dispatcher_module, "LONG_INBOX", 1600),
     (connection_module, "OUTPUT_LIMIT", 2000), (connection_module, "INBOX_LIMIT", 1000),
     (connection_module, "SHORT", 600), (tables_module, "HEAVY_PUT", 8), (Table, "_per_frame", lambda self, width: 1),
+    (writer_module, "LONG", 1),
 ]  # fmt: skip
 
 
