@@ -6,12 +6,14 @@ call, and may be seen by the server alone: so short ones are joined, and a long 
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import redis
 from redis.connection import DefaultParser, HiredisRespSerializer, PythonRespSerializer
 
 JOINED = 32 << 10  # bytes that are copied rather than sent alone
+STEP = 256 << 10  # bytes of one call: where the system is not preemptible, nobody else has the core before its end
 Piece = bytes | memoryview
 
 
@@ -37,11 +39,18 @@ def joined(pieces: list[Piece]) -> list[Piece]:
     near: list[Piece] = []
     for piece in pieces:
         if len(piece) > 3 * JOINED:  # what is between is worth a call
-            out += [b"".join([*near, piece[:JOINED]]), piece[JOINED:-JOINED]]
+            out += [b"".join([*near, piece[:JOINED]]), *cut(piece[JOINED:-JOINED])]
             near = [piece[-JOINED:]]
         else:
             near.append(piece)
     return [*out, b"".join(near)]
+
+
+def cut(view: Piece) -> list[Piece]:
+    """In equal parts, each fit for one call."""
+    count = -(-len(view) // STEP)
+    ends = [len(view) * i // count for i in range(count + 1)]
+    return [view[start:stop] for start, stop in pairwise(ends)]
 
 
 def pack_by(pool: redis.ConnectionPool) -> None:

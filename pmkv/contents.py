@@ -158,10 +158,15 @@ class Contents:
 
     def _at_once(self, read: Callable[[], T]) -> T:
         log = self._ground.log
-        with log.deferred() as seen, log.lock:
+
+        def of_one_moment() -> T:
             found = read()
             if log.durable < self._exchanged <= seen.lsn:  # some as it was before, some as it is now
                 found = read()  # all as it is now: that was seen
+            return found
+
+        with log.deferred() as seen:
+            found = log.entering.at_once(of_one_moment)
         log.settle(seen.lsn)
         return found
 

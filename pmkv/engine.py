@@ -253,7 +253,7 @@ class Engine:
     def views(self) -> dict[str, ViewInfo]:
         """All of them, `main` first, then by age."""
         self.log.guard_read()
-        with self.log.lock:
+        with self.log.entering.over():
             names = sorted(self.heads.maps.values(), key=lambda view: view.lsn)
             found, lsn = {view.name: self.heads.info(view.name) for view in names}, self.log.lsn
         self.log.settle(lsn)  # of all: the writes counted may be pending
@@ -262,7 +262,7 @@ class Engine:
     def view_info(self, name: str) -> ViewInfo:
         """Of one."""
         self.view(name)
-        with self.log.lock:
+        with self.log.entering.over():
             found, lsn = self.heads.info(name) if name in self.heads.maps else None, self.log.lsn
         self.log.settle(lsn)
         if found is None:

@@ -23,6 +23,7 @@ from .background import Background
 from .engine import Engine
 from .errors import ClosedError, CorruptionError, FlushError, FullError, InvalidError, PmkvError
 from .log.deferral import Deferral
+from .log.entering import Entering
 from .log.flusher import Flusher
 from .log.format import epoch_of
 from .plans import Keys, Tables
@@ -421,6 +422,7 @@ class Store(View):
         """In a forked child: the store is the parent's."""
         # other threads of the parent may have held them
         self._log.writing, self._log.lock = threading.RLock(), threading.RLock()
+        self._log.entering = Entering(self._log.lock)
         self._log.closed = "the store was opened by the parent process: a forked child must open its own"
         self._place.close(forked=True)  # a child that outlives its parent must not keep the directory locked
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from .errors import PmkvError, ReadOnlyError
+from .index.run import Run
 from .log.writer import Log
 from .versions.chain import Chain
 from .versions.layer import Layer
@@ -143,17 +144,21 @@ class Surface:
 
     def _look_up(self, wanted: Wanted) -> tuple[np.ndarray, int, np.ndarray]:
         """(locations, LSN to settle, the pool's bytes as of the moment when the lock was held)."""
+        self._guard()
+        found, lsn, data, chain, runs = self._log.entering.at_once(lambda: self._look_above(wanted))
+        if runs:
+            chain.look_below(wanted, found, runs, self._log.lock)
+        return found, lsn, data
+
+    def _look_above(self, wanted: Wanted) -> tuple[np.ndarray, int, np.ndarray, Chain, tuple[Run, ...]]:
+        """Of what is not on file; then who has the rest, and its runs. Under the lock."""
         log = self._log
         self._guard()
-        with log.lock:
-            self._guard()
-            chain = self._shown()
-            wanted.compare_in(log.data)
-            found, waiting = chain.look_above(wanted, log.pending())
-            lsn, data, runs = log.depends(waiting, chain.top.since), log.data, chain.runs
-        if runs:
-            chain.look_below(wanted, found, runs, log.lock)
-        return found, lsn, data
+        chain = self._shown()
+        wanted.compare_in(log.data)
+        found, waiting = chain.look_above(wanted, log.pending())
+        log.entering.beware(chain.top, found)
+        return found, log.depends(waiting, chain.top.since), log.data, chain, chain.runs
 
     @property
     def uncounted(self) -> int:

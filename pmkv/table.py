@@ -1,12 +1,12 @@
 """A table: int64 ids to fixed-width rows of one NumPy dtype, in batches.
 
 A put is ROWS frames: a column of ids, then the rows; a get is one probe and one verified gather. Names, shapes and
-dtypes are checked here,
-so that kernels need not. Waiting for durability happens in `Log.settle` alone.
+dtypes are checked here, so that kernels need not. Waiting for durability happens in `Log.settle` alone.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -31,6 +31,7 @@ from .versions.wanted import Ids, lives
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,127}")
 MAX_WIDTH = 1 << 16
 SHORT = 6  # frames of a piece of a long put
+BESIDE = FEW  # rows of a batch that others wait for, until all of it is entered
 MOST_ROWS = 1 << 47
 IDS_ONLY = np.empty(0, np.uint8)
 
@@ -373,9 +374,25 @@ class Table(Surface):
         for ids, _, _ in written:
             if ids.size > FEW:  # else the kernels that enter them keep the interpreter
                 self.chain.make_room(ids, self._log.lock)
-        with self._log.lock:
-            for ids, locations, lsn in written if not self._log.failed else []:
-                self.chain.enter(Ids(ids), locations, lsn)
+        if self._log.failed:
+            return
+        if self._log.lock._is_owned() or sum(ids.size for ids, _, _ in written) <= BESIDE:
+            with self._log.lock:
+                for ids, locations, lsn in written:
+                    self.chain.enter(Ids(ids), locations, lsn)
+        else:
+            self._enter_beside(written)
+
+    def _enter_beside(self, written: list[Written]) -> None:
+        """While others read."""
+        log, chain = self._log, self.chain
+        offsets = [locations & location.OFFSET_MASK for _, locations, _ in written]
+        with log.entering.into(chain.top, [(int(rows[0]), int(rows[-1])) for rows in offsets]):
+            for ids, locations, lsn in written:
+                give_way()
+                before = chain.insert(Ids(ids), locations, log.lock)
+                with log.lock:
+                    chain.entered(Ids(ids), locations, before, lsn)
 
     def _append(self, ids: np.ndarray, raw: np.ndarray, flags: int, purpose: Reserve) -> Written:
         """One frame. While its body is filled others read: nothing points at it."""
@@ -408,6 +425,12 @@ class Table(Surface):
         return locations
 
     # looking around
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Nothing is being entered meanwhile: a count, and a walk, would be of some of it."""
+        with self._log.entering.over(), super()._locked():
+            yield
 
     def __len__(self) -> int:
         """How many ids are there; exact. Looks once at what was written since it was asked last."""
@@ -467,7 +490,7 @@ class Table(Surface):
 
     def check(self) -> None:
         """Index and counts agree, and every row's check holds."""
-        with self._log.lock, self._log.deferred():
+        with self._log.entering.over(), self._log.deferred():
             self.chain.check()
             assert sum(ids.size for ids, _ in self.scan()) == self.chain.count(0), "the rows counted are not those"
 

@@ -1,11 +1,10 @@
 """The open index: words (ids, hashes of keys) to locations, mutable, in DRAM. `kernels.probe` says how it is laid out.
 
 It grows a sub-table at a time, by half until one is large and then by splitting it, so that no write ever waits for
-more than
-some ten thousand slots to be moved, and at most 28 bytes an entry are taken. A deleted word keeps its slot, with a
-delete
-location: what lies below must stay hidden. Assumes: the caller holds the store's lock; for `make_room` it is enough
-that nobody else writes: what is larger is made beside what readers have, and put in its place.
+more than some ten thousand slots to be moved, and at most 28 bytes an entry are taken. A deleted word keeps its slot,
+with a delete location: what lies below must stay hidden. Assumes: the caller holds the store's lock; for `make_room`,
+and to insert with the lock handed in, it is enough that nobody else writes: what is larger is made beside what readers
+have, and put in its place.
 """
 
 from __future__ import annotations
@@ -84,7 +83,9 @@ class OpenIndex:
         found = np.empty(words.size, np.uint64)
         return found, find_keys(*self._shape, data, words, keys, bounds, pending, owner, verify, found)
 
-    def insert(self, ids: np.ndarray, locations: np.ndarray) -> np.ndarray:
+    def insert(
+        self, ids: np.ndarray, locations: np.ndarray, lock: AbstractContextManager[object] = HELD
+    ) -> np.ndarray:
         """Enter ids in order, later ones win; returns what stood there before each."""
         before, done = np.empty(ids.size, np.uint64), 0
         while True:
@@ -92,11 +93,12 @@ class OpenIndex:
             self.live += alive
             if done == ids.size:
                 return before
-            self._enlarge(self._sub_of(np.uint64(ids[done])))
+            self._enlarge(self._sub_of(np.uint64(ids[done])), lock)
 
     def insert_keys(
-        self, data: np.ndarray, words: np.ndarray, keys: np.ndarray, bounds: np.ndarray, locations: np.ndarray
-    ) -> np.ndarray:
+        self, data: np.ndarray, words: np.ndarray, keys: np.ndarray, bounds: np.ndarray, locations: np.ndarray,
+        lock: AbstractContextManager[object] = HELD,
+    ) -> np.ndarray:  # fmt: skip
         """Enter keys in order, later ones win; returns what stood there before each."""
         before, done = np.empty(words.size, np.uint64), 0
         while True:
@@ -104,7 +106,7 @@ class OpenIndex:
             self.live += alive
             if done == words.size:
                 return before
-            self._enlarge(self._sub_of(words[done]))
+            self._enlarge(self._sub_of(words[done]), lock)
 
     def make_room(self, words: np.ndarray, lock: AbstractContextManager[object]) -> None:
         """Be as large as these words (int64 or uint64) may need, should all of them be new: entering them then moves

@@ -4,9 +4,9 @@ What defines time: the LSN. What is true: every frame up to `durable` is on the 
 and lie in the intervals of `pending()`. What commit means: nothing that depends on these is revealed. `append` (begin,
 fill the body, end) and `flush` are separate: a flush takes what many appended, and writes it while the next gathers.
 
-Threads: who appends holds `writing` from the first look to the last frame, so nobody else does, and no group is taken
-meanwhile. What readers look at (indexes, chains, what is pending) is looked at and changed under `lock`. The order is
-`_flushing`, `writing`, `lock`; the last two are re-entrant. Who fills a long body holds `writing` alone: others read.
+Threads: who appends holds `writing` from the first look to the last frame: nobody else does, and no group is taken.
+What readers look at (indexes, chains, what is pending) is looked at and changed under `lock`. Who fills a long body, or
+enters a long batch, goes without: others read. The order is `_flushing`, `writing`, `entering.turn`, `lock`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import numpy as np
 
 from ..errors import ClosedError, FlushError, InvalidError, ReadOnlyError
 from .deferral import Deferral, Waiting
+from .entering import Entering
 from .format import (
     ALIGN,
     EPOCH_SHIFT,
@@ -64,6 +65,7 @@ class Log:
         pool.fill = durability == "commit"
         self.frame_limit = min(MAX_FRAME, pool.segment_size // 4)  # longer bodies are cut where they can be
         self.writing, self.lock = threading.RLock(), threading.RLock()
+        self.entering = Entering(self.lock)
         self._flushing = threading.Lock()
         self.waiting = Waiting()
         self.failed: FlushError | None = None
@@ -75,8 +77,7 @@ class Log:
         self.on_busy: Callable[[], None] | None = None  # the first frame after a MARK was appended
         self.kick: Callable[[], None] | None = None  # have another thread flush what was appended
         self.look_ahead: Callable[[], None] | None = None  # have another thread `populate_ahead`
-        self.flushes = 0
-        self.appended = 0, 0, 0  # by this process: frames, records or rows, bytes of bodies
+        self.flushes, self.appended = 0, (0, 0, 0)  # by this process; frames, records or rows, bytes of bodies
         self._remap()
 
     def resume(self, replay: Replay) -> None:
@@ -376,10 +377,9 @@ class Log:
                 if not self.failed:  # something else failed meanwhile, and took memory back
                     self.durable, self._in_flight, self._pending = last, [], None
                     self.flushes += 1
-        if self.on_durable:
-            self.on_durable()
-        if self.on_group:
-            self.on_group()
+        for told in (self.on_durable, self.on_group):
+            if told:
+                told()
         self._follow(group, self._handed_over)
         self.populate_ahead()
 

@@ -20,6 +20,7 @@ from contextlib import AbstractContextManager
 import numpy as np
 
 from ..errors import CorruptionError
+from ..index.heap import HELD
 from ..index.hot import HotIndex
 from ..index.run import Run
 from ..turns import go_on
@@ -248,18 +249,29 @@ class Chain:
 
     def enter(self, wanted: Wanted, locations: np.ndarray, lsn: int) -> np.ndarray:
         """Write words; returns what stood in the open run before each. Under the lock."""
-        top = self.top
-        mutable = top.to_write()
+        before = self.insert(wanted, locations)
+        self.entered(wanted, locations, before, lsn)
+        return before
+
+    def insert(
+        self, wanted: Wanted, locations: np.ndarray, lock: AbstractContextManager[object] = HELD
+    ) -> np.ndarray:
+        """The first half, which takes long: by who writes, under the lock, or with it and while nobody counts or walks,
+        and nobody is shown anything of it."""
+        return wanted.enter(self.top.to_write(lock).index, locations, lock)
+
+    def entered(self, wanted: Wanted, locations: np.ndarray, before: np.ndarray, lsn: int) -> None:
+        """The second one. Under the lock; not before the first: whoever looked for these words meanwhile in vain, and
+        offers what the runs have as hot, has to be too early for this, or to learn that something was written."""
+        top, mutable = self.top, self.top.to_write()
         mutable.first = mutable.first or lsn
         top.writes += locations.size
         top.changed = lsn
-        before = wanted.enter(mutable.index, locations)
         if self.closed or self.runs:
             if self.hot is not None:
                 self.hot.forget(wanted.words)
             if (new := note_of(wanted, locations, before)) is not None:
                 mutable.tally.note(new)
-        return before
 
     # counting
 

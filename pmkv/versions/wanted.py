@@ -8,10 +8,12 @@ Both are *words* to an index, 64 bits each; keys of one hash are told apart by t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 
 import numpy as np
 
 from ..errors import CorruptionError
+from ..index.heap import HELD
 from ..index.hot import HotIndex
 from ..index.open import OpenIndex
 from ..index.run import Run, find_in_runs
@@ -62,8 +64,10 @@ class Ids:
     def in_runs(self, runs: Iterable[Run], seed: np.uint64, found: np.ndarray) -> None:
         find_in_runs(runs, seed, self.ids, found)
 
-    def enter(self, index: OpenIndex, locations: np.ndarray) -> np.ndarray:
-        return index.insert(self.ids, locations)
+    def enter(
+        self, index: OpenIndex, locations: np.ndarray, lock: AbstractContextManager[object] = HELD
+    ) -> np.ndarray:
+        return index.insert(self.ids, locations, lock)
 
 
 class Keys:
@@ -122,8 +126,10 @@ class Keys:
         for run in runs:
             run.find_keys(self.data, seed, self.words, self.blob, self.bounds, self.owner, self.verify, found)
 
-    def enter(self, index: OpenIndex, locations: np.ndarray) -> np.ndarray:
-        return index.insert_keys(self.data, self.words, self.blob, self.bounds, locations)
+    def enter(
+        self, index: OpenIndex, locations: np.ndarray, lock: AbstractContextManager[object] = HELD
+    ) -> np.ndarray:
+        return index.insert_keys(self.data, self.words, self.blob, self.bounds, locations, lock)
 
 
 Wanted = Ids | Keys

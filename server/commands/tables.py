@@ -56,7 +56,8 @@ def _options(words: list[bytes]) -> Iterator[tuple[bytes, bytes]]:
 def _ids(blob: bytes, what: str = "ids") -> np.ndarray:
     if len(blob) % 8:
         raise CommandError(f"ERR {what}: {len(blob)} bytes are not a whole number of little-endian int64")
-    return np.frombuffer(blob, "<i8")
+    ids = np.frombuffer(blob, "<i8")
+    return ids if ids.flags.aligned else ids.copy()  # where they came in they stand anywhere
 
 
 def _rows(blob: bytes, items: Any, count: int) -> np.ndarray:
@@ -211,7 +212,7 @@ def length(session: Session, arguments: list[bytes]) -> Reply:
     return integer(len(_table(session, arguments[1], _at(arguments[2:]))))
 
 
-@command("table.put", 4, "write denyoom", heavy=_puts_much)
+@command("table.put", 4, "write denyoom", heavy=_puts_much, values=slice(2, 4))
 def put(session: Session, arguments: list[bytes]) -> Reply:
     """Write rows: name ids rows."""
     items = _table(session, arguments[1])

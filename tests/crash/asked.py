@@ -65,7 +65,7 @@ class Questions:
         """What one client sends at once."""
         kinds = [self.set] * 5 + [self.get] * 5 + [self.incr] * 2 + [self.transaction] * 2 + [self.long] * 2
         kinds += [self.delete, self.mset, self.mget, self.expire, self.expiry, self.put_row, self.get_row, self.count]
-        kinds += [self.long_transaction, self.rollback]
+        kinds += [self.long_transaction, self.rollback, self.count_rows]
         many = self._rng.choice((1, 1, 1, 2, 3, 6))
         return [asked for _ in range(many) for asked in self._rng.choice(kinds)()]
 
@@ -169,6 +169,12 @@ class Questions:
             return lambda moments, i: reply == blob(shown(moments[i]))
 
         return [Asked((b"TABLE.GET", TABLE.encode(), blob_of(IDS)), justifies)]
+
+    def count_rows(self) -> list[Asked]:
+        def justifies(reply: Reply) -> Justifies:
+            return lambda moments, i: reply == number(len(moments[i].state.rows))
+
+        return [Asked((b"TABLE.LEN", TABLE.encode()), justifies)]
 
     def rollback(self) -> list[Asked]:
         """To when there was nothing; whoever asks for it sees it, others what was there before."""

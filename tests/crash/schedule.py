@@ -28,6 +28,7 @@ from typing import Any
 from unittest.mock import patch
 
 from pmkv import store as store_module
+from pmkv import table as table_module
 from pmkv.background import Background
 from pmkv.engine import Engine
 from pmkv.log import writer as writer_module
@@ -54,7 +55,7 @@ SMALL = [  # limits of server and engine that a schedule shall meet
     (running, "HEAVY_BYTES", 1000), (dispatcher_module, "JOINED", 1000), (dispatcher_module, "LONG_INBOX", 1600),
     (connection_module, "OUTPUT_LIMIT", 2000), (connection_module, "INBOX_LIMIT", 1000),
     (connection_module, "SHORT", 600), (tables_module, "HEAVY_PUT", 8), (Table, "_per_frame", lambda self, width: 1),
-    (writer_module, "LONG", 1),
+    (writer_module, "LONG", 1), (table_module, "BESIDE", 0),
 ]  # fmt: skip
 
 
@@ -97,6 +98,7 @@ class Schedule:
             stack.enter_context(reproducible(self.seed))
             for module, name, value in SMALL:
                 stack.enter_context(patch.object(module, name, value))
+            stack.enter_context(patch.object(table_module, "give_way", self._pause_while_entering))
             stack.callback(self.baton.abandon)
             self._build()
             for _ in range(STEPS):
@@ -115,7 +117,7 @@ class Schedule:
         engine = Engine.on_medium(self.medium, SEGMENT, now=lambda: NOW)
         self.log = engine.log
         self.log._flushing = self.flushing = BatonLock(self.baton)
-        self.log.writing = BatonRLock(self.baton)
+        self.log.writing, self.log.entering.turn = BatonRLock(self.baton), BatonRLock(self.baton)
         self.log.store = functools.partial(self._store_slowly, self.log.store)
         self.loop = Loop(self.baton)
         with self._actors():
@@ -174,6 +176,12 @@ class Schedule:
         if not self.log.lock._is_owned() and self.rng.random() < 0.5:
             self.baton.pause()
         store(at + half, raw[half:])
+
+    def _pause_while_entering(self) -> None:
+        """Others look while some frames of a batch are entered, and others are not."""
+        if self.log.entering.turn.is_mine() and not self.log.lock._is_owned():
+            while self.rng.random() < 0.9:  # long enough for somebody to ask, and to be answered
+                self.baton.pause()
 
     def _pause_loop(self) -> None:
         if self.baton.actor is self.loop.actor and self.rng.random() < 0.3:

@@ -19,6 +19,7 @@ from unittest.mock import patch
 import pytest
 
 from pmkv.errors import PmkvError
+from pmkv.log.entering import Entering, MetError
 from pmkv.log.flusher import Flusher
 from pmkv.log.writer import Log
 from pmkv.table import Table
@@ -210,6 +211,29 @@ def _() -> list[Patch]:
         return ids[:0], locations[:0], lsn
 
     return [(Table, "_append", at_once)]
+
+
+@mutant("who reads beside a batch is shown what is entered of it")
+def _() -> list[Patch]:
+    return [(Entering, "beware", lambda self, layer, found: None)]
+
+
+@mutant("who met a batch reads again at once, and takes what there is")
+def _() -> list[Patch]:
+    def twice(self: Entering, read: Callable[[], Any]) -> Any:
+        with self._lock:
+            try:
+                return read()
+            except MetError:
+                with patch.object(self, "_frames", []):
+                    return read()
+
+    return [(Entering, "at_once", twice)]
+
+
+@mutant("who counts does not wait until a batch is entered")
+def _() -> list[Patch]:
+    return [(Entering, "over", lambda self: self._lock)]
 
 
 @mutant("only what is gathered is pending, not what is in flight")

@@ -68,6 +68,38 @@ def test_dropping_a_table_beside_its_readers(tmp_path: Path) -> None:
                 store.drop_table("t")
 
 
+@pytest.mark.parametrize("on_file", [False, True])
+def test_a_long_put_is_seen_whole_beside_it(on_file: bool, tmp_path: Path) -> None:
+    """Entered while others read: each of them has all of it or nothing, and who does not read it waits for nothing."""
+    options = {"path": tmp_path} if on_file else {"pool": ":memory:"}
+    with pmkv.open(capacity="1GiB", **options) as store:
+        table, other = store.create_table("t", "i4"), store.create_table("other", "i4")
+        ids, done = np.random.default_rng(1).permutation(100_000), threading.Event()
+        other.put(np.arange(100), np.arange(100))
+        table.put(ids, np.zeros(ids.size, "i4"))
+
+        def read(seed: int) -> None:
+            random, last = np.random.default_rng(seed), 0
+            while not done.is_set():
+                some = random.integers(0, ids.size, 300)
+                rows = table.get(some)
+                assert rows.min() == rows.max() >= last, "some of a put, or less than was seen before"
+                last = int(rows[0])
+                both = store.gather({"other": [7, 9], "t": some})
+                assert both["other"].tolist() == [7, 9]
+                assert both["t"].min() == both["t"].max() >= last
+                assert len(table) == ids.size
+
+        with at_the_same_time(lambda: read(2), lambda: read(3)):
+            for number in range(1, 25):
+                if on_file and number % 6 == 1:
+                    store.checkpoint()
+                table.put(ids, np.full(ids.size, number, "i4"))
+            done.set()
+        table.check()
+        assert (table.get(ids) == 24).all()
+
+
 def test_an_interrupted_put_leaves_a_store_that_opens(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = small_engine()
     engine.keyspaces[0].put(b"before", b"1")

@@ -10,7 +10,7 @@ import redis
 from redis.connection import PythonRespSerializer
 
 import pmkv_client
-from pmkv_client.packer import JOINED, Packer, pack_by
+from pmkv_client.packer import JOINED, STEP, Packer, pack_by
 from pmkv_client.protocol import blob
 
 ENCODER = redis.ConnectionPool().get_encoder()
@@ -26,12 +26,15 @@ def test_what_has_no_blob_is_packed_as_ever(args: tuple) -> None:
     assert b"".join(Packer(ENCODER).pack(*args)) == packed(*args)
 
 
-@pytest.mark.parametrize("sizes", [(0,), (8,), (JOINED,), (3 * JOINED,), (3 * JOINED + 1,), (8, 1 << 20), (1 << 20, 8)])
+@pytest.mark.parametrize(
+    "sizes", [(0,), (8,), (JOINED,), (3 * JOINED,), (3 * JOINED + 1,), (8, 1 << 20), (1 << 20, 8), (9 * STEP,)]
+)
 def test_the_bytes_are_redis_pys(sizes: tuple[int, ...]) -> None:
     args = ["TABLE.PUT", "items", *(memoryview(np.random.default_rng(n).bytes(n)) for n in sizes), "AT", 7]
     pieces = Packer(ENCODER).pack(*args)
     assert b"".join(pieces) == packed(*args)
-    assert len(pieces) == 1 + 2 * sum(n > 3 * JOINED for n in sizes)
+    assert len(pieces) == 1 + sum(1 - (2 * JOINED - n) // STEP for n in sizes if n > 3 * JOINED)
+    assert all(len(piece) <= STEP for piece in pieces), "one call would have the core for long"
     assert all(len(piece) >= JOINED for piece in pieces[:-1]), "none that is short is sent alone"
 
 

@@ -347,6 +347,25 @@ def test_a_worker_receives_what_is_missing_of_long_commands(play: Any, store: An
     play(scenario)
 
 
+@pytest.mark.parametrize("name", ["t" * length for length in range(1, 9)])
+def test_rows_are_taken_from_where_they_came_in(play: Any, store: Any, lent: Any, name: str) -> None:
+    """At any address, and while what comes behind them is received."""
+    ids, random = np.arange(20_000), np.random.default_rng(len(name))
+    many = [random.integers(0, 1 << 40, (ids.size, 3)) for _ in range(4)]
+    tables = [store.create_table(f"{name}{i}", ("i8", 3)) for i in range(len(many))]
+
+    async def scenario(listening: Listening) -> None:
+        reader, writer = await listening.client()
+        for table, rows in zip(tables, many):
+            writer.write(request("TABLE.PUT", table.name, ids.tobytes(), rows.tobytes()) + request("SET", "a", name))
+        assert await reader.readexactly(10 * len(many)) == b"+OK\r\n" * 2 * len(many)
+        for table, rows in zip(tables, many):
+            assert (table.get(ids) == rows).all()
+        assert lent
+
+    play(scenario)
+
+
 def test_a_slow_client_has_a_worker_once_a_command(play: Any, store: Any, lent: Any) -> None:
     async def scenario(listening: Listening) -> None:
         reader, writer = await listening.client()

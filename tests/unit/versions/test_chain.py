@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import replace
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -131,6 +132,38 @@ def test_what_is_hot_is_forgotten_when_it_is_written(rounds: int) -> None:
         assert small.get(7) == [20_000]
         small.write()
         assert small.get(7) == [20_000]
+
+
+@pytest.mark.parametrize("offered", ["before", "behind"])
+@pytest.mark.parametrize("asked", ["before", "within"])
+def test_what_the_runs_say_beside_a_batch_does_not_stay_hot(asked: str, offered: str) -> None:
+    """Before its words are entered, or while they are, when others of the batch are there already."""
+    small, both, found = Small(), Ids(np.array([7, 8], np.int64)), np.empty(0)
+    small.put((7, 8192), (8, 8200), (9, 8208))
+    small.write()
+    small.get(7, 8)  # offered once: what is offered again gets in
+
+    class Entered(Ids):
+        def enter(self, *arguments: Any) -> np.ndarray:
+            nonlocal found
+            if asked == "within":
+                found, _ = small.chain.look_above(both, NOTHING)
+            return super().enter(*arguments)
+
+    if asked == "before":
+        found, _ = small.chain.look_above(both, NOTHING)
+    for ids, locations in ([9], [20_000]), ([7, 8], [20_008, 20_016]):
+        batch, there = Entered(np.array(ids)), np.array(locations, np.uint64)
+        before = small.chain.insert(batch, there)
+        if offered == "before":
+            small.chain.look_below(both, found, small.chain.runs, Lock())
+        small.chain.entered(batch, there, before, 2)
+    if offered == "behind":
+        small.chain.look_below(both, found, small.chain.runs, Lock())
+    assert found.tolist() == [8192, 8200], "whoever asked before is shown what was there"
+    small.write()
+    assert small.get(7, 8, 9) == [20_008, 20_016, 20_000]
+    assert small.chain.count(0) == 3
 
 
 class Exchanged(Small):
