@@ -26,7 +26,7 @@ from .log.writer import Log
 from .surface import Surface
 from .turns import give_way, go_on
 from .versions.layer import Layer
-from .versions.wanted import Ids, lives
+from .versions.wanted import Ids, lives, note_of
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,127}")
 MAX_WIDTH = 1 << 16
@@ -390,31 +390,30 @@ class Table(Surface):
         with log.entering.into(chain.top, [(int(rows[0]), int(rows[-1])) for rows in offsets]):
             for ids, locations, lsn in written:
                 give_way()
-                before = chain.insert(Ids(ids), locations, log.lock)
+                wanted = Ids(ids)
+                new = note_of(wanted, locations, chain.insert(wanted, locations, log.lock))
                 with log.lock:
-                    chain.entered(Ids(ids), locations, before, lsn)
+                    chain.entered(wanted, new, lsn)
 
     def _append(self, ids: np.ndarray, raw: np.ndarray, flags: int, purpose: Reserve) -> Written:
         """One frame. While its body is filled others read: nothing points at it."""
         log = self._log
-        with log.lock:
-            at = log.begin(
-                Kind.ROWS,
-                8 * ids.size + raw.size,
-                table=self.id,
-                layer=self.layer,
-                count=ids.size,
-                flags=flags,
-                purpose=purpose,
-            )
+        at = log.begin(
+            Kind.ROWS,
+            8 * ids.size + raw.size,
+            table=self.id,
+            layer=self.layer,
+            count=ids.size,
+            flags=flags,
+            purpose=purpose,
+        )
         log.store(at, ids.view(np.uint8))
         log.store(at + 8 * ids.size, raw)
         between = give_way if ids.size > FEW else go_on
         between()
         locations = self._locate(at, ids, flags)
         between()
-        with log.lock:
-            return ids, locations, log.end()
+        return ids, locations, log.end()
 
     def _locate(self, at: int, ids: np.ndarray, flags: int) -> np.ndarray:
         """The locations of a frame's rows, or of its deleted ids."""

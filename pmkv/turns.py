@@ -17,6 +17,7 @@ REST = 0.00005
 LONG = 0.001  # seconds that a core is given away: others are busy there all the time
 SPARED = 4  # times as long nothing is given away after that: a fifth of what is one's due, at most, goes to them
 SLICE = 3_000_000  # ns; who has a shorter one interrupts it. Linux before 6.12 knows no such thing
+MOMENT = 100_000  # ns; the shortest there is
 SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}  # system calls: glibc has had no function for it until lately
 ATTRIBUTES = struct.Struct("=IIQiIQQQ")  # size, policy, flags, nice, priority, runtime, deadline, period
 # not `os.sched_yield`, which keeps the interpreter before Python 3.12: others would wait for that, too
@@ -36,13 +37,25 @@ def step_back(nice: int) -> None:
     idle. nice: its share, too, is smaller."""
     if platform.system() != "Linux":
         return  # Linux alone has priorities of threads
-    thread = threading.get_native_id()
-    nice = max(nice, os.getpriority(os.PRIO_PROCESS, thread))
+    nice = max(nice, os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
     with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, thread, nice)
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
+    _schedule(os.SCHED_BATCH, nice, SLICE)
+
+
+def step_up() -> None:
+    """Let this thread, which needs a core for moments and is waited for, have it when it wakes up: as far as the
+    system knows how, likewise. Where as many others as there are cores never rest, it waited for the end of a slice
+    each time that it woke up."""
+    if platform.system() == "Linux":
+        _schedule(os.SCHED_OTHER, os.getpriority(os.PRIO_PROCESS, threading.get_native_id()), MOMENT)
+
+
+def _schedule(policy: int, nice: int, slice: int) -> None:
+    """Of this thread, if the system lets it."""
     if number := SCHED_SETATTR.get(platform.machine()):
-        batch = ATTRIBUTES.pack(ATTRIBUTES.size, os.SCHED_BATCH, 0, nice, 0, SLICE, 0, 0)
-        ctypes.CDLL(None).syscall(number, 0, batch, 0)
+        attributes = ATTRIBUTES.pack(ATTRIBUTES.size, policy, 0, nice, 0, slice, 0, 0)
+        ctypes.CDLL(None).syscall(number, 0, attributes, 0)
 
 
 def give_way() -> None:
@@ -67,13 +80,14 @@ def rest() -> None:
 
 class Turns:
     """For loops in Python: they call `give` every few hundred steps. pause: is called then, too, and raises if the work
-    is to be given up."""
+    is to be given up; turn: seconds, another length than others'."""
 
-    def __init__(self, pause: Callable[[], None] = go_on) -> None:
+    def __init__(self, pause: Callable[[], None] = go_on, turn: float | None = None) -> None:
         self._since, self._pause = time.perf_counter(), pause
+        self._turn = TURN if turn is None else turn
 
     def give(self) -> None:
-        if time.perf_counter() - self._since > TURN:
+        if time.perf_counter() - self._since > self._turn:
             rest()
             self._pause()
             self._since = time.perf_counter()

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from pmkv import Spans
+from pmkv.turns import Turns
 from pmkv_server import resp
 from pmkv_server.commands import admit
 from pmkv_server.commands.running import failure, is_heavy, not_durable, run, run_waiting
@@ -41,6 +42,7 @@ Runs = tuple[list[int], list["Connection"], list[int]]  # where the commands beg
 NO_SINGLE = (0, 0, 0, resp.OTHER)
 JOINED = 256 << 10  # a longer buffer is read on its own, not copied beside others
 LONG_INBOX = 2 << 20  # pieces of more bytes are joined in a worker
+TURN = 0.0005  # seconds between breaks, while the flush thread needs the interpreter: a busy loop takes it back at once
 
 
 class Dispatcher:
@@ -53,16 +55,14 @@ class Dispatcher:
         self.call_soon = loop.call_soon
         self.sockets = Sockets()
         self._call_threadsafe, self._create_task = loop.call_soon_threadsafe, loop.create_task
-        self._executor = executor
-        self._scanner = Scanner()
+        self._executor, self._scanner = executor, Scanner()
+        self._breaks = Turns(turn=TURN)
         self._ready: list[Connection] = []
         self._waiting: dict[Connection, None] = {}  # connections with held replies, oldest first
-        self._wake_sent = False
-        self._wrote = False
+        self._wake_sent = self._wrote = False
         self._deferral: Any = None
         self._taken: list[Connection] = []  # that sent something after having been at rest
-        self._taken_sizes: list[int] = []
-        self._taken_data: list[bytes] = []
+        self._taken_sizes, self._taken_data = list[int](), list[bytes]()
         self._answers: list[Answers] = []  # to single commands, not revealed yet
         self.working = 0  # commands in workers
         self._blocked: dict[Connection, asyncio.Task[resp.Reply]] = {}  # whose command waits for something to happen
@@ -107,6 +107,8 @@ class Dispatcher:
     # ---- a tick ----
 
     def tick(self) -> None:
+        if self._waiting or self._answers:
+            self._breaks.give()
         ready, self._ready = self._ready, []
         taken, sizes, chunks = self._taken, self._taken_sizes, self._taken_data
         self._taken, self._taken_sizes, self._taken_data = [], [], []
@@ -208,11 +210,10 @@ class Dispatcher:
     def _get_singles(self, connections: list[Connection], keys: Spans) -> None:
         counts = [1] * len(connections)
         if self._store.is_cold and self.keyspace.is_cold:
-            self._in_worker(
+            return self._in_worker(
                 lambda: self._values(self.keyspace, keys, connections, counts),
                 lambda replies, lsn: self._answer_late(lsn, connections, replies),
             )
-            return
         self._deferral.lsn = self._deferral.seen = 0
         replies = self._values(self.keyspace, keys, connections, counts)
         self._answers.append((self._deferral.lsn, connections, replies))
@@ -456,8 +457,7 @@ class Dispatcher:
     def _release(self) -> None:
         self._wake_sent = False
         self._answer()
-        failed = self._store.failed
-        durable = self._store.durable_lsn
+        failed, durable = self._store.failed, self._store.durable_lsn
         for connection in list(self._waiting):
             if not connection.release(durable, not_durable(failed) if failed else None):
                 del self._waiting[connection]

@@ -181,13 +181,14 @@ class OpenIndex:
         while self.shrink():
             continue
 
-    def shrink(self) -> bool:
+    def shrink(self, lock: AbstractContextManager[object] = HELD) -> bool:
         """Give the memory of one sub-table back, if there is one left; the index is not used again."""
-        if not len(self.subs):
-            return False
-        base, slots, _, _ = self.subs[-1].tolist()
-        self._heap.free(base, 2 * slots)
-        self.subs = self.subs[:-1]
+        with lock:
+            if not len(self.subs):
+                return False
+            base, slots, _, _ = self.subs[-1].tolist()
+            self.subs = self.subs[:-1]
+        self._heap.free(base, 2 * slots, lock)
         return True
 
     def check(self) -> None:

@@ -7,6 +7,7 @@ import queue
 import threading
 
 from ..errors import FullError, PmkvError
+from ..turns import step_up
 from .writer import Log
 
 IDLE = 0.1  # seconds without a frame, after which a MARK is due
@@ -44,6 +45,7 @@ class Flusher(threading.Thread):
             self.join()
 
     def run(self) -> None:
+        step_up()
         while (wish := self._next()) != "stop":
             try:
                 if wish == "flush":

@@ -124,12 +124,13 @@ class Log:
         self, kind: Kind, length: int, *, table: int = 0, layer: int = 0, count: int = 0, flags: int = 0,
         purpose: Reserve = Reserve.WRITE,
     ) -> int:  # fmt: skip
-        """Place a frame; returns where its body goes. Who calls fills it, then calls `end`; both under the lock."""
+        """Place a frame; returns where its body goes. Who calls fills it, then calls `end`; all under `writing`."""
         assert self.writing._is_owned(), "somebody else may be filling a frame"
         self._finish(MORE if self._batch else 0)
-        if self.position + frame_size(length) + NEXT_SIZE > self._stop:
-            self._next_segment(purpose)
-        return self._place(kind, flags, table, count, length, layer)
+        with self.lock:
+            if self.position + frame_size(length) + NEXT_SIZE > self._stop:
+                self._next_segment(purpose)
+            return self._place(kind, flags, table, count, length, layer)
 
     def _place(self, kind: int, flags: int, table: int, count: int, length: int, layer: int) -> int:
         start, lsn = self.position, self.lsn + 1
@@ -173,8 +174,9 @@ class Log:
         self._view[start + 11] = self._view[start + 11] & ~MORE | more
         check = check_frame(self._view, start, length, self.pool.seed(self._segment))
         self._view[start : start + 8] = check.to_bytes(8, "little")
-        self._gather(start, start + HEADER + length)
-        self.previous, self._last, self._more, self._open = check, start, bool(more), None
+        with self.lock:
+            self._gather(start, start + HEADER + length)
+            self.previous, self._last, self._more, self._open = check, start, bool(more), None
 
     def _gather(self, start: int, stop: int) -> None:
         """A frame belongs to the group; the padding before it does too, so that a group is few ranges."""
@@ -240,8 +242,7 @@ class Log:
     def batch(self, length: int = 0) -> Iterator[None]:
         """All frames appended inside take effect together, after a crash too; other writers are kept out meanwhile.
 
-        length: bytes of the log that will be written, reserved now. If the body raises, what it wrote before stays
-        written."""
+        length: bytes of the log that will be written, reserved now. What was written before the body raised stays."""
         if length > MAX_BATCH:
             raise InvalidError(
                 f"a batch of {length:,} bytes is too long to be atomic: at most {MAX_BATCH:,}; write it in pieces"
@@ -259,10 +260,9 @@ class Log:
         try:
             yield
         finally:
-            with self.lock:
-                self._batch -= 1
-                if not self._batch:
-                    self._end_batch()
+            self._batch -= 1
+            if not self._batch:
+                self._end_batch()
 
     def _end_batch(self) -> None:
         if self._more and self._open is None:  # there was to be more, and it did not come

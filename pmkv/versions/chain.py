@@ -250,7 +250,7 @@ class Chain:
     def enter(self, wanted: Wanted, locations: np.ndarray, lsn: int) -> np.ndarray:
         """Write words; returns what stood in the open run before each. Under the lock."""
         before = self.insert(wanted, locations)
-        self.entered(wanted, locations, before, lsn)
+        self.entered(wanted, note_of(wanted, locations, before) if self.closed or self.runs else None, lsn)
         return before
 
     def insert(
@@ -260,17 +260,18 @@ class Chain:
         and nobody is shown anything of it."""
         return wanted.enter(self.top.to_write(lock).index, locations, lock)
 
-    def entered(self, wanted: Wanted, locations: np.ndarray, before: np.ndarray, lsn: int) -> None:
-        """The second one. Under the lock; not before the first: whoever looked for these words meanwhile in vain, and
-        offers what the runs have as hot, has to be too early for this, or to learn that something was written."""
+    def entered(self, wanted: Wanted, new: Wanted | None, lsn: int) -> None:
+        """The second one, with a note of what is new. Under the lock; not before the first: whoever looked for these
+        words meanwhile in vain, and offers what the runs have as hot, has to be too early for this, or to learn that
+        something was written."""
         top, mutable = self.top, self.top.to_write()
         mutable.first = mutable.first or lsn
-        top.writes += locations.size
+        top.writes += wanted.words.size
         top.changed = lsn
         if self.closed or self.runs:
             if self.hot is not None:
                 self.hot.forget(wanted.words)
-            if (new := note_of(wanted, locations, before)) is not None:
+            if new is not None:
                 mutable.tally.note(new)
 
     # counting

@@ -120,9 +120,8 @@ class Mutable:
         with lock:
             self.held = False
         for number in count(1):
-            with lock:
-                if not (self.dead and self.index.shrink()):
-                    return
+            if not (self.dead and self.index.shrink(lock)):
+                return
             if number % SHRUNK == 0:
                 rest()
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
+import os
+import platform
 import time
 from types import BuiltinFunctionType, SimpleNamespace
 
@@ -10,6 +13,7 @@ import pytest
 
 from pmkv import turns
 from pmkv.turns import REST, TURN, Turns, rest
+from tests.engines import at_the_same_time
 
 
 def test_a_rest_is_long_enough_for_another_thread() -> None:
@@ -50,6 +54,37 @@ def test_turns_pause_after_each_turn_and_not_before() -> None:
         work.give()
     assert paused[0] - begun >= TURN
     assert all(two - one >= TURN for one, two in itertools.pairwise(paused))
+
+
+def test_a_turn_may_be_shorter() -> None:
+    paused: list[float] = []
+    work = Turns(lambda: paused.append(time.perf_counter()), turn=0.0)
+    work.give()
+    work.give()
+    assert len(paused) == 2
+
+
+def test_who_steps_up_has_a_core_soon_and_keeps_its_rank() -> None:
+    """What the system was asked for; one before 6.12 has no slices of a thread's own."""
+    attributes = []
+
+    def step() -> None:
+        turns.step_back(7)
+        before = asked()
+        turns.step_up()
+        attributes.extend([before, asked()])
+
+    def asked() -> tuple[int, ...]:
+        room = ctypes.create_string_buffer(turns.ATTRIBUTES.size)
+        call = {"x86_64": 315, "aarch64": 275}[platform.machine()]  # sched_getattr
+        assert ctypes.CDLL(None).syscall(call, 0, room, len(room), 0) == 0
+        return turns.ATTRIBUTES.unpack(room.raw)
+
+    with at_the_same_time(step):
+        pass
+    (_, policy, _, nice, _, slice_, *_), (_, after, _, nice_after, _, slice_after, *_) = attributes
+    assert (policy, nice) == (os.SCHED_BATCH, 7) and (after, nice_after) == (os.SCHED_OTHER, 7)
+    assert slice_after <= slice_
 
 
 def test_what_pauses_may_end_the_work() -> None:

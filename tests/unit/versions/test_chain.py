@@ -21,7 +21,7 @@ from pmkv.kernels.location import DELETE
 from pmkv.versions import wanted as module
 from pmkv.versions.chain import Chain, Lookup, merged, netted
 from pmkv.versions.layer import Dram, Layer, Mutable, Portion, Tree, replaced
-from pmkv.versions.wanted import NOTHING, Ids, lives
+from pmkv.versions.wanted import NOTHING, Ids, lives, note_of
 
 POOL = bytes(16)
 DATA = np.zeros(1 << 20, np.uint8)
@@ -157,7 +157,7 @@ def test_what_the_runs_say_beside_a_batch_does_not_stay_hot(asked: str, offered:
         before = small.chain.insert(batch, there)
         if offered == "before":
             small.chain.look_below(both, found, small.chain.runs, Lock())
-        small.chain.entered(batch, there, before, 2)
+        small.chain.entered(batch, note_of(batch, there, before), 2)
     if offered == "behind":
         small.chain.look_below(both, found, small.chain.runs, Lock())
     assert found.tolist() == [8192, 8200], "whoever asked before is shown what was there"
