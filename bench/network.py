@@ -1,20 +1,30 @@
-"""Commands a second over the network, by redis-benchmark: 50 connections, values of 256 bytes, pipeline 1 and 16."""
+"""Commands a second over the network, by redis-benchmark: 50 connections, values of 256 bytes, pipeline 1 and 16; and
+how long one client waits for a durable SET, alone and beside another that never stops reading; and MGETs of many keys.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import multiprocessing
+import random
 import shutil
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
+import numpy as np
+import redis
+
 from . import servers
-from .measure import Comparison, Run, in_pairs
+from .measure import Comparison, Figure, Run, in_pairs
 
 KEYS = 100_000
 PAUSE = 2.0  # seconds: what one test leaves to be done in the background (a checkpoint, an fsync) is not the next one's
 FLOOR = 0.8  # unpipelined, and SET with a sync before every reply
+READ, SECONDS = 256, 3.0  # keys of an MGET; how long it, and SETs beside it, are measured
 
 
 def parse(output: str) -> dict[str, float]:
@@ -60,10 +70,78 @@ def compare(folder: Path, rounds: int, durability: str, appendfsync: str, tests:
         return in_pairs(*sides, rounds, "commands/s", named)
 
 
-def section(folder: Path, rounds: int) -> list[Comparison]:
+def read_on(port: int, end: Event) -> None:
+    """In a process of its own: never rests."""
+    with redis.Redis(port=port) as client:
+        while not end.is_set():
+            client.mget([b"key:%d" % random.randrange(KEYS) for _ in range(READ)])
+
+
+@contextlib.contextmanager
+def reading(port: int) -> Iterator[None]:
+    context = multiprocessing.get_context("spawn")
+    end = context.Event()
+    process = context.Process(target=read_on, args=(port, end))
+    process.start()
+    time.sleep(1.0)  # until it reads
+    try:
+        yield
+    finally:
+        end.set()
+        process.join()
+
+
+def sets(port: int) -> list[float]:
+    """What each of them took, one after another, in milliseconds."""
+    taken = []
+    with redis.Redis(port=port) as client:
+        end = time.monotonic() + SECONDS
+        while time.monotonic() < end:
+            start = time.perf_counter()
+            client.set("key", bytes(256))
+            taken.append((time.perf_counter() - start) * 1e3)
+    return taken
+
+
+def mgets(port: int) -> dict[str, float]:
+    """One after another, by redis-py."""
+    with redis.Redis(port=port) as client:
+        count, end = 0, time.monotonic() + SECONDS
+        while time.monotonic() < end:
+            client.mget([b"key:%d" % random.randrange(KEYS) for _ in range(READ)])
+            count += 1
+    return {f"MGET of {READ} keys, one client": count / SECONDS}
+
+
+def one_client(folder: Path, rounds: int) -> list[Comparison | Figure]:
+    """Of servers that sync before every reply."""
+    with servers.pmkv(folder / "pmkv-one") as ours, servers.redis(folder / "redis-one", "always") as theirs:
+        for port in (ours, theirs):
+            with redis.Redis(port=port) as client:
+                client.mset({b"key:%d" % i: bytes(256) for i in range(KEYS)})
+        compared = in_pairs(lambda: mgets(ours), lambda: mgets(theirs), rounds, "commands/s", {})
+        return [*compared, *sets_beside_a_reader({"pmkv": ours, "redis": theirs}, rounds)]
+
+
+def sets_beside_a_reader(ports: dict[str, int], rounds: int) -> list[Figure]:
+    """All of them take turns."""
+    found: dict[str, list[float]] = {}
+    for _ in range(rounds):
+        for name, port in ports.items():
+            for beside, reader in ("alone", contextlib.nullcontext()), ("beside a reader", reading(port)):
+                with reader:
+                    taken = sets(port)
+                for part in (50, 99):
+                    title = f"durable SET {beside}, {name}: p{part}"
+                    found.setdefault(title, []).append(float(np.percentile(taken, part)))
+    return [Figure(title, "ms", values) for title, values in sorted(found.items())]
+
+
+def section(folder: Path, rounds: int) -> list[Comparison | Figure]:
     unpipelined = {"SET, pipeline 1": FLOOR, "GET, pipeline 1": FLOOR}
     always = {"SET, pipeline 1": FLOOR, "SET, pipeline 16": FLOOR}
     return [
         *compare(folder, rounds, "interval", "everysec", ["set", "get"], {1: 200_000, 16: 1_000_000}, unpipelined),
         *compare(folder, rounds, "commit", "always", ["set"], {1: 50_000, 16: 300_000}, always),
+        *one_client(folder, rounds),
     ]

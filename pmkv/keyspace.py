@@ -107,10 +107,14 @@ class Keyspace(Surface):
 
     def size(self, key: bytes) -> int | None:
         """The length of the value, without reading it; None where there is no such key."""
-        at, length, _, flags = self._look([key])[0]
-        if at < 0:
-            return None
-        return parts.total(self._log, at) if flags & FLAG_PARTS else length
+        return self.sizes([key])[0]
+
+    def sizes(self, keys: Sequence[bytes]) -> list[int | None]:
+        """The same of several, all of one moment."""
+        return [
+            None if at < 0 else parts.total(self._log, at) if flags & FLAG_PARTS else length
+            for at, length, _, flags in self._look(keys)
+        ]
 
     def contains_many(self, keys: Sequence[bytes]) -> list[bool]:
         """Which keys are there."""

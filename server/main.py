@@ -13,7 +13,7 @@ from typing import Any
 
 import pmkv
 from pmkv.compile import FEW, Limits
-from pmkv.turns import step_back
+from pmkv.turns import step_back, step_up
 from pmkv_server.commands.keys import KEYSPACES
 from pmkv_server.config import Config
 from pmkv_server.connection import Connection
@@ -87,6 +87,7 @@ class Server:
         self._listener = await self.loop.create_server(make, config.host, config.port, backlog=511)
         self.port = self._listener.sockets[0].getsockname()[1]
         sys.setswitchinterval(SWITCH_SECONDS)
+        step_up()
         Limits.on_disk = FEW
         self._catch_signals()
         rest = await self._start_rest()

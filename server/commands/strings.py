@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from pmkv import Spans
 from pmkv_server.commands.table import (
     FAR,
     INT_MAX,
@@ -18,7 +19,21 @@ from pmkv_server.commands.table import (
     parse_int,
     wrong_arity,
 )
-from pmkv_server.resp import MAX_BULK, NULL, OK, ONE, ZERO, Reply, blob, blob_or_null, bulk, integer, joined
+from pmkv_server.replies import Replies
+from pmkv_server.resp import (
+    IN_PLACE,
+    MAX_BULK,
+    NULL,
+    OK,
+    ONE,
+    ZERO,
+    Reply,
+    blob,
+    blob_or_null,
+    bulk,
+    integer,
+    joined,
+)
 from pmkv_server.session import Session
 
 group = Group("string")
@@ -39,8 +54,7 @@ def value_is_long(session: Session, arguments: list[bytes]) -> bool:
 
 
 def some_value_is_long(session: Session, arguments: list[bytes]) -> bool:
-    size = session.keyspace.size
-    return any((size(key) or 0) > LONG for key in arguments[1:])
+    return any((size or 0) > LONG for size in session.keyspace.sizes(arguments[1:]))
 
 
 def deadline(word: bytes, unit: bytes, title: str) -> int:
@@ -185,8 +199,17 @@ def getex(session: Session, arguments: list[bytes]) -> Reply:
 @command("mget", -2, "readonly fast", (1, -1, 1), some_value_is_long)
 def mget(session: Session, arguments: list[bytes]) -> Reply:
     """The values of several keys."""
-    protocol = session.protocol
-    return joined([blob_or_null(value, protocol) for value in session.keyspace.get_many(arguments[1:])])
+    keys, protocol = arguments[1:], session.protocol
+    values = session.keyspace.get_spans(keys)
+    if values is not None and (protocol == 2 or not values.absent):  # what is null in RESP3 is not there
+        return bulks(values)
+    return joined([blob_or_null(value, protocol) for value in session.keyspace.get_many(keys)])
+
+
+def bulks(values: Spans) -> Reply:
+    """An array of bulk strings."""
+    head, replies = b"*%d\r\n" % len(values), Replies.bulks(values).data
+    return [head, memoryview(replies)] if replies.size > IN_PLACE else head + replies.tobytes()
 
 
 @command("mset", -3, "write denyoom", (1, -1, 2), values=slice(2, None, 2))

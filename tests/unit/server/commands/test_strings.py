@@ -9,9 +9,30 @@ from typing import Any
 import pytest
 
 import pmkv
+from pmkv.surface import Surface
 from pmkv_server.commands.strings import long_double
 from pmkv_server.commands.table import CommandError
 from tests.unit.server.stand import Client, Stub, shown
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+def test_many_values_are_looked_up_together(client: Client, store: Any, monkeypatch: pytest.MonkeyPatch,
+                                            protocol: int) -> None:  # fmt: skip
+    """Of any length, some of them absent; not key by key, which took Redis' time 25 times over."""
+    values = {b"k%d" % i: b"v" * (i * i) for i in range(200)}
+    long = {b"long": b"x" * (1 << 20), b"parts": b"y" * (3 << 20)}
+    store.put_many({**values, **long})
+    if protocol == 3:
+        client("HELLO", "3")
+    looks: list[int] = []
+    look_up = Surface._look_up
+    monkeypatch.setattr(Surface, "_look_up", lambda self, wanted: (looks.append(1), look_up(self, wanted))[1])
+    for asked in ([*values], [*values, b"none"], [b"none", *values, *long], [b"parts"], [b"none"], [b"k0"]):
+        looks.clear()
+        null = ("$", b"-1") if protocol == 2 else ("_", b"")
+        wanted = [("$", value) if (value := {**values, **long}.get(key)) is not None else null for key in asked]
+        assert client("MGET", *asked) == ("*", tuple(wanted))
+        assert len(looks) <= 3
 
 
 def test_get_set_and_relatives(client: Client) -> None:
