@@ -386,27 +386,24 @@ class Table(Surface):
     def _enter_beside(self, written: list[Written]) -> None:
         """While others read."""
         log, chain = self._log, self.chain
-        offsets = [locations & location.OFFSET_MASK for _, locations, _ in written]
-        with log.entering.into(chain.top, [(int(rows[0]), int(rows[-1])) for rows in offsets]):
-            for ids, locations, lsn in written:
+        with log.entering.into(chain.top, [locations for _, locations, _ in written]):
+            with log.lock:
+                for ids, _, lsn in written:
+                    chain.announce(ids.size, lsn)
+            for ids, locations, _ in written:
                 give_way()
                 wanted = Ids(ids)
                 new = note_of(wanted, locations, chain.insert(wanted, locations, log.lock))
                 with log.lock:
-                    chain.entered(wanted, new, lsn)
+                    chain.entered(wanted, new)
 
     def _append(self, ids: np.ndarray, raw: np.ndarray, flags: int, purpose: Reserve) -> Written:
         """One frame. While its body is filled others read: nothing points at it."""
         log = self._log
         at = log.begin(
-            Kind.ROWS,
-            8 * ids.size + raw.size,
-            table=self.id,
-            layer=self.layer,
-            count=ids.size,
-            flags=flags,
+            Kind.ROWS, 8 * ids.size + raw.size, table=self.id, layer=self.layer, count=ids.size, flags=flags,
             purpose=purpose,
-        )
+        )  # fmt: skip
         log.store(at, ids.view(np.uint8))
         log.store(at + 8 * ids.size, raw)
         between = give_way if ids.size > FEW else go_on
@@ -428,6 +425,7 @@ class Table(Surface):
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         """Nothing is being entered meanwhile: a count, and a walk, would be of some of it."""
+        self._guard()  # before: who has the lock cannot wait until a drop is durable, and tells of it
         with self._log.entering.over(), super()._locked():
             yield
 

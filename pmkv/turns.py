@@ -47,7 +47,7 @@ def step_up() -> None:
     """Let this thread, which needs a core for moments and is waited for, have it when it wakes up: as far as the
     system knows how, likewise. Where as many others as there are cores never rest, it waited for the end of a slice
     each time that it woke up."""
-    if platform.system() == "Linux":
+    if platform.system() == "Linux" and os.sched_getscheduler(0) == os.SCHED_OTHER:  # else somebody chose otherwise
         _schedule(os.SCHED_OTHER, os.getpriority(os.PRIO_PROCESS, threading.get_native_id()), MOMENT)
 
 

@@ -107,7 +107,7 @@ class Dispatcher:
     # ---- a tick ----
 
     def tick(self) -> None:
-        if self._waiting or self._answers:
+        if self._waiting or self._answers or self._server.waiters:
             self._breaks.give()
         ready, self._ready = self._ready, []
         taken, sizes, chunks = self._taken, self._taken_sizes, self._taken_data

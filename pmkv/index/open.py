@@ -109,7 +109,7 @@ class OpenIndex:
             self._enlarge(self._sub_of(words[done]), lock)
 
     def make_room(self, words: np.ndarray, lock: AbstractContextManager[object]) -> None:
-        """Be as large as these words (int64 or uint64) may need, should all of them be new: entering them then moves
+        """Be as large as these words (int64 or uint64) may need, should all of them be new: entering them next moves
         nothing. Takes the lock for moments only."""
         while True:
             counts = np.zeros(len(self.subs), np.int64)

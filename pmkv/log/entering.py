@@ -5,7 +5,8 @@ reads again when all of it is there. So does who counts or walks, as they cannot
 by one store, so that a reader beside finds what it had or what it gets.
 
 Assumes: who enters holds `writing`, so it is one batch at a time. `turn` comes before `lock`, and is never asked for by
-who has that: they hold `writing`, too, or took the lock by `at_once` or `over`.
+who has that. So who looks a table up, counts it or walks it under the lock holds `writing`, too, or took the lock by
+`at_once` or `over`.
 """
 
 from __future__ import annotations
@@ -36,11 +37,12 @@ class Entering:
         self._frames: list[tuple[int, int]] = []  # offsets of the first and the last row of each
 
     @contextlib.contextmanager
-    def into(self, layer: object, frames: list[tuple[int, int]]) -> Iterator[None]:
-        """Enter the rows of these frames meanwhile, without the lock."""
+    def into(self, layer: object, frames: list[np.ndarray]) -> Iterator[None]:
+        """Enter rows meanwhile, without the lock. frames: locations of those of each frame, in its order."""
+        offsets = [locations & location.OFFSET_MASK for locations in frames]
         with self.turn:
             with self._lock:
-                self._layer, self._frames = layer, frames
+                self._layer, self._frames = layer, [(int(rows[0]), int(rows[-1])) for rows in offsets]
             try:
                 yield
             finally:
@@ -69,5 +71,9 @@ class Entering:
     @contextlib.contextmanager
     def over(self) -> Iterator[None]:
         """The lock, while nothing is being entered."""
-        with contextlib.nullcontext() if self._lock._is_owned() else self.turn, self._lock:
+        if self._lock._is_owned():
+            yield
+            return
+        with self.turn, self._lock:
+            self._layer, self._frames = None, []  # set still, if who entered was interrupted once more at the end
             yield

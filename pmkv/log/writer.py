@@ -5,8 +5,8 @@ and lie in the intervals of `pending()`. What commit means: nothing that depends
 fill the body, end) and `flush` are separate: a flush takes what many appended, and writes it while the next gathers.
 
 Threads: who appends holds `writing` from the first look to the last frame: nobody else does, and no group is taken.
-What readers look at (indexes, chains, what is pending) is looked at and changed under `lock`. Who fills a long body, or
-enters a long batch, goes without: others read. The order is `_flushing`, `writing`, `entering.turn`, `lock`.
+What readers look at (indexes, chains, what is pending) is looked at and changed under `lock`; but who fills a long body
+or enters a long batch goes without, while others read. The order is `_flushing`, `writing`, `entering.turn`, `lock`.
 """
 
 from __future__ import annotations

@@ -235,7 +235,7 @@ class Chain:
     @property
     def _moment(self) -> tuple[int, int]:
         """While this stays as it is, nothing is written."""
-        return self.top.id, self.top.writes
+        return self.top.id, self.top.entered
 
     def find(self, wanted: Wanted) -> np.ndarray:
         """Both halves at once, whatever is pending. Under the lock."""
@@ -249,30 +249,34 @@ class Chain:
 
     def enter(self, wanted: Wanted, locations: np.ndarray, lsn: int) -> np.ndarray:
         """Write words; returns what stood in the open run before each. Under the lock."""
+        self.announce(locations.size, lsn)
         before = self.insert(wanted, locations)
-        self.entered(wanted, note_of(wanted, locations, before) if self.closed or self.runs else None, lsn)
+        self.entered(wanted, note_of(wanted, locations, before) if self.closed or self.runs else None)
         return before
+
+    def announce(self, count: int, lsn: int) -> None:
+        """So many words come, by a frame: whatever interrupts that (Ctrl-C), the layer was written. Under the lock."""
+        top, mutable = self.top, self.top.to_write()
+        mutable.first = mutable.first or lsn
+        top.writes += count
+        top.changed = lsn
 
     def insert(
         self, wanted: Wanted, locations: np.ndarray, lock: AbstractContextManager[object] = HELD
     ) -> np.ndarray:
-        """The first half, which takes long: by who writes, under the lock, or with it and while nobody counts or walks,
-        and nobody is shown anything of it."""
+        """Then they are entered, which takes long: by who writes, under the lock, or with it and while nobody counts or
+        walks, and nobody is shown anything of it."""
         return wanted.enter(self.top.to_write(lock).index, locations, lock)
 
-    def entered(self, wanted: Wanted, new: Wanted | None, lsn: int) -> None:
-        """The second one, with a note of what is new. Under the lock; not before the first: whoever looked for these
-        words meanwhile in vain, and offers what the runs have as hot, has to be too early for this, or to learn that
-        something was written."""
-        top, mutable = self.top, self.top.to_write()
-        mutable.first = mutable.first or lsn
-        top.writes += wanted.words.size
-        top.changed = lsn
+    def entered(self, wanted: Wanted, new: Wanted | None) -> None:
+        """They are there; with a note of what is new. Under the lock, and not before: whoever looked for these words
+        meanwhile in vain, and offers what the runs have as hot, has to be too early for this, or to learn of it."""
+        self.top.entered += 1
         if self.closed or self.runs:
             if self.hot is not None:
                 self.hot.forget(wanted.words)
             if new is not None:
-                mutable.tally.note(new)
+                self.top.to_write().tally.note(new)
 
     # counting
 

@@ -228,6 +228,7 @@ class Layer:
         self.runs: tuple[Run, ...] = ()
         self.expected = 0  # entries of the next open run: as many as the last one had
         self.writes = 0  # records
+        self.entered = 0  # times that some were entered
         self.changed = id  # the LSN of the last write
         self.since = id  # the LSN of the decision by which its view has what is here and below
         self.refs = 0  # views that have it on top, layers that stand on it, and those who show it

@@ -20,8 +20,8 @@ def is_heavy(session: Session, entry: Command, arguments: list[bytes]) -> bool:
     something up, as long as the disk may have to be read for it."""
     if session.server.store.is_cold and "loop" not in entry.flags and entry.group != "connection":
         return True
-    if len(arguments) > HEAVY_ARGUMENTS:  # to look what these are about takes long itself
-        return "loop" not in entry.flags
+    if len(arguments) > HEAVY_ARGUMENTS and "loop" not in entry.flags:  # to look what these are about takes long itself
+        return True
     try:
         if entry.heavy is not None and entry.heavy(session, arguments):
             return True

@@ -303,7 +303,7 @@ def test_after_a_failed_flush_memory_is_the_durable_state(write: Step) -> None:
     assert contents(recovered) == before
 
 
-@pytest.mark.parametrize("told", ["gather", "pool", "conflict"])
+@pytest.mark.parametrize("told", ["gather", "pool", "scan", "count", "conflict"])
 def test_an_error_waits_for_what_it_tells(told: str) -> None:
     engine = small_engine()
     table = engine.create_table("t", "f4")
@@ -317,6 +317,8 @@ def test_an_error_waits_for_what_it_tells(told: str) -> None:
     calls = {
         "gather": lambda: engine.gather({"t": [1]}),
         "pool": lambda: engine.pool_many({"t": ([1], [0])}),
+        "scan": table.scan_from,
+        "count": lambda: len(table),
         "conflict": transaction.commit,
     }
     with engine.log.deferred() as seen, pytest.raises((UnknownNameError, ConflictError)):

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ import pmkv
 from pmkv import keyspace as keyspace_module
 from pmkv.engine import Engine
 from pmkv.errors import ClosedError, UnknownNameError
+from pmkv.index.open import OpenIndex
 from pmkv.media.memory import MemoryMedium
 from tests.engines import at_the_same_time, contents, copy_of, failing_engine, small_engine
 
@@ -98,6 +100,33 @@ def test_a_long_put_is_seen_whole_beside_it(on_file: bool, tmp_path: Path) -> No
             done.set()
         table.check()
         assert (table.get(ids) == 24).all()
+
+
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_a_long_put_that_is_interrupted_while_it_is_entered(monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+    """Its rows are in the log, and its layer is one that was written: what comes behind opens again."""
+    engine = small_engine(segments=40)
+    table, ids, left = engine.create_table("t", ("u1", 64)), np.arange(700), times
+    insert = OpenIndex.insert
+
+    def interrupted(self: OpenIndex, *arguments: Any) -> np.ndarray:
+        nonlocal left
+        found = insert(self, *arguments)
+        left -= 1
+        if not left:
+            raise KeyboardInterrupt
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(OpenIndex, "insert", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            table.put(ids, np.ones((700, 64), "u1"))
+    table.get(ids)  # nobody waits for whoever is gone
+    engine.snapshot("s")
+    table.put([1], np.full((1, 64), 2, "u1"))
+    again = Engine.on_medium(copy_of(engine.pool.medium))
+    assert again.table("t").get([1])[0, 0] == 2 and again.heads.maps.keys() == engine.heads.maps.keys()
+    again.check()
 
 
 def test_an_interrupted_put_leaves_a_store_that_opens(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,12 +15,14 @@ from pmkv.kernels.location import DELETE
 from pmkv.log.entering import Entering, MetError
 
 MINE, OTHER = object(), object()
-FRAMES = [(4096, 4160), (8192, 8192)]
 NEW, OLD = [4096, 4160, 4100, 8192, 4096 | int(DELETE) | 7 << 48], [0, 64, 4095, 4161, 8191, 8193]
 
 
 def at(*offsets: int) -> np.ndarray:
     return np.array(offsets, np.uint64)
+
+
+FRAMES = [at(4096 | 5 << 48, 4100, 4160), at(8192 | 9 << 48)]
 
 
 def elsewhere(call: Callable[[], Any], entering: Entering) -> tuple[Any, Any]:
@@ -114,7 +116,15 @@ def test_who_has_the_lock_never_asks_for_a_turn() -> None:
         with entering.over():
             pass
         with pytest.raises(MetError):  # for whoever took the lock first
-            entering._layer, entering._frames = MINE, FRAMES
+            entering._layer, entering._frames = MINE, [(4096, 4160)]
             reader(entering, MINE, *NEW)()
     thread.join(5)
     assert not thread.is_alive()
+
+
+def test_an_end_that_was_interrupted_is_made_up_for() -> None:
+    """Who enters was interrupted on the way to the lock, at the end."""
+    entering = Entering(threading.RLock())
+    entering._layer, entering._frames = MINE, [(4096, 4160)]
+    assert reader(entering, MINE, *NEW)() == 2
+    assert reader(entering, MINE, *NEW)() == 1

@@ -157,7 +157,7 @@ def test_what_the_runs_say_beside_a_batch_does_not_stay_hot(asked: str, offered:
         before = small.chain.insert(batch, there)
         if offered == "before":
             small.chain.look_below(both, found, small.chain.runs, Lock())
-        small.chain.entered(batch, note_of(batch, there, before), 2)
+        small.chain.entered(batch, note_of(batch, there, before))
     if offered == "behind":
         small.chain.look_below(both, found, small.chain.runs, Lock())
     assert found.tolist() == [8192, 8200], "whoever asked before is shown what was there"
