@@ -32,7 +32,7 @@ STRETCHES = 4  # pairs of short ones in a round
 AFTERMATH = 1.0  # seconds behind a stretch with others, for what they leave to be done: it counts for neither side
 WIDTH, WRITTEN = 64, 100  # bytes a row; rows that a publisher writes to its branch
 PAUSE, SHORT_PAUSE = 1.0, 0.1  # seconds between two times of publishing
-ROW, PIECE = 256, 2_048  # bytes a row of a bulk load, rows in one command
+ROW, PIECE, LONG_PIECE = 256, 2_048, 65_536  # bytes a row of a bulk load, rows in one command (0.5 and 16 MiB)
 PUBLISHING, LOADING = 1.2, 1.5  # the bars
 GO, REST, END = "go", "rest", "end"  # what those beside are told
 
@@ -66,15 +66,15 @@ def publish(port: int, name: str, pause: float, wishes: Connection) -> None:
     wishes.send(count)
 
 
-def load(port: int, name: str, size: int, wishes: Connection) -> None:
+def load(port: int, name: str, size: int, piece: int, wishes: Connection) -> None:
     """In a process of its own: rows of so many bytes into a branch. Answers with bytes a second."""
-    rows, taken = np.random.default_rng(2).integers(0, 256, (PIECE, ROW), "u1"), 0.0
+    rows, taken = np.random.default_rng(2).integers(0, 256, (piece, ROW), "u1"), 0.0
     with pmkv_client.connect(f"pmkv://127.0.0.1:{port}") as client, client.branch(name) as branch:
         table = branch.table("loaded")
         wishes.send(None)
-        for first, _ in zip(range(0, size // ROW, PIECE), turns(wishes)):  # in this order: at the end nothing is wished
+        for first, _ in zip(range(0, size // ROW, piece), turns(wishes)):  # in this order: at the end nothing is wished
             start = time.perf_counter()
-            table.put(np.arange(first, first + PIECE), rows)
+            table.put(np.arange(first, first + piece), rows)
             taken += time.perf_counter() - start
         wishes.send(size / taken)
         client.delete_view(name)
@@ -150,15 +150,16 @@ def while_publishing(
 
 
 def while_loading(
-    reader: Reader, port: int, size: int, where: str = "a branch", bar: float | None = LOADING
+    reader: Reader, port: int, size: int, where: str = "a branch", bar: float | None = LOADING, piece: int = PIECE
 ) -> list[Figure]:
     measured = []
-    with beside(load, port, "load", size) as wishes:
+    with beside(load, port, "load", size, piece) as wishes:
         while not wishes.poll():
             measured.append(reader.pair(wishes, STRETCH))
         speed = wishes.recv()
-    what = f"reads of {BATCH} rows while {size / (1 << 30):.2g} GiB load into {where}"
-    return [*figures(what, measured, bar), Figure("loaded meanwhile", "MB/s", [speed / 1e6])]
+    puts = f"{piece * ROW / (1 << 20):.2g} MiB a put"
+    what = f"reads of {BATCH} rows while {size / (1 << 30):.2g} GiB load into {where}, {puts}"
+    return [*figures(what, measured, bar), Figure(f"loaded meanwhile, {puts}", "MB/s", [speed / 1e6])]
 
 
 def figures(what: str, measured: list[Pair], bar: float | None) -> list[Figure]:
@@ -172,7 +173,7 @@ def figures(what: str, measured: list[Pair], bar: float | None) -> list[Figure]:
 
 
 def section(folder: Path, rounds: int, ids: int, size: int) -> list[Figure]:
-    capacity = f"{4 + 2 * (size + ids * WIDTH) // (1 << 30)}GiB"
+    capacity = f"{4 + (3 * size + 2 * ids * WIDTH) // (1 << 30)}GiB"
     with (
         servers.pmkv(folder / "read", "--capacity", capacity) as port,
         servers.pmkv(folder / "other", "--capacity", capacity) as other,
@@ -193,5 +194,6 @@ def section(folder: Path, rounds: int, ids: int, size: int) -> list[Figure]:
             *while_publishing(reader, port, short, SHORT_PAUSE, PUBLISHING, STRETCH),
             *while_publishing(reader, port, short, 0.0, None, STRETCH),
             *while_loading(reader, port, size),
+            *while_loading(reader, port, size, piece=LONG_PIECE),
             *while_loading(reader, other, size, "another server", None),
         ]

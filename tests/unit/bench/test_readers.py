@@ -14,6 +14,8 @@ def test_readers_beside_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(readers, "AFTERMATH", 0.1)
     monkeypatch.setattr(readers, "LONGER", 0.3)
     monkeypatch.setattr(readers, "PAUSE", 0.1)
+    monkeypatch.setattr(readers, "LONG_PIECE", 4_096)
     figures = readers.section(tmp_path, 1, 2_000, 1 << 20)
     assert all(min(one.values) > 0 for one in figures)
-    assert [one.bar for one in figures if one.bar] == [readers.PUBLISHING, readers.PUBLISHING, readers.LOADING]
+    bars = [readers.PUBLISHING, readers.PUBLISHING, readers.LOADING, readers.LOADING]
+    assert [one.bar for one in figures if one.bar] == bars
