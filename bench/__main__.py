@@ -16,7 +16,7 @@ from .servers import BenchError, scratch
 
 ROOT = Path(__file__).parent.parent
 SECTIONS = {
-    "network": "commands a second, beside Redis",
+    "network": "commands a second, and what a durable one takes, beside Redis",
     "tables": "rows a second, beside Redis' MGET",
     "index": "DRAM an id costs",
     "start": "time to the first PONG",

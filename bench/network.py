@@ -1,5 +1,6 @@
-"""Commands a second over the network, by redis-benchmark: 50 connections, values of 256 bytes, pipeline 1 and 16; and
-how long one client waits for a durable SET, alone and beside another that never stops reading; and MGETs of many keys.
+"""Commands a second over the network, by redis-benchmark: 50 connections, values of 256 bytes, pipeline 1 and 16. Then
+by redis-py: MGETs of many keys, and how long a client waits for a durable SET, alone and beside one that never stops
+reading.
 """
 
 from __future__ import annotations
@@ -70,15 +71,20 @@ def compare(folder: Path, rounds: int, durability: str, appendfsync: str, tests:
         return in_pairs(*sides, rounds, "commands/s", named)
 
 
+def mget(client: redis.Redis) -> None:
+    client.mget([b"key:%d" % random.randrange(KEYS) for _ in range(READ)])
+
+
 def read_on(port: int, end: Event) -> None:
     """In a process of its own: never rests."""
     with redis.Redis(port=port) as client:
         while not end.is_set():
-            client.mget([b"key:%d" % random.randrange(KEYS) for _ in range(READ)])
+            mget(client)
 
 
 @contextlib.contextmanager
 def reading(port: int) -> Iterator[None]:
+    """Somebody does, meanwhile."""
     context = multiprocessing.get_context("spawn")
     end = context.Event()
     process = context.Process(target=read_on, args=(port, end))
@@ -108,7 +114,7 @@ def mgets(port: int) -> dict[str, float]:
     with redis.Redis(port=port) as client:
         count, end = 0, time.monotonic() + SECONDS
         while time.monotonic() < end:
-            client.mget([b"key:%d" % random.randrange(KEYS) for _ in range(READ)])
+            mget(client)
             count += 1
     return {f"MGET of {READ} keys, one client": count / SECONDS}
 

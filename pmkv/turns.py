@@ -51,10 +51,10 @@ def step_up() -> None:
         _schedule(os.SCHED_OTHER, os.getpriority(os.PRIO_PROCESS, threading.get_native_id()), MOMENT)
 
 
-def _schedule(policy: int, nice: int, slice: int) -> None:
-    """Of this thread, if the system lets it."""
+def _schedule(policy: int, nice: int, runtime: int) -> None:
+    """This thread, if the system lets it. runtime: ns, its slice."""
     if number := SCHED_SETATTR.get(platform.machine()):
-        attributes = ATTRIBUTES.pack(ATTRIBUTES.size, policy, 0, nice, 0, slice, 0, 0)
+        attributes = ATTRIBUTES.pack(ATTRIBUTES.size, policy, 0, nice, 0, runtime, 0, 0)
         ctypes.CDLL(None).syscall(number, 0, attributes, 0)
 
 

@@ -28,8 +28,8 @@ log = logging.getLogger("pmkv.server")
 DRAIN_SECONDS = 3.0  # for replies under way at the end; the rest of the 5 s is the store's
 # How long a thread may keep the interpreter from the others: the loop from the flush thread, and upkeep from the loop.
 # With Python's 5 ms, one GET in a thousand took 14 ms while a checkpoint entered keys. Whoever is asked to hand it over
-# waits until the other has it, and that one may have to wait for a core: asked before its tick is over, the loop stands
-# still. With 0.3 ms the p99 of reads beside puts of 16 MiB was twice that without, with 1 ms 1.5 times.
+# waits until the other has it, and that one may have to wait for a core: asked before its tick is over, as with 0.3 ms,
+# the loop stands still. Reads beside puts of 16 MiB tell (`make bench ARGS=versions`).
 SWITCH_SECONDS = 0.001
 WORKERS_NICE = 5  # what is heavy has a third of the share of what is not, where both want a core
 

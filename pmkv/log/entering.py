@@ -39,10 +39,11 @@ class Entering:
     @contextlib.contextmanager
     def into(self, layer: object, frames: list[np.ndarray]) -> Iterator[None]:
         """Enter rows meanwhile, without the lock. frames: locations of those of each frame, in its order."""
-        offsets = [locations & location.OFFSET_MASK for locations in frames]
+        mask = location.OFFSET_MASK
+        ends = [(int(locations[0] & mask), int(locations[-1] & mask)) for locations in frames]
         with self.turn:
             with self._lock:
-                self._layer, self._frames = layer, [(int(rows[0]), int(rows[-1])) for rows in offsets]
+                self._layer, self._frames = layer, ends
             try:
                 yield
             finally:
