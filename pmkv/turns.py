@@ -1,5 +1,5 @@
 """Taking turns: whoever works long lets those go first who serve, by `step_back` once, `give_way` between kernels and
-system calls, and `rest` between stretches of Python."""
+system calls, and `rest` between stretches of Python, or of operations."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import ctypes
 import os
 import platform
 import struct
+import sys
 import threading
 import time
 from collections.abc import Callable
 
 TURN = 0.001  # seconds of Python at most
 REST = 0.00005
+APART = 0.001  # seconds between operations that are no stretch: others had their time
 LONG = 0.001  # seconds that a core is given away: others are busy there all the time
 SPARED = 4  # times as long nothing is given away after that: a fifth of what is one's due, at most, goes to them
 SLICE = 3_000_000  # ns; who has a shorter one interrupts it. Linux before 6.12 knows no such thing
@@ -91,3 +93,27 @@ class Turns:
             rest()
             self._pause()
             self._since = time.perf_counter()
+
+
+class Stretch:
+    """Operations of one thread, one behind the other, which rests now and then between two of them.
+
+    Each lets go of the interpreter, for moments too short for others to wake up in; and those who wait ask for it, in
+    CPython, only if there was no such moment for a whole switch interval. Beside a thread that never paused, who wrote
+    a row, or went back to another version, waited for a second and more."""
+
+    def __init__(self) -> None:
+        self._since = self._last = 0.0
+
+    def is_long(self) -> bool:
+        """An operation ended: has it gone on for as long as CPython, too, lets others wait?"""
+        now, last = time.perf_counter(), self._last
+        self._last = now
+        if now - last > APART:
+            self._since = now
+        return now - self._since > sys.getswitchinterval()
+
+    def rest(self) -> None:
+        """By who holds no lock."""
+        rest()
+        self._since = self._last = time.perf_counter()

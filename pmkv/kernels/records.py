@@ -162,7 +162,7 @@ def read_expiries(data, locations, expiries):
             expiries[i] = np.int64(load64(data, location.offset_of(locations[i]) + 8))
 
 
-@kernel(BYTES, INT, IDS, INT, WORD, U64)
+@kernel(BYTES, INT, IDS, INT, WORD, U64, brief=2)
 def locate_rows(data, at, ids, width, owner, locations):
     """locations[i] of rows of `width` bytes that stand one behind the other at data[at:]."""
     for i in range(ids.size):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 
+from ..turns import Stretch
+
 
 class Deferral:
     """Collects what a thread would have to wait for. `lsn`: the highest that must be durable before results may be
@@ -14,9 +16,12 @@ class Deferral:
 
 
 class Waiting(threading.local):
-    """The deferral that a thread is in."""
+    """The deferral that a thread is in, and its operations without one."""
 
     deferral: Deferral | None = None
+
+    def __init__(self) -> None:
+        self.stretch = Stretch()
 
     @property
     def seen(self) -> int:

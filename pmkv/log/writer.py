@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from ..errors import ClosedError, FlushError, InvalidError, ReadOnlyError
+from .ahead import Ahead
 from .deferral import Deferral, Waiting
 from .entering import Entering
 from .format import (
@@ -46,7 +47,6 @@ NEXT_SIZE = frame_size(NEXT.size)  # kept free at the end of every segment
 NOTHING = np.empty((0, 2), np.int64)
 LARGE = 64 << 10  # bytes of a body that are stored by the medium's own way
 LONG = 4 << 20  # bytes of a piece that is worth a flush of its own
-READY_LEAST, READY_MOST = 256 << 10, 8 << 20  # bytes behind the log that are made ready to be stored to
 DURABILITIES = ("commit", "interval", "none")
 
 
@@ -95,7 +95,7 @@ class Log:
         self._gathered: list[list[int]] = []
         self._in_flight: list[list[int]] = []  # what was taken to be made durable,
         self._taken = self.whole = self.lsn  # up to this LSN; and of the last frame behind which nothing is unfinished
-        self._ready_to, self._ahead = self.position, READY_LEAST
+        self._ahead = Ahead(self.position)
         self._handed = self._handed_over = 0  # bytes gathered, and in flight, that were stored the medium's own way
         self._pending: np.ndarray | None = NOTHING
 
@@ -197,7 +197,7 @@ class Log:
             self._filling = False
             self._finish(MORE if self._batch else 0)
         self._segment, self._stop = index, self.pool.stop(index)
-        self.position = self._ready_to = self.pool.start(index) + ALIGN
+        self.position = self._ahead.ready_to = self.pool.start(index) + ALIGN
 
     def reserve(self, lengths: Sequence[int], purpose: Reserve = Reserve.WRITE) -> None:
         """Have room for frames with these bodies, one after the other, before the first of them is begun.
@@ -308,9 +308,11 @@ class Log:
     def settle(self, lsn: int) -> None:
         """A result depends on everything up to this LSN: wait until it may be revealed, or note it where waiting
         is deferred."""
+        deferral = self.waiting.deferral
+        if deferral is None and self.waiting.stretch.is_long() and not self.is_locked_by_me:
+            self.waiting.stretch.rest()
         if lsn <= self.durable:
             return
-        deferral = self.waiting.deferral
         if self.durability != "commit":
             if deferral is None and not self.is_locked_by_me:  # as within a batch, whose frames are not handed out yet
                 self.write_back()
@@ -380,27 +382,16 @@ class Log:
         for told in (self.on_durable, self.on_group):
             if told:
                 told()
-        self._follow(group, self._handed_over)
+        self._ahead.follow(group, self._handed_over)
         self.populate_ahead()
-
-    def _follow(self, group: list[tuple[int, int]], handed: int) -> None:
-        """The next groups are as this one, most likely: make ready what four take, but not what `store` does."""
-        length = sum([stop - start for start, stop in group])
-        self._ahead = 0 if 2 * handed > length else min(max(4 * (length - handed), READY_LEAST), READY_MOST)
 
     def populate_ahead(self) -> None:
         """Tell the medium where the log goes on."""
         with self.lock:
-            if self.failed or self.closed or not self._is_ahead_due:
+            if self.failed or self.closed or not self._ahead.is_due(self.position, self._stop):
                 return
-            start = max(self._ready_to, self.position)
-            stop = self._ready_to = min(start + self._ahead, self._stop)
+            start, stop = self._ahead.next(self.position, self._stop)
         self.pool.medium.will_write(start, stop)
-
-    @property
-    def _is_ahead_due(self) -> bool:
-        left = self._ready_to - self.position
-        return 0 < self._ahead >= 2 * left and max(self._ready_to, self.position) < self._stop
 
     def write_back(self) -> None:
         """Hand what was gathered to the system, without a sync: it survives this process, not a loss of power."""
@@ -413,8 +404,8 @@ class Log:
             self._gathered, self._handed, handed = [], 0, self._handed
         if self.on_group:
             self.on_group()
-        self._follow(group, handed)
-        if self.look_ahead and self._is_ahead_due:
+        self._ahead.follow(group, handed)
+        if self.look_ahead and self._ahead.is_due(self.position, self._stop):
             self.look_ahead()
 
     @contextlib.contextmanager

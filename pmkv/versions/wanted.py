@@ -1,6 +1,7 @@
 """What is looked for in a chain, and entered in it: ids of a table, or keys of a keyspace, in batches.
 
-`take` and kernels let other threads go on, indexing with an array does not: batches may be long, beside a server.
+`take` and kernels let other threads go on, indexing with an array does not: batches may be long, beside a server. Few
+are picked by indexing: see `compile.FEW`.
 
 Both are *words* to an index, 64 bits each; keys of one hash are told apart by their records in the pool.
 """
@@ -12,6 +13,7 @@ from contextlib import AbstractContextManager
 
 import numpy as np
 
+from ..compile import FEW
 from ..errors import CorruptionError
 from ..index.heap import HELD
 from ..index.hot import HotIndex
@@ -46,7 +48,7 @@ class Ids:
         """The pool as it is now: an index has the ids themselves, and compares nothing there."""
 
     def some(self, which: np.ndarray) -> Ids:
-        return Ids(self.ids.take(which))
+        return Ids(picked(self.ids, which))
 
     def part(self, which: slice) -> Ids:
         return Ids(self.ids[which])
@@ -64,9 +66,7 @@ class Ids:
     def in_runs(self, runs: Iterable[Run], seed: np.uint64, found: np.ndarray) -> None:
         find_in_runs(runs, seed, self.ids, found)
 
-    def enter(
-        self, index: OpenIndex, locations: np.ndarray, lock: AbstractContextManager[object] = HELD
-    ) -> np.ndarray:
+    def enter(self, index: OpenIndex, locations: np.ndarray, lock: AbstractContextManager[object] = HELD) -> np.ndarray:
         return index.insert(self.ids, locations, lock)
 
 
@@ -96,7 +96,7 @@ class Keys:
         self.data = data
 
     def some(self, which: np.ndarray) -> Keys:
-        words, bounds = self.words.take(which), self.bounds.take(which, axis=0)
+        words, bounds = picked(self.words, which), picked(self.bounds, which)
         return Keys(words, self.blob, bounds, self.data, self.owner, self.verify)
 
     def part(self, which: slice) -> Keys:
@@ -126,9 +126,7 @@ class Keys:
         for run in runs:
             run.find_keys(self.data, seed, self.words, self.blob, self.bounds, self.owner, self.verify, found)
 
-    def enter(
-        self, index: OpenIndex, locations: np.ndarray, lock: AbstractContextManager[object] = HELD
-    ) -> np.ndarray:
+    def enter(self, index: OpenIndex, locations: np.ndarray, lock: AbstractContextManager[object] = HELD) -> np.ndarray:
         return index.insert_keys(self.data, self.words, self.blob, self.bounds, locations, lock)
 
 
@@ -172,6 +170,11 @@ def bounds_of(notes: Sequence[Wanted]) -> tuple[int, int] | None:
     return (min(int(some.min()) for some in ids), max(int(some.max()) for some in ids)) if ids else None
 
 
+def picked(column: np.ndarray, which: np.ndarray) -> np.ndarray:
+    """Some of it, by their places in it."""
+    return column[which] if which.size <= FEW else column.take(which, axis=0)
+
+
 def in_order(notes: Sequence[Wanted], seed: np.uint64, between: Callable[[], None] = go_on) -> Wanted:
     """Of notes of one chain, all that is to be looked for, about in the order of places: neighbours stand on one page
     of a run, so that a lookup of many hardly ever waits for DRAM. between: called now and then. CorruptionError: a key
@@ -188,7 +191,7 @@ def expiries_of(wanted: Wanted, found: np.ndarray) -> np.ndarray:
     if isinstance(wanted, Ids):
         return np.empty(0, np.int64)
     expiries = _verified(wanted, found)[:, 2]
-    return expiries.take(np.flatnonzero(expiries))
+    return picked(expiries, np.flatnonzero(expiries))
 
 
 def _verified(keys: Keys, locations: np.ndarray) -> np.ndarray:

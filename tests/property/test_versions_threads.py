@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,19 +18,34 @@ import pmkv
 from tests.engines import at_the_same_time
 from tests.property.publisher import CAPACITY, A, B, filled
 
-SECONDS = 2.0
+SECONDS, PATIENCE = 2.0, 20.0
 ROUNDS = 4
 KEYS = [b"%d" % number for number in range(20)]
 TABLES = ("a", "c")
 PAIR = -1, b"pair"  # an id and a key that are written together, by transactions
 
 
-def until(end: float, work: Callable[[], object]) -> Callable[[], None]:
-    def run() -> None:
-        while time.monotonic() < end:
-            work()
+def again_and_again(least: int, *works: Callable[[], object]) -> None:
+    """At the same time: for some seconds, and until all of them came far enough to have met each other, however slow
+    the machine is."""
+    counts, end, failed = [0] * len(works), time.monotonic() + SECONDS, threading.Event()
 
-    return run
+    def goes_on() -> bool:
+        now = time.monotonic()
+        return not failed.is_set() and (now < end or (min(counts) < least and now < end + PATIENCE))
+
+    def repeat(which: int) -> None:
+        try:
+            while goes_on():
+                works[which]()
+                counts[which] += 1
+        except BaseException:
+            failed.set()
+            raise
+
+    with at_the_same_time(*[partial(repeat, which) for which in range(len(works))]):
+        pass
+    assert min(counts) >= least, f"somebody hardly came to it: {counts}"
 
 
 def write_version(view: pmkv.Store | pmkv.View, number: int) -> None:
@@ -45,7 +61,7 @@ class Publisher:
     """Makes versions, promotes them, goes back and undoes that, as fast as it can."""
 
     def __init__(self, store: pmkv.Store) -> None:
-        self.store, self.rng, self.number, self.switches = store, random.Random(1), 1, 0
+        self.store, self.rng, self.number = store, random.Random(1), 1
         for name in (*TABLES, "b"):
             store.create_table(name, ("f4", 4))
         write_version(store, 0)
@@ -63,7 +79,6 @@ class Publisher:
             store.rollback("first")
         elif "undo" in store.views():
             store.undo(force=True)
-        self.switches += 1
 
 
 def one(numbers: set[int], what: str) -> int:
@@ -73,7 +88,7 @@ def one(numbers: set[int], what: str) -> int:
 
 def test_nobody_sees_two_versions_mixed() -> None:
     with pmkv.open(pool=":memory:", capacity="256MiB") as store:
-        publisher, end, seen = Publisher(store), time.monotonic() + SECONDS, set()
+        publisher, seen = Publisher(store), set()
 
         def gather() -> None:
             rows = store.gather(dict.fromkeys(TABLES, A))
@@ -93,18 +108,15 @@ def test_nobody_sees_two_versions_mixed() -> None:
             batches = [rows for _, rows in store.table("c").scan(batch=len(A))]
             one(set(map(int, np.unique(batches[0]))), "a batch of a scan")
 
-        with at_the_same_time(
-            *[until(end, work) for work in (publisher.step, gather, get_many, table_get, pool, scan)]
-        ):
-            pass
-        assert publisher.switches > 5 and len(seen) > 3
+        again_and_again(12, publisher.step, gather, get_many, table_get, pool, scan)
+        assert len(seen) > 1
         store.check()
 
 
 def test_a_transaction_is_in_one_version_as_a_whole() -> None:
     """Whatever is promoted, rolled back and undone, what it wrote is there together or not at all."""
     with pmkv.open(pool=":memory:", capacity="256MiB") as store:
-        publisher, end, numbers = Publisher(store), time.monotonic() + SECONDS, iter(range(1, 1 << 40))
+        publisher, numbers = Publisher(store), iter(range(1, 1 << 40))
         id_, key = PAIR
 
         def transact() -> None:
@@ -125,9 +137,7 @@ def test_a_transaction_is_in_one_version_as_a_whole() -> None:
                 versions = {int(n) for name in TABLES for n in np.unique(store.table(name).get(A))}
                 one({*versions, *map(int, store.keyspace(1).get_many(KEYS))}, "a batch")
 
-        with at_the_same_time(*[until(end, work) for work in (publisher.step, transact, look, look_in_a_batch)]):
-            pass
-        assert next(numbers) > 50
+        again_and_again(50, publisher.step, transact, look, look_in_a_batch)
         store.check()
 
 
@@ -137,7 +147,7 @@ def test_what_others_write_meanwhile_stays(tmp_path: Path) -> None:
         for name in "ab":
             store.create_table(name, ("f4", 4))
         store.table("a").put(A, filled(0))
-        done, end, stop = {"b": 0, "k": 0}, time.monotonic() + SECONDS, threading.Event()
+        done, stop = {"b": 0, "k": 0}, threading.Event()
 
         def publish() -> None:
             number = int(store.table("a").get([0])[0, 0]) + 1
@@ -158,12 +168,12 @@ def test_what_others_write_meanwhile_stays(tmp_path: Path) -> None:
             done["k"] += 1
 
         def upkeep() -> None:
-            store.checkpoint()
-            stop.wait(0.05)
+            while not stop.wait(0.05):
+                store.checkpoint()
 
-        with at_the_same_time(*[until(end, work) for work in (publish, write, upkeep)]):
-            pass
-        assert store.version[0] > 10
+        with at_the_same_time(upkeep):
+            again_and_again(10, publish, write)
+            stop.set()
         nothing_is_missing(store, done)
         store.check()
     with pmkv.open(tmp_path, capacity=CAPACITY) as store:

@@ -13,7 +13,7 @@ from types import BuiltinFunctionType, SimpleNamespace
 import pytest
 
 from pmkv import turns
-from pmkv.turns import REST, TURN, Turns, rest
+from pmkv.turns import APART, REST, TURN, Stretch, Turns, rest
 from tests.engines import at_the_same_time
 
 
@@ -95,3 +95,44 @@ def test_what_pauses_may_end_the_work() -> None:
     with pytest.raises(InterruptedError):
         while True:
             work.give()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """Seconds that a test decides about, which begin at some time; and how long somebody slept."""
+    clock = SimpleNamespace(now=100.0, slept=0.0)
+
+    def sleep(seconds: float) -> None:
+        clock.slept += seconds
+
+    monkeypatch.setattr(turns, "time", SimpleNamespace(perf_counter=lambda: clock.now, sleep=sleep))
+    monkeypatch.setattr(turns.sys, "getswitchinterval", lambda: 0.005)
+    return clock
+
+
+def test_operations_one_behind_the_other_are_a_long_stretch_after_a_switch_interval(clock: SimpleNamespace) -> None:
+    stretch, long = Stretch(), []
+    for _ in range(1200):
+        if stretch.is_long():
+            long.append(round(clock.now - 100, 4))
+            stretch.rest()
+        clock.now += 0.00001
+    assert long == [0.005, 0.01] and clock.slept == pytest.approx(2 * REST)
+
+
+def test_who_holds_a_lock_when_it_is_time_rests_behind_the_next_one(clock: SimpleNamespace) -> None:
+    stretch = Stretch()
+    stretch.is_long()
+    for _ in range(6):
+        clock.now += 0.9 * APART
+        held = stretch.is_long()
+    assert held and stretch.is_long(), "still"
+    stretch.rest()
+    assert not stretch.is_long()
+
+
+def test_operations_now_and_then_are_no_stretch(clock: SimpleNamespace) -> None:
+    stretch = Stretch()
+    for _ in range(100):
+        assert not stretch.is_long()
+        clock.now += 1.1 * APART

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from pmkv.errors import FullError
+from pmkv.log import ahead, writer
 from pmkv.log import flusher as module
-from pmkv.log import writer
 from pmkv.log.flusher import Flusher
 from pmkv.log.format import Kind
 from pmkv.log.writer import Log
@@ -116,7 +116,7 @@ def test_none_never_syncs(start: Callable) -> None:
 def test_where_the_log_goes_on_is_made_ready_beside_the_writer(
     start: Callable, monkeypatch: pytest.MonkeyPatch, durability: str
 ) -> None:
-    monkeypatch.setattr(writer, "READY_LEAST", 4 << 10)
+    monkeypatch.setattr(ahead, "LEAST", 4 << 10)
     log = make_log(medium := a_medium(), durability)
     thread = start(log)
     for _ in range(20):
@@ -130,10 +130,7 @@ def test_where_the_log_goes_on_is_made_ready_beside_the_writer(
 
 def test_nothing_is_made_ready_for_what_is_stored_the_mediums_own_way(start: Callable) -> None:
     log = make_log(medium := a_medium())
-    log._follow([(0, 1 << 20)], 0)
-    assert log._ahead == 4 << 20
-    log._follow([(0, 1 << 20)], 600 << 10)
-    assert log._ahead == 0
+    log._ahead.follow([(0, 1 << 20)], 600 << 10)
     medium.ready.clear()
     start(log)
     for _ in range(3):

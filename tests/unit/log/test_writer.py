@@ -255,7 +255,7 @@ def test_what_a_medium_stored_its_own_way_is_counted_with_its_group() -> None:
                 log.end()
             if log._in_flight:
                 log._flush_group()
-                assert log._ahead == 0, "all of it was stored so: nothing is to be made ready"
+                assert log._ahead.length == 0, "all of it was stored so: nothing is to be made ready"
             log._take()
 
 

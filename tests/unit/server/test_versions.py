@@ -12,7 +12,7 @@ import pytest
 
 from tests.served import Raw, Served, request, served
 
-SECONDS = 2.0
+SECONDS, PATIENCE = 2.0, 20.0
 ROWS = np.arange(64, dtype="<i8")
 IDS = ROWS.tobytes()
 KEYS = [f"k{i}" for i in range(32)]
@@ -56,24 +56,28 @@ def test_no_batch_is_of_two_versions(server: Served) -> None:
         publisher("TABLE.CREATE", name, "DTYPE", "f4")
     fill(publisher, 1)
     publisher("SNAPSHOT.CREATE", "one")
-    end, counts, mixed = time.monotonic() + SECONDS, {}, []
+    looks = keys, tables, transaction
+    end, over, mixed = time.monotonic() + SECONDS, threading.Event(), []
+    seen: dict[Callable[[Raw], set[float]], set[float]] = {look: set() for look in looks}
 
     def read(look: Callable[[Raw], set[float]]) -> None:
-        client, seen = server.raw(), set()
-        while time.monotonic() < end:
+        client = server.raw()
+        while not over.is_set():
             found = look(client)
-            counts[look.__name__] = counts.get(look.__name__, 0) + 1
-            seen |= found
+            seen[look] |= found
             if len(found) != 1:
                 mixed.append((look.__name__, found))
-        counts[look.__name__, "seen"] = len(seen)
         client.close()
 
-    readers = [threading.Thread(target=read, args=[look]) for look in (keys, tables, transaction)]
+    readers = [threading.Thread(target=read, args=[look]) for look in looks]
     for reader in readers:
         reader.start()
     number = switches = 0
-    while time.monotonic() < end:
+
+    def have_met() -> bool:
+        return switches > 10 and all(len(versions) > 2 for versions in seen.values())
+
+    while (now := time.monotonic()) < end or (not have_met() and now < end + PATIENCE):
         number = number + 1
         name = f"b{number}"
         assert publisher("BRANCH.CREATE", name, "AT", "one") == ("+", b"OK")
@@ -84,10 +88,11 @@ def test_no_batch_is_of_two_versions(server: Served) -> None:
             assert publisher(*words) == ("+", b"OK")
             switches += 1
         assert publisher("VIEW.DELETE", name) == ("+", b"OK")
+    over.set()
     for reader in readers:
         reader.join()
     assert not mixed
     _, (count, _) = publisher("VIEW.WAIT", switches - 1, 1000)
     assert count == (":", b"%d" % switches)
-    assert switches > 10 and all(counts[look.__name__, "seen"] > 2 for look in (keys, tables, transaction)), counts
+    assert have_met(), (switches, seen)
     publisher.close()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from pmkv.compile import FEW
 from pmkv.kernels.hashing import place_of
-from pmkv.versions.wanted import PIECE, Ids, in_order, note_of, pieces
+from pmkv.versions.wanted import PIECE, Ids, in_order, note_of, picked, pieces
 
 
 def test_notes_are_looked_for_in_the_order_of_places() -> None:
@@ -28,3 +29,11 @@ def test_a_note_is_of_what_is_new_and_copies_what_a_caller_may_change() -> None:
     note = note_of(Ids(ids), locations, np.array([0, 7, 0], np.uint64))
     assert isinstance(note, Ids) and note.ids.tolist() == [3, 5] and not np.shares_memory(note.ids, ids)
     assert note_of(Ids(ids), locations, locations) is None
+
+
+@pytest.mark.parametrize("count", [0, 1, FEW, FEW + 1])
+def test_few_and_many_are_picked_alike(count: int) -> None:
+    which = np.random.default_rng(count).integers(0, 1000, count)
+    bounds = np.arange(2000).reshape(-1, 2)
+    assert picked(bounds, which).tolist() == [[2 * i, 2 * i + 1] for i in which.tolist()]
+    assert picked(bounds[:, 1], which).tolist() == [2 * i + 1 for i in which.tolist()]
