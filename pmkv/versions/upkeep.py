@@ -27,6 +27,7 @@ from ..log.writer import Log
 from ..turns import give_way, go_on, rest
 from .catalog import Catalog
 from .chain import Lookup, merged, netted
+from .dram import wanted_at
 from .fold import Fold, Spanning, folds_of, span_of, together
 from .layer import Layer, Mutable, Portion, Tally, Tree, live_of
 from .names import Key
@@ -34,6 +35,8 @@ from .state import State, ViewState, from_records, name_of
 from .wanted import Keys, lives
 
 NAMED = 2048  # keys read at a time: a long list would hold the interpreter
+MANY = 8  # closed runs of a layer, beyond which neighbours are joined before they are written
+SMALL, JOINED = 1 << 14, 1 << 18  # entries at most, of one that is joined, and of several together
 Steps = Generator[None, None, None]
 NOBODY = np.uint64(0)  # the owner of records that are not verified
 
@@ -60,10 +63,6 @@ class Closed:
             tuple(mutable for one in below for mutable in one.closed),
             tuple(run for one in (layer, *below) for run in one.runs),
         )  # fmt: skip
-
-    def beneath(self, first: int) -> Lookup:
-        """What is below the run `first - 1` of them."""
-        return Lookup((*self.runs[first:], *self.lower), self.below, np.uint64(self.tree.seed))
 
 
 @dataclass
@@ -242,34 +241,65 @@ class Upkeep:
 
     def _write_closed(self, out: Appender, closed: Closed, last: int) -> Generator[None, None, RunInfo]:
         """The closed runs of one layer as one run."""
-        runs = closed.runs
-        for i, mutable in enumerate(runs):
-            below = closed.beneath(i + 1)
-            while portion := mutable.tally.portion():
-                self._count(mutable.tally, portion, below)
-                yield
-        tallies = [mutable.tally for mutable in runs]
-        is_known = not any(tally.is_unknown for tally in tallies)
-        added, gone = netted(
-            np.array([expiry for tally in tallies for expiry in tally.expiries], np.int64),
-            np.array([expiry for tally in tallies for expiry in tally.gone], np.int64),
-        )
-        return (
-            yield from write_run(
-                out,
-                [mutable.index for mutable in runs],
-                pool_data=self._log.data,
-                width=closed.tree.width,
-                seed=np.uint64(closed.tree.seed),
-                segments=self._segments,
-                bottom=not (closed.lower or closed.below),
-                live=sum(mutable.index.live - mutable.tally.covered for mutable in runs) if is_known else None,
-                added=added,
-                gone=gone,
-                first=runs[-1].first,
-                last=last,
+        runs, made = closed.runs, []
+        try:
+            sources = yield from self._counted(closed, made)
+            tallies = [mutable.tally for mutable in runs]
+            is_known = not any(tally.is_unknown for tally in tallies)
+            added, gone = netted(
+                np.array([expiry for tally in tallies for expiry in tally.expiries], np.int64),
+                np.array([expiry for tally in tallies for expiry in tally.gone], np.int64),
             )
-        )
+            return (
+                yield from write_run(
+                    out,
+                    [mutable.index for mutable in sources],
+                    pool_data=self._log.data,
+                    width=closed.tree.width,
+                    seed=np.uint64(closed.tree.seed),
+                    segments=self._segments,
+                    bottom=not (closed.lower or closed.below),
+                    live=sum(mutable.index.live - mutable.tally.covered for mutable in runs) if is_known else None,
+                    added=added,
+                    gone=gone,
+                    first=runs[-1].first,
+                    last=last,
+                )
+            )
+        finally:
+            for mutable in made:
+                mutable.dead = True
+                mutable.release(self._log.lock)
+
+    def _counted(self, closed: Closed, made: list[Mutable]) -> Generator[None, None, list[Mutable]]:
+        """Settle all tallies, from the oldest run on. Returns what the runs say together, newest first: the runs, or in
+        place of many small neighbours one that is made of them, and noted in `made`. Each would else be looked up in
+        all below it, and be merged with all others window by window."""
+        tree, sources = closed.tree, list[Mutable]()
+        for group in reversed(neighbours(closed.runs)):
+            if len(group) > 1:
+                count = sum(mutable.index.count for mutable in group)
+                made.append(Mutable(tree.dram.heap, tree.seed, count, self._log.lock))
+                sources.insert(0, made[-1])
+            for mutable in reversed(group):
+                below = Lookup((*sources, *closed.lower), closed.below, np.uint64(tree.seed))
+                while portion := mutable.tally.portion():
+                    self._count(mutable.tally, portion, below)
+                    yield
+                if len(group) > 1:
+                    self._between()
+                    self._enter(tree, mutable, sources[0])
+            if len(group) == 1:
+                sources.insert(0, group[0])
+            yield
+        return sources
+
+    def _enter(self, tree: Tree, newer: Mutable, joined: Mutable) -> None:
+        """What it says wins."""
+        for _, words, locations in newer.index.walk():
+            if words.size:
+                wanted = wanted_at(tree, words, locations, self._log.data, NOBODY)
+                wanted.enter(joined.index, locations, self._log.lock)
 
     def _count(self, tally: Tally, portion: Portion, below: Lookup) -> None:
         """Damage concerns who reads there, and the count; the checkpoint is everybody's."""
@@ -401,6 +431,21 @@ class Upkeep:
                 last=inputs[0].info.last,
             )
         )
+
+
+def neighbours(runs: tuple[Mutable, ...]) -> list[list[Mutable]]:
+    """The same in groups, of small ones where there are many."""
+    groups: list[list[Mutable]] = []
+    room = -1
+    for mutable in runs:
+        count = mutable.index.count
+        if len(runs) <= MANY or count > SMALL or count > room:
+            groups.append([mutable])
+            room = JOINED - count if count <= SMALL else -1
+        else:
+            groups[-1].append(mutable)
+            room -= count
+    return groups
 
 
 def with_run(state: State, closed: Closed, run: Run) -> State:

@@ -11,6 +11,7 @@ import orjson
 
 from pmkv.index.hot import HotIndex
 from pmkv.index.run import Run, RunInfo
+from pmkv.kernels.location import DELETE
 from pmkv.keyspace import Keyspace
 from pmkv.log.format import Frame
 from pmkv.log.replay import LogEnd, Replay
@@ -26,6 +27,7 @@ from tests.crash.mutants import MUTANTS, Patch, mutant
 
 init, checkpoint, commit, tidy = Upkeep.__init__, Upkeep.checkpoint, Upkeep._commit, Upkeep.tidy
 write_run, close, adopt = upkeep_module.write_run, Layer.close, Layer.adopt
+neighbours, wanted_at = upkeep_module.neighbours, upkeep_module.wanted_at
 others = set(MUTANTS)
 
 
@@ -166,6 +168,25 @@ def _() -> list[Patch]:
 @mutant("what is older wins in a fold")
 def _() -> list[Patch]:
     return [(upkeep_module, "write_run", lambda out, sources, **how: write_run(out, sources[::-1], **how))]
+
+
+@mutant("of closed runs that are joined the older one wins")
+def _() -> list[Patch]:
+    return [(upkeep_module, "neighbours", lambda runs: [group[::-1] for group in neighbours(runs)])]
+
+
+@mutant("closed runs that are joined lose their deletes")
+def _() -> list[Patch]:
+    def lost(tree: Tree, words: Any, locations: Any, *rest: Any) -> Any:
+        locations &= ~DELETE
+        return wanted_at(tree, words, locations, *rest)
+
+    return [(upkeep_module, "wanted_at", lost)]
+
+
+@mutant("a checkpoint counts what closed runs below have, too, as new")
+def _() -> list[Patch]:
+    return [(upkeep_module, "Lookup", lambda closed, runs, seed: Lookup((), runs, seed))]
 
 
 @mutant("what lies below a run is not looked at when it is counted")
