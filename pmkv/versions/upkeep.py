@@ -27,18 +27,15 @@ from ..log.writer import Log
 from ..turns import give_way, go_on, rest
 from .catalog import Catalog
 from .chain import Lookup, merged, netted
-from .dram import wanted_at
 from .fold import Fold, Spanning, folds_of, span_of, together
+from .joining import NOBODY, can_be_read, enter, neighbours
 from .layer import Layer, Mutable, Portion, Tally, Tree, live_of
 from .names import Key
 from .state import State, ViewState, from_records, name_of
 from .wanted import Keys, lives
 
 NAMED = 2048  # keys read at a time: a long list would hold the interpreter
-MANY = 8  # closed runs of a layer, beyond which neighbours are joined before they are written
-SMALL, JOINED = 1 << 14, 1 << 18  # entries at most, of one that is joined, and of several together
 Steps = Generator[None, None, None]
-NOBODY = np.uint64(0)  # the owner of records that are not verified
 
 
 @dataclass(frozen=True)
@@ -273,13 +270,12 @@ class Upkeep:
 
     def _counted(self, closed: Closed, made: list[Mutable]) -> Generator[None, None, list[Mutable]]:
         """Settle all tallies, from the oldest run on. Returns what the runs say together, newest first: the runs, or in
-        place of many small neighbours one that is made of them, and noted in `made`. Each would else be looked up in
-        all below it, and be merged with all others window by window."""
-        tree, sources = closed.tree, list[Mutable]()
-        for group in reversed(neighbours(closed.runs)):
+        place of many small neighbours one that is made of them, and noted in `made`."""
+        tree, lock, sources = closed.tree, self._log.lock, list[Mutable]()
+        for group in reversed((yield from self._groups(closed))):
             if len(group) > 1:
                 count = sum(mutable.index.count for mutable in group)
-                made.append(Mutable(tree.dram.heap, tree.seed, count, self._log.lock))
+                made.append(Mutable(tree.dram.heap, tree.seed, count, lock))
                 sources.insert(0, made[-1])
             for mutable in reversed(group):
                 below = Lookup((*sources, *closed.lower), closed.below, np.uint64(tree.seed))
@@ -288,18 +284,20 @@ class Upkeep:
                     yield
                 if len(group) > 1:
                     self._between()
-                    self._enter(tree, mutable, sources[0])
+                    enter(tree, mutable, sources[0], self._log.data, lock)
             if len(group) == 1:
                 sources.insert(0, group[0])
             yield
         return sources
 
-    def _enter(self, tree: Tree, newer: Mutable, joined: Mutable) -> None:
-        """What it says wins."""
-        for _, words, locations in newer.index.walk():
-            if words.size:
-                wanted = wanted_at(tree, words, locations, self._log.data, NOBODY)
-                wanted.enter(joined.index, locations, self._log.lock)
+    def _groups(self, closed: Closed) -> Generator[None, None, list[list[Mutable]]]:
+        """Of runs that are joined."""
+        groups, data, hash_words = neighbours(closed.runs), self._log.data, self._log.pool.hash_words
+        for mutable in closed.runs if closed.tree.keyed and len(groups) < len(closed.runs) else ():
+            if not can_be_read(mutable, data, hash_words):
+                return [[one] for one in closed.runs]
+            yield
+        return groups
 
     def _count(self, tally: Tally, portion: Portion, below: Lookup) -> None:
         """Damage concerns who reads there, and the count; the checkpoint is everybody's."""
@@ -431,21 +429,6 @@ class Upkeep:
                 last=inputs[0].info.last,
             )
         )
-
-
-def neighbours(runs: tuple[Mutable, ...]) -> list[list[Mutable]]:
-    """The same in groups, of small ones where there are many."""
-    groups: list[list[Mutable]] = []
-    room = -1
-    for mutable in runs:
-        count = mutable.index.count
-        if len(runs) <= MANY or count > SMALL or count > room:
-            groups.append([mutable])
-            room = JOINED - count if count <= SMALL else -1
-        else:
-            groups[-1].append(mutable)
-            room -= count
-    return groups
 
 
 def with_run(state: State, closed: Closed, run: Run) -> State:

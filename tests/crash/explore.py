@@ -41,8 +41,7 @@ from pmkv.log.pool import Pool
 from pmkv.media.base import Granularity
 from pmkv.media.simulated import SimulatedMedium
 from pmkv.versions import fold as fold_module
-from pmkv.versions import heads
-from pmkv.versions import upkeep as upkeep_module
+from pmkv.versions import heads, joining
 from pmkv.versions.catalog import LmdbCatalog
 from pmkv.versions.names import PREFIX, Key, group_of
 from tests.crash.damage import silent_damage, silent_loss
@@ -332,7 +331,7 @@ def reproducible(seed: int, tier: int = 2) -> Iterator[None]:
             (fold_module, "QUIET_TIER", tier),
             (table, "FEW", 1),
             (fold_module, "MOST", 4),
-            (upkeep_module, "MANY", 1 if seed % 2 else 8),
+            (joining, "MANY", 1 if seed % 2 else 8),
         ):
             stack.enter_context(patch.object(target, attribute, value))
         yield

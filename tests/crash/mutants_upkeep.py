@@ -15,6 +15,7 @@ from pmkv.kernels.location import DELETE
 from pmkv.keyspace import Keyspace
 from pmkv.log.format import Frame
 from pmkv.log.replay import LogEnd, Replay
+from pmkv.versions import joining
 from pmkv.versions import upkeep as upkeep_module
 from pmkv.versions.chain import Chain, Lookup
 from pmkv.versions.layer import Covered, Layer, Mutable, Portion, Tally, Tree
@@ -27,7 +28,7 @@ from tests.crash.mutants import MUTANTS, Patch, mutant
 
 init, checkpoint, commit, tidy = Upkeep.__init__, Upkeep.checkpoint, Upkeep._commit, Upkeep.tidy
 write_run, close, adopt = upkeep_module.write_run, Layer.close, Layer.adopt
-neighbours, wanted_at = upkeep_module.neighbours, upkeep_module.wanted_at
+neighbours, wanted_at = upkeep_module.neighbours, joining.wanted_at
 others = set(MUTANTS)
 
 
@@ -181,7 +182,7 @@ def _() -> list[Patch]:
         locations &= ~DELETE
         return wanted_at(tree, words, locations, *rest)
 
-    return [(upkeep_module, "wanted_at", lost)]
+    return [(joining, "wanted_at", lost)]
 
 
 @mutant("a checkpoint counts what closed runs below have, too, as new")
