@@ -15,7 +15,6 @@ from collections.abc import Callable
 
 TURN = 0.001  # seconds of Python at most
 REST = 0.00005
-APART = 0.001  # seconds between operations that are no stretch: others had their time
 LONG = 0.001  # seconds that a core is given away: others are busy there all the time
 SPARED = 4  # times as long nothing is given away after that: a fifth of what is one's due, at most, goes to them
 SLICE = 3_000_000  # ns; who has a shorter one interrupts it. Linux before 6.12 knows no such thing
@@ -106,12 +105,13 @@ class Stretch:
         self._since = self._last = 0.0
 
     def is_long(self) -> bool:
-        """An operation ended: has it gone on for as long as CPython, too, lets others wait?"""
-        now, last = time.perf_counter(), self._last
-        self._last = now
-        if now - last > APART:
+        """An operation ended: has it gone on for as long as CPython, too, lets others wait? A new one begins where
+        nothing ended for so long, as they had their time then."""
+        now, interval = time.perf_counter(), sys.getswitchinterval()
+        if now - self._last > interval:
             self._since = now
-        return now - self._since > sys.getswitchinterval()
+        self._last = now
+        return now - self._since > interval
 
     def rest(self) -> None:
         """By who holds no lock."""

@@ -24,6 +24,7 @@ FLAG_PARTS = 32  # of a record: the value stands in PART frames, listed here
 ABSENT, DAMAGED = -1, -2
 PREFETCHED = 512  # bytes of a row asked for ahead; behind that the processor has seen the pattern
 PIECE = 1 << 20  # bytes of rows that are copied, then verified
+FEW_ROWS = 64  # whose checks keep the interpreter: of any width
 
 
 @njit(inline="always")
@@ -162,7 +163,7 @@ def read_expiries(data, locations, expiries):
             expiries[i] = np.int64(load64(data, location.offset_of(locations[i]) + 8))
 
 
-@kernel(BYTES, INT, IDS, INT, WORD, U64, brief=2)
+@kernel(BYTES, INT, IDS, INT, WORD, U64, brief=2, few=FEW_ROWS)
 def locate_rows(data, at, ids, width, owner, locations):
     """locations[i] of rows of `width` bytes that stand one behind the other at data[at:]."""
     for i in range(ids.size):

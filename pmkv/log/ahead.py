@@ -1,6 +1,6 @@
 """What stands behind the log's end, and is to be made ready to be stored to: fresh pages take a fault each.
 
-Assumes: under the lock, but for `is_due`, whose answer is out of date at worst.
+Assumes: `next` is called under the lock. `follow` and `is_due` need none: what they say may be out of date.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ class Deferral:
 
 
 class Waiting(threading.local):
-    """The deferral that a thread is in, and its operations without one."""
+    """The deferral that a thread is in, and how long its operations go on."""
 
     deferral: Deferral | None = None
 

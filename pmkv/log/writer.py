@@ -309,7 +309,7 @@ class Log:
         """A result depends on everything up to this LSN: wait until it may be revealed, or note it where waiting
         is deferred."""
         deferral = self.waiting.deferral
-        if deferral is None and self.waiting.stretch.is_long() and not self.is_locked_by_me:
+        if self.waiting.stretch.is_long() and deferral is None and not self.is_locked_by_me:
             self.waiting.stretch.rest()
         if lsn <= self.durable:
             return

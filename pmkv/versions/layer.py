@@ -77,9 +77,10 @@ class Tally:
 
     def portion(self, most: int = LOOKED_UP) -> Portion | None:
         """What is to be looked at next, about so many words; None if there is nothing."""
-        ends = accumulate(note.words.size for note in self._notes)
-        count = next((i for i, end in enumerate(ends, 1) if end >= most), len(self._notes))
-        return Portion(self._first, self._notes[:count]) if count else None
+        first, notes = self._first, self._notes[:]  # in this order: whoever settles some meanwhile makes this late
+        ends = accumulate(note.words.size for note in notes)
+        count = next((i for i, end in enumerate(ends, 1) if end >= most), len(notes))
+        return Portion(first, notes[:count]) if count else None
 
     def settle(self, portion: Portion, covered: Covered) -> None:
         """It was looked for below. Under the lock; whoever is second changes nothing."""

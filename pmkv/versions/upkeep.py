@@ -292,11 +292,13 @@ class Upkeep:
 
     def _groups(self, closed: Closed) -> Generator[None, None, list[list[Mutable]]]:
         """Of runs that are joined."""
-        groups, data, hash_words = neighbours(closed.runs), self._log.data, self._log.pool.hash_words
-        for mutable in closed.runs if closed.tree.keyed and len(groups) < len(closed.runs) else ():
-            if not can_be_read(mutable, data, hash_words):
-                return [[one] for one in closed.runs]
-            yield
+        groups: list[list[Mutable]] = []
+        for group in neighbours(closed.runs):
+            is_whole = True
+            for mutable in group if closed.tree.keyed and len(group) > 1 else ():
+                is_whole &= can_be_read(mutable, self._log.data, self._log.pool.hash_words)
+                yield
+            groups += [group] if is_whole else [[mutable] for mutable in group]
         return groups
 
     def _count(self, tally: Tally, portion: Portion, below: Lookup) -> None:

@@ -13,7 +13,7 @@ from types import BuiltinFunctionType, SimpleNamespace
 import pytest
 
 from pmkv import turns
-from pmkv.turns import APART, REST, TURN, Stretch, Turns, rest
+from pmkv.turns import REST, TURN, Stretch, Turns, rest
 from tests.engines import at_the_same_time
 
 
@@ -124,7 +124,7 @@ def test_who_holds_a_lock_when_it_is_time_rests_behind_the_next_one(clock: Simpl
     stretch = Stretch()
     stretch.is_long()
     for _ in range(6):
-        clock.now += 0.9 * APART
+        clock.now += 0.0009
         held = stretch.is_long()
     assert held and stretch.is_long(), "still"
     stretch.rest()
@@ -135,4 +135,14 @@ def test_operations_now_and_then_are_no_stretch(clock: SimpleNamespace) -> None:
     stretch = Stretch()
     for _ in range(100):
         assert not stretch.is_long()
-        clock.now += 1.1 * APART
+        clock.now += 0.0051
+
+
+def test_operations_of_some_milliseconds_are_one(clock: SimpleNamespace) -> None:
+    stretch, long = Stretch(), 0
+    for _ in range(100):
+        if stretch.is_long():
+            long += 1
+            stretch.rest()
+        clock.now += 0.003
+    assert long == 49, "each second one"

@@ -77,20 +77,22 @@ def test_no_batch_is_of_two_versions(server: Served) -> None:
     def have_met() -> bool:
         return switches > 10 and all(len(versions) > 2 for versions in seen.values())
 
-    while (now := time.monotonic()) < end or (not have_met() and now < end + PATIENCE):
-        number = number + 1
-        name = f"b{number}"
-        assert publisher("BRANCH.CREATE", name, "AT", "one") == ("+", b"OK")
-        assert publisher("VIEW.USE", name) == ("+", b"OK")
-        fill(publisher, number + 1)
-        assert publisher("VIEW.USE", "main") == ("+", b"OK")
-        for words in (["BRANCH.PROMOTE", name, "FORCE"], ["SNAPSHOT.ROLLBACK", "one"], ["VIEW.UNDO"]):
-            assert publisher(*words) == ("+", b"OK")
-            switches += 1
-        assert publisher("VIEW.DELETE", name) == ("+", b"OK")
-    over.set()
-    for reader in readers:
-        reader.join()
+    try:
+        while (now := time.monotonic()) < end or (not have_met() and now < end + PATIENCE):
+            number = number + 1
+            name = f"b{number}"
+            assert publisher("BRANCH.CREATE", name, "AT", "one") == ("+", b"OK")
+            assert publisher("VIEW.USE", name) == ("+", b"OK")
+            fill(publisher, number + 1)
+            assert publisher("VIEW.USE", "main") == ("+", b"OK")
+            for words in (["BRANCH.PROMOTE", name, "FORCE"], ["SNAPSHOT.ROLLBACK", "one"], ["VIEW.UNDO"]):
+                assert publisher(*words) == ("+", b"OK")
+                switches += 1
+            assert publisher("VIEW.DELETE", name) == ("+", b"OK")
+    finally:
+        over.set()
+        for reader in readers:
+            reader.join()
     assert not mixed
     _, (count, _) = publisher("VIEW.WAIT", switches - 1, 1000)
     assert count == (":", b"%d" % switches)
