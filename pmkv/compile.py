@@ -32,7 +32,7 @@ CHECKED = bool(numba.config.BOUNDSCHECK)
 
 
 # Elements up to which a call keeps the interpreter. It takes some ten microseconds; who hands the interpreter over
-# meanwhile waits a hundred to get it back, if another thread wants it, too: or else has kept that from asking for it
+# meanwhile waits a hundred to get it back, if another thread wants it, too; if not that long, the other one waits anew
 # (see `turns.Stretch`).
 FEW = 512
 FEW_ON_DISK = 16  # of a kernel that may have to wait for the disk: others would wait with it

@@ -99,7 +99,7 @@ class Stretch:
 
     Each lets go of the interpreter, for moments too short for others to wake up in; and those who wait ask for it, in
     CPython, only if there was no such moment for a whole switch interval. Beside a thread that never paused, who wrote
-    a row, or went back to another version, waited for a second and more."""
+    a row, or went back to another version, waited for many of them."""
 
     def __init__(self) -> None:
         self._since = self._last = 0.0

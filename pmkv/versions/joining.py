@@ -1,5 +1,5 @@
 """Many small closed runs of a layer as one, before a checkpoint writes them: each would else be looked up in all below
-it, and be merged with all others window by window. They are left where somebody publishes without a pause.
+it, and be merged with all others window by window. Many are there where somebody publishes without a pause.
 
 Assumes: a checkpoint holds the runs, so that nothing is entered in them and nobody gives their memory back.
 """
@@ -37,7 +37,7 @@ def neighbours(runs: tuple[Mutable, ...]) -> list[list[Mutable]]:
 
 def can_be_read(mutable: Mutable, data: np.ndarray, hash_words: tuple[np.uint64, ...]) -> bool:
     """Have all keys that hash? If a damaged record hides its key, whoever asks for that has to meet it before an older
-    one: so it stays in a run of its own."""
+    one: so its group is not joined."""
     for _, words, locations in mutable.index.walk():
         key_bounds(data, locations, bounds := np.empty((words.size, 2), np.int64))
         if (bounds[:, 1] > data.size).any():

@@ -238,7 +238,8 @@ class Upkeep:
 
     def _write_closed(self, out: Appender, closed: Closed, last: int) -> Generator[None, None, RunInfo]:
         """The closed runs of one layer as one run."""
-        runs, made = closed.runs, []
+        runs = closed.runs
+        made: list[Mutable] = []
         try:
             sources = yield from self._counted(closed, made)
             tallies = [mutable.tally for mutable in runs]
@@ -271,7 +272,8 @@ class Upkeep:
     def _counted(self, closed: Closed, made: list[Mutable]) -> Generator[None, None, list[Mutable]]:
         """Settle all tallies, from the oldest run on. Returns what the runs say together, newest first: the runs, or in
         place of many small neighbours one that is made of them, and noted in `made`."""
-        tree, lock, sources = closed.tree, self._log.lock, list[Mutable]()
+        tree, lock = closed.tree, self._log.lock
+        sources: list[Mutable] = []
         for group in reversed((yield from self._groups(closed))):
             if len(group) > 1:
                 count = sum(mutable.index.count for mutable in group)

@@ -25,14 +25,17 @@ TABLES = ("a", "c")
 PAIR = -1, b"pair"  # an id and a key that are written together, by transactions
 
 
-def again_and_again(least: int, *works: Callable[[], object]) -> None:
+def again_and_again(least: int, *works: Callable[[], object], met: Callable[[], bool] = lambda: True) -> None:
     """At the same time: for some seconds, and until all of them came far enough to have met each other, however slow
-    the machine is."""
+    the machine is. met: have they, by what they saw?"""
     counts, end, failed = [0] * len(works), time.monotonic() + SECONDS, threading.Event()
+
+    def is_enough() -> bool:
+        return min(counts) >= least and met()
 
     def goes_on() -> bool:
         now = time.monotonic()
-        return not failed.is_set() and (now < end or (min(counts) < least and now < end + PATIENCE))
+        return not failed.is_set() and (now < end or (not is_enough() and now < end + PATIENCE))
 
     def repeat(which: int) -> None:
         try:
@@ -45,7 +48,7 @@ def again_and_again(least: int, *works: Callable[[], object]) -> None:
 
     with at_the_same_time(*[partial(repeat, which) for which in range(len(works))]):
         pass
-    assert min(counts) >= least, f"somebody hardly came to it: {counts}"
+    assert is_enough(), f"somebody hardly came to it, or saw too little: {counts}"
 
 
 def write_version(view: pmkv.Store | pmkv.View, number: int) -> None:
@@ -108,8 +111,8 @@ def test_nobody_sees_two_versions_mixed() -> None:
             batches = [rows for _, rows in store.table("c").scan(batch=len(A))]
             one(set(map(int, np.unique(batches[0]))), "a batch of a scan")
 
-        again_and_again(12, publisher.step, gather, get_many, table_get, pool, scan)
-        assert len(seen) > 1
+        works = publisher.step, gather, get_many, table_get, pool, scan
+        again_and_again(12, *works, met=lambda: len(seen) > 3)
         store.check()
 
 
