@@ -22,7 +22,7 @@ COPY pmkv pmkv
 COPY server server
 RUN pip install --no-cache-dir . && python -m compileall -q /opt/pmkv/lib
 WORKDIR /
-RUN python -m pmkv.kernels && python -c 'import pmkv_server.main'
+RUN python -m pmkv.kernels && python -c 'import pmkv_server.server'
 
 FROM cpu-${TARGETARCH} AS runtime
 # libpmem1: for pools on persistent memory (--pool /dev/dax0.0 or a file on fsdax); a plain file does without.

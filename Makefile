@@ -11,7 +11,7 @@ DEMO    := $(VENV)/.demo
 DEV     := $(VENV)/.dev
 KERNELS := $(VENV)/.kernels
 PIP     := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile
-KERNEL_TESTS := $(BIN)/python -m pytest -q tests/unit/kernels tests/unit/test_compile.py
+KERNEL_TESTS := $(BIN)/python -m pytest -q tests/unit/kernels tests/unit/runtime/test_jit.py
 
 # pip compiles every file of every package, Python only those that are used, and keeps them: the faster way to a cold start.
 # It needs Python to be allowed to keep them.
@@ -68,8 +68,8 @@ $(DEV): $(RUNTIME) client/pyproject.toml
 
 # numba does not notice that a function compiled into another one changed, and would keep checked kernels where it keeps
 # unchecked ones: so a changed kernel drops the whole cache, and the checked ones have a cache of their own.
-$(KERNELS): $(RUNTIME) pmkv/compile.py $(wildcard pmkv/kernels/*.py) server/resp.py server/replies.py server/patterns.py server/sockets.py
+$(KERNELS): $(RUNTIME) pmkv/runtime/jit.py $(wildcard pmkv/kernels/*.py) server/pmkv_server/resp/scan.py server/pmkv_server/resp/replies.py server/pmkv_server/resp/glob.py server/pmkv_server/net/transport.py
 	@echo "Compiling the kernels (once, and again when one changes) ..."
-	@rm -rf pmkv/kernels/__pycache__ server/__pycache__ $(VENV)/boundscheck
-	@$(BIN)/python -c 'import pmkv_server.main' & $(BIN)/python -m pmkv.kernels && wait $$!
+	@rm -rf pmkv/kernels/__pycache__ server/pmkv_server/*/__pycache__ $(VENV)/boundscheck
+	@$(BIN)/python -c 'import pmkv_server.server' & $(BIN)/python -m pmkv.kernels && wait $$!
 	@touch $@

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from pmkv.sizes import parse_size
+from pmkv.runtime.sizes import parse_size
 
 from . import report
 from .servers import BenchError, scratch

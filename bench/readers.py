@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 import pmkv_client
-from pmkv.turns import step_back
+from pmkv.runtime.scheduling import lower_priority
 
 from . import servers
 from .measure import Figure, Ratio
@@ -82,7 +82,7 @@ def load(port: int, name: str, size: int, piece: int, wishes: Connection) -> Non
 
 def in_background(function: Callable[..., None], *arguments: object) -> None:
     """With the lowest priority, and interrupted by whoever wakes up."""
-    step_back(19)
+    lower_priority(19)
     function(*arguments)
 
 

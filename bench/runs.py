@@ -20,7 +20,7 @@ import numpy as np
 
 import pmkv
 from pmkv import store as stores
-from pmkv.versions import fold
+from pmkv.maintenance import compaction_policy as fold
 
 from .measure import Comparison, Figure, in_pairs
 from .servers import BenchError
@@ -42,7 +42,7 @@ def rows_of(ids: np.ndarray) -> np.ndarray:
 @contextlib.contextmanager
 def opened(folder: Path, ids: int, dram: str) -> Iterator[pmkv.Store]:
     """The store, which checkpoints and folds only when it is told to."""
-    stores.DUE, fold.foldable = float("inf"), lambda layer, sealed, at_rest: ()
+    stores.DUE, fold.compactable = float("inf"), lambda layer, sealed, at_rest: ()
     with pmkv.open(folder, capacity=f"{4 + 2 * ids * 80 // (1 << 30)}GiB", dram=dram) as store:
         yield store
 
@@ -115,7 +115,7 @@ def compare(folder: Path, ids: int, rounds: int, answer: Connection) -> None:
 def fold_all(folder: Path, ids: int, answer: Connection) -> None:
     """Make `four` one run; answer with its bytes an id, and those of all files of runs."""
     with opened(folder, ids, "64KiB") as store:
-        fold.foldable = lambda layer, sealed, at_rest: layer.runs if len(layer.runs) > 1 else ()
+        fold.compactable = lambda layer, sealed, at_rest: layer.runs if len(layer.runs) > 1 else ()
         store.checkpoint()
         four = store.table("four").chain
         deadline = time.monotonic() + 120

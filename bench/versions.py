@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 import pmkv
-from pmkv import directory
+from pmkv import data_directory
 from pmkv.media import dax
 
 from . import readers
@@ -134,7 +134,7 @@ def time_on_dax(folder: Path, rounds: int, ids: int, answer: Connection) -> None
     figures = []
     with contextlib.suppress(dax.NotDaxError), tempfile.TemporaryDirectory(dir=DRAM) as pool:
         dax.libpmem()
-        directory.DaxMedium = functools.partial(dax.DaxMedium, force=True)
+        data_directory.DaxMedium = functools.partial(dax.DaxMedium, force=True)
         with filled(folder, ids, pool=Path(pool, "pool"), require="cache_line") as store:
             timed = Timed(store, ids)
             medians = [timed.round() for _ in range(rounds + 1)][1:]

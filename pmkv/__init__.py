@@ -9,28 +9,30 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Keyspace", "Spans", "Stats", "Store", "Table", "View", "ViewInfo", "errors", "open"]
+__all__ = ["BytesArray", "Keyspace", "Spans", "Stats", "Store", "Table", "View", "ViewInfo", "errors", "open"]
 
 if TYPE_CHECKING:
     from . import errors
-    from .items import Spans
-    from .keyspace import Keyspace
+    from .engine.byte_batch import BytesArray
+    from .engine.byte_batch import BytesArray as Spans
+    from .engine.keyspace import Keyspace
+    from .engine.table import Table
     from .stats import Stats
     from .store import Store
     from .store import open_store as open
-    from .table import Table
-    from .versions.heads import ViewInfo
+    from .versions.view_set import ViewInfo
     from .view import View
 
 _PLACES = {
     "open": ("store", "open_store"),
     "Store": ("store", "Store"),
     "Stats": ("stats", "Stats"),
-    "Table": ("table", "Table"),
-    "Keyspace": ("keyspace", "Keyspace"),
-    "Spans": ("items", "Spans"),
+    "Table": ("engine.table", "Table"),
+    "Keyspace": ("engine.keyspace", "Keyspace"),
+    "BytesArray": ("engine.byte_batch", "BytesArray"),
+    "Spans": ("engine.byte_batch", "BytesArray"),
     "View": ("view", "View"),
-    "ViewInfo": ("versions.heads", "ViewInfo"),
+    "ViewInfo": ("versions.view_set", "ViewInfo"),
 }
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .engine import Engine
+from .engine.engine import Engine
 from .errors import CorruptionError
 from .log.format import epoch_of
 

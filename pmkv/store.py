@@ -18,19 +18,19 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 
-from . import directory
-from .background import Background
-from .engine import Engine
+from . import data_directory
+from .engine.engine import Engine
+from .engine.version_plan import KeyspaceChoice, TableNames
 from .errors import ClosedError, CorruptionError, FlushError, FullError, InvalidError, PmkvError
-from .log.deferral import Deferral
-from .log.entering import Entering
+from .log.durability import DurabilityWait
 from .log.flusher import Flusher
 from .log.format import epoch_of
-from .plans import Keys, Tables
-from .sizes import parse_size
+from .log.publishing import BatchPublisher
+from .runtime.background import Background
+from .runtime.scheduling import yield_cpu
+from .runtime.sizes import parse_size
 from .stats import Stats, stats_of
-from .turns import give_way
-from .versions.heads import MAIN, ViewInfo
+from .versions.view_set import MAIN, ViewInfo
 from .view import View
 
 HOT_SHARE = 4  # of the DRAM budget, hot words take one in so many parts
@@ -78,7 +78,7 @@ def open_store(
     budget, attempts = parse_size(dram), READER_ATTEMPTS if readonly else 1
     while True:
         attempts -= 1
-        place = directory.Directory(path, pool, parse_size(capacity), require, readonly)
+        place = data_directory.DataDirectory(path, pool, parse_size(capacity), require, readonly)
         try:
             found, hot = place.open_pool(), budget // HOT_SHARE
             engine = Engine(found, durability, readonly, verify_reads, files=place.open_files(), hot=hot)
@@ -94,7 +94,7 @@ class Store(View):
     """One open data directory, and its view `main`. Safe for threads; not for forked children, which get
     ClosedError."""
 
-    def __init__(self, place: directory.Directory, engine: Engine, dram: int) -> None:
+    def __init__(self, place: data_directory.DataDirectory, engine: Engine, dram: int) -> None:
         super().__init__(engine, engine.main)
         self._place, self.dram = place, dram
         self._flusher, self._background = Flusher(self._log), Background()
@@ -134,7 +134,7 @@ class Store(View):
         """A new head, which begins as the view `at` is now, and is written like a store."""
         return View(self._engine, self._engine.branch(name, at))
 
-    def promote(self, name: str, tables: Tables = None, keys: Keys = None, force: bool = False) -> None:
+    def promote(self, name: str, tables: TableNames = None, keys: KeyspaceChoice = None, force: bool = False) -> None:
         """Give `main`, at once, what a branch wrote, created or dropped; the state before stays as the view `undo`.
 
         tables: only these, by name; keys: numbers of keyspaces, or may those that it wrote be taken (None: unless
@@ -172,7 +172,7 @@ class Store(View):
         full pool is noticed first."""
         return self._engine.batch(reserve)
 
-    def deferred(self) -> contextlib.AbstractContextManager[Deferral]:
+    def deferred(self) -> contextlib.AbstractContextManager[DurabilityWait]:
         """Calls of this thread inside do not wait until they are durable; `.lsn` of the object says what their
         results depend on."""
         return self._log.deferred()
@@ -270,7 +270,7 @@ class Store(View):
 
     def _prepare_ahead(self) -> None:
         """One segment after another, so that closing has to wait for one at most."""
-        if self._log.prepare_ahead():
+        if self._log.preallocate_segment():
             self._background.submit(self._prepare_ahead)
 
     # upkeep, in the background
@@ -358,7 +358,7 @@ class Store(View):
     def _take_checkpoint(self) -> None:
         with contextlib.closing(self._engine.upkeep.checkpoint()) as steps:
             for _ in steps:
-                give_way()
+                yield_cpu()
                 self._look_at_deadline()
 
     def _look_at_deadline(self) -> None:
@@ -369,7 +369,7 @@ class Store(View):
         """Steps of upkeep, until the store is closed, or one of them fails."""
         try:
             for _ in steps:
-                give_way()
+                yield_cpu()
                 yield
                 if self._log.closed or self._log.failed:
                     return
@@ -422,7 +422,7 @@ class Store(View):
         """In a forked child: the store is the parent's."""
         # other threads of the parent may have held them
         self._log.writing, self._log.lock = threading.RLock(), threading.RLock()
-        self._log.entering = Entering(self._log.lock)
+        self._log.entering = BatchPublisher(self._log.lock)
         self._log.closed = "the store was opened by the parent process: a forked child must open its own"
         self._place.close(forked=True)  # a child that outlives its parent must not keep the directory locked
 

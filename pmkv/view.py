@@ -10,20 +10,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .contents import Contents
-from .engine import Engine
-from .keyspace import Keyspace, Pairs
-from .plans import Keys, Tables
-from .table import Table
-from .transaction import Transaction
-from .versions.heads import ViewInfo
+from .engine.engine import Engine
+from .engine.keyspace import Keyspace, Pairs
+from .engine.open_view import OpenView
+from .engine.table import Table
+from .engine.transaction import Transaction
+from .engine.version_plan import KeyspaceChoice, TableNames
+from .versions.view_set import ViewInfo
 
 
 class View:
     """Safe for threads. Once it is deleted, its methods, and those of its tables and keyspaces, raise UnknownViewError;
     writing to a snapshot raises ReadOnlyError."""
 
-    def __init__(self, engine: Engine, contents: Contents) -> None:
+    def __init__(self, engine: Engine, contents: OpenView) -> None:
         self._engine, self._log, self._contents = engine, engine.log, contents
 
     @property
@@ -52,7 +52,7 @@ class View:
         """Give the state of now a name; it stays what it is until it is deleted."""
         self._engine.snapshot(name, self._usable)
 
-    def rollback(self, name: str, tables: Tables = None, keys: Keys = None) -> None:
+    def rollback(self, name: str, tables: TableNames = None, keys: KeyspaceChoice = None) -> None:
         """Go back, at once, to a snapshot; what `main` was before stays as the view `undo`.
 
         tables: only these, by name; keys: numbers of keyspaces, or may they be rolled back (None: unless tables are

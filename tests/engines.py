@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from pmkv.engine import Engine
+from pmkv.engine.engine import Engine
 from pmkv.log.format import HEADER_PAGE, Frame, Kind, unpack_frame
-from pmkv.log.pool import Pool
+from pmkv.log.log import Log
 from pmkv.log.replay import Replay
-from pmkv.log.writer import Log
+from pmkv.log.segments import Pool
 from pmkv.media.base import Granularity, Medium, Range
 from pmkv.media.memory import MemoryMedium
 

@@ -37,8 +37,8 @@ from ..kernels.runs import (
     words_at,
 )
 from ..log.format import PART_SIZE
-from .open import OpenIndex
-from .shelf import PAGE, Appender, will_read
+from .hash_table import HashTable
+from .run_files import PAGE, RunFileWriter, will_read
 
 PAGE_SLOTS = PAGE_WORDS // 2
 STEP = 32 * PAGE_SLOTS  # slots walked, written or verified at a time: 128 KiB
@@ -157,7 +157,7 @@ class Run:
         verify: bool,
         found: np.ndarray,
     ) -> None:
-        """The same of keys; data: the pool's bytes, and the rest as of `OpenIndex.find_keys`."""
+        """The same of keys; data: the pool's bytes, and the rest as of `HashTable.find_keys`."""
         self._refuse(
             find_keys_in_run(*self._pages, self.info.capacity, seed, data, words, keys, bounds, owner, verify, found)
         )
@@ -281,7 +281,7 @@ def find_in_runs(runs: Iterable[Run], seed: np.uint64, ids: np.ndarray, found: n
 class _Source:
     """An index to be written: what is next of it, a part at a time."""
 
-    def __init__(self, index: OpenIndex | Run) -> None:
+    def __init__(self, index: HashTable | Run) -> None:
         self._is_run = isinstance(index, Run)
         if isinstance(index, Run):
             self._rest = index.entries()
@@ -305,7 +305,7 @@ class _Source:
         return taken
 
 
-def merged(indexes: Sequence[OpenIndex | Run]) -> Iterator[Entries]:
+def merged(indexes: Sequence[HashTable | Run]) -> Iterator[Entries]:
     """All entries in ascending order of places, those of one place together, newest first."""
     sources = [_Source(index) for index in indexes]
     while sources := [source for source in sources if source.places.size]:
@@ -327,7 +327,7 @@ def merge(newer: Entries, older: Entries) -> Entries:
 class _Fold:
     """What one run takes over of its sources. segments: where the first one of the pool begins, the size of each."""
 
-    sources: Sequence[OpenIndex | Run]
+    sources: Sequence[HashTable | Run]
     data: np.ndarray
     width: int
     seed: np.uint64
@@ -380,7 +380,7 @@ class _Fold:
 class _Writer:
     """Slots, and the expiries behind them, written in steps, with their checksums at the end."""
 
-    def __init__(self, out: Appender, capacity: int, nonce: int) -> None:
+    def __init__(self, out: RunFileWriter, capacity: int, nonce: int) -> None:
         self._out, self.capacity, self._nonce = out, capacity, np.uint64(nonce)
         self._first = self._free = self._page = 0
         self._checks: list[np.ndarray] = []
@@ -435,8 +435,8 @@ class _Writer:
 
 
 def write_run(
-    out: Appender,
-    sources: Sequence[OpenIndex | Run],
+    out: RunFileWriter,
+    sources: Sequence[HashTable | Run],
     *,
     pool_data: np.ndarray,
     width: int,

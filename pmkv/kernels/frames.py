@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..compile import BYTES, I64, INT, WORD, kernel
+from ..runtime.jit import BYTES, I64, INT, WORD, kernel
 from .memory import load64
 
 

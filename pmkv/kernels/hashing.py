@@ -18,7 +18,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from ..compile import BYTES, CHECKED, INT, JIT, WORD, kernel
+from ..runtime.jit import BYTES, CHECKED, INT, JIT, WORD, kernel
 from .memory import load64
 
 U = np.uint64

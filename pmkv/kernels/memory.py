@@ -12,7 +12,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from ..compile import CHECKED, JIT
+from ..runtime.jit import CHECKED, JIT
 
 if JIT:
 

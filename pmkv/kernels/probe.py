@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from ..compile import BOOL, BYTES, I64, I64_2D, IDS, INT, U64, WORD, WORDS, kernel
+from ..runtime.jit import BOOL, BYTES, I64, I64_2D, IDS, INT, U64, WORD, WORDS, kernel
 from . import location
 from .hashing import check16, mix, siphash
 from .memory import load64, prefetch

@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from ..compile import BOOL, BYTES, I64, I64_2D, IDS, INT, U8, U64, WORD, kernel
+from ..runtime.jit import BOOL, BYTES, I64, I64_2D, IDS, INT, U8, U64, WORD, kernel
 from . import location
 from .hashing import check16
 from .memory import copy, load64, prefetch, store64

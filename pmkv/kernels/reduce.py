@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from numba import njit, types
 
-from ..compile import IDS, INT, U8, kernel
+from ..runtime.jit import IDS, INT, U8, kernel
 
 MODES = {"sum": 0, "mean": 1, "max": 2}
 

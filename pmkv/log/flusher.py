@@ -7,8 +7,8 @@ import queue
 import threading
 
 from ..errors import FullError, PmkvError
-from ..turns import step_up
-from .writer import Log
+from ..runtime.scheduling import short_slice
+from .log import Log
 
 IDLE = 0.1  # seconds without a frame, after which a MARK is due
 INTERVAL = 1.0  # seconds between syncs with durability="interval"
@@ -45,7 +45,7 @@ class Flusher(threading.Thread):
             self.join()
 
     def run(self) -> None:
-        step_up()
+        short_slice()
         while (wish := self._next()) != "stop":
             try:
                 if wish == "flush":
@@ -53,7 +53,7 @@ class Flusher(threading.Thread):
                     self._log.flush(self._log.whole)  # not for the end of what is being written
                 elif wish == "ahead":
                     self._looks = False
-                    self._log.populate_ahead()
+                    self._log.prefault_pages()
                 elif wish == "tick":
                     self._tick()
             except PmkvError:

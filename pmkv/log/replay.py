@@ -22,7 +22,7 @@ import numpy as np
 from ..errors import CorruptionError
 from ..kernels.frames import find_magic
 from .format import ALIGN, EPOCH_SHIFT, FRAME_MAGIC, NEXT, Flag, Frame, Kind, epoch_of, seed_of, unpack_frame
-from .pool import Pool
+from .segments import Pool
 
 MORE = Flag.MORE.value  # a plain number: arithmetic on flags costs more than a frame's checksum
 

@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import FullError
-from ..turns import give_way
+from ..runtime.scheduling import yield_cpu
 from .base import Granularity, Range
 
 PAGE = mmap.PAGESIZE
@@ -102,7 +102,7 @@ class FileMedium:
         fd = os.open(f"/proc/self/fd/{self._fd}", os.O_WRONLY | os.O_CLOEXEC)
         try:
             for at in range(start, stop, FILL_PIECE):
-                give_way()
+                yield_cpu()
                 self._write(zeros[: stop - at], at, fd)
                 if (at - start) % FILL_STEP == FILL_STEP - FILL_PIECE:
                     os.fdatasync(fd)

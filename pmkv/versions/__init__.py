@@ -1,1 +1,1 @@
-"""What stands between what is written and what is read: chains of runs, the catalog, checkpoints, folds."""
+"""Versions: layers of what was written, the views that show them, the index stack that reads them."""

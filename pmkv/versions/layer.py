@@ -20,12 +20,12 @@ from typing import Any, TypeVar
 
 from sortedcontainers import SortedList
 
-from ..index.heap import HELD, Heap
-from ..index.hot import Budget
-from ..index.open import OpenIndex
+from ..index.arena import HELD, Arena
+from ..index.hash_table import HashTable
+from ..index.location_cache import CacheBudget
+from ..index.lookup_batch import LOOKED_UP, LookupBatch
 from ..index.run import Run
-from ..turns import rest
-from .wanted import LOOKED_UP, Wanted
+from ..runtime.scheduling import yield_gil
 
 T = TypeVar("T")
 SHRUNK = 4  # sub-tables given back between two rests
@@ -33,30 +33,30 @@ MOST_EXPECTED = 1 << 20  # entries for which an open run has slots from the begi
 
 
 @dataclass(frozen=True)
-class Dram:
+class IndexMemory:
     """Where layers keep what is not on files. budget: of hot words."""
 
-    heap: Heap
-    budget: Budget
+    heap: Arena
+    budget: CacheBudget
 
 
 @dataclass(frozen=True)
-class Portion:
+class CountBatch:
     """Consecutive notes of a tally, and the number of the first."""
 
     first: int
-    notes: list[Wanted]
+    notes: list[LookupBatch]
 
 
 @dataclass(frozen=True)
-class Covered:
+class CountResult:
     """How many words of a portion live below, too, and the expiries of those that have one, in no order."""
 
     count: int
     expiries: list[int]
 
 
-class Tally:
+class LiveCounter:
     """What a mutable run changes in the count of its chain. `covered`: words of it that live below, too.
 
     What is new is noted, and looked for below later, a portion at a time, by whoever counts or writes the run."""
@@ -67,33 +67,33 @@ class Tally:
         self.gone = SortedList()  # those of the records below that it hides
         self.is_unknown = False  # damage kept some from being counted
         self.uncounted = 0  # words
-        self._notes: list[Wanted] = []  # not looked at yet, in order
+        self._notes: list[LookupBatch] = []  # not looked at yet, in order
         self._first = 0  # the number of the first of these
 
-    def note(self, new: Wanted) -> None:
+    def note(self, new: LookupBatch) -> None:
         """These words stood nowhere in this run before."""
         self._notes.append(new)
         self.uncounted += new.words.size
 
-    def portion(self, most: int = LOOKED_UP) -> Portion | None:
+    def portion(self, most: int = LOOKED_UP) -> CountBatch | None:
         """What is to be looked at next, about so many words; None if there is nothing."""
         first, notes = self._first, self._notes[:]  # in this order: whoever settles some meanwhile makes this late
         ends = accumulate(note.words.size for note in notes)
         count = next((i for i, end in enumerate(ends, 1) if end >= most), len(notes))
-        return Portion(first, notes[:count]) if count else None
+        return CountBatch(first, notes[:count]) if count else None
 
-    def settle(self, portion: Portion, covered: Covered) -> None:
+    def settle(self, portion: CountBatch, covered: CountResult) -> None:
         """It was looked for below. Under the lock; whoever is second changes nothing."""
         if self._pop(portion):
             self.covered += covered.count
             self.gone.update(covered.expiries)
 
-    def give_up(self, portion: Portion) -> None:
+    def give_up(self, portion: CountBatch) -> None:
         """It cannot be looked for: something below is damaged. Under the lock."""
         self._pop(portion)
         self.is_unknown = True
 
-    def _pop(self, portion: Portion) -> bool:
+    def _pop(self, portion: CountBatch) -> bool:
         if portion.first != self._first:
             return False
         del self._notes[: len(portion.notes)]
@@ -102,11 +102,11 @@ class Tally:
         return True
 
 
-class Mutable:
+class MemTable:
     """A run in DRAM with its tally: the open one, or one that was closed."""
 
-    def __init__(self, heap: Heap, seed: int, expected: int = 0, lock: AbstractContextManager[object] = HELD) -> None:
-        self.index, self.tally = OpenIndex(heap, seed, expected, lock), Tally()
+    def __init__(self, heap: Arena, seed: int, expected: int = 0, lock: AbstractContextManager[object] = HELD) -> None:
+        self.index, self.tally = HashTable(heap, seed, expected, lock), LiveCounter()
         self.first = 0  # the LSN of its first write
         self.held = self.dead = False  # a checkpoint reads it; no layer needs it any more
 
@@ -124,11 +124,11 @@ class Mutable:
             if not (self.dead and self.index.shrink(lock)):
                 return
             if number % SHRUNK == 0:
-                rest()
+                yield_gil()
 
 
 @dataclass(frozen=True)
-class Span:
+class SkipRun:
     """One run in place of all those of consecutive layers: from layer `top` down to the one above layer `below` (None:
     down to the bottom)."""
 
@@ -137,14 +137,16 @@ class Span:
     below: int | None
 
 
-class Tree:
+class LayerTree:
     """All layers of one table or keyspace. name: `table/1`, `keyspace/0`; width: bytes of a row, 0 for a keyspace;
     decision: what created the table."""
 
-    def __init__(self, name: str, dram: Dram, seed: int, width: int, decision: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, name: str, dram: IndexMemory, seed: int, width: int, decision: dict[str, Any] | None = None
+    ) -> None:
         self.name, self.dram, self.seed, self.width, self.decision = name, dram, seed, width, decision
         self.layers: dict[int, Layer] = {}
-        self.spans: dict[int, Span] = {}  # by their top
+        self.spans: dict[int, SkipRun] = {}  # by their top
         self.chains: weakref.WeakSet[Any] = weakref.WeakSet()  # those that read it
 
     @property
@@ -172,7 +174,7 @@ class Tree:
         for chain in self.chains:
             chain.forget()
 
-    def with_closed(self, closed: tuple[Mutable, ...]) -> Layer | None:
+    def with_closed(self, closed: tuple[MemTable, ...]) -> Layer | None:
         """The layer that has these closed runs now; None if it is gone."""
         return next((layer for layer in self.layers.values() if set(closed) <= set(layer.closed)), None)
 
@@ -194,7 +196,7 @@ class Tree:
                 layer.absorb()
         self.spans = {top: span for top, span in self.spans.items() if self._is_whole(span)}
 
-    def _is_whole(self, span: Span) -> bool:
+    def _is_whole(self, span: SkipRun) -> bool:
         return span.top in self.layers and (span.below is None or span.below in self.layers)
 
     def discard(self) -> None:
@@ -221,11 +223,11 @@ class Tree:
 class Layer:
     """One layer. id: the LSN of the frame that opened it."""
 
-    def __init__(self, tree: Tree, id: int, below: Layer | None = None) -> None:
+    def __init__(self, tree: LayerTree, id: int, below: Layer | None = None) -> None:
         self.tree, self.id, self.below = tree, id, below
         self.sealed = False
-        self.open: Mutable | None = None  # made by the first write
-        self.closed: tuple[Mutable, ...] = ()  # newest first, as the runs
+        self.open: MemTable | None = None  # made by the first write
+        self.closed: tuple[MemTable, ...] = ()  # newest first, as the runs
         self.runs: tuple[Run, ...] = ()
         self.expected = 0  # entries of the next open run: as many as the last one had
         self.writes = 0  # records
@@ -241,14 +243,14 @@ class Layer:
         """So many records come next: an open run that is made for them need not grow."""
         self.expected = min(max(self.expected, count), MOST_EXPECTED)
 
-    def to_write(self, lock: AbstractContextManager[object] = HELD) -> Mutable:
+    def to_write(self, lock: AbstractContextManager[object] = HELD) -> MemTable:
         """The open run. By who writes; under the lock, or with it: memory for a new one is asked for without."""
         if self.open is None:
-            self.open = Mutable(self.tree.dram.heap, self.tree.seed, self.expected, lock)
+            self.open = MemTable(self.tree.dram.heap, self.tree.seed, self.expected, lock)
         return self.open
 
     @property
-    def mutables(self) -> tuple[Mutable, ...]:
+    def mutables(self) -> tuple[MemTable, ...]:
         return (self.open, *self.closed) if self.open is not None else self.closed
 
     def down(self) -> Iterator[Layer]:
@@ -293,7 +295,7 @@ class Layer:
         self.sealed = True
         return self
 
-    def adopt(self, closed: tuple[Mutable, ...], run: Run | None) -> None:
+    def adopt(self, closed: tuple[MemTable, ...], run: Run | None) -> None:
         """The oldest closed runs were written to a file as one (None: nothing of them is left)."""
         kept = len(self.closed) - len(closed)
         assert self.closed[kept:] == closed, "what was written is not what stands on the files"

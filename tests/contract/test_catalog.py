@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from xxhash import xxh3_64_intdigest
 
+from pmkv.catalog.key_directory import Key, entry
+from pmkv.catalog.lmdb_catalog import Catalog, LmdbCatalog, MemoryCatalog
 from pmkv.errors import InvalidError
-from pmkv.versions.catalog import Catalog, LmdbCatalog, MemoryCatalog
-from pmkv.versions.names import Key, entry
 
 POOL = bytes(range(16))
 Make = Callable[[], Catalog]
@@ -151,7 +151,7 @@ def test_the_directory_is_a_set_in_order(kind: str, tmp_path_factory: pytest.Tem
 
 @pytest.mark.parametrize("calls", [1, 2, 40])
 def test_a_commit_may_be_given_up(make: Make, calls: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pmkv.turns.TURN", 0.0)
+    monkeypatch.setattr("pmkv.runtime.scheduling.TURN", 0.0)
     catalog, left = make(), calls
     catalog.commit({"n": 1}, full(0, [b"a", b"b"]))
 

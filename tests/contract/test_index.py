@@ -9,20 +9,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pmkv.index.heap import Heap
-from pmkv.index.open import OpenIndex
+from pmkv.index.arena import Arena
+from pmkv.index.hash_table import HashTable
 from pmkv.kernels import location
 
 ROWS = 20_000
 NOTHING = np.empty((0, 2), np.int64)
 DELETE = int(location.DELETE)
-Make = Callable[[], OpenIndex]
+Make = Callable[[], HashTable]
 
 
 @pytest.fixture
 def make() -> Make:
-    heap = Heap()
-    return lambda: OpenIndex(heap, 12345)
+    heap = Arena()
+    return lambda: HashTable(heap, 12345)
 
 
 def words(values: list[int]) -> np.ndarray:
@@ -58,7 +58,7 @@ def test_pending_counts_those_within_the_intervals(make: Make) -> None:
 @settings(max_examples=25, deadline=None)
 @given(st.data())
 def test_it_is_a_dict(data: st.DataObject) -> None:
-    index = OpenIndex(Heap(), data.draw(st.integers(0, 2**64 - 1)))
+    index = HashTable(Arena(), data.draw(st.integers(0, 2**64 - 1)))
     model: dict[int, int] = {}
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
     for _ in range(data.draw(st.integers(1, 6))):

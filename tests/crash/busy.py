@@ -3,8 +3,9 @@ is killed: `python -m tests.crash.busy serve ...`."""
 
 from __future__ import annotations
 
-from pmkv import background, store
-from pmkv.versions import fold
+from pmkv import store
+from pmkv.maintenance import compaction_policy as fold
+from pmkv.runtime import background
 from pmkv_server.cli import main
 
 if __name__ == "__main__":

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from pmkv.engine import Engine
+from pmkv.engine.engine import Engine
 from pmkv.errors import CorruptionError
 from pmkv.log.format import Frame, Kind
-from pmkv.log.pool import Pool
 from pmkv.log.replay import Replay
+from pmkv.log.segments import Pool
 from pmkv.media.simulated import SimulatedMedium
 from tests.crash.files import Content, Files
 from tests.crash.life import open_engine

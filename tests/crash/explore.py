@@ -31,19 +31,23 @@ from unittest.mock import patch
 import numpy as np
 
 import pmkv
-from pmkv import contents, directory, engine, plans, table
-from pmkv.engine import Engine
+from pmkv import data_directory
+from pmkv.catalog.key_directory import PREFIX, Key, group_of
+from pmkv.catalog.lmdb_catalog import LmdbCatalog
+from pmkv.engine import engine, table
+from pmkv.engine import open_view as contents
+from pmkv.engine import version_plan as plans
+from pmkv.engine.engine import Engine
 from pmkv.errors import FlushError, FullError
-from pmkv.index.shelf import SUFFIX
-from pmkv.log import writer
+from pmkv.index.run_files import SUFFIX
+from pmkv.log import log as writer
 from pmkv.log.format import VERSION
-from pmkv.log.pool import Pool
+from pmkv.log.segments import Pool
+from pmkv.maintenance import compaction_policy as fold_module
+from pmkv.maintenance import joining
 from pmkv.media.base import Granularity
 from pmkv.media.simulated import SimulatedMedium
-from pmkv.versions import fold as fold_module
-from pmkv.versions import heads, joining
-from pmkv.versions.catalog import LmdbCatalog
-from pmkv.versions.names import PREFIX, Key, group_of
+from pmkv.versions import view_set as heads
 from tests.crash.damage import silent_damage, silent_loss
 from tests.crash.derived import mixtures
 from tests.crash.files import STAGES, Files
@@ -284,7 +288,7 @@ class History:
 def place(folder: Path, image: SimulatedMedium, files: Files | None) -> None:
     """Make a data directory whose pool is this image, with the catalog and runs that go with it."""
     identity = {"format": VERSION, "pool_id": Pool.load(image).pool_id.hex()}
-    (folder / directory.IDENTITY).write_text(json.dumps(identity))
+    (folder / data_directory.IDENTITY).write_text(json.dumps(identity))
     (folder / "pool").write_bytes(image.data.tobytes())
     if files is None:
         return
@@ -329,7 +333,7 @@ def reproducible(seed: int, tier: int = 2) -> Iterator[None]:
             (fold_module, "TIER", tier),
             (fold_module, "SPAN_TIER", tier),
             (fold_module, "QUIET_TIER", tier),
-            (table, "FEW", 1),
+            (table, "FEW_ELEMENTS", 1),
             (fold_module, "MOST", 4),
             (joining, "MANY", 1 if seed % 2 else 8),
         ):

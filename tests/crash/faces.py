@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from pmkv.keyspace import Keyspace
-from tests.crash.model import Contents, Rows
+from pmkv.engine.keyspace import Keyspace
+from tests.crash.model import OpenView, Rows
 
 KEY_FACES = ("get", "get_many", "entry", "expiry", "size", "contains", "contains_many", "len", "scan", "keys")
 TABLE_FACES = ("get", "contains", "len", "scan", "gather")
@@ -75,7 +75,7 @@ def expected(model: Any, operation: Any, face: str, beside: Sequence[str] = ()) 
     return _rows_of(model, operation, face, beside)
 
 
-def _key_of(model: Contents, operation: Any, face: str) -> Any:
+def _key_of(model: OpenView, operation: Any, face: str) -> Any:
     keys = model.spaces.get(operation.space, {})
     entry = keys.get(operation.key)
     match face:
@@ -96,7 +96,7 @@ def _key_of(model: Contents, operation: Any, face: str) -> Any:
     return set(keys)
 
 
-def _rows_of(model: Contents, operation: Any, face: str, beside: Sequence[str]) -> Any:
+def _rows_of(model: OpenView, operation: Any, face: str, beside: Sequence[str]) -> Any:
     table = model.tables[operation.name]
     rows = [table.rows.get(one) for one in operation.ids]
     match face:

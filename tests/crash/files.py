@@ -21,10 +21,10 @@ from typing import Any
 
 import numpy as np
 
+from pmkv.catalog.key_directory import Key
+from pmkv.catalog.lmdb_catalog import MemoryCatalog
 from pmkv.errors import FlushError, FullError
-from pmkv.index.shelf import PAGE, pack_header, verify_header
-from pmkv.versions.catalog import MemoryCatalog
-from pmkv.versions.names import Key
+from pmkv.index.run_files import PAGE, pack_header, verify_header
 
 STAGES = ("create", "write", "sync", "synced", "remove", "removed", "commit", "committed")
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from tests.crash.faces import KEY_FACES, TABLE_FACES
 from tests.crash.files import Fault
-from tests.crash.model import FAR, UNDO, Contents, Model
+from tests.crash.model import FAR, UNDO, Model, OpenView
 from tests.crash.operations import (
     AddRows,
     Batch,
@@ -226,7 +226,7 @@ class Generator:
         other = Put(read.space, self.rng.choice([key for key in KEYS if key != read.key]), self._bytes(8))
         return self._applied(model, other), self._applied(model, Snapshot(self.rng.choice(names)))
 
-    def _write_of(self, contents: Contents) -> Any:
+    def _write_of(self, contents: OpenView) -> Any:
         """A put, of which a peek can read the keys or ids."""
         if contents.tables and self.rng.randrange(2):
             return self.put_rows(contents)
@@ -246,12 +246,12 @@ class Generator:
             return self._applied(model, self._version(model))
         return self._applied(model, self._plain(model, definitions))
 
-    def _plain(self, model: Contents, definitions: bool) -> Any:
+    def _plain(self, model: OpenView, definitions: bool) -> Any:
         """One that main and branches know."""
         kind = self.rng.choice(self._possible(model, definitions))
         return getattr(self, kind)(model)
 
-    def _possible(self, model: Contents, definitions: bool) -> list[str]:
+    def _possible(self, model: OpenView, definitions: bool) -> list[str]:
         kinds = ["put"] * 8 + ["delete"] * 3
         if definitions:
             kinds += ["put_many"] * 2 + ["delete_many", "expire", "put_large", "clear"]
@@ -335,38 +335,38 @@ class Generator:
     def _expiry(self) -> int:
         return self.rng.choice(EXPIRIES)
 
-    def put(self, model: Contents) -> Any:
+    def put(self, model: OpenView) -> Any:
         value = self._bytes(self.rng.choice(SIZES))
         return Put(self.rng.choice(SPACES), self.rng.choice(KEYS), value, self._expiry())
 
-    def put_large(self, model: Contents) -> Any:
+    def put_large(self, model: OpenView) -> Any:
         return Put(0, self.rng.choice(KEYS[:3]), self._bytes(self.large + self.rng.randrange(3) * 40))
 
-    def put_many(self, model: Contents) -> Any:
+    def put_many(self, model: OpenView) -> Any:
         keys = [self.rng.choice(KEYS) for _ in range(self.rng.randrange(1, 7))]
         pairs = tuple((key, self._bytes(self.rng.choice(SIZES))) for key in keys)
         return PutMany(self.rng.choice(SPACES), pairs, self._expiry())
 
-    def delete(self, model: Contents) -> Any:
+    def delete(self, model: OpenView) -> Any:
         return Delete(self.rng.choice(SPACES), self.rng.choice(KEYS))
 
-    def delete_many(self, model: Contents) -> Any:
+    def delete_many(self, model: OpenView) -> Any:
         return DeleteMany(self.rng.choice(SPACES), tuple(self.rng.choice(KEYS) for _ in range(4)))
 
-    def expire(self, model: Contents) -> Any:
+    def expire(self, model: OpenView) -> Any:
         return Expire(self.rng.choice(SPACES), self.rng.choice(KEYS), self._expiry())
 
-    def clear(self, model: Contents) -> Any:
+    def clear(self, model: OpenView) -> Any:
         return Clear(self.rng.choice(SPACES))
 
-    def flush_all(self, model: Contents) -> Any:
+    def flush_all(self, model: OpenView) -> Any:
         return FlushAll()
 
-    def create_table(self, model: Contents) -> Any:
+    def create_table(self, model: OpenView) -> Any:
         descr, bound = self.rng.choice(SHAPES)
         return CreateTable(self.rng.choice([name for name in TABLES if name not in model.tables]), descr, bound)
 
-    def drop_table(self, model: Contents) -> Any:
+    def drop_table(self, model: OpenView) -> Any:
         return DropTable(self.rng.choice(sorted(model.tables)))
 
     def _ids(self, bound: int | None) -> tuple[int, ...]:
@@ -381,23 +381,23 @@ class Generator:
         numbers = [self.rng.randrange(-99, 100) for _ in range(count)]
         return np.repeat(np.array(numbers), descr.itemsize // descr.base.itemsize).astype(descr.base).tobytes()
 
-    def put_rows(self, model: Contents) -> Any:
+    def put_rows(self, model: OpenView) -> Any:
         name = self.rng.choice(sorted(model.tables))
         ids = self._ids(model.tables[name].bound)
         return PutRows(name, ids, self._rows(model.tables[name].descr, len(ids)))
 
-    def _rows_of(self, model: Contents, name: str, ids: tuple[int, ...]) -> PutRows:
+    def _rows_of(self, model: OpenView, name: str, ids: tuple[int, ...]) -> PutRows:
         """New rows of these ids, as far as they fit."""
         bound = model.tables[name].bound
         fitting = tuple(one for one in ids if bound is None or 0 <= one < bound) or IDS[:1]
         return PutRows(name, fitting, self._rows(model.tables[name].descr, len(fitting)))
 
-    def add_rows(self, model: Contents) -> Any:
+    def add_rows(self, model: OpenView) -> Any:
         name = self.rng.choice([name for name, t in sorted(model.tables.items()) if t.descr.base.names is None])
         ids = tuple(dict.fromkeys(self._ids(model.tables[name].bound)))
         return AddRows(name, ids, self._rows(model.tables[name].descr, len(ids)))
 
-    def delete_rows(self, model: Contents) -> Any:
+    def delete_rows(self, model: OpenView) -> Any:
         name = self.rng.choice(sorted(model.tables))
         return DeleteRows(name, self._ids(model.tables[name].bound))
 

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any
 from unittest.mock import patch
 
-from pmkv.engine import Engine
+from pmkv.engine.engine import Engine
 from pmkv.errors import FlushError, FullError, PmkvError, ReadOnlyError
-from pmkv.log.pool import Pool
+from pmkv.log.segments import Pool
+from pmkv.maintenance.checkpoint import Steps
 from pmkv.media.simulated import CrashPoint, SimulatedMedium
-from pmkv.versions.chain import Lookup
-from pmkv.versions.upkeep import Steps
+from pmkv.versions.index_stack import RunSet
 from tests.crash.faces import expected, shown
 from tests.crash.files import STAGES, Files, FilesPoint
 from tests.crash.model import Model, one_of
@@ -41,7 +41,7 @@ from tests.crash.steps import (
 SPACES = 4  # keyspaces that histories write to have numbers below
 NOW = 1_700_000_000_000  # the clock stands: two operations alike make two frames alike
 UNNOTICED = 30  # steps that a checkpoint or fold may take after a flush failed: a fold would begin again and again
-LOOK_BELOW = Lookup.look_below
+LOOK_BELOW = RunSet.find_on_disk
 UPKEEP = Checkpoint | Begin | Go | End | Abandon | FailUpkeep
 
 
@@ -192,7 +192,7 @@ class Life:
         """The second look makes a word hot, unless what was taken meanwhile speaks against it."""
         left = list(step.steps)
 
-        def look_below(lookup: Lookup, *how: Any) -> None:
+        def find_on_disk(lookup: RunSet, *how: Any) -> None:
             LOOK_BELOW(lookup, *how)
             meanwhile = left.copy()
             left.clear()  # these look, too
@@ -200,7 +200,7 @@ class Life:
                 self.take(store, one)
 
         store.keyspace(step.space).get(step.key)
-        with patch.object(Lookup, "look_below", look_below):
+        with patch.object(RunSet, "find_on_disk", find_on_disk):
             store.keyspace(step.space).get(step.key)
         for one in left:  # nothing was looked for on file
             self.take(store, one)

@@ -43,7 +43,7 @@ class Rows:
 
 
 @dataclass
-class Contents:
+class OpenView:
     """What one view holds. marks: change with stamps, and whenever a part is cleared or exchanged."""
 
     spaces: dict[int, dict[bytes, Entry]] = field(default_factory=dict)  # keyspaces that hold something
@@ -82,7 +82,7 @@ class Contents:
         elif self.part(part[0]) == part:
             del self.tables[part[0]]
 
-    def take(self, other: Contents, parts: Iterable[Part]) -> None:
+    def take(self, other: OpenView, parts: Iterable[Part]) -> None:
         """These parts as another one has them, in place of what has their names here."""
         for part in sorted(parts, key=rank):
             if isinstance(part, tuple) and (mine := self.part(part[0])) is not None:
@@ -96,17 +96,17 @@ class Contents:
                 self.stamps[part] = other.stamp(part)
 
     def copy(self) -> Any:
-        copy = Contents()
+        copy = OpenView()
         copy.copy_of(self)
         return copy
 
-    def copy_of(self, other: Contents) -> None:
+    def copy_of(self, other: OpenView) -> None:
         self.take(other, other.parts)
         self.marks = dict(other.marks)
 
     # writing
 
-    def not_written(self, before: Contents, part: Part) -> None:
+    def not_written(self, before: OpenView, part: Part) -> None:
         """Since then: it only looked so."""
         for mine, its in ((self.stamps, before.stamps), (self.marks, before.marks)):
             mine.pop(part, None)
@@ -135,7 +135,7 @@ class Contents:
 
 
 @dataclass
-class View(Contents):
+class View(OpenView):
     """A branch, a snapshot, or `undo`. stands_on: the stamps of a branch when it was cut, or promoted a part;
     exchanged: the marks of main after what `undo` undoes, None for what it then had not; branch: whose promote that
     was, and `stands_on` what it stood on before."""
@@ -160,7 +160,7 @@ class View(Contents):
 
 
 @dataclass
-class Model(Contents):
+class Model(OpenView):
     """`main`, and the views beside it. switches: promotions, rollbacks and undos of main so far."""
 
     views: dict[str, View] = field(default_factory=dict)
@@ -173,7 +173,7 @@ class Model(Contents):
         copy.copy_of(self)
         return copy
 
-    def head(self, name: str) -> Contents:
+    def head(self, name: str) -> OpenView:
         """What a view holds."""
         return self if name == "main" else self.views[name]
 
@@ -243,7 +243,7 @@ class Model(Contents):
         else:
             change(mine, snapshot, parts, drop)
 
-    def _exchange(self, source: Contents, parts: set[Part], drop: set[Part]) -> None:
+    def _exchange(self, source: OpenView, parts: set[Part], drop: set[Part]) -> None:
         """Parts of main against those of a view. What was before is left as `undo`."""
         self.cut(UNDO, "main", "undo")
         change(self, source, parts, drop)
@@ -306,7 +306,7 @@ def rank(part: Part) -> tuple[Any, ...]:
     return (part,) if isinstance(part, int) else (SPACES, *part)
 
 
-def change(head: Contents, source: Contents, parts: set[Part], drop: set[Part]) -> None:
+def change(head: OpenView, source: OpenView, parts: set[Part], drop: set[Part]) -> None:
     """Give a head some parts of a view, and take others from it."""
     for part in drop:
         head.remove(part)

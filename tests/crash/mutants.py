@@ -14,19 +14,20 @@ from unittest.mock import patch
 import numpy as np
 from xxhash import xxh3_64_intdigest
 
-from pmkv import engine, parts
-from pmkv.index.open import OpenIndex
-from pmkv.keyspace import Keyspace
+from pmkv.engine import engine
+from pmkv.engine.keyspace import Keyspace
+from pmkv.engine.table import Table
+from pmkv.index.hash_table import HashTable
 from pmkv.log import format as format_
-from pmkv.log import pool as pool_module
+from pmkv.log import large_values
+from pmkv.log import log as writer_module
 from pmkv.log import replay as replay_module
-from pmkv.log import writer as writer_module
+from pmkv.log import segments as pool_module
 from pmkv.log.format import EPOCH_SHIFT, Flag, Frame, Kind
-from pmkv.log.pool import Pool, Reserve
+from pmkv.log.log import Log
 from pmkv.log.replay import Replay
-from pmkv.log.writer import Log
+from pmkv.log.segments import Pool, Reserve
 from pmkv.media.simulated import SimulatedMedium
-from pmkv.table import Table
 
 Patch = tuple[Any, str, Any]
 MUTANTS: dict[str, Callable[[], list[Patch]]] = {}
@@ -361,13 +362,13 @@ def _() -> list[Patch]:
 
 @mutant("parts of values have no checks")
 def _() -> list[Patch]:
-    return [(parts, "check16", lambda *arguments: np.uint64(0))]
+    return [(large_values, "check16", lambda *arguments: np.uint64(0))]
 
 
 @mutant("a damaged key is taken for an absent one")
 def _() -> list[Patch]:
-    find = OpenIndex.find_keys
-    return [(OpenIndex, "find_keys", lambda self, *arguments: find(self, *arguments[:-1], False))]
+    find = HashTable.find_keys
+    return [(HashTable, "find_keys", lambda self, *arguments: find(self, *arguments[:-1], False))]
 
 
 # --- torn or damaged

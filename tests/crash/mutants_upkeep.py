@@ -9,24 +9,24 @@ from typing import Any
 import numpy as np
 import orjson
 
-from pmkv.index.hot import HotIndex
+from pmkv.catalog.checked_records import ROOT, CheckedRecords, Root, Sums
+from pmkv.engine.keyspace import Keyspace
+from pmkv.index.location_cache import LocationCache
+from pmkv.index.lookup_batch import LookupBatch
 from pmkv.index.run import Run, RunInfo
 from pmkv.kernels.location import DELETE
-from pmkv.keyspace import Keyspace
 from pmkv.log.format import Frame
 from pmkv.log.replay import LogEnd, Replay
-from pmkv.versions import joining
-from pmkv.versions import upkeep as upkeep_module
-from pmkv.versions.chain import Chain, Lookup
-from pmkv.versions.layer import Covered, Layer, Mutable, Portion, Tally, Tree
-from pmkv.versions.records import ROOT, Records, Root, Sums
-from pmkv.versions.state import PartState, State
-from pmkv.versions.upkeep import Steps, Upkeep
-from pmkv.versions.wanted import Wanted
+from pmkv.maintenance import checkpoint as upkeep_module
+from pmkv.maintenance import joining
+from pmkv.maintenance.checkpoint import Checkpointer, Steps
+from pmkv.versions.index_stack import IndexStack, RunSet
+from pmkv.versions.layer import CountBatch, CountResult, Layer, LayerTree, LiveCounter, MemTable
+from pmkv.versions.manifest import CollectionRecord, Manifest
 from tests.crash.files import SimulatedAppender, SimulatedCatalog
 from tests.crash.mutants import MUTANTS, Patch, mutant
 
-init, checkpoint, commit, tidy = Upkeep.__init__, Upkeep.checkpoint, Upkeep._commit, Upkeep.tidy
+init, checkpoint, commit, tidy = Checkpointer.__init__, Checkpointer.checkpoint, Checkpointer._commit, Checkpointer.tidy
 write_run, close, adopt = upkeep_module.write_run, Layer.close, Layer.adopt
 neighbours, wanted_at = upkeep_module.neighbours, joining.wanted_at
 others = set(MUTANTS)
@@ -50,7 +50,7 @@ class Hasty:
 
 @mutant("a checkpoint is committed before the log is durable up to it")
 def _() -> list[Patch]:
-    return [(Upkeep, "__init__", lambda self, log, *rest: init(self, Hasty(log), *rest))]
+    return [(Checkpointer, "__init__", lambda self, log, *rest: init(self, Hasty(log), *rest))]
 
 
 @mutant("a file of runs is committed before it is synced")
@@ -60,29 +60,29 @@ def _() -> list[Patch]:
 
 @mutant("a checkpoint commits the end of the log as it is now, not as it was")
 def _() -> list[Patch]:
-    def late(self: Upkeep, state: State, *names: Any) -> None:
+    def late(self: Checkpointer, state: Manifest, *names: Any) -> None:
         with self._log.lock:
             state = replace(state, end=self._log.end_here())
         commit(self, state, *names)
 
-    return [(Upkeep, "_commit", late)]
+    return [(Checkpointer, "_commit", late)]
 
 
 @mutant("a checkpoint commits the runs as they are now, not as they were")
 def _() -> list[Patch]:
-    def present(self: Upkeep, state: State, *names: Any) -> None:
+    def present(self: Checkpointer, state: Manifest, *names: Any) -> None:
         for name in state.parts.keys() & self._trees().keys():
             state = state.with_part(name, as_now(state.parts[name], self._trees()[name]))
         commit(self, state, *names)
 
-    def as_now(part: PartState, tree: Tree) -> PartState:
+    def as_now(part: CollectionRecord, tree: LayerTree) -> CollectionRecord:
         for kept in part.layers:
             layer = tree.layers.get(kept.id)
             if layer is not None and len(layer.runs) >= len(kept.runs):
                 part = part.with_runs(kept.id, layer.runs)
         return part
 
-    return [(Upkeep, "_commit", present)]
+    return [(Checkpointer, "_commit", present)]
 
 
 @mutant("replay goes on behind the first frame that a checkpoint does not hold")
@@ -100,18 +100,18 @@ def _() -> list[Patch]:
 
 @mutant("files that the present state needs are removed before the next is committed")
 def _() -> list[Patch]:
-    def early(self: Upkeep, state: State, *names: Any) -> None:
+    def early(self: Checkpointer, state: Manifest, *names: Any) -> None:
         for name in self._shelf.names():
             if name not in state.files:
                 self._shelf.remove(name)
         commit(self, state, *names)
 
-    return [(Upkeep, "_commit", early)]
+    return [(Checkpointer, "_commit", early)]
 
 
 @mutant("files of a commit that failed are removed")
 def _() -> list[Patch]:
-    def sure(self: Upkeep) -> Steps:
+    def sure(self: Checkpointer) -> Steps:
         try:
             yield from checkpoint(self)
         except BaseException:
@@ -119,17 +119,17 @@ def _() -> list[Patch]:
             self.tidy()
             raise
 
-    return [(Upkeep, "checkpoint", sure)]
+    return [(Checkpointer, "checkpoint", sure)]
 
 
 @mutant("a checkpoint beside a fold removes its file")
 def _() -> list[Patch]:
-    def thorough(self: Upkeep) -> None:
+    def thorough(self: Checkpointer) -> None:
         self.folding, before = False, self.folding
         tidy(self)
         self.folding = before
 
-    return [(Upkeep, "tidy", thorough)]
+    return [(Checkpointer, "tidy", thorough)]
 
 
 # --- chains
@@ -137,7 +137,7 @@ def _() -> list[Patch]:
 
 @mutant("what was written after the rotation goes with what was closed")
 def _() -> list[Patch]:
-    def forgetful(self: Layer, closed: tuple[Mutable, ...], run: Run | None) -> None:
+    def forgetful(self: Layer, closed: tuple[MemTable, ...], run: Run | None) -> None:
         adopt(self, closed, run)
         self.open = None
 
@@ -178,7 +178,7 @@ def _() -> list[Patch]:
 
 @mutant("closed runs that are joined lose their deletes")
 def _() -> list[Patch]:
-    def lost(tree: Tree, words: Any, locations: Any, *rest: Any) -> Any:
+    def lost(tree: LayerTree, words: Any, locations: Any, *rest: Any) -> Any:
         locations &= ~DELETE
         return wanted_at(tree, words, locations, *rest)
 
@@ -187,25 +187,25 @@ def _() -> list[Patch]:
 
 @mutant("a checkpoint counts what closed runs below have, too, as new")
 def _() -> list[Patch]:
-    return [(upkeep_module, "Lookup", lambda closed, runs, seed: Lookup((), runs, seed))]
+    return [(upkeep_module, "RunSet", lambda closed, runs, seed: RunSet((), runs, seed))]
 
 
 @mutant("what lies below a run is not looked at when it is counted")
 def _() -> list[Patch]:
-    def settle(self: Tally, portion: Portion, _: Covered) -> None:
+    def settle(self: LiveCounter, portion: CountBatch, _: CountResult) -> None:
         self._pop(portion)
 
-    return [(Tally, "settle", settle)]
+    return [(LiveCounter, "settle", settle)]
 
 
 @mutant("the oldest run is asked who lives, whatever newer ones deleted")
 def _() -> list[Patch]:
-    look_for_any = Lookup.look_for_any
+    look_for_any = RunSet.look_for_any
 
-    def backwards(self: Lookup, wanted: Wanted, found: np.ndarray) -> None:
-        look_for_any(self if wanted.keyed else Lookup(self.closed, self.runs[::-1], self.seed), wanted, found)
+    def backwards(self: RunSet, wanted: LookupBatch, found: np.ndarray) -> None:
+        look_for_any(self if wanted.keyed else RunSet(self.closed, self.runs[::-1], self.seed), wanted, found)
 
-    return [(Lookup, "look_for_any", backwards)]
+    return [(RunSet, "look_for_any", backwards)]
 
 
 @mutant("what is counted is not looked for in runs at whose lowest or highest id it stands")
@@ -218,27 +218,27 @@ def _() -> list[Patch]:
 
 @mutant("expiries that a run hides are counted on")
 def _() -> list[Patch]:
-    count = Tally.settle
+    count = LiveCounter.settle
 
-    def settle(self: Tally, *what: Any) -> None:
+    def settle(self: LiveCounter, *what: Any) -> None:
         count(self, *what)
         self.gone.clear()
 
-    return [(Tally, "settle", settle)]
+    return [(LiveCounter, "settle", settle)]
 
 
 @mutant("a word that is written stays hot")
 def _() -> list[Patch]:
-    return [(HotIndex, "forget", lambda self, words: None)]
+    return [(LocationCache, "forget", lambda self, words: None)]
 
 
 @mutant("a word that was written since it was looked for becomes hot")
 def _() -> list[Patch]:
-    def learn(self: Chain, wanted: Wanted, found: np.ndarray, which: np.ndarray, runs: Any) -> None:
+    def learn(self: IndexStack, wanted: LookupBatch, found: np.ndarray, which: np.ndarray, runs: Any) -> None:
         if self.hot is not None:
             self.hot.admit(wanted.words[which], found[which])
 
-    return [(Chain, "_learn", learn)]
+    return [(IndexStack, "_admit_to_cache", learn)]
 
 
 # --- the directory of keys
@@ -288,12 +288,12 @@ def _() -> list[Patch]:
 
 @mutant("a record of the catalog is not verified")
 def _() -> list[Patch]:
-    return [(Records, "_opened", lambda self, name, record: orjson.loads(record[8:]))]
+    return [(CheckedRecords, "_opened", lambda self, name, record: orjson.loads(record[8:]))]
 
 
 @mutant("the root of the catalog is not compared with its records")
 def _() -> list[Patch]:
-    def trusting(self: Records, records: Any) -> tuple[dict[str, Any], Root]:
+    def trusting(self: CheckedRecords, records: Any) -> tuple[dict[str, Any], Root]:
         state, sums = {}, Sums()
         for name, record in records:
             state[name] = self._opened(name, record)
@@ -302,7 +302,7 @@ def _() -> list[Patch]:
         root = state.pop(ROOT, {"commit": 1, "entries": 0})
         return state, Root(root["commit"], root["entries"], sums)
 
-    return [(Records, "open", trusting)]
+    return [(CheckedRecords, "open", trusting)]
 
 
 @mutant("a catalog is not compared with the log")

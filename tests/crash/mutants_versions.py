@@ -7,31 +7,31 @@ from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
-from pmkv import engine as engine_module
-from pmkv import plans
-from pmkv.contents import Contents
-from pmkv.engine import Engine
+from pmkv.engine import engine as engine_module
+from pmkv.engine import version_plan as plans
+from pmkv.engine.collection import Collection, PreviousVersion
+from pmkv.engine.engine import Engine
+from pmkv.engine.open_view import OpenView
+from pmkv.engine.version_plan import Plan
 from pmkv.log.format import Frame
-from pmkv.log.writer import Log
-from pmkv.plans import Plan
-from pmkv.surface import Former, Surface
-from pmkv.versions import fold as fold_module
-from pmkv.versions import heads as heads_module
-from pmkv.versions import state as state_module
-from pmkv.versions import upkeep as upkeep_module
-from pmkv.versions.chain import Chain
-from pmkv.versions.heads import UNDO, Heads, ViewMap
-from pmkv.versions.layer import Layer, Span, Tree
-from pmkv.versions.state import LayerState, State, ViewState
-from pmkv.versions.upkeep import Rotation, Upkeep
+from pmkv.log.log import Log
+from pmkv.maintenance import checkpoint as upkeep_module
+from pmkv.maintenance import compaction_policy as fold_module
+from pmkv.maintenance.checkpoint import Checkpointer, FrozenState
+from pmkv.versions import manifest as state_module
+from pmkv.versions import view_set as heads_module
+from pmkv.versions.index_stack import IndexStack
+from pmkv.versions.layer import Layer, LayerTree, SkipRun
+from pmkv.versions.manifest import LayerRecord, Manifest, ViewRecord
+from pmkv.versions.view_set import UNDO, ViewEntry, ViewSet
 from tests.crash.mutants import MUTANTS, Patch, mutant
 
-carry_out, follow, rotate, apply = Heads.carry_out, Contents.follow, Engine._rotate, Engine._apply
+carry_out, follow, rotate, apply = ViewSet.carry_out, OpenView.follow, Engine._rotate, Engine._apply
 plan_promote, plan_undo, view_state, commit = (
     plans.plan_promote,
     plans.plan_undo,
-    heads_module.view_state,
-    Upkeep._commit,
+    heads_module.view_record,
+    Checkpointer._commit,
 )
 others = set(MUTANTS)
 
@@ -46,50 +46,50 @@ def _() -> list[Patch]:
 
 @mutant("a snapshot shares the layer that is written to")
 def _() -> list[Patch]:
-    def snapshot(self: Heads, new: ViewMap, head: ViewMap, lsn: int) -> None:
+    def snapshot(self: ViewSet, new: ViewEntry, head: ViewEntry, lsn: int) -> None:
         for part in head.parts:
             new.put(part, head.parts[part])
         self.maps[new.name] = new
 
-    return [(Heads, "_snapshot", snapshot)]
+    return [(ViewSet, "_snapshot", snapshot)]
 
 
 @mutant("layers are merged across what a view names")
 def _() -> list[Patch]:
-    def merge(self: Tree, named: object) -> None:
+    def merge(self: LayerTree, named: object) -> None:
         for layer in list(self.layers.values()):
             while layer.sealed and layer.below is not None and layer.id in self.layers:
                 layer.below.refs = 1
                 layer.absorb()
 
-    return [(Tree, "merge", merge)]
+    return [(LayerTree, "merge", merge)]
 
 
 @mutant("the lowest run of a layer is taken for the bottom of the chain")
 def _() -> list[Patch]:
-    folds_of = fold_module.folds_of
+    folds_of = fold_module.compactions_of
 
-    def bottomless(tree: Tree, part: Any, *how: Any) -> Iterator[Any]:
+    def bottomless(tree: LayerTree, part: Any, *how: Any) -> Iterator[Any]:
         lowest = {layer.runs[-1].name for layer in part.layers if layer.runs}
         for fold in folds_of(tree, part, *how):
             yield replace(fold, bottom=fold.inputs[-1].name in lowest)
 
-    return [(upkeep_module, "folds_of", bottomless)]
+    return [(upkeep_module, "compactions_of", bottomless)]
 
 
 @mutant("a span hides what is below it")
 def _() -> list[Patch]:
-    return [(fold_module, "Span", lambda run, top, below: Span(run, top, None))]
+    return [(fold_module, "SkipRun", lambda run, top, below: SkipRun(run, top, None))]
 
 
 @mutant("a span leaves out its lowest layer")
 def _() -> list[Patch]:
-    spanning = fold_module.Spanning
+    spanning = fold_module.SkipRunPlan
 
-    def short(tree: Tree, top: int, below: int | None, inputs: Any) -> Any:
+    def short(tree: LayerTree, top: int, below: int | None, inputs: Any) -> Any:
         return spanning(tree, top, below, inputs if len(inputs) == 1 else inputs[:-1])
 
-    return [(fold_module, "Spanning", short)]
+    return [(fold_module, "SkipRunPlan", short)]
 
 
 # --- who needs what
@@ -107,46 +107,46 @@ def _() -> list[Patch]:
 
 @mutant("chains do not hear that runs were exchanged")
 def _() -> list[Patch]:
-    return [(Tree, "changed", lambda self: None)]
+    return [(LayerTree, "changed", lambda self: None)]
 
 
 @mutant("what was hot stays so when another layer is on top")
 def _() -> list[Patch]:
-    return [(Chain, "_forget_exchanged", lambda self, runs: None)]
+    return [(IndexStack, "_forget_exchanged", lambda self, runs: None)]
 
 
 @mutant("what only the chain before had stays hot")
 def _() -> list[Patch]:
-    exchanged = Chain._forget_exchanged
+    exchanged = IndexStack._forget_exchanged
 
-    def forgetful(self: Chain, before: Any) -> None:
+    def forgetful(self: IndexStack, before: Any) -> None:
         exchanged(self, before and (tuple(run for run in before[0] if run in self._runs), before[1]))
 
-    return [(Chain, "_forget_exchanged", forgetful)]
+    return [(IndexStack, "_forget_exchanged", forgetful)]
 
 
 @mutant("what only the new chain has, on no file yet, stays hot")
 def _() -> list[Patch]:
-    exchanged = Chain._forget_exchanged
+    exchanged = IndexStack._forget_exchanged
 
-    def forgetful(self: Chain, before: Any) -> None:
+    def forgetful(self: IndexStack, before: Any) -> None:
         exchanged(self, before and (before[0], {*self.mutables}))
 
-    return [(Chain, "_forget_exchanged", forgetful)]
+    return [(IndexStack, "_forget_exchanged", forgetful)]
 
 
 @mutant("tables and keyspaces of a branch do not follow it")
 def _() -> list[Patch]:
-    def lazy(self: Contents, view: ViewMap, *how: Any) -> None:
+    def lazy(self: OpenView, view: ViewEntry, *how: Any) -> None:
         if view.kind == "main" or not self.tables:
             follow(self, view, *how)
 
-    return [(Contents, "follow", lazy)]
+    return [(OpenView, "follow", lazy)]
 
 
 @mutant("keys that only other views have leave the directory")
 def _() -> list[Patch]:
-    return [(Heads, "is_shared", lambda self, part: False)]
+    return [(ViewSet, "is_shared", lambda self, part: False)]
 
 
 # --- checkpoints
@@ -159,7 +159,7 @@ def rotated(change: Any) -> list[Patch]:
 
 @mutant("a checkpoint does not write what only a snapshot or branch holds")
 def _() -> list[Patch]:
-    def without(engine: Engine, rotation: Rotation) -> Rotation:
+    def without(engine: Engine, rotation: FrozenState) -> FrozenState:
         mains = {layer.id for top in engine.heads.maps["main"].parts.values() if top for layer in top.down()}
         return replace(rotation, closed=[closed for closed in rotation.closed if closed.layer in mains])
 
@@ -168,7 +168,7 @@ def _() -> list[Patch]:
 
 @mutant("the catalog does not keep `undo`")
 def _() -> list[Patch]:
-    def without(engine: Engine, rotation: Rotation) -> Rotation:
+    def without(engine: Engine, rotation: FrozenState) -> FrozenState:
         views = {name: view for name, view in rotation.state.views.items() if name != UNDO}
         return replace(rotation, state=replace(rotation.state, views=views))
 
@@ -182,21 +182,21 @@ def _() -> list[Patch]:
 
 @mutant("a checkpoint commits which views there are, and how often they were exchanged, as it is now, not as it was")
 def _() -> list[Patch]:
-    def late(self: Upkeep, state: State, *names: Any) -> None:
+    def late(self: Checkpointer, state: Manifest, *names: Any) -> None:
         heads = self._rotate.__self__.heads
         views = {name: view for name, view in state.views.items() if name in heads.maps}
         commit(self, replace(state, views=views, switches=heads.switches), *names)
 
-    return [(Upkeep, "_commit", late)]
+    return [(Checkpointer, "_commit", late)]
 
 
 def kept(**changes: Any) -> list[Patch]:
     """Views of which the catalog keeps less."""
 
-    def state(view: ViewMap, trees: dict[str, Tree]) -> ViewState:
+    def state(view: ViewEntry, trees: dict[str, LayerTree]) -> ViewRecord:
         return replace(view_state(view, trees), **changes)
 
-    return [(heads_module, "view_state", state)]
+    return [(heads_module, "view_record", state)]
 
 
 @mutant("the catalog does not know what a branch stands on")
@@ -211,10 +211,10 @@ def _() -> list[Patch]:
 
 @mutant("the catalog does not count what was written to a layer")
 def _() -> list[Patch]:
-    def uncounted(*fields: Any) -> LayerState:
-        return replace(LayerState(*fields), writes=0)
+    def uncounted(*fields: Any) -> LayerRecord:
+        return replace(LayerRecord(*fields), writes=0)
 
-    return [(heads_module, "LayerState", uncounted), (state_module, "LayerState", uncounted)]
+    return [(heads_module, "LayerRecord", uncounted), (state_module, "LayerRecord", uncounted)]
 
 
 # --- replay
@@ -228,10 +228,10 @@ def _() -> list[Patch]:
 @mutant("replay takes what was decided on a branch for main's")
 def _() -> list[Patch]:
     def on_main(self: Engine, frame: Frame) -> None:
-        def forgetful(heads: Heads, decision: dict[str, Any], *when: int) -> None:
+        def forgetful(heads: ViewSet, decision: dict[str, Any], *when: int) -> None:
             carry_out(heads, {name: value for name, value in decision.items() if name != "head"}, *when)
 
-        with patch.object(Heads, "carry_out", forgetful):
+        with patch.object(ViewSet, "carry_out", forgetful):
             apply(self, frame)
 
     return [(Engine, "_apply", on_main)]
@@ -248,7 +248,7 @@ def _() -> list[Patch]:
 
 @mutant("a promote takes all that a branch has")
 def _() -> list[Patch]:
-    return [(Heads, "written", lambda self, branch: list(branch.parts))]
+    return [(ViewSet, "written", lambda self, branch: list(branch.parts))]
 
 
 @mutant("a promote is never refused")
@@ -263,17 +263,17 @@ def _() -> list[Patch]:
 
 @mutant("a promoted branch stands where it stood")
 def _() -> list[Patch]:
-    return [(Heads, "_stand_on_promoted", lambda self, branch, parts: None)]
+    return [(ViewSet, "_stand_on_promoted", lambda self, branch, parts: None)]
 
 
 @mutant("a branch whose promote was undone stands on what it promoted")
 def _() -> list[Patch]:
-    return [(Heads, "_stand_as_before", lambda self, before: None)]
+    return [(ViewSet, "_stand_as_before", lambda self, before: None)]
 
 
 @mutant("an undo brings back everything")
 def _() -> list[Patch]:
-    def everything(heads: Heads) -> Plan:
+    def everything(heads: ViewSet) -> Plan:
         with patch.object(heads.maps[UNDO], "exchanged", tuple(heads.maps[UNDO].parts)):
             return replace(plan_undo(heads), conflicts=plan_undo(heads).conflicts)
 
@@ -287,8 +287,8 @@ def _() -> list[Patch]:
 
 @mutant("an undo can be undone")
 def _() -> list[Patch]:
-    delete = Heads._delete
-    return [(Heads, "_delete", lambda self, name: delete(self, name) if name != UNDO else None)]
+    delete = ViewSet._delete
+    return [(ViewSet, "_delete", lambda self, name: delete(self, name) if name != UNDO else None)]
 
 
 @mutant("a table that a rollback removes stays")
@@ -308,27 +308,27 @@ def _() -> list[Patch]:
 
 @mutant("what goes on behind a seal forgets by which decision it has what it has")
 def _() -> list[Patch]:
-    go_on = Tree.go_on
+    go_on = LayerTree.go_on
 
-    def forgetful(self: Tree, id: int, top: Layer) -> Layer:
+    def forgetful(self: LayerTree, id: int, top: Layer) -> Layer:
         layer = go_on(self, id, top)
         layer.since = 0
         return layer
 
-    return [(Tree, "go_on", forgetful)]
+    return [(LayerTree, "go_on", forgetful)]
 
 
 # --- what is shown until it is durable
 
 
-def shown_unless(is_over: Callable[[Surface, Former], bool]) -> list[Patch]:
+def shown_unless(is_over: Callable[[Collection, PreviousVersion], bool]) -> list[Patch]:
     """What was there before is shown until this."""
 
-    def shown(self: Surface) -> Chain:
+    def shown(self: Collection) -> IndexStack:
         former = self._former
         return self.chain if former is None or is_over(self, former) else former.chain
 
-    return [(Surface, "_shown", shown)]
+    return [(Collection, "_shown", shown)]
 
 
 @mutant("whoever promoted is shown what was there before")
@@ -348,35 +348,35 @@ def _() -> list[Patch]:
 
 @mutant("what is shown goes with its view")
 def _() -> list[Patch]:
-    def keep_shown(self: Surface, lsn: int) -> None:
+    def keep_shown(self: Collection, lsn: int) -> None:
         keep(self, lsn)
         if self._former is not None and self._former._top.shown:
             self._former._top.shown -= 1
             self._former._top.let_go()
 
-    def leave(self: Former) -> None:
+    def leave(self: PreviousVersion) -> None:
         if self._chain is not None:
             self._chain.leave()
 
-    keep = Surface.keep_shown
-    return [(Surface, "keep_shown", keep_shown), (Former, "leave", leave)]
+    keep = Collection.keep_shown
+    return [(Collection, "keep_shown", keep_shown), (PreviousVersion, "leave", leave)]
 
 
 @mutant("a checkpoint keeps layers that are only shown")
 def _() -> list[Patch]:
-    return [(Contents, "forget_former", lambda self: None)]
+    return [(OpenView, "forget_former", lambda self: None)]
 
 
 @mutant("several tables are gathered as they were, and as they are")
 def _() -> list[Patch]:
-    def at_once(self: Contents, read: Callable[[], Any]) -> Any:
+    def at_once(self: OpenView, read: Callable[[], Any]) -> Any:
         log = self._ground.log
         with log.deferred() as seen, log.lock:
             found = read()
         log.settle(seen.lsn)
         return found
 
-    return [(Contents, "_at_once", at_once)]
+    return [(OpenView, "_at_once", at_once)]
 
 
 VERSIONS = set(MUTANTS) - others

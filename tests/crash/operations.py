@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from pmkv.engine import Engine
+from pmkv.engine.engine import Engine
+from pmkv.engine.keyspace import Keyspace
+from pmkv.engine.table import Table
+from pmkv.engine.transaction import Transaction as StoreTransaction
 from pmkv.errors import FullError, UnknownNameError
-from pmkv.keyspace import Keyspace
-from pmkv.table import Table
-from pmkv.transaction import Transaction as StoreTransaction
 from pmkv.view import View
-from tests.crash.model import SPACES, Contents, Model, Rows
+from tests.crash.model import SPACES, Model, OpenView, Rows
 from tests.crash.model import View as ModelView
 
 
@@ -39,7 +39,7 @@ class Put(Operation):
     value: bytes
     at: int = 0
 
-    def on_model(self, model: Contents) -> Any:
+    def on_model(self, model: OpenView) -> Any:
         return model.put(self.space, self.key, self.value, self.at)
 
     def on_store(self, store: Any) -> Any:
@@ -52,7 +52,7 @@ class PutMany(Operation):
     pairs: tuple[tuple[bytes, bytes], ...]
     at: int = 0
 
-    def on_model(self, model: Contents) -> Any:
+    def on_model(self, model: OpenView) -> Any:
         for key, value in self.pairs:
             model.put(self.space, key, value, self.at)
 
@@ -65,7 +65,7 @@ class Delete(Operation):
     space: int
     key: bytes
 
-    def on_model(self, model: Contents) -> Any:
+    def on_model(self, model: OpenView) -> Any:
         return model.delete(self.space, self.key)
 
     def on_store(self, store: Any) -> Any:
@@ -77,7 +77,7 @@ class DeleteMany(Operation):
     space: int
     keys: tuple[bytes, ...]
 
-    def on_model(self, model: Contents) -> Any:
+    def on_model(self, model: OpenView) -> Any:
         return sum(model.delete(self.space, key) for key in self.keys)
 
     def on_store(self, store: Any) -> Any:
@@ -90,7 +90,7 @@ class Expire(Operation):
     key: bytes
     at: int
 
-    def on_model(self, model: Contents) -> Any:
+    def on_model(self, model: OpenView) -> Any:
         entry = model.spaces.get(self.space, {}).get(self.key)
         if entry is not None:
             model.put(self.space, self.key, entry[0], self.at)
@@ -104,7 +104,7 @@ class Expire(Operation):
 class Clear(Operation):
     space: int
 
-    def on_model(self, model: Contents) -> Any:
+    def on_model(self, model: OpenView) -> Any:
         model.clear(self.space)
 
     def on_store(self, store: Any) -> Any:
@@ -113,7 +113,7 @@ class Clear(Operation):
 
 @dataclass(frozen=True)
 class FlushAll(Operation):
-    def on_model(self, model: Contents) -> Any:
+    def on_model(self, model: OpenView) -> Any:
         for space in range(SPACES):
             model.clear(space)
 
@@ -130,7 +130,7 @@ class CreateTable(Operation):
     def fits(self, model: Any) -> bool:
         return self.name not in model.tables
 
-    def on_model(self, model: Contents) -> Any:
+    def on_model(self, model: OpenView) -> Any:
         model.tables[self.name] = Rows(np.dtype(self.descr), self.bound)
 
     def on_store(self, store: Any) -> Any:
@@ -141,7 +141,7 @@ class CreateTable(Operation):
 class DropTable(Operation):
     name: str
 
-    def on_model(self, model: Contents) -> Any:
+    def on_model(self, model: OpenView) -> Any:
         model.remove(model.part(self.name))
 
     def on_store(self, store: Any) -> Any:
@@ -154,7 +154,7 @@ class PutRows(Operation):
     ids: tuple[int, ...]
     rows: bytes
 
-    def on_model(self, model: Contents) -> Any:
+    def on_model(self, model: OpenView) -> Any:
         table = model.tables[self.name]
         width = table.descr.itemsize
         for i, id_ in enumerate(self.ids):
@@ -173,7 +173,7 @@ class AddRows(Operation):
     ids: tuple[int, ...]
     rows: bytes
 
-    def on_model(self, model: Contents) -> Any:
+    def on_model(self, model: OpenView) -> Any:
         table = model.tables[self.name]
         base = table.descr.base
         for id_, more in zip(self.ids, np.frombuffer(self.rows, base).reshape(len(self.ids), -1)):
@@ -190,7 +190,7 @@ class DeleteRows(Operation):
     name: str
     ids: tuple[int, ...]
 
-    def on_model(self, model: Contents) -> Any:
+    def on_model(self, model: OpenView) -> Any:
         rows = model.tables[self.name].rows
         found = sum(rows.pop(id_, None) is not None for id_ in self.ids)
         if found:
@@ -297,7 +297,7 @@ class Batch(Together):
     reserve: int = 0
     results: list[Any] = field(default_factory=list, compare=False, repr=False)  # of the steps taken, as far as it came
 
-    def on_model(self, model: Contents) -> Any:
+    def on_model(self, model: OpenView) -> Any:
         return [step.on_model(model) for step in self.steps]
 
     def on_store(self, store: Any) -> Any:
@@ -327,7 +327,7 @@ class Batch(Together):
 class Transaction(Together):
     """All or nothing, and applied when it ends: of a key what was done to it last."""
 
-    def on_model(self, model: Contents) -> Any:
+    def on_model(self, model: OpenView) -> Any:
         before = model.copy()
         for step in self.steps:
             step.on_model(model)
@@ -354,7 +354,7 @@ def state_of(store: Any, spaces: int = SPACES) -> Model:
     return model
 
 
-def read_view(store: Any, model: Contents, spaces: int) -> None:
+def read_view(store: Any, model: OpenView, spaces: int) -> None:
     """All that one view holds."""
     for number in range(spaces):
         keyspace = store.keyspace(number)
@@ -380,7 +380,7 @@ def check_scans(store: Any, state: Model) -> None:
         check_scans_of(store.view(name), view)
 
 
-def check_scans_of(store: Any, state: Contents) -> None:
+def check_scans_of(store: Any, state: OpenView) -> None:
     """The same, of one view."""
     for number, space in state.spaces.items():
         items = [(key, space[key][0]) for key in sorted(space)]

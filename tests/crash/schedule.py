@@ -28,19 +28,19 @@ from typing import Any
 from unittest.mock import patch
 
 from pmkv import store as store_module
-from pmkv import table as table_module
-from pmkv.background import Background
-from pmkv.engine import Engine
-from pmkv.log import writer as writer_module
+from pmkv.engine import table as table_module
+from pmkv.engine.engine import Engine
+from pmkv.engine.table import Table
+from pmkv.log import log as writer_module
 from pmkv.log.flusher import Flusher
-from pmkv.table import Table
-from pmkv_server import connection as connection_module
-from pmkv_server import dispatcher as dispatcher_module
-from pmkv_server.commands import running
+from pmkv.runtime.background import Background
+from pmkv_server.commands import execution as running
 from pmkv_server.commands import tables as tables_module
 from pmkv_server.config import Config
-from pmkv_server.dispatcher import Dispatcher
-from pmkv_server.main import Server
+from pmkv_server.dispatch import tick as dispatcher_module
+from pmkv_server.dispatch.tick import Dispatcher
+from pmkv_server.net import connection as connection_module
+from pmkv_server.server import Server
 from tests.crash.asked import Asked, Questions, Reply, is_error
 from tests.crash.baton import Actor, Baton, BatonLock, BatonQueue, BatonRLock
 from tests.crash.explore import NOW, Violation, reproducible
@@ -98,7 +98,7 @@ class Schedule:
             stack.enter_context(reproducible(self.seed))
             for module, name, value in SMALL:
                 stack.enter_context(patch.object(module, name, value))
-            stack.enter_context(patch.object(table_module, "give_way", self._pause_while_entering))
+            stack.enter_context(patch.object(table_module, "yield_cpu", self._pause_while_entering))
             stack.callback(self.baton.abandon)
             self._build()
             for _ in range(STEPS):

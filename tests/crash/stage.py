@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pmkv.media.base import Range
 from pmkv.media.simulated import SimulatedMedium
 from pmkv.store import Store
-from pmkv_server.connection import Connection
+from pmkv_server.net.connection import Connection
 from tests.crash.asked import Asked
 from tests.crash.baton import Baton
 from tests.crash.explore import Violation

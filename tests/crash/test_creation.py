@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 import pmkv
-from pmkv import directory
-from pmkv.check import check
-from pmkv.directory import IDENTITY
-from pmkv.dump import dump
-from pmkv.salvage import salvage
+from pmkv import data_directory
+from pmkv.data_directory import IDENTITY
+from pmkv.tools.check import check
+from pmkv.tools.dump import dump
+from pmkv.tools.salvage import salvage
 
 pytestmark = pytest.mark.crash
 
@@ -119,9 +119,9 @@ def test_persistent_memory_is_taken_where_it_is_found(
 ) -> None:
     """With the one thing replaced that this machine has not: a file system that grants MAP_SYNC."""
     monkeypatch.setenv("PMEM_IS_PMEM_FORCE", "1")
-    monkeypatch.setattr(directory, "probe", lambda place: pmkv.media.base.Granularity.CACHE_LINE)
-    medium = directory.DaxMedium
-    monkeypatch.setattr(directory, "DaxMedium", lambda place, capacity: medium(place, capacity, force=True))
+    monkeypatch.setattr(data_directory, "probe", lambda place: pmkv.media.base.Granularity.CACHE_LINE)
+    medium = data_directory.DaxMedium
+    monkeypatch.setattr(data_directory, "DaxMedium", lambda place, capacity: medium(place, capacity, force=True))
     with pmkv.open(tmp_path, capacity=CAPACITY, require="cache_line") as store:
         assert store.granularity == "cache_line" and store.stats().granularity == "cache_line"
         store.put_many({b"%d" % i: bytes(1000) for i in range(100)})

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import pmkv
-from pmkv.check import check
+from pmkv.tools.check import check
 from tests.crash.operations import Model, check_scans, state_of
 
 pytestmark = pytest.mark.crash

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from pmkv.engine import Engine
+from pmkv.engine.engine import Engine
 from pmkv.errors import CorruptionError, FlushError, FullError, ReadOnlyError
 from pmkv.log.format import FRAME_HEADER, Kind
-from pmkv.log.pool import Pool
+from pmkv.log.segments import Pool
 from pmkv.media.base import Granularity
 from pmkv.media.simulated import CrashPoint, SimulatedMedium
 

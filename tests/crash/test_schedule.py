@@ -18,14 +18,14 @@ from unittest.mock import patch
 
 import pytest
 
+from pmkv.engine.table import Table
 from pmkv.errors import PmkvError
-from pmkv.log.entering import Entering, MetError
 from pmkv.log.flusher import Flusher
-from pmkv.log.writer import Log
-from pmkv.table import Table
+from pmkv.log.log import Log
+from pmkv.log.publishing import BatchPublisher, PartialBatchSeen
 from pmkv_server.commands import transactions
-from pmkv_server.connection import Connection
-from pmkv_server.dispatcher import Dispatcher
+from pmkv_server.dispatch.tick import Dispatcher
+from pmkv_server.net.connection import Connection
 from tests.crash.schedule import Counts, Schedule, explore
 
 pytestmark = pytest.mark.crash
@@ -215,25 +215,25 @@ def _() -> list[Patch]:
 
 @mutant("who reads beside a batch is shown what is entered of it")
 def _() -> list[Patch]:
-    return [(Entering, "beware", lambda self, layer, found: None)]
+    return [(BatchPublisher, "beware", lambda self, layer, found: None)]
 
 
 @mutant("who met a batch reads again at once, and takes what there is")
 def _() -> list[Patch]:
-    def twice(self: Entering, read: Callable[[], Any]) -> Any:
+    def twice(self: BatchPublisher, read: Callable[[], Any]) -> Any:
         with self._lock:
             try:
                 return read()
-            except MetError:
+            except PartialBatchSeen:
                 with patch.object(self, "_frames", []):
                     return read()
 
-    return [(Entering, "at_once", twice)]
+    return [(BatchPublisher, "at_once", twice)]
 
 
 @mutant("who counts does not wait until a batch is entered")
 def _() -> list[Patch]:
-    return [(Entering, "over", lambda self: self._lock)]
+    return [(BatchPublisher, "over", lambda self: self._lock)]
 
 
 @mutant("only what is gathered is pending, not what is in flight")

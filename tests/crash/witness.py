@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pmkv.engine import Engine
+from pmkv.engine.engine import Engine
 from pmkv.log.format import Flag, Kind
 from pmkv.log.replay import Replay
 from pmkv.media.simulated import SimulatedMedium

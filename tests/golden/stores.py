@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from itertools import count
 from unittest.mock import patch
 
-from pmkv.engine import Engine
-from pmkv.log.pool import Pool
+from pmkv.engine.engine import Engine
+from pmkv.log.segments import Pool
 from pmkv.media.base import Granularity
 from pmkv.media.simulated import SimulatedMedium
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from pmkv.dump import lines
-from pmkv.log.pool import Pool
+from pmkv.engine.transaction import Transaction
+from pmkv.log.segments import Pool
 from pmkv.media.simulated import SimulatedMedium
-from pmkv.transaction import Transaction
+from pmkv.tools.dump import lines
 from tests.golden.stores import known_ids, new_medium, open_engine
 
 GOLDEN = Path(__file__).parent / "dump.txt"

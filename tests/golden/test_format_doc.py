@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pmkv.engine import Engine
+from pmkv.engine.engine import Engine
 from pmkv.log import format as format_
 from pmkv.log.format import Flag, Kind
 from tests.golden.stores import NOON, known_ids, new_medium, open_engine

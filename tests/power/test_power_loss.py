@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 import pmkv
-from pmkv import directory
-from pmkv.log import writer as appending
+from pmkv import data_directory
+from pmkv.log import log as appending
 from pmkv.media.base import Range
 from pmkv.media.file import FileMedium
 from pmkv.store import Store
@@ -62,7 +62,7 @@ class Shadowed(FileMedium):
 
 @pytest.fixture
 def shadowed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], Store]:
-    monkeypatch.setattr(directory, "FileMedium", Shadowed)
+    monkeypatch.setattr(data_directory, "FileMedium", Shadowed)
     monkeypatch.setattr(appending, "LARGE", 4096)  # rows go straight to the page cache, as long ones do
     return lambda: pmkv.open(tmp_path / "live", capacity=CAPACITY)
 
@@ -73,7 +73,7 @@ def recover(store: Store, folder: Path) -> Store:
     medium = store._engine.pool.medium
     assert isinstance(medium, Shadowed)
     (folder / "pool").write_bytes(medium.survivors())
-    (folder / directory.IDENTITY).write_bytes((store.path / directory.IDENTITY).read_bytes())
+    (folder / data_directory.IDENTITY).write_bytes((store.path / data_directory.IDENTITY).read_bytes())
     return pmkv.open(folder, capacity=CAPACITY)
 
 
@@ -200,6 +200,6 @@ def test_a_closed_store_is_whole_in_every_durability(shadowed: Callable[[], Stor
         folder = tmp_path / f"{durability} after"
         folder.mkdir()
         (folder / "pool").write_bytes(medium.survivors())
-        (folder / directory.IDENTITY).write_bytes((tmp_path / durability / directory.IDENTITY).read_bytes())
+        (folder / data_directory.IDENTITY).write_bytes((tmp_path / durability / data_directory.IDENTITY).read_bytes())
         with pmkv.open(folder, capacity=CAPACITY) as after:
             assert dict(after.scan()) == expected

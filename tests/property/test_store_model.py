@@ -7,10 +7,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from pmkv.engine import Engine
+from pmkv.engine.engine import Engine
+from pmkv.engine.transaction import Transaction
 from pmkv.errors import ConflictError, FullError
 from pmkv.media.memory import MemoryMedium
-from pmkv.transaction import Transaction
 
 KEYS = st.sampled_from([b"", b"a", b"ab", b"b\0", b"long" * 30, b"\xff"])
 VALUES = st.one_of(st.binary(max_size=20), st.integers(0, 12_000).map(bytes))  # beyond 4 KiB: in parts

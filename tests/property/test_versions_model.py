@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 import pmkv
 from tests.crash.histories import Generator
-from tests.crash.model import UNDO, Contents, Model
+from tests.crash.model import UNDO, Model, OpenView
 from tests.crash.operations import state_of
 
 SPACES = 4  # that are written to
@@ -32,7 +32,7 @@ class StoreWithViews(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.store, self.model = self.open(), Model()
-        self.held: list[tuple[str, Contents, pmkv.Table]] = []  # a view, which one of this name, and a table of it
+        self.held: list[tuple[str, OpenView, pmkv.Table]] = []  # a view, which one of this name, and a table of it
 
     def open(self) -> pmkv.Store:
         return pmkv.open(pool=":memory:", capacity=CAPACITY)

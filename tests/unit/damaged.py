@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 import pmkv
-from pmkv.directory import Directory
+from pmkv.data_directory import DataDirectory
 from pmkv.log.format import Frame
 from pmkv.log.replay import Replay
 
@@ -16,7 +16,7 @@ CAPACITY = 8 << 20
 
 def frames_of(path: Path) -> list[Frame]:
     """Every frame of a closed store, in order."""
-    place = Directory(path, "auto", 0, "page", readonly=True)
+    place = DataDirectory(path, "auto", 0, "page", readonly=True)
     try:
         return list(Replay(place.open_pool()))
     finally:

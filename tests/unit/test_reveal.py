@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from pmkv.engine import Engine
+from pmkv.engine.engine import Engine
+from pmkv.engine.transaction import Transaction
 from pmkv.errors import ConflictError, ExistsError, FlushError, UnknownNameError
-from pmkv.transaction import Transaction
 from tests.engines import contents, eio, failing_engine, small_engine
 
 Step = Callable[[Engine], Any]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 import pmkv
-from pmkv.engine import Engine
+from pmkv.engine.engine import Engine
 from pmkv.errors import FlushError
 from pmkv.media.base import Granularity
 from pmkv.media.simulated import SimulatedMedium

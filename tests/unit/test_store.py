@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 import pmkv
+from pmkv.engine.table import SHORT
 from pmkv.errors import ClosedError, FlushError, InvalidError, LockedError, ReadOnlyError
-from pmkv.table import SHORT
 from tests.engines import at_the_same_time
 
 SMALL = "8MiB"

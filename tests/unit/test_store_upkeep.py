@@ -13,8 +13,8 @@ import pytest
 
 import pmkv
 from pmkv.errors import ClosedError
+from pmkv.maintenance.compaction_policy import TIER
 from pmkv.store import LONGEST
-from pmkv.versions.fold import TIER
 
 SMALL = "8MiB"
 

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 import pmkv
-from pmkv import keyspace as keyspace_module
-from pmkv.engine import Engine
+from pmkv.engine import keyspace as keyspace_module
+from pmkv.engine.engine import Engine
 from pmkv.errors import ClosedError, UnknownNameError
-from pmkv.index.open import OpenIndex
+from pmkv.index.hash_table import HashTable
 from pmkv.media.memory import MemoryMedium
 from tests.engines import at_the_same_time, contents, copy_of, failing_engine, small_engine
 
@@ -107,9 +107,9 @@ def test_a_long_put_that_is_interrupted_while_it_is_entered(monkeypatch: pytest.
     """Its rows are in the log, and its layer is one that was written: what comes behind opens again."""
     engine = small_engine(segments=40)
     table, ids, left = engine.create_table("t", ("u1", 64)), np.arange(700), times
-    insert = OpenIndex.insert
+    insert = HashTable.insert
 
-    def interrupted(self: OpenIndex, *arguments: Any) -> np.ndarray:
+    def interrupted(self: HashTable, *arguments: Any) -> np.ndarray:
         nonlocal left
         found = insert(self, *arguments)
         left -= 1
@@ -118,7 +118,7 @@ def test_a_long_put_that_is_interrupted_while_it_is_entered(monkeypatch: pytest.
         return found
 
     with monkeypatch.context() as patch:
-        patch.setattr(OpenIndex, "insert", interrupted)
+        patch.setattr(HashTable, "insert", interrupted)
         with pytest.raises(KeyboardInterrupt):
             table.put(ids, np.ones((700, 64), "u1"))
     table.get(ids)  # nobody waits for whoever is gone

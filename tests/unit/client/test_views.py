@@ -9,11 +9,12 @@ import redis
 from redis.exceptions import ResponseError
 
 import pmkv_client
-from pmkv_client import AsyncClient, Client, ConflictError, NoViewError, protocol, views
+from pmkv_client import AsyncClient, Client, ConflictError, NoViewError, views
+from pmkv_client import requests as protocol
 from tests.unit.client.scripted import Scripted, eager
 
 
-def words(work: protocol.Work) -> str:
+def words(work: protocol.Request) -> str:
     [call] = work.calls
     return " ".join(map(str, call))
 
@@ -36,7 +37,7 @@ def words(work: protocol.Work) -> str:
         (views.wait(3, -1.0), "VIEW.WAIT 3 1"),
     ],
 )
-def test_what_is_said(work: protocol.Work, said: str) -> None:
+def test_what_is_said(work: protocol.Request, said: str) -> None:
     assert words(work) == said
     assert work.once == (not said.startswith("VIEW.WAIT"))
 

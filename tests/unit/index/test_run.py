@@ -15,12 +15,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pmkv.engine.byte_batch import join
 from pmkv.errors import CorruptionError
-from pmkv.index.heap import Heap
-from pmkv.index.open import OpenIndex
+from pmkv.index.arena import Arena
+from pmkv.index.hash_table import HashTable
 from pmkv.index.run import STEP, Run, RunInfo, write_run
-from pmkv.index.shelf import PAGE, FileShelf, MemoryShelf, Shelf
-from pmkv.items import join
+from pmkv.index.run_files import PAGE, DiskRunFiles, MemoryRunFiles, RunFiles
 from pmkv.kernels.location import DELETE, OFFSET_MASK
 from pmkv.kernels.records import FLAG_DELETE, record_sizes, write_records
 
@@ -28,7 +28,7 @@ SEED = np.uint64(4242)
 OWNER = np.uint64(1 << 32)
 SEGMENT, FIRST = 1 << 16, 4096
 NONE = np.empty(0, np.int64)
-HEAP = Heap()
+HEAP = Arena()
 
 
 def finish(steps: Generator[None, None, RunInfo]) -> RunInfo:
@@ -43,12 +43,12 @@ def finish(steps: Generator[None, None, RunInfo]) -> RunInfo:
 class Maker:
     """Writes runs to one shelf, of one pool."""
 
-    shelf: Shelf = field(default_factory=lambda: MemoryShelf(bytes(16)))
+    shelf: RunFiles = field(default_factory=lambda: MemoryRunFiles(bytes(16)))
     data: np.ndarray = field(default_factory=lambda: np.zeros(1 << 20, np.uint8))
     width: int = 8
     number: int = 0
 
-    def info(self, sources: list[OpenIndex | Run], **other: Any) -> RunInfo:
+    def info(self, sources: list[HashTable | Run], **other: Any) -> RunInfo:
         self.number += 1
         out = self.shelf.create(f"{self.number}.runs")
         given = {"bottom": False, "live": 0, "added": NONE, "gone": NONE, "first": 1, "last": 2} | other
@@ -58,13 +58,13 @@ class Maker:
         out.close()
         return info
 
-    def run(self, sources: list[OpenIndex | Run], **other: Any) -> Run:
+    def run(self, sources: list[HashTable | Run], **other: Any) -> Run:
         info = self.info(sources, **other)
         return Run(info, self.shelf.open(info.file), f"run {info.file}")
 
 
-def index_of(ids: np.ndarray, locations: np.ndarray) -> OpenIndex:
-    index = OpenIndex(HEAP, int(SEED))
+def index_of(ids: np.ndarray, locations: np.ndarray) -> HashTable:
+    index = HashTable(HEAP, int(SEED))
     index.insert(ids, locations)
     return index
 
@@ -75,14 +75,14 @@ def find(run: Run, ids: np.ndarray) -> list[int]:
     return found.tolist()
 
 
-def some(rng: np.random.Generator, size: int, ids: int) -> OpenIndex:
+def some(rng: np.random.Generator, size: int, ids: int) -> HashTable:
     """An open index with some of so many ids, some deleted."""
     where = rng.integers(FIRST, 1 << 20, size).astype(np.uint64)
     where[rng.random(size) < 0.2] |= DELETE
     return index_of(rng.integers(0, ids, size), where)
 
 
-def entries_of(source: OpenIndex | Run) -> dict[int, int]:
+def entries_of(source: HashTable | Run) -> dict[int, int]:
     windows = source.walk(0, SEED) if isinstance(source, Run) else source.walk()
     return {
         int(word): int(where)
@@ -106,7 +106,7 @@ def weights_of(entries: dict[int, int], width: int) -> dict[int, int]:
 def test_runs_are_dicts_however_they_are_folded(data: st.DataObject) -> None:
     rng, maker = np.random.default_rng(data.draw(st.integers(0, 2**32))), Maker()
     ids = data.draw(st.sampled_from([5, 300, 30_000]))
-    sources: list[OpenIndex | Run] = []
+    sources: list[HashTable | Run] = []
     for _ in range(data.draw(st.integers(1, 5))):
         index = some(rng, int(rng.integers(1, 2 * ids)), ids)
         sources.append(maker.run([index]) if data.draw(st.booleans()) else index)
@@ -194,7 +194,7 @@ class Keys:
     def hashes(self, keys: list[bytes]) -> np.ndarray:
         return np.array([sum(key) % self.words for key in keys], np.uint64)
 
-    def put(self, index: OpenIndex, items: dict[bytes, bytes | None]) -> dict[bytes, int]:
+    def put(self, index: HashTable, items: dict[bytes, bytes | None]) -> dict[bytes, int]:
         """Enter records, deletes where the value is None; returns where they stand."""
         keys, values = join(list(items)), join([value or b"" for value in items.values()])
         flags = np.array([FLAG_DELETE if value is None else 0 for value in items.values()], np.int64)
@@ -225,10 +225,10 @@ def test_keys_with_equal_hashes_live_beside_each_other(data: st.DataObject) -> N
     rng, maker = np.random.default_rng(data.draw(st.integers(0, 2**32))), Maker()
     keys = Keys(maker, data.draw(st.sampled_from([1, 7, 10**9])))
     names = [b"%d" % i for i in range(data.draw(st.sampled_from([3, 60])))]
-    sources: list[OpenIndex | Run] = []
+    sources: list[HashTable | Run] = []
     written: list[dict[bytes, int]] = []
     for _ in range(data.draw(st.integers(1, 5))):
-        index, last = OpenIndex(HEAP, int(SEED)), {}
+        index, last = HashTable(HEAP, int(SEED)), {}
         for _ in range(2):
             chosen = [name for name in names if rng.random() < 0.4]
             last |= keys.put(
@@ -258,7 +258,7 @@ def test_keys_with_equal_hashes_live_beside_each_other(data: st.DataObject) -> N
 def test_a_group_of_equal_hashes_is_never_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pmkv.index.run.STEP", 256)
     maker = Maker()
-    keys, index = Keys(maker, 3), OpenIndex(HEAP, int(SEED))
+    keys, index = Keys(maker, 3), HashTable(HEAP, int(SEED))
     names = [b"%d" % i for i in range(900)]
     where = keys.put(index, dict.fromkeys(names, b"v"))
     run = maker.run([index])
@@ -266,7 +266,7 @@ def test_a_group_of_equal_hashes_is_never_cut(monkeypatch: pytest.MonkeyPatch) -
     assert [len({int(p) for p in places}) for places in windows] == [1, 1, 1]
     for places in windows:
         assert run.at(int(places[0])).tolist() == index.at(int(places[0])).tolist() and places.size > 256
-    again = keys.put(newer := OpenIndex(HEAP, int(SEED)), dict.fromkeys(names[:100], b"w"))
+    again = keys.put(newer := HashTable(HEAP, int(SEED)), dict.fromkeys(names[:100], b"w"))
     folded = maker.run([maker.run([newer]), run])
     assert folded.info.count == 900 and keys.find(folded, names) == list((where | again).values())
     folded.check(SEED)
@@ -275,7 +275,7 @@ def test_a_group_of_equal_hashes_is_never_cut(monkeypatch: pytest.MonkeyPatch) -
 def test_damaged_records_are_found_not_their_predecessors() -> None:
     maker = Maker()
     keys = Keys(maker, 10**9)
-    old, new = OpenIndex(HEAP, int(SEED)), OpenIndex(HEAP, int(SEED))
+    old, new = HashTable(HEAP, int(SEED)), HashTable(HEAP, int(SEED))
     keys.put(old, {b"key": b"old"})
     where = keys.put(new, {b"key": b"new"})[b"key"]
     maker.data[(where & int(OFFSET_MASK)) + 16] ^= 1
@@ -286,7 +286,7 @@ def test_damaged_records_are_found_not_their_predecessors() -> None:
 def test_a_fold_looks_only_at_the_records_that_it_drops() -> None:
     maker = Maker()
     keys = Keys(maker, 10**9)
-    old, new = OpenIndex(HEAP, int(SEED)), OpenIndex(HEAP, int(SEED))
+    old, new = HashTable(HEAP, int(SEED)), HashTable(HEAP, int(SEED))
     below = keys.put(old, {b"%d" % i: bytes(i) for i in range(200)})
     above = keys.put(new, {b"%d" % i: bytes(300 - i) for i in range(150, 250)})
     runs = [maker.run([new]), maker.run([old])]
@@ -306,7 +306,7 @@ def test_a_fold_of_a_damaged_run_raises_and_gives_nothing() -> None:
 
 
 def test_memory_is_bounded_whatever_the_size(tmp_path: Path) -> None:
-    rng, maker = np.random.default_rng(2), Maker(FileShelf(tmp_path, bytes(16)))
+    rng, maker = np.random.default_rng(2), Maker(DiskRunFiles(tmp_path, bytes(16)))
     runs = [maker.run([some(rng, 200_000, 10**9)]) for _ in range(4)]
     tracemalloc.start()
     info = maker.info(runs)
@@ -390,7 +390,7 @@ def test_a_file_that_was_cut_short_is_refused() -> None:
 
 
 def test_warming_touches_everything_in_steps(tmp_path: Path) -> None:
-    maker = Maker(FileShelf(tmp_path, bytes(16)))
+    maker = Maker(DiskRunFiles(tmp_path, bytes(16)))
     ids = np.arange(60_000)
     run = maker.run([index_of(ids, (ids + FIRST).astype(np.uint64))], added=np.arange(5000))
     steps = run.warm()

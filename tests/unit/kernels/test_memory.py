@@ -6,8 +6,8 @@ import numba
 import numpy as np
 import pytest
 
-from pmkv.compile import CHECKED, JIT
 from pmkv.kernels.memory import copy, load64, prefetch, store64
+from pmkv.runtime.jit import CHECKED, JIT
 
 U = np.uint64
 

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from pmkv.errors import FullError
-from pmkv.log import ahead, writer
 from pmkv.log import flusher as module
+from pmkv.log import log as writer
+from pmkv.log import prefault as ahead
 from pmkv.log.flusher import Flusher
 from pmkv.log.format import Kind
-from pmkv.log.writer import Log
+from pmkv.log.log import Log
 from tests.engines import PAGE_SEGMENT, Failing, append, eio, frames, make_log, small_medium
 
 
@@ -55,13 +56,13 @@ def test_a_piece_becomes_durable_while_the_next_one_is_written(
     log = make_log(a_medium())
     start(log)
     first = append(log)
-    log.finish_group(first)
+    log.flush_piece(first)
     with log.writing, log.joined():
         last = append(log)
         until(lambda: log.durable >= first)
         assert first == log.durable < last, "a batch is never flushed in parts"
         until(lambda: not log._flushing.locked())  # the thread waits for nothing that is not complete
-    log.finish_group(last, first)
+    log.flush_piece(last, first)
     until(lambda: log.durable == last)
     assert [frame.lsn for frame in frames(log.pool.medium)][-2:] == [first, last]
 
@@ -134,7 +135,7 @@ def test_nothing_is_made_ready_for_what_is_stored_the_mediums_own_way(start: Cal
     medium.ready.clear()
     start(log)
     for _ in range(3):
-        log.populate_ahead()
+        log.prefault_pages()
     assert not medium.ready
 
 

@@ -6,9 +6,9 @@ import pytest
 
 from pmkv.errors import CorruptionError
 from pmkv.log.format import Frame, Kind
-from pmkv.log.pool import Pool
+from pmkv.log.log import Log
 from pmkv.log.replay import Replay
-from pmkv.log.writer import Log
+from pmkv.log.segments import Pool
 from pmkv.media.memory import MemoryMedium
 from tests.engines import PAGE_SEGMENT, append, copy_of, frames, make_log, small_medium
 
@@ -42,7 +42,7 @@ def test_an_empty_pool_has_an_empty_log() -> None:
 
 def test_a_segment_that_was_prepared_only_has_an_empty_log() -> None:
     medium = small_medium(8, PAGE_SEGMENT)
-    Pool.create(medium, PAGE_SEGMENT).prepare_ahead()
+    Pool.create(medium, PAGE_SEGMENT).preallocate_segment()
     whole, replay = found(medium)
     assert (whole, replay.position) == ([], 4096 + 64)
 
@@ -232,7 +232,7 @@ def test_the_only_segment_with_a_damaged_header_is_no_empty_pool(acknowledged: L
 
 def test_a_damaged_header_of_a_segment_not_used_yet_is_none(acknowledged: Log) -> None:
     medium = acknowledged.pool.medium
-    assert acknowledged.pool.prepare_ahead()
+    assert acknowledged.pool.preallocate_segment()
     unused = max(acknowledged.pool.generations)
     assert unused not in acknowledged.pool.taken
     medium.data[acknowledged.pool.start(unused)] ^= 1

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import pmkv
-from pmkv_server.connection import Connection
+from pmkv_server.net.connection import Connection
 from tests.unit.server.stand import Client, Gate, Stub, Wire, dispatching
 
 

@@ -9,13 +9,13 @@ from collections.abc import Callable
 from typing import Any
 
 from pmkv_server.commands import admit
-from pmkv_server.commands.running import run
-from pmkv_server.commands.table import Command
+from pmkv_server.commands.execution import run
+from pmkv_server.commands.registry import Command
 from pmkv_server.config import Config
-from pmkv_server.dispatcher import Dispatcher
-from pmkv_server.main import Server
-from pmkv_server.resp import chunks
-from pmkv_server.session import Session
+from pmkv_server.dispatch.tick import Dispatcher
+from pmkv_server.net.session import Session
+from pmkv_server.resp.scan import chunks
+from pmkv_server.server import Server
 from tests.served import Raw, encoded, request
 
 

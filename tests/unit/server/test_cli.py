@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import pmkv
-from pmkv_server import main as server_module
+from pmkv_server import server as server_module
 from pmkv_server.cli import main, quick_imports
 from pmkv_server.config import Config
 from tests.served import served

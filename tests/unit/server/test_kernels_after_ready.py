@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pmkv.compile import JIT
+from pmkv.runtime.jit import JIT
 from tests.served import Served
 
 WATCH = """
@@ -71,7 +71,7 @@ def test_the_watch_would_see_it(tmp_path: Path) -> None:
 @pytest.mark.skipif(not JIT, reason="under NUMBA_DISABLE_JIT=1 nothing is compiled")
 def test_a_start_does_not_load_what_only_compiling_needs() -> None:
     """It takes a quarter of a second. So no kernel may use np.cumsum, which numba has in a module that needs SciPy."""
-    look = "import sys, pmkv_server.main, pmkv.store; print('numba.np.linalg' in sys.modules)"
+    look = "import sys, pmkv_server.server, pmkv.store; print('numba.np.linalg' in sys.modules)"
     for _ in range(2):  # the first may find kernels that were never compiled
         done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

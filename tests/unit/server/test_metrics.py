@@ -9,8 +9,8 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 import pmkv
+from pmkv_server.bgsave import BackgroundSave
 from pmkv_server.metrics import registry
-from pmkv_server.saving import Saving
 from pmkv_server.stats import Stats
 
 
@@ -27,7 +27,9 @@ def scraped() -> dict[str, dict[str, float]]:
         store.keyspace(5).put(b"d", b"4")
         store.rollback("v1", keys=[5])
         switches = SimpleNamespace(waiting=2)
-        server = SimpleNamespace(store=store, stats=stats, saving=Saving(), switches=switches, sessions={1: None})
+        server = SimpleNamespace(
+            store=store, stats=stats, saving=BackgroundSave(), switches=switches, sessions={1: None}
+        )
         text = generate_latest(registry(server)).decode()
     samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
     found: dict[str, dict[str, float]] = {}

@@ -5,23 +5,23 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pmkv.index.heap import Heap
-from pmkv.index.hot import Budget
-from pmkv.versions.chain import Chain
-from pmkv.versions.layer import Covered, Dram, Layer, Span, Tally, Tree, replaced
-from pmkv.versions.wanted import Ids
+from pmkv.index.arena import Arena
+from pmkv.index.location_cache import CacheBudget
+from pmkv.index.lookup_batch import IdBatch
+from pmkv.versions.index_stack import IndexStack
+from pmkv.versions.layer import CountResult, IndexMemory, Layer, LayerTree, LiveCounter, SkipRun, replaced
 
 
 class Forest:
     """A tree with a head, and snapshots of it."""
 
     def __init__(self) -> None:
-        self.dram = Dram(Heap(), Budget(0))
-        self.tree = Tree("table/1", self.dram, 7, 8)
+        self.dram = IndexMemory(Arena(), CacheBudget(0))
+        self.tree = LayerTree("table/1", self.dram, 7, 8)
         self.top, self.number = self.tree.begin(1).hold(), 1
 
     def put(self, word: int) -> None:
-        Chain(self.top).enter(Ids(np.array([word])), np.array([8 * word + 8], np.uint64), self.number)
+        IndexStack(self.top).enter(IdBatch(np.array([word])), np.array([8 * word + 8], np.uint64), self.number)
 
     def seal(self) -> Layer:
         """The sealed layer, held as a snapshot holds it."""
@@ -31,7 +31,7 @@ class Forest:
         return before
 
     def words(self, top: Layer | None = None) -> set[int]:
-        return {int(word) for _, words, _ in Chain(top or self.top).walk() for word in words}
+        return {int(word) for _, words, _ in IndexStack(top or self.top).walk() for word in words}
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_what_a_span_ends_at_must_be_there(forest: Forest) -> None:
     for word in range(3):
         forest.put(word)
         layers.append(forest.seal())
-    forest.tree.spans = {layers[2].id: Span(None, layers[2].id, layers[0].id)}
+    forest.tree.spans = {layers[2].id: SkipRun(None, layers[2].id, layers[0].id)}
     forest.tree.merge(set())
     assert forest.tree.spans
     layers[0].let_go()
@@ -93,25 +93,25 @@ def test_a_span_goes_with_the_layer_that_it_begins_at(forest: Forest) -> None:
     forest.put(1)
     held = forest.seal()
     top = forest.tree.begin(99, held).hold()
-    forest.tree.spans = {99: Span(None, 99, None)}
+    forest.tree.spans = {99: SkipRun(None, 99, None)}
     top.let_go()
     assert not forest.tree.spans
 
 
 def test_notes_are_settled_once_a_portion_at_a_time() -> None:
-    tally = Tally()
+    tally = LiveCounter()
     assert tally.portion() is None
     for size in (5, 4, 2):
-        tally.note(Ids(np.arange(size)))
+        tally.note(IdBatch(np.arange(size)))
     first = tally.portion(most=6)
     assert [note.words.size for note in first.notes] == [5, 4] and tally.uncounted == 11
-    tally.settle(first, Covered(2, [70, 60]))
-    tally.settle(first, Covered(2, [70, 60]))  # whoever counted at the same time
+    tally.settle(first, CountResult(2, [70, 60]))
+    tally.settle(first, CountResult(2, [70, 60]))  # whoever counted at the same time
     assert (tally.covered, tally.uncounted, list(tally.gone)) == (2, 2, [60, 70])
     last = tally.portion(most=6)
     assert [note.words.size for note in last.notes] == [2] and not tally.is_unknown
     tally.give_up(last)
-    tally.settle(last, Covered(2, []))
+    tally.settle(last, CountResult(2, []))
     assert tally.portion() is None and (tally.covered, tally.uncounted, tally.is_unknown) == (2, 0, True)
 
 

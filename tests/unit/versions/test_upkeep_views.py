@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pmkv.engine import Engine
+from pmkv.engine.engine import Engine
 from pmkv.errors import PmkvError
 from pmkv.kernels.location import DELETE
-from pmkv.versions.fold import MOST, TIER
-from pmkv.versions.upkeep import with_deletes
+from pmkv.maintenance.checkpoint import with_deletes
+from pmkv.maintenance.compaction_policy import MOST, TIER
 from tests.engines import contents
-from tests.unit.versions.test_upkeep import World, exhaust, fill
+from tests.unit.maintenance.test_checkpoint import World, exhaust, fill
 
 
 def shown(engine: Engine) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pmkv_server.commands import admit, find
-from pmkv_server.commands.table import CommandError
+from pmkv_server.commands.registry import CommandError
 from tests.unit.server.stand import Client, Stub
 
 

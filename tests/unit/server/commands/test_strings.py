@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 import pmkv
-from pmkv.surface import Surface
+from pmkv.engine.collection import Collection
+from pmkv_server.commands.registry import CommandError
 from pmkv_server.commands.strings import long_double
-from pmkv_server.commands.table import CommandError
 from tests.unit.server.stand import Client, Stub, shown
 
 
@@ -25,8 +25,8 @@ def test_many_values_are_looked_up_together(client: Client, store: Any, monkeypa
     if protocol == 3:
         client("HELLO", "3")
     looks: list[int] = []
-    look_up = Surface._look_up
-    monkeypatch.setattr(Surface, "_look_up", lambda self, wanted: (looks.append(1), look_up(self, wanted))[1])
+    look_up = Collection._look_up
+    monkeypatch.setattr(Collection, "_look_up", lambda self, wanted: (looks.append(1), look_up(self, wanted))[1])
     for asked in ([*values], [*values, b"none"], [b"none", *values, *long], [b"parts"], [b"none"], [b"k0"]):
         looks.clear()
         null = ("$", b"-1") if protocol == 2 else ("_", b"")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pmkv_server.commands import find
-from pmkv_server.commands.running import is_heavy
+from pmkv_server.commands.execution import is_heavy
 from tests.unit.server.stand import Client, Gate, Stub, settled, until
 
 

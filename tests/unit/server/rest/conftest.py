@@ -10,11 +10,11 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
 import pmkv
+from pmkv_server.bgsave import BackgroundSave
 from pmkv_server.config import Config
 from pmkv_server.rest import RUNNER, application
-from pmkv_server.saving import Saving
 from pmkv_server.stats import Stats
-from pmkv_server.switches import Switches
+from pmkv_server.version_events import VersionEvents
 
 Start = Callable[..., Awaitable[TestClient]]
 
@@ -24,7 +24,7 @@ class Stand:
 
     def __init__(self, store: Any, password: str = "") -> None:
         self.store, self.config = store, Config(password=password)
-        self.stats, self.saving, self.switches, self.sessions = Stats(), Saving(), Switches(), {}
+        self.stats, self.saving, self.switches, self.sessions = Stats(), BackgroundSave(), VersionEvents(), {}
         self.switches.attach(store, asyncio.get_running_loop(), self.durable)
         self.gate = asyncio.Event()
         self.gate.set()

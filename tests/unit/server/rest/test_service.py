@@ -13,7 +13,7 @@ import pmkv
 from pmkv import errors
 from pmkv_server.rest import start_rest
 from pmkv_server.rest.context import SERVER
-from pmkv_server.switches import Switches
+from pmkv_server.version_events import VersionEvents
 
 
 async def test_probes(rest: TestClient) -> None:
@@ -55,7 +55,9 @@ async def test_closing_drains() -> None:
         async def durable(lsn: int) -> None:
             await gate.wait()
 
-        server = SimpleNamespace(store=store, config=SimpleNamespace(password=""), durable=durable, switches=Switches())
+        server = SimpleNamespace(
+            store=store, config=SimpleNamespace(password=""), durable=durable, switches=VersionEvents()
+        )
         server.switches.attach(store, asyncio.get_running_loop(), durable)
         runner = await start_rest(server, "127.0.0.1", 0)
         url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1/keys/a"

@@ -1,0 +1,1 @@
+"""The catalog in LMDB: the committed manifest, its checksummed records, and the ordered directory of keys."""

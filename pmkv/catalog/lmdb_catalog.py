@@ -1,0 +1,447 @@
+"""The catalog: the state that a checkpoint made current, and with it the ordered directory of keys. A commit is the one
+switch: whatever happens in the middle of it, the next `load` gives the state before or the state after.
+
+LmdbCatalog keeps it in the folder `catalog` of a data directory, MemoryCatalog in DRAM. State is a flat dict of names
+and JSON values; only what changed is written. Assumes: one writer at a time, which the lock of the directory sees to.
+`keys` may be called beside a commit, and sees the directory before it or after it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import threading
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import islice, takewhile
+from pathlib import Path
+from typing import Any, Protocol
+
+import lmdb
+
+from ..errors import (
+    ClosedError,
+    CorruptionError,
+    FlushError,
+    FormatError,
+    FullError,
+    InvalidError,
+    LockedError,
+    PmkvError,
+    ReadOnlyError,
+)
+from ..runtime.scheduling import GilYielder, no_yield
+from .checked_records import ROOT, CheckedRecords, Root, Sums
+from .key_directory import CHUNK, Batch, Key, Resolve, next_keys
+
+FOLDER = "catalog"
+MAP = 16 << 20
+ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DAMAGE = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.BadTxnError, lmdb.NotFoundError)
+
+
+class Catalog(Protocol):
+    """One state and one directory of keys, that change together."""
+
+    def load(self) -> dict[str, Any] | None:
+        """The whole state, verified; None if nothing was ever committed."""
+
+    def commit(
+        self,
+        state: dict[str, Any],
+        new: Iterable[Key] = (),
+        dead: Iterable[Key] = (),
+        pause: Callable[[], None] = no_yield,
+    ) -> int:
+        """Make `state` current: durable on return. The dead leave the directory, then the new enter it.
+        A long key shares its entry with those of the same beginning and hash: it is dead when all of them are.
+        pause: called now and then, and may raise to give the commit up: the state is then the one before.
+        Returns the number of the commit: 1, 2, 3 ..."""
+
+    def keys(
+        self, keyspace: int, low: bytes, high: bytes | None, reverse: bool, count: int, resolve: Resolve
+    ) -> list[bytes]:
+        """The next keys of [low, high) in byte order, at least `count` unless there are no more.
+        `resolve(prefix, word)` gives the full keys of more than 500 bytes that begin so and have this hash."""
+
+    def check(self) -> None:
+        """Every record and every entry of the directory is whole."""
+
+    def close(self) -> None:
+        """Twice is allowed."""
+
+
+class MemoryCatalog:
+    """In DRAM, for stores in memory and for crash tests. What is current is replaced as a whole, never changed."""
+
+    def __init__(self, pool_id: bytes) -> None:
+        self._pool_id, self._sealer = pool_id, CheckedRecords(pool_id, "in memory")
+        self._records: dict[str, bytes] = {ROOT: self._sealer.root(Root(0, 0, Sums()))}
+        self._entries: list[bytes] = []  # in order
+        self._before = self._records, self._entries
+
+    def load(self) -> dict[str, Any] | None:
+        state, root = self._sealer.open(self._records.items())
+        return state if root.commit else None
+
+    def commit(
+        self,
+        state: dict[str, Any],
+        new: Iterable[Key] = (),
+        dead: Iterable[Key] = (),
+        pause: Callable[[], None] = no_yield,
+    ) -> int:
+        _, root = self._sealer.open(self._records.items())
+        changed, sums = self._sealer.changed(state, root.sums)
+        pause()
+        leaving, entering = ({one for chunk in Batch(some, GilYielder()) for one in chunk} for some in (dead, new))
+        entries = sorted((set(self._entries) - leaving) | entering)
+        after = Root(root.commit + 1, len(entries), sums)
+        kept = {name: record for name, record in self._records.items() if name in sums}
+        self._before = self._records, self._entries
+        self._records, self._entries = kept | changed | {ROOT: self._sealer.root(after)}, entries
+        return after.commit
+
+    def keys(
+        self, keyspace: int, low: bytes, high: bytes | None, reverse: bool, count: int, resolve: Resolve
+    ) -> list[bytes]:
+        return next_keys(self._pull, keyspace, low, high, reverse, count, resolve)
+
+    def _pull(self, first: bytes, stop: bytes, reverse: bool, limit: int | None) -> list[bytes]:
+        entries = self._entries
+        low, high = bisect_left(entries, first), bisect_left(entries, stop)
+        if limit is not None and high - low > limit:
+            low, high = (high - limit, high) if reverse else (low, low + limit)
+        return entries[low:high][:: -1 if reverse else 1]
+
+    def survivor(self, committed: bool) -> MemoryCatalog:
+        """What a crash in the middle of the last commit leaves: the state before it, or the state after it."""
+        other = MemoryCatalog(self._pool_id)
+        other._records, other._entries = other._before = (self._records, self._entries) if committed else self._before
+        return other
+
+    def check(self) -> None:
+        _, root = self._sealer.open(self._records.items())
+        assert root.entries == len(self._entries)
+
+    def close(self) -> None:
+        return
+
+
+class LmdbCatalog:
+    """In the folder `catalog` of the directory `path`, which the first commit makes. A reader keeps to the commit it
+    saw first, or to none, whatever the writer does, and is seen by it until it closes."""
+
+    def __init__(self, path: str | os.PathLike[str], pool_id: bytes, readonly: bool = False) -> None:
+        self._folder, self._readonly = Path(path) / FOLDER, readonly
+        self._file = self._folder / "data.mdb"
+        self._sealer = CheckedRecords(pool_id, str(self._file))
+        self._root: Root | None = None  # of the last commit; None when it must be read again
+        self._writing, self._opening, self._sharing = threading.RLock(), threading.Lock(), threading.Lock()
+        self._gate = Gate()
+        self._env: lmdb.Environment | None = None
+        self._held: lmdb.Transaction | None = None
+        self._closed = False
+        self._absent = not self._folder.exists()  # nothing was ever committed, or nothing was when this was opened
+        if not self._absent:
+            self._environment()
+
+    def _create(self) -> None:
+        """Whole under another name first, so that no crash leaves half a catalog. Synced once, when it is whole."""
+        half = self._folder.with_name(FOLDER + ".new")
+        with self._explained("made"):
+            shutil.rmtree(half, ignore_errors=True)
+            half.mkdir(parents=True)
+            with lmdb.open(str(half), map_size=MAP, max_dbs=2, sync=False) as env:
+                state, _ = env.open_db(b"state"), env.open_db(b"keys")
+                with env.begin(write=True) as txn:
+                    txn.put(ROOT.encode(), self._sealer.root(Root(0, 0, Sums())), db=state)
+            stretch(half / self._file.name, MAP)
+            sync_folder(half)
+            half.rename(self._folder)
+            sync_folder(self._folder.parent)
+
+    def _open(self) -> lmdb.Environment:
+        """The environment, and of a reader the transaction that it holds."""
+        with self._explained("opened"):
+            env = lmdb.open(
+                str(self._folder), map_size=self._file.stat().st_size, max_dbs=2, readonly=self._readonly,
+                create=False, max_readers=1024,
+            )  # fmt: skip
+            try:
+                self._check_length(env)
+                self._state, self._keys = env.open_db(b"state", create=False), env.open_db(b"keys", create=False)
+                if self._readonly:
+                    self._held = self._hold(env)
+                else:
+                    env.reader_check()  # strikes off readers that were killed
+            except BaseException:
+                env.close()
+                raise
+            return env
+
+    def _check_length(self, env: lmdb.Environment) -> None:
+        """Of what is cut off, a read would be a SIGBUS. A whole file is as long as LMDB's map."""
+        needed = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
+        size = self._file.stat().st_size
+        if size < needed:
+            raise CorruptionError(
+                f"the catalog {self._file} is cut off: it has {size:,} bytes of {needed:,}; restore a backup"
+            )
+
+    def _hold(self, env: lmdb.Environment) -> lmdb.Transaction:
+        while True:
+            try:
+                return env.begin()
+            except lmdb.MapResizedError:  # the writer was faster
+                env.set_mapsize(self._file.stat().st_size)
+
+    def load(self) -> dict[str, Any] | None:
+        self._guard()
+        if self._absent:
+            return None
+        with self._writing, self._explained("read"), self._reading() as txn:
+            records = txn.cursor(self._state)
+            state, root = self._sealer.open((name.decode(errors="replace"), bytes(one)) for name, one in records)
+            entries = txn.stat(self._keys)["entries"]
+        if entries != root.entries:
+            raise CorruptionError(
+                f"the directory of keys in {self._file} has {entries:,} entries, the root record of commit "
+                f"{root.commit} tells of {root.entries:,}; restore a backup"
+            )
+        self._root = root
+        return state if root.commit else None
+
+    def commit(
+        self,
+        state: dict[str, Any],
+        new: Iterable[Key] = (),
+        dead: Iterable[Key] = (),
+        pause: Callable[[], None] = no_yield,
+    ) -> int:
+        if self._readonly:
+            raise ReadOnlyError(f"the catalog {self._file} was opened readonly")
+        with self._writing:
+            self._guard()
+            if self._absent:
+                self._create()
+                self._absent = False
+            if self._root is None:
+                self.load()
+            assert self._root is not None
+            turns = GilYielder(pause)
+            batches = [Batch(some, turns) for some in (dead, new)]
+            changed, sums = self._sealer.changed(state, self._root.sums)
+            self._root = self._committed(self._root, changed, sums, batches)
+            for batch in batches:
+                batch.forget()
+            return self._root.commit
+
+    def _committed(self, root: Root, changed: dict[str, bytes], sums: Sums, batches: list[Batch]) -> Root:
+        """One transaction, again with a larger map while it does not fit."""
+        while True:
+            try:
+                with self._explained("committed"), self._environment().begin(write=True) as txn:
+                    try:
+                        return self._write(txn, root, changed, sums, batches)
+                    except BaseException:
+                        with self._gate.alone():  # py-lmdb waits for a moment without readers, and busy ones leave none
+                            txn.abort()
+                        raise
+            except lmdb.MapFullError:
+                self._grow()
+            except BaseException:
+                self._forget()
+                raise
+
+    def _write(
+        self, txn: lmdb.Transaction, root: Root, changed: dict[str, bytes], sums: Sums, batches: list[Batch]
+    ) -> Root:
+        dead, new = batches
+        for chunk in dead:
+            for one in chunk:
+                txn.delete(one, db=self._keys)
+        entry, cursor = self._sealer.entry, txn.cursor(self._keys)
+        for chunk in new:
+            cursor.putmulti([(one, entry(one)) for one in chunk])
+        turns = GilYielder()
+        for name in root.sums:
+            if name not in sums:
+                txn.delete(name.encode(), db=self._state)
+            turns.give()
+        for name, record in changed.items():
+            txn.put(name.encode(), record, db=self._state)
+            turns.give()
+        after = Root(root.commit + 1, txn.stat(self._keys)["entries"], sums)
+        txn.put(ROOT.encode(), self._sealer.root(after), db=self._state)
+        return after
+
+    def _grow(self) -> None:
+        with self._explained("grown"), self._gate.alone():
+            size = 2 * self._file.stat().st_size
+            stretch(self._file, size)
+            self._environment().set_mapsize(size)
+
+    def _forget(self) -> None:
+        """After a failed commit: which state it left is read again, through a new environment, since LMDB may not go
+        on with this one."""
+        self._root = None
+        with self._gate.alone():
+            if self._env is not None:
+                self._env.close()
+                self._env = None
+
+    def keys(
+        self, keyspace: int, low: bytes, high: bytes | None, reverse: bool, count: int, resolve: Resolve
+    ) -> list[bytes]:
+        return [] if self._absent else next_keys(self._pull, keyspace, low, high, reverse, count, resolve)
+
+    def _pull(self, first: bytes, stop: bytes, reverse: bool, limit: int | None) -> list[bytes]:
+        with self._explained("read"), self._reading() as txn, txn.cursor(self._keys) as cursor:
+            if not reverse:
+                walk = cursor.iternext() if cursor.set_range(first) else iter(())
+            elif cursor.set_range(stop):
+                walk = cursor.iterprev() if cursor.prev() else iter(())
+            else:
+                walk = cursor.iterprev()
+            found = list(takewhile(lambda pair: first <= pair[0] < stop, islice(walk, limit)))
+        return self._sealer.check_entries(found)
+
+    def check(self) -> None:
+        self.load()
+        if self._absent:
+            return
+        turns, found, root = GilYielder(), 0, self._root
+        with self._explained("read"), self._reading() as txn:
+            walk = txn.cursor(self._keys).iternext()
+            while some := list(islice(walk, CHUNK)):
+                found += len(self._sealer.check_entries(some))
+                turns.give()
+        if root is not None and root is self._root and found != root.entries:
+            raise CorruptionError(
+                f"a walk of the directory of keys in {self._file} finds {found:,} of its {root.entries:,} entries: "
+                "LMDB's own pages are damaged; move `catalog` and `runs` away: all is replayed from the log then"
+            )
+
+    def _guard(self) -> None:
+        if self._closed:
+            raise ClosedError(f"the catalog {self._file} was closed")
+
+    def _environment(self) -> lmdb.Environment:
+        with self._opening:
+            self._guard()
+            if self._env is None:
+                self._env = self._open()
+            return self._env
+
+    @contextmanager
+    def _reading(self) -> Iterator[lmdb.Transaction]:
+        """The transaction that a reader holds, for one thread at a time, or one of the moment."""
+        with self._gate.beside():
+            env = self._environment()
+            if self._held is not None:
+                with self._sharing:
+                    yield self._held
+            else:
+                with env.begin() as txn:
+                    yield txn
+
+    @contextmanager
+    def _explained(self, done: str) -> Iterator[None]:
+        try:
+            yield
+        except lmdb.MapFullError:
+            raise
+        except lmdb.Error as error:
+            raise self._error(error, done) from error
+        except OSError as error:
+            raise self._error(error, done) from error
+
+    def _error(self, error: Exception, done: str) -> PmkvError:
+        """The same in the words of pmkv."""
+        what = f"the catalog {self._file} cannot be {done}: {error}"
+        code = error.errno if isinstance(error, OSError) else getattr(error, "code", None)
+        if code in ROOM or (code == errno.EIO and self._is_full()):
+            return FullError(f"{what}: make room on the disk; what was committed before stays current")
+        if isinstance(error, DAMAGE) or code == errno.ENOENT:
+            return CorruptionError(f"{what}: it is damaged; restore a backup")
+        if isinstance(error, lmdb.VersionMismatchError | lmdb.IncompatibleError):
+            return FormatError(f"{what}: it was written by another version of LMDB")
+        if "already open" in str(error):
+            return LockedError(f"{what}: close the store that has it open")
+        if isinstance(error, lmdb.ReadersFullError):
+            return PmkvError(f"{what}: too many processes read it; close some")
+        if code in (errno.EACCES, errno.EPERM, errno.EROFS):
+            return InvalidError(f"{what}: see to the rights of its folder")
+        if code == errno.EIO or isinstance(error, lmdb.PanicError):
+            return FlushError(f"{what}: see to the disk, and open the store again")
+        return PmkvError(f"{what}: close the store and open it again")
+
+    def _is_full(self) -> bool:
+        """LMDB takes a write that the full disk cut short for an EIO."""
+        try:
+            with open(self._file, "r+b") as file:
+                os.posix_fallocate(file.fileno(), self._file.stat().st_size, 1 << 20)
+        except OSError as error:
+            return error.errno in ROOM
+        return False
+
+    def close(self) -> None:
+        with self._writing, self._gate.alone():
+            self._closed = True
+            if self._held is not None:
+                self._held.abort()
+                self._held = None
+            if self._env is not None:
+                self._env.close()
+                self._env = None
+
+
+class Gate:
+    """Many beside each other, or one alone, who goes before those that come later: LMDB's map must not move below a
+    read."""
+
+    def __init__(self) -> None:
+        self._inside = self._waiting = 0
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def beside(self) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._waiting)
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._inside -= 1
+                self._changed.notify_all()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        with self._changed:
+            self._waiting += 1
+            try:
+                self._changed.wait_for(lambda: not self._inside)
+                yield
+            finally:
+                self._waiting -= 1
+                self._changed.notify_all()
+
+
+def stretch(file: Path, size: int) -> None:
+    """As long as LMDB's map: LMDB leaves pages at the end unwritten, and then nobody could tell a file that was cut."""
+    with open(file, "r+b") as handle:
+        os.ftruncate(handle.fileno(), size)
+        os.fsync(handle.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Make its entries durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,204 @@
+"""A data directory: who may open it, which pool belongs to it, and on what medium that is."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+from pathlib import Path
+
+import orjson
+
+from .catalog.lmdb_catalog import Catalog, LmdbCatalog
+from .errors import CorruptionError, FormatError, InvalidError, LockedError, UnknownNameError
+from .index.run_files import DiskRunFiles, RunFiles
+from .log.format import VERSION
+from .log.segments import Pool
+from .media.base import Granularity, Medium
+from .media.dax import DaxMedium, probe
+from .media.file import FileMedium
+from .media.memory import MemoryMedium
+
+IDENTITY = "pmkv.json"
+
+
+class DataDirectory:
+    """Locked from construction to `close`, unless readonly or in memory."""
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | None,
+        pool: str | os.PathLike[str],
+        capacity: int,
+        require: str,
+        readonly: bool,
+    ) -> None:
+        self.in_memory = str(pool) == ":memory:" or str(path) == ":memory:"
+        if path is None and not self.in_memory:
+            raise InvalidError('a data directory is needed, or pool=":memory:"')
+        self.path = None if self.in_memory else Path(path or ".").absolute()
+        self._pool, self._capacity, self._readonly = pool, capacity, readonly
+        self._require = granularity_named(require)
+        self._medium: Medium | None = None
+        self._catalog: LmdbCatalog | None = None
+        self._lock = -1
+        if self.path is not None:
+            self._enter(self.path)
+
+    def _enter(self, path: Path) -> None:
+        if self._readonly:
+            if not (path / IDENTITY).exists():
+                raise UnknownNameError(f"{path} holds no store to be read: there is no {IDENTITY} in it")
+            return
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise InvalidError(
+                f"the data directory {path} cannot be used: {error.strerror}; choose another, or open it readonly"
+            ) from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.pread(self._lock, 32, 0).decode(errors="replace").strip() or "unknown"
+            self.close()
+            raise LockedError(
+                f"{path} is locked by process {holder}: stop it, or open the store readonly=True"
+            ) from error
+        os.ftruncate(self._lock, 0)
+        os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+
+    def open_pool(self) -> Pool:
+        """Open the medium and the pool on it; a new directory gets a new pool."""
+        pool = self._find_pool()
+        self._pool_id = pool.pool_id
+        return pool
+
+    def _find_pool(self) -> Pool:
+        self._medium = medium = self._open_medium()
+        if medium.granularity > self._require:
+            raise InvalidError(
+                f"require={self._require.word!r}, but {self._place} gives {medium.granularity.word!r} only: "
+                "use persistent memory (DAX), or allow it with require='page'"
+            )
+        if self.path is None:
+            return Pool.create(medium)
+        identity = self._read_identity()
+        if identity is None:
+            return self._create(medium)
+        if not Pool.is_pool(medium):
+            raise CorruptionError(
+                f"{self._place} is not a pool any more: its first bytes are damaged; restore a backup"
+            )
+        pool = Pool.load(medium)
+        if pool.pool_id.hex() != identity["pool_id"]:
+            raise FormatError(
+                f"{self._place} is another store's pool: it has id {pool.pool_id.hex()}, {self.path} belongs "
+                f"to {identity['pool_id']}"
+            )
+        return pool
+
+    def open_files(self) -> tuple[Catalog, RunFiles] | None:
+        """The catalog and the files of runs, once the pool is open; None for a store in memory."""
+        if self.path is None:
+            return None
+        try:
+            self._catalog = LmdbCatalog(self.path, self._pool_id, self._readonly)
+        except LockedError:
+            if not self._readonly:
+                raise
+            return None  # this very process writes it, and LMDB opens a file once: all of the log is replayed instead
+        return self._catalog, DiskRunFiles(self.path / "runs", self._pool_id)
+
+    @property
+    def _place(self) -> Path | str:
+        if self.path is None:
+            return "memory"
+        return self.path / "pool" if str(self._pool) == "auto" else Path(self._pool)
+
+    def _open_medium(self) -> Medium:
+        if self.path is None:
+            return MemoryMedium(self._capacity)
+        try:
+            return self._open_place()
+        except InvalidError:
+            raise
+        except (OSError, ValueError) as error:
+            raise InvalidError(f"the pool {self._place} cannot be opened: {error}") from error
+
+    def _open_place(self) -> Medium:
+        """Persistent memory where the kernel grants it, or nothing less is wanted; a plain file otherwise."""
+        place = Path(self._place)
+        if place.exists() and stat.S_ISCHR(place.stat().st_mode):
+            return DaxMedium(place)  # as large as the device
+        if self._require < Granularity.PAGE or (not self._readonly and probe(place) is not None):
+            return DaxMedium(place, self._capacity)
+        return FileMedium(place, self._capacity, self._readonly)
+
+    def _create(self, medium: Medium) -> Pool:
+        """A new pool. Nothing is in one before its id stands in the directory, so a crash in between leaves
+        nothing to lose."""
+        if self._readonly:
+            raise UnknownNameError(f"{self.path} holds no store to be read")
+        if not Pool.is_unfinished(medium):
+            if Pool.is_pool(medium):
+                raise FormatError(
+                    f"{self._place} is a pool with data in it, and belongs to another directory: {self.path} has "
+                    f"no {IDENTITY}"
+                )
+            raise FormatError(f"{self._place} is no pool of pmkv and not empty: name another file, or remove it")
+        pool = Pool.create(medium)
+        self._write_identity(pool)
+        return pool
+
+    def _read_identity(self) -> dict[str, str] | None:
+        assert self.path is not None
+        try:
+            identity = orjson.loads((self.path / IDENTITY).read_bytes())
+            version, pool_id = identity["format"], identity.get("pool_id")
+        except FileNotFoundError:
+            return None
+        except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+            raise CorruptionError(
+                f"{self.path / IDENTITY} is damaged: {error}; it must hold format and pool_id"
+            ) from error
+        if version != VERSION:
+            raise FormatError(
+                f"{self.path} has format version {version}, this pmkv reads version {VERSION}: use the pmkv "
+                "that wrote it to copy its data out"
+            )
+        if not isinstance(pool_id, str):
+            raise CorruptionError(f"{self.path / IDENTITY} is damaged: it must hold format and pool_id")
+        return identity
+
+    def _write_identity(self, pool: Pool) -> None:
+        assert self.path is not None
+        temporary = self.path / (IDENTITY + ".new")
+        with open(temporary, "wb") as file:
+            file.write(orjson.dumps({"format": VERSION, "pool_id": pool.pool_id.hex()}) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, self.path / IDENTITY)
+        handle = os.open(self.path, os.O_RDONLY)
+        os.fsync(handle)
+        os.close(handle)
+
+    def close(self, forked: bool = False) -> None:
+        """Let go of everything. forked: in a child, where the catalog is the parent's, whose threads may be in it."""
+        if self._catalog is not None and not forked:
+            self._catalog.close()
+            self._catalog = None
+        if self._medium is not None:
+            self._medium.close()
+            self._medium = None
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+
+def granularity_named(word: str) -> Granularity:
+    """Granularity.PAGE of "page", and so on."""
+    try:
+        return Granularity[str(word).upper()]
+    except KeyError:
+        raise InvalidError(f"require={word!r}: choose one of page, cache_line, byte") from None

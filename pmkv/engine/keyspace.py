@@ -1,0 +1,494 @@
+"""A keyspace: byte keys to byte values with an optional expiry, in batches.
+
+A write is one PUT frame (or several of one batch), entered in the index; a read is one probe and one verified look at
+the records. A value longer than a part is written as PART frames first, each group durable before the next, and exists
+once a small record lists them. Expiry is judged by the clock at each read, never by replay. Waiting for durability
+happens in `Log.settle` alone.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from ..catalog.lmdb_catalog import Catalog
+from ..errors import CorruptionError, InvalidError
+from ..index.hash_table import check_cursor
+from ..index.key_order import KeyOrder, after_prefix
+from ..index.lookup_batch import KeyBatch, lives
+from ..kernels import location
+from ..kernels.hashing import place_of
+from ..kernels.probe import hash_keys
+from ..kernels.records import (
+    DAMAGED,
+    FLAG_DELETE,
+    FLAG_PARTS,
+    gather_values,
+    key_bounds,
+    read_expiries,
+    read_records,
+    record_sizes,
+    scan_records,
+    value_bytes,
+    write_records,
+)
+from ..log import large_values
+from ..log.format import Frame, Kind
+from ..log.log import Log
+from ..log.segments import Reserve
+from ..versions.layer import Layer
+from .byte_batch import BytesArray, as_values, check_keys, cut_batches, either, join, some_exceed
+from .collection import Collection
+
+OWNER = 1 << 32  # a record's check is owned by its keyspace's number plus this: never a table's id
+SCAN_CHUNK = 1000
+MOST_KNOWN = 10_000  # keys that an order may hold although runs on file have them, before it is made anew
+MOST_SPANS = 4 << 20  # bytes of values in one array
+MOST_DEAD = 4096  # keys that wait for a checkpoint to take them out of the directory: a look at each takes the lock
+Pairs = Mapping[bytes, bytes] | Iterable[tuple[bytes, bytes]]
+
+
+class Keyspace(Collection):
+    """One of the 16 of a view. Safe for threads; each call is atomic (put_many up to 16 MiB, then in atomic pieces)."""
+
+    def __init__(
+        self,
+        top: Layer,
+        log: Log,
+        clear: Callable[[int], int],
+        verify: bool = True,
+        readonly: str | None = None,
+        names: Catalog | None = None,
+    ) -> None:
+        """clear: empties keyspace `number` by a decision, whose LSN it returns; names: the ordered directory of the
+        keys that runs on file hold, of all views."""
+        super().__init__(top, log, verify, readonly)
+        self.number, self._clear, self._directory = top.tree.number, clear, names
+        self._owner = np.uint64(OWNER + self.number)
+        self._part = large_values.size_for(log)
+        self._exchanged()
+
+    def _exchanged(self) -> None:
+        self._order: KeyOrder | None = None  # of keys above the runs on file; built when somebody asks
+        self._dead: dict[bytes, None] = {}  # keys of the catalog's directory that were looked up and dead
+        # from where on the directory is to be looked through: after a clear it is full of dead ones
+        self._sweep = b"" if self.layer and not self.chain.runs else None
+
+    # reading
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value, or None."""
+        return self.get_many([key])[0]
+
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The values of `keys`, None for those that are absent; all of one moment."""
+        return [self._value(*row[:2], row[3]) if row[0] >= 0 else None for row in self._look(keys)]
+
+    def get_spans(self, keys: Sequence[bytes]) -> BytesArray | None:
+        """As `get_many`, the values one behind the other in one array; None if they are too long for that."""
+        rows = self._rows(keys)
+        total = value_bytes(rows, FLAG_PARTS)
+        if not 0 <= total <= MOST_SPANS:
+            return None
+        blob, bounds = np.empty(total, np.uint8), np.empty((len(rows), 2), np.int64)
+        return BytesArray(blob, bounds, gather_values(self._log.data, rows, blob, bounds))
+
+    def entry(self, key: bytes) -> tuple[bytes, int] | None:
+        """(value, expiry in unix ms or 0), or None."""
+        at, length, expiry, flags = self._look([key])[0]
+        return (self._value(at, length, flags), expiry) if at >= 0 else None
+
+    def expiry(self, key: bytes) -> int | None:
+        """Unix ms, 0 for never, None where there is no such key."""
+        at, _, expiry, _ = self._look([key])[0]
+        return expiry if at >= 0 else None
+
+    def size(self, key: bytes) -> int | None:
+        """The length of the value, without reading it; None where there is no such key."""
+        return self.sizes([key])[0]
+
+    def sizes(self, keys: Sequence[bytes]) -> list[int | None]:
+        """The same of several, all of one moment."""
+        return [
+            None if at < 0 else large_values.total(self._log, at) if flags & FLAG_PARTS else length
+            for at, length, _, flags in self._look(keys)
+        ]
+
+    def contains_many(self, keys: Sequence[bytes]) -> list[bool]:
+        """Which keys are there."""
+        return [row[0] >= 0 for row in self._look(keys)]
+
+    def __contains__(self, key: bytes) -> bool:
+        return self._look([key])[0][0] >= 0
+
+    def _look(self, keys: Sequence[bytes]) -> list[list[int]]:
+        """A row a key: offset of its value (negative: absent), length, expiry, flags."""
+        return self._rows(keys).tolist()
+
+    def _rows(self, keys: Sequence[bytes]) -> np.ndarray:
+        found, lsn, data = self._look_up(self._wanted(keys))
+        out = np.empty((len(keys), 4), np.int64)
+        if read_records(data, found, self._owner, self._log.now(), self._verify, out):
+            self._complain(found, out)
+        self._log.settle(lsn)
+        return out
+
+    def _wanted(self, keys: Sequence[bytes]) -> KeyBatch:
+        blob, bounds = join(keys)
+        return KeyBatch(self._hash(blob, bounds), blob, bounds, self._log.data, self._owner, self._verify)
+
+    def fingerprint(self, key: bytes) -> int:
+        """Changes whenever the key is written: its location, 0 where it never was. For watching."""
+        with self._locked():
+            return int(self._shown().find(self._wanted([key]))[0])
+
+    def _hash(self, blob: np.ndarray, bounds: np.ndarray) -> np.ndarray:
+        words = np.empty(len(bounds), np.uint64)
+        hash_keys(blob, bounds, *self._log.pool.hash_words, words)
+        return words
+
+    def _complain(self, found: np.ndarray, out: np.ndarray) -> None:
+        if self._log.failed:  # what was found was pending when the flush failed, and is gone
+            raise self._log.failed
+        bad = found[np.flatnonzero(out[:, 0] == DAMAGED)[0]]
+        raise CorruptionError(
+            f"a record of keyspace {self.number} at offset {int(bad & location.OFFSET_MASK):,} of the pool is damaged: "
+            "its check does not hold; restore a backup, or write the key again"
+        )
+
+    def _value(self, at: int, length: int, flags: int) -> bytes:
+        if flags & FLAG_PARTS:
+            return large_values.read(self._log, self._owner, at)
+        return self._log.data[at : at + length].tobytes()
+
+    # writing
+
+    def put(self, key: bytes, value: bytes, ttl: float | None = None, *, expire_at: int | None = None) -> None:
+        """Store one value. ttl: seconds from now; expire_at: unix ms."""
+        self._put([key], [value], self.deadline(ttl, expire_at))
+
+    def put_many(self, items: Pairs, ttl: float | None = None, *, expire_at: int | None = None) -> None:
+        """Store many; later ones win. Atomic up to 16 MiB; more is applied in atomic pieces, in order."""
+        pairs = list(items.items() if isinstance(items, Mapping) else items)
+        if pairs:
+            self._put([key for key, _ in pairs], [value for _, value in pairs], self.deadline(ttl, expire_at))
+
+    def deadline(self, ttl: float | None, expire_at: int | None) -> int:
+        if ttl is not None:
+            if not 0 < ttl < 1e15:
+                raise InvalidError(f"ttl={ttl!r}: seconds above 0, or None for no expiry")
+            expire_at = self._log.now() + max(1, round(ttl * 1000))
+        if expire_at is None:
+            return 0
+        if expire_at >= 1 << 62:
+            raise InvalidError(f"an expiry at {expire_at} ms is too far away: below {1 << 62}")
+        return max(1, expire_at)  # 0 stands for none; any time in the past does for one before 1970
+
+    def is_future(self, expiry: int) -> bool:
+        """Does something with this expiry (0: none) still live?"""
+        return expiry == 0 or expiry > self._log.now()
+
+    def check_item(self, key: bytes, value: bytes) -> None:
+        """Refuse what cannot be stored."""
+        check_keys([key])
+        as_values([value])
+
+    def _put(self, keys: list[bytes], values: list[bytes], expiry: int) -> None:
+        self.put_entries(keys, values, [expiry] * len(keys))
+
+    def put_entries(self, keys: Sequence[bytes], values: Sequence[bytes], expiries: Sequence[int]) -> None:
+        """put_many with an expiry a key (unix ms, 0 for none)."""
+        self._guard_write()
+        check_keys(keys)
+        values = as_values(values)
+        flags = np.zeros(len(keys), np.int64)
+        if some_exceed(values, self._part):
+            values = list(values)
+            for i, value in enumerate(values):
+                if len(value) > self._part:
+                    values[i] = large_values.write(self._log, self.number, self.layer, self._owner, value, self._part)
+                    flags[i] = FLAG_PARTS
+        self._log.settle(self._write(keys, values, np.asarray(expiries, np.int64), flags))
+
+    def _write(
+        self,
+        keys: Sequence[bytes],
+        values: Sequence[bytes],
+        expiries: np.ndarray,
+        flags: np.ndarray,
+        purpose: Reserve = Reserve.WRITE,
+    ) -> int:
+        """Append records and enter them; returns the LSN to settle."""
+        key_blob, key_bounds = join(keys)
+        value_blob, value_bounds = join(values)
+        words = self._hash(key_blob, key_bounds)
+        sizes = np.empty(len(keys), np.int64)
+        total = record_sizes(key_bounds, value_bounds, sizes)
+        limit = self._log.frame_limit
+        with self._log.writing, self._log.lock:
+            self._guard()  # again: the view may have been deleted since
+            if total <= limit:  # what nearly every call is, and a tick of the server: one frame needs no batch
+                self._log.reserve([total], purpose)
+                self._append(words, key_blob, key_bounds, value_blob, value_bounds, expiries, flags, total, purpose)
+                self._note(keys)
+            else:
+                for batch in cut_batches(sizes, limit):
+                    self._log.reserve([length for _, _, length in batch], purpose)
+                    with self._log.batch():
+                        for a, b, length in batch:
+                            spans = key_blob, key_bounds[a:b], value_blob, value_bounds[a:b]
+                            self._append(words[a:b], *spans, expiries[a:b], flags[a:b], length, purpose)
+                            self._note(keys[a:b])
+            return self._changed
+
+    def _note(self, keys: Sequence[bytes]) -> None:
+        if self._order is not None:
+            self._order.add(keys)
+
+    def _append(
+        self,
+        words: np.ndarray,
+        keys: np.ndarray,
+        key_bounds: np.ndarray,
+        values: np.ndarray,
+        value_bounds: np.ndarray,
+        expiries: np.ndarray,
+        flags: np.ndarray,
+        length: int,
+        purpose: Reserve,
+    ) -> None:
+        """One frame."""
+        log, locations = self._log, np.empty(words.size, np.uint64)
+        at = log.begin(Kind.PUT, length, table=self.number, layer=self.layer, count=words.size, purpose=purpose)
+        write_records(log.data, at, self._owner, keys, key_bounds, values, value_bounds, expiries, flags, locations)
+        self._enter(words, keys, key_bounds, locations, expiries, log.end())
+
+    def _enter(
+        self,
+        words: np.ndarray,
+        keys: np.ndarray,
+        bounds: np.ndarray,
+        locations: np.ndarray,
+        expiries: np.ndarray,
+        lsn: int,
+    ) -> None:
+        data, kept = self._log.data, self.chain.top.to_write().tally.expiries
+        wanted = KeyBatch(words, keys, bounds, data, self._owner, self._verify)
+        before = self.chain.enter(wanted, locations, lsn)
+        if np.count_nonzero(expiries):
+            kept.update(expiries[(expiries != 0) & (locations & location.DELETE == 0)].tolist())
+        if kept:
+            read_expiries(data, before, gone := np.empty(before.size, np.int64))
+            for expiry in gone[gone != 0].tolist():
+                kept.remove(expiry)
+
+    def delete(self, key: bytes) -> bool:
+        """Was it there?"""
+        return self.delete_many([key]) == 1
+
+    def delete_many(self, keys: Sequence[bytes]) -> int:
+        """How many of them were there. Possible in a full pool, too."""
+        self._guard_write()
+        with self._log.writing, self._log.lock, self._log.deferred() as seen:
+            present = list(dict.fromkeys(key for key, row in zip(keys, self._look(keys), strict=True) if row[0] >= 0))
+            lsn = seen.lsn
+            if present:
+                empty, none = [b""] * len(present), np.zeros(len(present), np.int64)
+                lsn = self._write(present, empty, none, none + FLAG_DELETE, Reserve.DELETE)
+        self._log.settle(lsn)
+        return len(present)
+
+    def expire(self, key: bytes, at_ms: int) -> bool:
+        """Give a key another expiry (unix ms; 0: none). False where there is no such key."""
+        self._guard_write()
+        with self._log.writing, self._log.lock, self._log.deferred() as seen:
+            at, length, _, flags = self._look([key])[0]
+            lsn = seen.lsn
+            if at >= 0:
+                raw = self._log.data[at : at + length].tobytes()  # of a value in parts: their list
+                deadline = self.deadline(None, at_ms) if at_ms else 0
+                lsn = self._write([key], [raw], np.array([deadline]), np.array([flags]))
+        self._log.settle(lsn)
+        return at >= 0
+
+    def clear(self) -> None:
+        """Remove every key (FLUSHDB): one frame, whatever the size."""
+        self._guard_write()
+        with self._log.writing, self._locked():
+            lsn = self._clear(self.number)
+        self._log.settle(lsn)
+
+    # looking around
+
+    def __len__(self) -> int:
+        """How many keys are there now; exact. Looks once at what was written since it was asked last."""
+        self._guard()
+        self.chain.count_ahead(self._log.lock)
+        with self._locked():
+            count, lsn = self.chain.count(self._log.now()), self._changed
+        self._log.settle(lsn)
+        return count
+
+    def keys(self, cursor: int = 0, count: int = 10) -> tuple[int, list[bytes]]:
+        """About `count` (at least one) keys from a cursor, 0 to begin, and the next cursor, 0 at the end. Redis'
+        guarantee: what is there all the time is returned at least once. In no order."""
+        check_cursor(cursor)
+        count = max(1, count)  # no progress is no scan
+        names: list[bytes] = []
+        with self._locked(), self._log.deferred() as seen:
+            lsn = seen.lsn = self._changed  # so that keys are looked up in the state that is walked
+            for places, _, found in self.chain.walk(cursor):
+                take = places.size
+                if take > count - len(names):
+                    # all of one place go together: the next cursor begins behind it
+                    take = int(np.searchsorted(places, places[max(count - len(names), 1) - 1], "right"))
+                names += self._living(self._names(found[:take]))
+                cursor = int(places[take - 1]) + 1 if take else cursor
+                if take < places.size or len(names) >= count:
+                    break
+            else:
+                cursor = 0
+        self._log.settle(lsn)
+        return cursor % (1 << 64), names
+
+    def _living(self, keys: list[bytes]) -> list[bytes]:
+        """Those that are there."""
+        return [key for key, there in zip(keys, self.contains_many(keys), strict=True) if there] if keys else []
+
+    def _names(self, found: np.ndarray) -> list[bytes]:
+        """The keys of records, each once, dead ones too."""
+        out, bounds = np.empty((found.size, 4), np.int64), np.empty((found.size, 2), np.int64)
+        if read_records(self._log.data, found, self._owner, 0, self._verify, out):  # whose key it was is not known
+            self._complain(found, out)
+        key_bounds(self._log.data, found, bounds)
+        return list(dict.fromkeys(self._log.data[start:stop].tobytes() for start, stop in bounds.tolist()))
+
+    def random_key(self) -> bytes | None:
+        """Any key; None where there is none."""
+        start = secrets.randbits(64)
+        for cursor in (start, 0):
+            while True:
+                cursor, names = self.keys(cursor, 16)
+                if names:
+                    return secrets.choice(names)
+                if not cursor:
+                    break
+        return None
+
+    def scan(
+        self,
+        prefix: bytes = b"",
+        start: bytes | None = None,
+        stop: bytes | None = None,
+        reverse: bool = False,
+        limit: int | None = None,
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """(key, value) in the order of keys' bytes; start inclusive, stop exclusive. Goes on in chunks: what is written
+        meanwhile behind the place reached is seen."""
+        for chunk in self._chunks(prefix, start, stop, reverse, limit):
+            yield from ((key, value) for key, value, _ in chunk)
+
+    def _chunks(
+        self, prefix: bytes, start: bytes | None, stop: bytes | None, reverse: bool, limit: int | None
+    ) -> Iterator[list[tuple[bytes, bytes, int]]]:
+        """A scan: (key, value, expiry) of some keys at a time."""
+        low = max(prefix, start or b"")
+        high = min((bound for bound in (stop, after_prefix(prefix)) if bound is not None), default=None)
+        left = limit if limit is not None else float("inf")
+        while left > 0 and (high is None or low < high):
+            count = int(min(left, SCAN_CHUNK))
+            keys = self._chunk(low, high, reverse, count)
+            if not keys:
+                return
+            rows = [(key, *row) for key, row in zip(keys, self._look(keys), strict=True)]
+            if dead := [key for key, at, *_ in rows if at < 0]:
+                self._forget(dead)
+            living = [(key, self._value(at, size, flags), expiry) for key, at, size, expiry, flags in rows if at >= 0]
+            yield living[: int(min(left, len(living)))]
+            left -= len(living)
+            if len(keys) < count:
+                return  # there were no more
+            low, high = (low, keys[-1]) if reverse else (keys[-1] + b"\0", high)
+
+    def _chunk(self, low: bytes, high: bytes | None, reverse: bool, count: int) -> list[bytes]:
+        """The next keys in order, dead ones among them."""
+        with self._locked():
+            runs, lsn = self.chain.runs, self._changed
+            if self._order is None or len(self._order) > MOST_KNOWN + 2 * self.chain.count_above:
+                self._order = KeyOrder(key for _, _, found in self.chain.walk_above() for key in self._names(found))
+            keys = self._order.chunk(low, high, reverse, count)
+        if runs and self._directory is not None:
+            # asked after the order above the runs: what a checkpoint moves meanwhile is seen twice, not never
+            below = self._directory.keys(self.number, low, high, reverse, count, self._resolve)
+            keys = either(keys, below, reverse, count)
+        self._log.settle(lsn)
+        return keys
+
+    def _resolve(self, prefix: bytes, word: int) -> list[bytes]:
+        """The keys with this beginning and hash, dead ones among them: long ones stand abridged in the directory."""
+        place = place_of(np.uint64(word), self.chain.seed)
+        with self._log.lock:
+            return [key for key in self._names(self.chain.at(int(place))) if key.startswith(prefix)]
+
+    def _forget(self, dead: list[bytes]) -> None:
+        """Take deleted keys out of the order, unless they came back meanwhile; those in the directory leave it at a
+        checkpoint, after a second look. What has only expired stays: a clock that was ahead once must not hide it for
+        ever."""
+        with self._log.lock:
+            gone = self._gone(dead)
+            if self._order is not None:
+                self._order.discard(gone)
+            if self.chain.runs and len(self._dead) < MOST_DEAD:
+                self._dead |= dict.fromkeys(gone)
+
+    def _gone(self, keys: list[bytes]) -> list[bytes]:
+        """Those of the keys that are not there, or deleted. Under the lock."""
+        found = self.chain.find(self._wanted(keys))
+        return [key for key, lives_now in zip(keys, lives(found).tolist(), strict=True) if not lives_now]
+
+    def take_dead(self) -> list[tuple[int, bytes, int]]:
+        """Keys that may leave the directory: they are dead now as they were when a scan met them. Under the lock."""
+        some, self._dead = list(self._dead), {}
+        if self._sweep is not None and self._directory is not None:
+            names = self._directory.keys(self.number, self._sweep, None, False, MOST_DEAD, self._resolve)
+            self._sweep = names[-1] + b"\0" if names else None
+            some = [*dict.fromkeys(some + names)]
+        gone = self._gone(some) if some else []
+        return [(self.number, key, word) for key, word in zip(gone, self._wanted(gone).words.tolist(), strict=True)]
+
+    # recovery and care
+
+    def replay(self, frame: Frame) -> None:
+        """Enter what a PUT frame holds. Its checksum was verified."""
+        bounds, expiries = np.empty((frame.count, 2), np.int64), np.empty(frame.count, np.int64)
+        locations, data = np.empty(frame.count, np.uint64), self._log.data
+        end = scan_records(data, frame.body, frame.body + frame.length, self._owner, bounds, expiries, locations)
+        if end != frame.body + frame.length:
+            raise CorruptionError(
+                f"frame {frame.lsn} at offset {frame.offset:,} does not hold {frame.count} records of layer "
+                f"{self.layer}"
+            )
+        self._enter(self._hash(data, bounds), data, bounds, locations, expiries, frame.lsn)
+
+    def check(self) -> None:
+        """Index, counts and expiries agree with the records."""
+        with self._log.lock:
+            self.chain.check()
+            expiries: list[int] = []
+            for _, _, found in self.chain.walk():
+                names = self._names(found)
+                locations = self.chain.find(self._wanted(names))
+                out = np.empty((len(names), 4), np.int64)
+                if read_records(self._log.data, locations, self._owner, 0, True, out):
+                    self._complain(locations, out)
+                for at, length, _, flags in out[(out[:, 3] & FLAG_PARTS) != 0].tolist():
+                    self._value(at, length, flags)  # every part of it
+                expiries += out[out[:, 0] >= 0, 2].tolist()
+            assert len(expiries) == self.chain.count(0), "the keys counted are not those that are there"
+            for now in sorted(set(expiries))[:: max(1, len(expiries) // 16)]:
+                there = sum(expiry == 0 or expiry > now for expiry in expiries)
+                assert there == self.chain.count(now), f"the expiries counted at {now} are not those of the records"
+            if self._order is not None:
+                self._order.check()

@@ -1,0 +1,201 @@
+"""The tables and keyspaces of one view: objects that stay the same while what they stand on is exchanged.
+
+Of a view that is not `main`, keyspaces are made when somebody asks for them: most are never used, and who cuts a branch
+need not wait for sixteen objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from ..catalog.lmdb_catalog import Catalog
+from ..errors import InvalidError, PmkvError, UnknownNameError
+from ..log.log import Log
+from ..versions.layer import Layer, LayerTree
+from ..versions.view_set import KEYSPACES, MAIN, UNDO, ViewEntry, keyspace_name
+from .keyspace import Keyspace
+from .table import Table
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class EngineContext:
+    """What tables and keyspaces of all views have in common. clear: empties a keyspace of a head, by a decision whose
+    LSN it returns; names: the ordered directory of keys."""
+
+    log: Log
+    verify: bool
+    names: Catalog | None
+    clear: Callable[[str, int], int]
+
+
+class OpenView:
+    """Of one view. `gone`: why nothing of it may be used any more."""
+
+    def __init__(self, view: ViewEntry, trees: dict[str, LayerTree], ground: EngineContext) -> None:
+        self._ground, self.view = ground, view
+        self.readonly = None if view.is_head else readonly_because(view)
+        self.gone: PmkvError | None = None
+        self._gone_at = 0  # the LSN of the decision by which it went
+        self._exchanged = 0  # that of the last by which something here was exchanged
+        self.tables: dict[str, Table] = {}
+        self._tables: dict[int, Table] = {}
+        self._empty: dict[str, Layer] = {}  # tops of what was never written
+        self._keyspaces: dict[int, Keyspace] = {}
+        self.follow(view, trees, view.lsn)
+        if view.name == MAIN:
+            self._make_all()
+
+    def _make_all(self) -> None:
+        """All keyspaces. Under the lock."""
+        for number in range(KEYSPACES):
+            self._keyspace(number)
+
+    def _keyspace(self, number: int) -> Keyspace:
+        """Under the lock."""
+        ground, name = self._ground, self.view.name
+        if number not in self._keyspaces:
+            self._keyspaces[number] = Keyspace(
+                self._top(self._trees[keyspace_name(number)]), ground.log, lambda number: ground.clear(name, number),
+                ground.verify, self.readonly, ground.names,
+            )  # fmt: skip
+        return self._keyspaces[number]
+
+    @property
+    def keyspaces(self) -> list[Keyspace]:
+        """All of them."""
+        if len(self._keyspaces) < KEYSPACES:
+            self.guard()
+            with self._ground.log.lock:
+                self.guard()  # again: the view may have been deleted since
+                self._make_all()
+        return [self._keyspaces[number] for number in range(KEYSPACES)]
+
+    def _top(self, tree: LayerTree) -> Layer:
+        top = self.view.parts.get(tree.name)
+        if top is None:
+            top = self._empty.get(tree.name)
+            if top is None or top.tree is not tree:
+                top = self._empty[tree.name] = Layer(tree, self.view.lsn)
+        return top
+
+    def follow(self, view: ViewEntry, trees: dict[str, LayerTree], lsn: int) -> None:
+        """By the decision `lsn` the view has other layers, or tables, than before. Under the lock."""
+        self.view, self._trees = view, trees
+        for number, keyspace in self._keyspaces.items():
+            keyspace.stand_on(self._top(trees[keyspace_name(number)]))
+        kept: dict[int, Table] = {}
+        for tree in [trees[part] for part in view.parts if trees[part].decision is not None]:
+            table = self._tables.get(tree.number)
+            if table is None:
+                table = Table(self._top(tree), self._ground.log, self._ground.verify, self.readonly)
+            else:
+                table.stand_on(self._top(tree))
+            kept[tree.number] = table
+        for number, table in self._tables.items():
+            if number not in kept:
+                table.leave(UnknownNameError(f"table {table.name!r} was dropped"), lsn)
+        self._tables, self.tables = kept, {table.name: table for table in kept.values()}
+
+    def keep_shown(self, parts: Iterable[str], lsn: int) -> None:
+        """These are exchanged by the decision `lsn`, which is pending. Under the lock, before that is done."""
+        self._exchanged, names = lsn, set(parts)
+        for part in self.parts:
+            if part.chain.tree.name in names:
+                part.keep_shown(lsn)
+
+    def forget_former(self) -> None:
+        """Show what there is. Under the lock."""
+        for part in self.parts:
+            part.forget_former()
+
+    def leave(self, why: PmkvError, lsn: int) -> None:
+        """The view was deleted by the decision `lsn`. Under the lock."""
+        self.gone, self._gone_at = why, lsn
+        for one in self.parts:
+            one.leave(why, lsn)
+
+    def guard(self) -> None:
+        """Refuse what was deleted."""
+        self._ground.log.guard_read()
+        if self.gone is not None:
+            self._ground.log.wait_durable_if_free(self._gone_at)
+            raise type(self.gone)(*self.gone.args)
+
+    def keyspace(self, number: int) -> Keyspace:
+        """One of the 16."""
+        self.guard()
+        if not 0 <= number < KEYSPACES:
+            raise InvalidError(f"there is no keyspace {number}: they are 0 to {KEYSPACES - 1}")
+        if number not in self._keyspaces:
+            with self._ground.log.lock:
+                self.guard()  # again: the view may have been deleted since
+                return self._keyspace(number)
+        return self._keyspaces[number]
+
+    def table(self, name: str) -> Table:
+        """The table of this name. UnknownNameError: there is none."""
+        self.guard()
+        tables = self.tables
+        if name not in tables:
+            self._ground.log.wait_durable_if_free(
+                self._ground.log.lsn
+            )  # it may be missing by a decision that is pending
+            raise UnknownNameError(f"there is no table {name!r}; there are: {', '.join(sorted(tables)) or 'none'}")
+        return tables[name]
+
+    def gather(self, wanted: Mapping[str, npt.ArrayLike], default: Any = 0.0) -> dict[str, np.ndarray]:
+        """Rows of several tables, of one moment."""
+        return self._at_once(lambda: {name: self.table(name).get(ids, default) for name, ids in wanted.items()})
+
+    def pool_many(self, wanted: Mapping[str, tuple[npt.ArrayLike, ...]], mode: str = "sum") -> dict[str, np.ndarray]:
+        """Pooled rows of several tables, of one moment."""
+        return self._at_once(lambda: {name: self.table(name).pool(*bags, mode=mode) for name, bags in wanted.items()})
+
+    def _at_once(self, read: Callable[[], T]) -> T:
+        log = self._ground.log
+
+        def of_one_moment() -> T:
+            found = read()
+            if log.durable < self._exchanged <= seen.lsn:  # some as it was before, some as it is now
+                found = read()  # all as it is now: that was seen
+            return found
+
+        with log.deferred() as seen:
+            found = log.entering.at_once(of_one_moment)
+        log.settle(seen.lsn)
+        return found
+
+    def by_id(self, number: int) -> Table:
+        """The table of this number."""
+        return self._tables[number]
+
+    @property
+    def parts(self) -> tuple[Any, ...]:
+        """All keyspaces and tables that there are objects of."""
+        return (*self._keyspaces.values(), *self._tables.values())
+
+    def check(self, seen: set[Layer]) -> None:
+        """Each of them, and that they are what the view has. Under the lock. seen: tops that were checked already, as
+        parts of other views."""
+        self._make_all()
+        for part in self.parts:
+            part.chain.check()
+            assert part.chain.top is self._top(part.chain.tree)
+            if part.chain.top not in seen:
+                part.check()
+            seen.add(part.chain.top)
+        assert {table.name: table for table in self._tables.values()} == self.tables
+
+
+def readonly_because(view: ViewEntry) -> str:
+    """Why a view takes no writes."""
+    if view.kind == UNDO:
+        return "`undo` is what `main` was before, and takes no writes: bring it back by an undo, or cut a branch at it"
+    return f"{view.name!r} is a snapshot, which takes no writes: cut a branch at it, and write to that"

@@ -1,0 +1,497 @@
+"""A table: int64 ids to fixed-width rows of one NumPy dtype, in batches.
+
+A put is ROWS frames: a column of ids, then the rows; a get is one probe and one verified gather. Names, shapes and
+dtypes are checked here, so that kernels need not. Waiting for durability happens in `Log.settle` alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import CorruptionError, InvalidError
+from ..index.hash_table import check_cursor
+from ..index.lookup_batch import IdBatch, lives, new_keys
+from ..kernels import location
+from ..kernels.records import gather_rows, locate_rows
+from ..kernels.reduce import MODES, pool_rows
+from ..log.format import MAX_BATCH, Flag, Frame, Kind
+from ..log.log import Log
+from ..log.segments import Reserve
+from ..runtime.jit import FEW_ELEMENTS
+from ..runtime.scheduling import no_yield, yield_cpu
+from ..versions.layer import Layer
+from .collection import Collection
+
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,127}")
+MAX_WIDTH = 1 << 16
+SHORT = 6  # frames of a piece of a long put
+BESIDE = FEW_ELEMENTS  # rows of a batch that others wait for, until all of it is entered
+MOST_ROWS = 1 << 47
+IDS_ONLY = np.empty(0, np.uint8)
+
+Written = tuple[np.ndarray, np.ndarray, int]  # ids of a frame, where their rows stand, its LSN
+
+
+def row_dtype(dtype: npt.DTypeLike) -> np.dtype:
+    """A dtype as stored: fixed size, little-endian, no Python objects; subarrays keep their shape."""
+    try:
+        row = np.dtype(dtype).newbyteorder("<")
+        if row.base.names is not None:
+            np.lib.format.dtype_to_descr(row.base)  # ValueError: fields overlap, or stand in another order
+    except (TypeError, ValueError) as error:
+        raise InvalidError(f"{dtype!r} is no NumPy dtype for rows: {error}") from error
+    if row.hasobject or row.itemsize == 0:
+        raise InvalidError(
+            f"dtype {row} has no fixed size in bytes: use numbers, booleans, S<n>, U<n>, or structures and "
+            "arrays of them"
+        )
+    if row.itemsize > MAX_WIDTH:
+        raise InvalidError(
+            f"rows of {row.itemsize:,} bytes are too wide: at most {MAX_WIDTH:,}; use a keyspace for blobs"
+        )
+    return row
+
+
+def descr_of(row: np.dtype) -> Any:
+    """A row dtype as JSON can carry it: a NumPy descr for structures, [base, shape] otherwise."""
+    if row.names is not None:
+        return np.lib.format.dtype_to_descr(row)
+    return [descr_of(row.base) if row.base.names is not None else row.base.str, list(row.shape)]
+
+
+def dtype_from(descr: Any) -> np.dtype:
+    """The other way round."""
+    base, shape = (descr, ()) if is_structure(descr) else descr
+    if is_structure(base):
+        base = np.lib.format.descr_to_dtype(as_descr(base))
+    return row_dtype((base, tuple(shape)) if shape else base)
+
+
+def check_bound(rows: Any) -> int | None:
+    """How many rows a dense table has; None for one of any ids."""
+    if rows is None:
+        return None
+    if not isinstance(rows, int | np.integer) or not 0 < rows <= MOST_ROWS:
+        raise InvalidError(f"rows={rows!r}: a dense table has 1 to {MOST_ROWS:,} rows; None for any int64 ids")
+    return int(rows)
+
+
+def is_structure(descr: Any) -> bool:
+    """Is this a list of fields, (name, dtype[, shape]) each, rather than a dtype's name or [base, shape]?"""
+    if not isinstance(descr, list | tuple):
+        return False
+    return all(isinstance(field, list | tuple) and len(field) > 1 and isinstance(field[0], str) for field in descr)
+
+
+def as_descr(value: Any) -> Any:
+    """Lists from JSON as the tuples that NumPy wants in a descr."""
+    if isinstance(value, dict):
+        return value
+    return [
+        (field[0], as_descr(field[1]) if isinstance(field[1], list) else field[1], *[tuple(s) for s in field[2:]])
+        for field in value
+    ]
+
+
+class Table(Collection):
+    """Of a view; made by `Store.create_table`. Safe for threads; each call is atomic (put up to 16 MiB, then in atomic
+    pieces)."""
+
+    def __init__(self, top: Layer, log: Log, verify: bool = True, readonly: str | None = None) -> None:
+        super().__init__(top, log, verify, readonly)
+        decision = top.tree.decision
+        assert decision is not None
+        self.id, self.name, self.rows = decision["id"], decision["name"], decision["rows"]
+        self.row_dtype = row = dtype_from(decision["descr"])
+        self.dtype, self.shape, self.width = row.base, row.shape, row.itemsize
+        self._owner = np.uint64(self.id)
+
+    def __repr__(self) -> str:
+        return f"<pmkv table {self.name!r}: rows of {self.row_dtype}>"
+
+    # arguments
+
+    def _ids(self, ids: npt.ArrayLike) -> np.ndarray:
+        array = np.asarray(ids)
+        if array.size == 0:
+            return np.empty(0, np.int64)
+        if array.ndim != 1 or array.dtype.kind not in "iu":
+            raise InvalidError(
+                f"ids of table {self.name!r} must be integers in one dimension, not {array.dtype} of shape "
+                f"{array.shape}"
+            )
+        if array.dtype == np.uint64 and array.max() > np.uint64(np.iinfo(np.int64).max):
+            raise InvalidError(
+                f"an id of table {self.name!r} is {array.max()}: ids are int64, at most {np.iinfo(np.int64).max}"
+            )
+        return np.ascontiguousarray(array, np.int64)
+
+    def _bounded(self, ids: np.ndarray) -> np.ndarray:
+        if self.rows is not None and ids.size and (ids.min() < 0 or ids.max() >= self.rows):
+            bad = int(ids[(ids < 0) | (ids >= self.rows)][0])
+            raise InvalidError(
+                f"id {bad} is outside table {self.name!r}, which is dense: its ids are 0 to {self.rows - 1}"
+            )
+        return ids
+
+    def _rows(self, rows: npt.ArrayLike, count: int) -> np.ndarray:
+        """Rows as stored, uint8[count * width]."""
+        wanted = (count, *self.shape)
+        if isinstance(rows, bytes | bytearray | memoryview):
+            if memoryview(rows).nbytes != count * self.width:
+                raise InvalidError(
+                    f"{memoryview(rows).nbytes:,} bytes are not {count:,} rows of table {self.name!r}, of "
+                    f"{self.width} bytes each"
+                )
+            return np.frombuffer(rows, np.uint8)
+        array = np.asarray(rows)
+        if array.shape != wanted:
+            raise InvalidError(
+                f"rows of shape {array.shape} do not fit table {self.name!r}: {count} ids need shape {wanted}"
+            )
+        if array.dtype != self.dtype and not can_become(array.dtype, self.dtype):
+            raise InvalidError(
+                f"rows of dtype {array.dtype} do not fit table {self.name!r}, which has dtype {self.dtype}: "
+                "convert them first"
+            )
+        return np.ascontiguousarray(array, self.dtype).reshape(-1).view(np.uint8)
+
+    def _default(self, default: Any) -> np.ndarray:
+        """One row, uint8[width], every element `default`; the number 0 means zero bytes whatever the dtype."""
+        filled = np.zeros(self.shape, self.dtype)
+        try:
+            if not (isinstance(default, int | float) and default == 0):
+                filled[...] = default
+        except (TypeError, ValueError, OverflowError) as error:
+            raise InvalidError(
+                f"default={default!r} does not fit a row of table {self.name!r}, {self.row_dtype}: {error}"
+            ) from error
+        return np.frombuffer(filled.tobytes(), np.uint8)
+
+    def check_rows(self, ids: npt.ArrayLike, rows: npt.ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+        """Copies of ids and rows as a later put would take them; refuses what does not fit."""
+        ids = self._bounded(self._ids(ids)).copy()
+        return ids, self._rows(rows, ids.size).copy().view(self.dtype).reshape(ids.size, *self.shape)
+
+    def absent_row(self, default: Any) -> np.ndarray:
+        """What stands for a row that is not there."""
+        return self._default(default).view(self.dtype).reshape(self.shape)
+
+    def check_adds(self) -> None:
+        """Refuse a table whose rows are no numbers."""
+        if self.dtype.kind not in "fiuc":
+            raise InvalidError(f"table {self.name!r} has dtype {self.dtype}: only numbers can be added to")
+
+    # reading
+
+    def get(
+        self, ids: npt.ArrayLike, default: Any = 0.0, return_found: bool = False, fields: Sequence[str] | None = None
+    ) -> Any:
+        """Rows of `ids` (int64[n]) as an array of shape (n, *shape); `default` fills those that are absent.
+
+        return_found: also bool[n]. fields: only these of a structured dtype, packed. All of one moment."""
+        out, found = self._gather(self._ids(ids), self._default(default))
+        rows = out.view(self.dtype).reshape(found.size, *self.shape)
+        if fields is not None:
+            rows = self._fields(rows, fields)
+        return (rows, found.view(np.bool_)) if return_found else rows
+
+    def _fields(self, rows: np.ndarray, fields: Sequence[str]) -> np.ndarray:
+        missing = [field for field in fields if field not in (self.dtype.names or ())]
+        if missing:
+            raise InvalidError(
+                f"table {self.name!r} has no field {missing[0]!r}; it has "
+                f"{', '.join(self.dtype.names or ()) or 'no fields'}"
+            )
+        packed = np.empty(rows.shape, [(field, self.dtype[field]) for field in fields])
+        for field in fields:
+            packed[field] = rows[field]
+        return packed
+
+    def _gather(self, ids: np.ndarray, default: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(rows as uint8[n * width], found as uint8[n])."""
+        found, lsn, data = self._find(ids)
+        out, present = np.empty(ids.size * self.width, np.uint8), np.empty(ids.size, np.uint8)
+        bad = gather_rows(data, found, ids, self.width, self._owner, default, self._verify, out, present)
+        if bad >= 0:
+            self._complain(int(ids[bad]), found[bad])
+        self._log.settle(lsn)
+        return out, present
+
+    def _find(self, ids: np.ndarray) -> tuple[np.ndarray, int, np.ndarray]:
+        """(locations, LSN to settle, the pool's bytes as of now)."""
+        outside = None
+        if self.rows is not None and ids.size and (ids.min() < 0 or ids.max() >= self.rows):
+            outside = (ids < 0) | (ids >= self.rows)
+            ids = np.where(outside, 0, ids)
+        found, lsn, data = self._look_up(IdBatch(ids))
+        if outside is not None:
+            found[outside] = 0
+        return found, lsn, data
+
+    def _complain(self, bad: int, where: np.uint64) -> None:
+        if self._log.failed:  # what was found was pending when the flush failed, and is gone
+            raise self._log.failed
+        raise CorruptionError(
+            f"row {bad} of table {self.name!r}, at offset {int(where & location.OFFSET_MASK):,} of the pool, "
+            "is damaged: "
+            "its check does not hold; restore a backup, or write the row again"
+        )
+
+    def contains(self, ids: npt.ArrayLike) -> np.ndarray:
+        """bool[n]: which ids are there."""
+        found, lsn, _ = self._find(self._ids(ids))
+        self._log.settle(lsn)
+        return lives(found)
+
+    def pool(
+        self, ids: npt.ArrayLike, offsets: npt.ArrayLike, weights: npt.ArrayLike | None = None, mode: str = "sum"
+    ) -> np.ndarray:
+        """Bags of rows reduced to one row each, as torch.nn.EmbeddingBag: bag b is ids[offsets[b] : offsets[b +
+        1]], the last one ends with the ids.
+
+        weights: f4[n], with mode "sum" only; mode: "sum", "mean", "max". Ids that are absent are left out (as
+        padding_idx), an empty bag
+        is zeros. Result: float64 for float64 and 64-bit integer tables, else float32; shape (bags, *shape)."""
+        ids = self._ids(ids)
+        starts = self._offsets(offsets, ids)
+        real = self._pooled_dtype(mode)
+        scale = np.empty(0, real) if weights is None else self._weights(weights, ids.size, mode, real)
+        out, found = self._gather(ids, self._default(0))
+        rows = out.view(self.dtype).reshape(ids.size, self.width // self.dtype.itemsize).astype(real, copy=False)
+        pooled = np.zeros((starts.size, rows.shape[1]), real)
+        pool_rows(rows, found, scale, MODES[mode], starts, pooled)
+        return pooled.reshape(starts.size, *self.shape)
+
+    def _pooled_dtype(self, mode: str) -> np.dtype:
+        if self.dtype.kind not in "fiub":
+            raise InvalidError(f"table {self.name!r} has dtype {self.dtype}: only numbers can be pooled")
+        if mode not in MODES:
+            raise InvalidError(f"mode={mode!r}: choose one of {', '.join(MODES)}")
+        return np.dtype(np.float64 if self.dtype.itemsize == 8 else np.float32)
+
+    def _offsets(self, offsets: npt.ArrayLike, ids: np.ndarray) -> np.ndarray:
+        starts = np.asarray(offsets)
+        if starts.size == 0:
+            starts = np.empty(0, np.int64)
+        if starts.ndim != 1 or starts.dtype.kind not in "iu":
+            raise InvalidError(f"offsets must be integers in one dimension, not {starts.dtype} of shape {starts.shape}")
+        starts = np.ascontiguousarray(starts, np.int64)
+        if starts.size and (starts[0] != 0 or starts[-1] > ids.size or np.any(np.diff(starts) < 0)):
+            raise InvalidError(
+                f"offsets must begin with 0, never fall, and end within the {ids.size} ids; they are "
+                f"{starts[:3].tolist()} ... {starts[-1]}"
+            )
+        if ids.size and not starts.size:
+            raise InvalidError(f"{ids.size} ids, but no offsets: each id must belong to a bag")
+        return starts
+
+    def _weights(self, weights: npt.ArrayLike, count: int, mode: str, real: np.dtype) -> np.ndarray:
+        if mode != "sum":
+            raise InvalidError(f"weights go with mode='sum' only, not {mode!r}")
+        scale = np.asarray(weights)
+        if scale.shape != (count,) or scale.dtype.kind not in "fiu":
+            raise InvalidError(f"weights must be {count} numbers, one an id, not {scale.dtype} of shape {scale.shape}")
+        return np.ascontiguousarray(scale, real)
+
+    # writing
+
+    def put(self, ids: npt.ArrayLike, rows: npt.ArrayLike) -> None:
+        """Store rows, shape (n, *shape), under ids, int64[n]; the last of equal ids wins. Atomic up to 16 MiB;
+        more is applied in atomic pieces."""
+        ids = self._bounded(self._ids(ids))
+        raw = self._rows(rows, ids.size)
+        self._guard_write()
+        piece, lsn, before = self._atomic(self.width), 0, 0
+        if ids.size > piece:  # short ones: one is made durable while the next is filled, and the last one is waited for
+            piece = min(piece, SHORT * self._per_frame(self.width))
+        for start in range(0, ids.size, piece):
+            with self._log.writing:
+                lsn = self._write(ids[start : start + piece], raw[start * self.width : (start + piece) * self.width], 0)
+            if start + piece < ids.size:
+                self._log.flush_piece(lsn, before)
+                before = lsn
+        self._log.settle(lsn)
+
+    def add(self, ids: npt.ArrayLike, rows: npt.ArrayLike) -> None:
+        """Add to rows, absent ones counting as zeros; equal ids add up. Atomic as put."""
+        ids = self._bounded(self._ids(ids))
+        self.check_adds()
+        change = self._rows(rows, ids.size).view(self.dtype).reshape(ids.size, *self.shape)
+        self._guard_write()
+        with self._log.writing, self._log.lock, self._log.deferred():
+            unique, where = np.unique(ids, return_inverse=True)
+            current = self._gather(unique, self._default(0))[0].view(self.dtype).reshape(unique.size, *self.shape)
+            np.add.at(current, where, change)
+            lsn = self._write(unique, current.reshape(-1).view(np.uint8), 0) if unique.size else 0
+        self._log.settle(lsn)
+
+    def delete(self, ids: npt.ArrayLike) -> int:
+        """How many of the ids were there. Possible in a full pool, too."""
+        ids = self._ids(ids)
+        self._guard_write()
+        with self._log.writing, self._log.lock, self._log.deferred() as seen:
+            present = np.unique(ids[self.contains(ids)])
+            lsn = self._write(present, IDS_ONLY, Flag.DELETED) if present.size else seen.lsn
+        self._log.settle(lsn)
+        return int(present.size)
+
+    def _write(self, ids: np.ndarray, raw: np.ndarray, flags: int) -> int:
+        """Append frames and enter them, in atomic batches; returns the LSN to settle. Under `writing`."""
+        self._guard()  # again: the table may have been dropped since, or its view deleted
+        purpose, width = (Reserve.DELETE, 0) if flags & Flag.DELETED else (Reserve.WRITE, self.width)
+        step, piece = self._per_frame(width), self._atomic(width)
+        for start in range(0, ids.size, piece):
+            stop = min(start + piece, ids.size)
+            frames = [(a, min(a + step, stop)) for a in range(start, stop, step)]
+            self._log.reserve([(b - a) * (8 + width) for a, b in frames], purpose)
+            with self._log.joined():
+                written: list[Written] = []
+                try:
+                    for a, b in frames:
+                        written.append(self._append(ids[a:b], raw[a * width : b * width], flags, purpose))
+                finally:  # interrupted, too: what stands in the log is seen
+                    self._enter(written)
+        return self._changed
+
+    def _per_frame(self, width: int) -> int:
+        """Rows of so many bytes that go into one frame."""
+        return max(1, self._log.frame_limit // (8 + width))
+
+    def _atomic(self, width: int) -> int:
+        """Rows of so many bytes that go into one batch."""
+        step = self._per_frame(width)
+        return step * max(1, MAX_BATCH // (step * (8 + width)))
+
+    def _enter(self, written: list[Written]) -> None:
+        """All frames of a batch at once. A medium that failed has taken them back."""
+        for ids, _, _ in written:
+            if ids.size > FEW_ELEMENTS:  # else the kernels that enter them keep the interpreter
+                self.chain.make_room(ids, self._log.lock)
+        if self._log.failed:
+            return
+        if self._log.lock._is_owned() or sum(ids.size for ids, _, _ in written) <= BESIDE:
+            with self._log.lock:
+                for ids, locations, lsn in written:
+                    self.chain.enter(IdBatch(ids), locations, lsn)
+        else:
+            self._enter_beside(written)
+
+    def _enter_beside(self, written: list[Written]) -> None:
+        """While others read."""
+        log, chain = self._log, self.chain
+        with log.entering.into(chain.top, [locations for _, locations, _ in written]):
+            with log.lock:
+                for ids, _, lsn in written:
+                    chain.announce(ids.size, lsn)
+            for ids, locations, _ in written:
+                yield_cpu()
+                wanted = IdBatch(ids)
+                new = new_keys(wanted, locations, chain.insert(wanted, locations, log.lock))
+                with log.lock:
+                    chain.entered(wanted, new)
+
+    def _append(self, ids: np.ndarray, raw: np.ndarray, flags: int, purpose: Reserve) -> Written:
+        """One frame. While its body is filled others read: nothing points at it."""
+        log = self._log
+        at = log.begin(
+            Kind.ROWS, 8 * ids.size + raw.size, table=self.id, layer=self.layer, count=ids.size, flags=flags,
+            purpose=purpose,
+        )  # fmt: skip
+        log.store(at, ids.view(np.uint8))
+        log.store(at + 8 * ids.size, raw)
+        between = yield_cpu if ids.size > FEW_ELEMENTS else no_yield
+        between()
+        locations = self._locate(at, ids, flags)
+        between()
+        return ids, locations, log.end()
+
+    def _locate(self, at: int, ids: np.ndarray, flags: int) -> np.ndarray:
+        """The locations of a frame's rows, or of its deleted ids."""
+        if flags & Flag.DELETED:
+            return (at + 8 * np.arange(ids.size)).astype(np.uint64) | location.DELETE
+        locations = np.empty(ids.size, np.uint64)
+        locate_rows(self._log.data, at + 8 * ids.size, ids, self.width, self._owner, locations)
+        return locations
+
+    # looking around
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Nothing is being entered meanwhile: a count, and a walk, would be of some of it."""
+        self._guard()  # before: who has the lock cannot wait until a drop is durable, and tells of it
+        with self._log.entering.over(), super()._locked():
+            yield
+
+    def __len__(self) -> int:
+        """How many ids are there; exact. Looks once at what was written since it was asked last."""
+        self._guard()
+        self.chain.count_ahead(self._log.lock)
+        with self._locked():
+            count, lsn = self.chain.count(0), self._changed
+        self._log.settle(lsn)
+        return count
+
+    def scan_from(self, cursor: int = 0, count: int = 1000) -> tuple[int, np.ndarray, np.ndarray]:
+        """(next cursor, ids, rows) of about `count` rows from a cursor: 0 to begin, 0 at the end. What is there
+        all the time is returned."""
+        check_cursor(cursor)
+        ids: list[np.ndarray] = []
+        with self._locked(), self._log.deferred() as seen:
+            lsn, left = self._changed, max(1, count)
+            seen.lsn = lsn  # so that rows are of the state that is walked
+            for places, words, _ in self.chain.walk(cursor):
+                take = min(left, places.size)
+                if take < places.size:  # all of one place go together: the next cursor begins behind it
+                    take = int(np.searchsorted(places, places[take - 1], "right"))
+                cursor = int(places[take - 1]) + 1 if take else cursor
+                some = words[:take][np.flatnonzero(np.diff(places[:take], prepend=~places[:1]))].view(np.int64)
+                ids.append(some[self.contains(some)])
+                left -= ids[-1].size
+                if take < places.size or left <= 0:
+                    break
+            else:
+                cursor = 0
+            taken = np.concatenate(ids) if ids else np.empty(0, np.int64)
+            rows = self.get(taken)
+        self._log.settle(lsn)
+        return cursor % (1 << 64), taken, rows
+
+    def scan(self, batch: int = 4096) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(ids, rows) of the whole table in batches of about this size, in no order."""
+        cursor = 0
+        while True:
+            cursor, ids, rows = self.scan_from(cursor, batch)
+            if ids.size:
+                yield ids, rows
+            if not cursor:
+                return
+
+    # recovery and care
+
+    def replay(self, frame: Frame) -> None:
+        """Enter what a ROWS frame holds. Its checksum was verified."""
+        width = 0 if frame.flags & Flag.DELETED else self.width
+        if frame.length != frame.count * (8 + width):
+            raise CorruptionError(
+                f"frame {frame.lsn} at offset {frame.offset:,} does not hold {frame.count} rows of table {self.name!r}"
+            )
+        ids = self._log.data[frame.body : frame.body + 8 * frame.count].view(np.int64)
+        self.chain.enter(IdBatch(ids), self._locate(frame.body, ids, frame.flags), frame.lsn)
+
+    def check(self) -> None:
+        """Index and counts agree, and every row's check holds."""
+        with self._log.entering.over(), self._log.deferred():
+            self.chain.check()
+            assert sum(ids.size for ids, _ in self.scan()) == self.chain.count(0), "the rows counted are not those"
+
+
+def can_become(given: np.dtype, wanted: np.dtype) -> bool:
+    """May rows of one dtype be stored as another? NumPy goes by the order of fields, whatever they are called."""
+    return given.names == wanted.names and np.can_cast(given, wanted, "same_kind")

@@ -1,0 +1,216 @@
+"""A transaction: writes are collected, seen by its own reads, and applied in one batch at the end.
+
+Reads see the store as it is at that moment, overlaid with what was written inside. Nothing conflicts but keys that
+were watched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import ConflictError
+from ..log.format import frame_size
+from .engine import Engine
+from .keyspace import Keyspace, Pairs
+from .open_view import OpenView
+from .table import Table
+
+RECORD_OVERHEAD = 256  # more than a frame's and a record's headers and padding take
+
+
+class Transaction:
+    """What `Store.transaction` yields, and that of a branch."""
+
+    def __init__(self, engine: Engine, contents: OpenView | None = None) -> None:
+        """contents: of the view, None for `main`."""
+        self._engine, self._contents = engine, contents or engine.main
+        self._keyspaces: dict[int, KeyspaceWrites] = {}
+        self._tables: dict[str, TableWrites] = {}
+        self._watched: list[tuple[Keyspace, bytes, int]] = []
+
+    def keyspace(self, number: int) -> KeyspaceWrites:
+        """Keyspace `number` as this transaction sees it."""
+        return self._keyspaces.setdefault(number, KeyspaceWrites(self._contents.keyspace(number)))
+
+    def table(self, name: str) -> TableWrites:
+        """A table as this transaction sees it."""
+        if name not in self._tables:
+            self._tables[name] = TableWrites(self._contents.table(name))
+        return self._tables[name]
+
+    def get(self, key: bytes) -> bytes | None:
+        return self.keyspace(0).get(key)
+
+    def put(self, key: bytes, value: bytes, ttl: float | None = None, *, expire_at: int | None = None) -> None:
+        self.keyspace(0).put(key, value, ttl, expire_at=expire_at)
+
+    def put_many(self, items: Pairs, ttl: float | None = None) -> None:
+        self.keyspace(0).put_many(items, ttl)
+
+    def delete(self, key: bytes) -> bool:
+        return self.keyspace(0).delete(key)
+
+    def watch(self, key: bytes, keyspace: int = 0) -> None:
+        """If anyone writes this key before the end, the transaction raises ConflictError and writes nothing."""
+        space = self._contents.keyspace(keyspace)
+        self._watched.append((space, key, space.fingerprint(key)))
+
+    def commit(self) -> None:
+        """Apply everything in one batch."""
+        log = self._engine.log
+        parts = [*self._keyspaces.values(), *self._tables.values()]
+        try:
+            with log.writing, log.lock, log.deferred() as seen:
+                self._refuse_conflicts()
+                if not all(part.is_empty for part in parts):
+                    with self._engine.batch(sum(part.size for part in parts)):
+                        for part in parts:
+                            part.apply()
+        except ConflictError:
+            log.settle(log.lsn)  # whatever it conflicts with may be pending
+            raise
+        log.settle(seen.lsn if log.durability == "commit" else log.lsn)
+
+    def _refuse_conflicts(self) -> None:
+        """Under the lock."""
+        for space, key, before in self._watched:
+            if space.fingerprint(key) != before:
+                raise ConflictError(
+                    f"key {key!r} was written by another since this transaction watched it; nothing was written, try "
+                    "again"
+                )
+        for name, writes in self._tables.items():
+            if writes.is_gone:
+                raise ConflictError(
+                    f"table {name!r} was dropped by another since this transaction used it; nothing was written"
+                )
+
+
+class KeyspaceWrites:
+    """A keyspace with writes on top."""
+
+    def __init__(self, keyspace: Keyspace) -> None:
+        self._keyspace = keyspace
+        self._writes: dict[bytes, tuple[bytes, int] | None] = {}  # value and expiry, or None: deleted
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value, as written here or as stored."""
+        return self.get_many([key])[0]
+
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The values of several keys."""
+        with self._keyspace.as_writer():
+            stored = self._keyspace.get_many(keys)
+        return [self._own(key) if key in self._writes else value for key, value in zip(keys, stored, strict=True)]
+
+    def _own(self, key: bytes) -> bytes | None:
+        write = self._writes[key]
+        return write[0] if write and self._keyspace.is_future(write[1]) else None
+
+    def put(self, key: bytes, value: bytes, ttl: float | None = None, *, expire_at: int | None = None) -> None:
+        """Write a value at the end of the transaction."""
+        self._keyspace.check_item(key, value)
+        self._writes[key] = (bytes(value), self._keyspace.deadline(ttl, expire_at))
+
+    def put_many(self, items: Pairs, ttl: float | None = None) -> None:
+        """Write several values."""
+        for key, value in items.items() if isinstance(items, Mapping) else items:
+            self.put(key, value, ttl)
+
+    def delete(self, key: bytes) -> bool:
+        """Delete at the end; was it there?"""
+        there = self.get(key) is not None
+        self._writes[key] = None
+        return there
+
+    @property
+    def size(self) -> int:
+        """An upper bound of what its puts take in the log; deletes find room in a full pool, too."""
+        puts = ((key, write[0]) for key, write in self._writes.items() if write is not None)
+        return sum(RECORD_OVERHEAD + len(key) + len(value) * 9 // 8 for key, value in puts)
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._writes
+
+    def apply(self) -> None:
+        """Write it all, in the batch of the transaction."""
+        puts = {key: write for key, write in self._writes.items() if write is not None}
+        gone = [key for key, write in self._writes.items() if write is None]
+        if puts:
+            self._keyspace.put_entries(
+                list(puts), [write[0] for write in puts.values()], [write[1] for write in puts.values()]
+            )
+        if gone:
+            self._keyspace.delete_many(gone)
+
+
+class TableWrites:
+    """A table with writes on top."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+        self._writes: list[tuple[np.ndarray, np.ndarray | None]] = []  # ids and rows, or None: deleted; in order
+
+    @property
+    def is_gone(self) -> bool:
+        """Was the table dropped meanwhile?"""
+        return self._table.is_gone
+
+    def get(self, ids: npt.ArrayLike, default: Any = 0.0, return_found: bool = False) -> Any:
+        """Rows, as written here or as stored."""
+        wanted = np.asarray(ids)
+        with self._table.as_writer():
+            rows, found = self._table.get(wanted, default, return_found=True)
+        absent = self._table.absent_row(default)
+        for written, values in self._writes:
+            place = {int(one): at for at, one in enumerate(written)}  # the last of equal ids wins
+            hits = [(at, place[int(one)]) for at, one in enumerate(wanted) if int(one) in place]
+            for at, source in hits:
+                rows[at], found[at] = (absent, False) if values is None else (values[source], True)
+        return (rows, found) if return_found else rows
+
+    def contains(self, ids: npt.ArrayLike) -> np.ndarray:
+        """bool[n]: which ids are there."""
+        return self.get(ids, return_found=True)[1]
+
+    def put(self, ids: npt.ArrayLike, rows: npt.ArrayLike) -> None:
+        """Write rows at the end of the transaction."""
+        self._writes.append(self._table.check_rows(ids, rows))
+
+    def add(self, ids: npt.ArrayLike, rows: npt.ArrayLike) -> None:
+        """Add to rows as this transaction sees them; equal ids add up."""
+        self._table.check_adds()
+        some, change = self._table.check_rows(ids, rows)
+        unique, where = np.unique(some, return_inverse=True)
+        current = self.get(unique)
+        np.add.at(current, where, change)
+        self._writes.append((unique, current))
+
+    def delete(self, ids: npt.ArrayLike) -> int:
+        """Delete at the end; how many were there?"""
+        there = np.unique(np.asarray(ids)[self.contains(ids)])
+        self._writes.append((there, None))
+        return int(there.size)
+
+    @property
+    def size(self) -> int:
+        """An upper bound of what its puts take in the log; deletes find room in a full pool, too."""
+        puts = (ids.size for ids, rows in self._writes if rows is not None)
+        return sum(2 * frame_size(RECORD_OVERHEAD) + size * (8 + self._table.width) * 9 // 8 for size in puts)
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._writes
+
+    def apply(self) -> None:
+        """Write it all, in the batch of the transaction."""
+        for ids, rows in self._writes:
+            if rows is None:
+                self._table.delete(ids)
+            else:
+                self._table.put(ids, rows)

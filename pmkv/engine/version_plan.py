@@ -1,0 +1,159 @@
+"""What a promote, a rollback or an undo would exchange, and why it may be refused.
+
+Nothing is changed here: a plan is made under the store's lock, and what is decided by it is carried out as it stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from ..errors import InvalidError, UnknownNameError
+from ..versions.view_set import KEYSPACES, MAIN, UNDO, ViewEntry, ViewSet, id_of, keyspace_name
+from .table import NAME
+
+TableNames = Iterable[str] | None  # names; None: whatever the operation is about
+KeyspaceChoice = bool | Iterable[int] | None  # numbers of keyspaces, or whether any; None: unless tables are named
+
+
+@dataclass(frozen=True)
+class Plan:
+    """parts: those that the head takes; drop: those that it loses; conflicts: what would be lost with them."""
+
+    parts: list[str]
+    drop: list[str]
+    conflicts: list[str]
+
+
+def check_view_name(name: str) -> None:
+    """Refuse what cannot name a new view."""
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise InvalidError(
+            f"{name!r} cannot name a view: letters, digits, _ . : and -, at most 128, not beginning with . : or -"
+        )
+    if name in (MAIN, UNDO):
+        raise InvalidError(f"{name!r} has a meaning of its own among views: choose another name")
+
+
+def chosen_keyspaces(keys: KeyspaceChoice, unasked: bool) -> set[str]:
+    """Parts; `unasked`: are they wanted where nobody says?"""
+    keys = unasked if keys is None else keys
+    if isinstance(keys, bool):
+        return set(map(keyspace_name, range(KEYSPACES))) if keys else set()
+    numbers = set(keys)
+    for number in numbers:
+        if number not in range(KEYSPACES):
+            raise InvalidError(f"there is no keyspace {number}: they are 0 to {KEYSPACES - 1}")
+    return set(map(keyspace_name, numbers))
+
+
+def names_of(tables: Iterable[str]) -> list[str]:
+    """Names as a list; one name alone is refused, not taken for a list of letters."""
+    if isinstance(tables, str | bytes):
+        raise InvalidError(f"tables={tables!r}: give a list of names")
+    return list(dict.fromkeys(tables))
+
+
+# promote
+
+
+def plan_promote(heads: ViewSet, branch: ViewEntry, tables: TableNames, keys: KeyspaceChoice) -> Plan:
+    """tables: names, None for those that the branch wrote, created or dropped; keys: numbers, or may those that it
+    wrote be taken, None for yes unless tables are named."""
+    main, written = heads.maps[MAIN], heads.written(branch)
+    spaces = chosen_keyspaces(keys, tables is None)
+    is_named = keys is not None and not isinstance(keys, bool)
+    chosen = sorted(spaces) if is_named else [part for part in written if part in spaces]
+    if tables is None:
+        chosen += [part for part in written if heads.trees[part].decision is not None]
+    else:
+        chosen += [part for name in names_of(tables) for part in _promoted(heads, branch, name)]
+    parts = [part for part in chosen if part in branch.parts]
+    others = heads.in_the_way(main, branch, parts)
+    gone = [part for part in chosen if part not in branch.parts and part in main.parts]
+    conflicts = [why for part in chosen if (why := _why_not(heads, branch, part)) is not None]
+    since = f"since {branch.name!r} was cut"
+    conflicts += [f"main has another table {heads.label(part)} {since}" for part in others if part not in gone]
+    return Plan(parts, list(dict.fromkeys(gone + others)), conflicts)
+
+
+def _promoted(heads: ViewSet, branch: ViewEntry, name: str) -> list[str]:
+    """The parts that a name stands for: the branch's table, and those of this name that the branch dropped."""
+    gone = [part for part in branch.stands_on if part not in branch.parts and part in heads.trees]
+    own = heads.tables(branch).get(name)
+    found = [part for part in gone if heads.label(part) == name] + ([own] if own is not None else [])
+    if not found:
+        raise UnknownNameError(f"branch {branch.name!r} has no table {name!r}, and dropped none of this name")
+    return found
+
+
+def _why_not(heads: ViewSet, branch: ViewEntry, part: str) -> str | None:
+    """What main would lose."""
+    main = heads.maps[MAIN]
+    if part not in branch.stands_on:
+        return None
+    base, since = branch.stands_on[part], f"since {branch.name!r} was cut"
+    if part not in main.parts:
+        return f"main has no table {heads.label(part)} any more {since}" if part in branch.parts else None
+    top = main.parts[part]
+    if top is not None and not top.writes and id_of(top.below) == base:
+        return None
+    return _told(heads.writes_above(main, part, base), heads.label(part), since)
+
+
+def _told(writes: int | None, label: str, since: str) -> str:
+    if writes is None:
+        return f"main has another state of {label} {since}: it was promoted, rolled back or emptied, or never was that"
+    return f"main has {writes} writes in {label} {since}"
+
+
+# roll back and undo
+
+
+def plan_rollback(
+    heads: ViewSet, head: ViewEntry, snapshot: ViewEntry, tables: TableNames, keys: KeyspaceChoice
+) -> Plan:
+    """tables: names, None for all; keys: may keyspaces be rolled back, None for yes unless tables are named."""
+    spaces = chosen_keyspaces(keys, tables is None)
+    theirs = heads.tables(snapshot)
+    if tables is None:
+        chosen = list(theirs.values())
+        gone = [part for part in heads.tables(head).values() if part not in snapshot.parts]
+    else:
+        chosen, gone = [_rolled_back(theirs, snapshot, name) for name in names_of(tables)], []
+    parts = [part for part in (*sorted(spaces), *chosen) if _differs(head, snapshot, part)]
+    return Plan(parts, list(dict.fromkeys(gone + heads.in_the_way(head, snapshot, parts))), [])
+
+
+def _rolled_back(theirs: dict[str, str], snapshot: ViewEntry, name: str) -> str:
+    if name not in theirs:
+        raise UnknownNameError(
+            f"snapshot {snapshot.name!r} has no table {name!r}; it has: {', '.join(sorted(theirs)) or 'none'}"
+        )
+    return theirs[name]
+
+
+def _differs(head: ViewEntry, snapshot: ViewEntry, part: str) -> bool:
+    top = head.parts.get(part)
+    return top is None or top.writes > 0 or id_of(top.below) != id_of(snapshot.parts[part])
+
+
+def plan_undo(heads: ViewSet) -> Plan:
+    """What the last promote or rollback exchanged, as it was before."""
+    main, before = heads.maps[MAIN], heads.maps[UNDO]
+    parts = [part for part in before.exchanged if part in before.parts]
+    gone = [part for part in before.exchanged if part not in before.parts and part in main.parts]
+    others = [part for part in heads.in_the_way(main, before, parts) if part not in gone]
+    return Plan(parts, gone + others, list(_lost(heads, main, before, others)))
+
+
+def _lost(heads: ViewSet, main: ViewEntry, before: ViewEntry, others: list[str]) -> Iterator[str]:
+    since = "since the promote or rollback that would be undone"
+    for part in before.exchanged:
+        top = main.parts.get(part)
+        if top is not None and (top.id != before.lsn or top.writes):
+            yield _told(heads.writes_since(main, part, before.lsn), heads.label(part), since)
+        elif part not in main.parts and part in before.parts and part not in before.dropped:
+            yield f"main has no table {heads.label(part)} any more {since}"
+    for part in others:
+        yield f"main has another table {heads.label(part)} {since}"

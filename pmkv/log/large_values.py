@@ -1,0 +1,68 @@
+"""Values too long for one frame: written as PART frames, listed by the value of their record.
+
+The list: total length (u64), then the location of every part (u64 each); a part's check is owned by its keyspace
+and its number in the value.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..errors import CorruptionError
+from ..kernels import location
+from ..kernels.hashing import check16
+from .format import PART_SIZE, Kind
+from .log import Log
+
+CHECK_SHIFT = int(location.CHECK_SHIFT)
+OFFSET_MASK = int(location.OFFSET_MASK)
+
+
+def size_for(log: Log) -> int:
+    """The longest value that stands in its record, and the length of a part: 1 MiB, less in pools with small
+    segments."""
+    return min(PART_SIZE, log.pool.segment_size // 4)
+
+
+def write(log: Log, keyspace: int, layer: int, owner: np.uint64, value: bytes, size: int) -> bytes:
+    """Append the parts of a value; returns the list for its record. Outside a batch every part is its own group,
+    so others' writes go on between."""
+    view = memoryview(value).cast("B")
+    lengths = [min(size, len(view) - start) for start in range(0, len(view), size)]
+    locations = np.empty(len(lengths), np.uint64)
+    with log.writing:
+        log.reserve(lengths)
+    before = 0
+    for i, length in enumerate(lengths):
+        with log.writing:
+            log.reserve([length])  # again: others may have written since
+            with log.lock:
+                at = log.begin(Kind.PART, length, table=keyspace, layer=layer, count=1)
+            log.store(at, np.frombuffer(view[i * size : i * size + length], np.uint8))
+            locations[i] = at | check16(log.data, at, length, owner, np.uint64(i)) << CHECK_SHIFT
+            with log.lock:
+                lsn = log.end()
+        log.flush_piece(lsn, before)
+        before = lsn
+    return len(view).to_bytes(8, "little") + locations.tobytes()
+
+
+def total(log: Log, at: int) -> int:
+    """The length of the value whose list stands at a pool offset."""
+    return int.from_bytes(log.data[at : at + 8].tobytes(), "little")
+
+
+def read(log: Log, owner: np.uint64, at: int) -> bytes:
+    """The value whose list stands at a pool offset, every part verified."""
+    length, size, data = total(log, at), size_for(log), log.data
+    count = -(-length // size)
+    locations = np.frombuffer(data[at + 8 : at + 8 + 8 * count].tobytes(), np.uint64)
+    out = np.empty(length, np.uint8)
+    for i, where in enumerate(locations.tolist()):
+        start, taken = where & OFFSET_MASK, min(size, length - i * size)
+        if check16(data, start, taken, owner, np.uint64(i)) != where >> CHECK_SHIFT:
+            raise CorruptionError(
+                f"part {i} of a value, at offset {start:,} of the pool, is damaged: its check does not hold"
+            )
+        out[i * size : i * size + taken] = data[start : start + taken]
+    return out.tobytes()

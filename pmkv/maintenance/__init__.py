@@ -1,0 +1,1 @@
+"""Checkpoints and compactions: memtables become runs, and runs are merged."""

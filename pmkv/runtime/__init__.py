@@ -1,0 +1,1 @@
+"""Everything about the process rather than the data: compilation, scheduling, background threads, sizes."""

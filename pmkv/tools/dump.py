@@ -1,0 +1,143 @@
+"""Print a store's log, then its catalog and runs, entry by entry, for people and for golden tests. Reads only; what is
+damaged is printed up to there."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Iterator
+from typing import TextIO
+
+import numpy as np
+import orjson
+
+from ..catalog.lmdb_catalog import Catalog
+from ..data_directory import DataDirectory
+from ..engine.engine import KEYSPACES
+from ..errors import CorruptionError
+from ..index.run import Run, RunInfo
+from ..index.run_files import RunFiles
+from ..kernels import location
+from ..kernels.records import FLAG_DELETE, FLAG_PARTS, scan_records
+from ..log.decisions import read_control
+from ..log.format import EPOCH_SHIFT, NEXT, Flag, Frame, Kind, epoch_of
+from ..log.replay import Replay
+from ..log.segments import Pool
+
+SHOWN = 64  # bytes of a key or value, and ids of a frame
+PAGE = 1000  # keys of the directory at a time
+DELETE = int(location.DELETE)
+
+
+def dump(path: str | os.PathLike[str], out: TextIO, pool: str | os.PathLike[str] = "auto") -> None:
+    """Print every frame of the store in a data directory, and what its last checkpoint says. CorruptionError where it
+    ends in damage."""
+    place = DataDirectory(path, pool, 0, "page", readonly=True)
+    try:
+        opened, files = place.open_pool(), place.open_files()
+        try:
+            for line in lines(opened):
+                print(line, file=out)
+        finally:
+            for line in catalog_lines(*files) if files else ():
+                print(line, file=out)
+    finally:
+        place.close()
+
+
+def catalog_lines(catalog: Catalog, shelf: RunFiles) -> Iterator[str]:
+    """The records of the state, below those of a run its entries, then the ordered directory of keys."""
+    for record, value in sorted((catalog.load() or {}).items()):
+        yield f"catalog {record} {orjson.dumps(value).decode()}"
+        if record.startswith("run/"):
+            yield from ("    " + line for line in run_entries(RunInfo.from_dict(value), shelf))
+    for number in range(KEYSPACES):
+        yield from (f"catalog key {number} {shown(np.frombuffer(key, np.uint8))}" for key in keys(catalog, number))
+
+
+def run_entries(info: RunInfo, shelf: RunFiles) -> Iterator[str]:
+    try:
+        run = Run(info, shelf.open(info.file), f"{info.file}:{info.offset}")
+    except FileNotFoundError as error:
+        raise CorruptionError(f"the catalog names {info.file} among the runs, and there is no such file") from error
+    for places, locations in run.entries():
+        for place, where in zip(places.tolist(), locations.tolist()):
+            yield f"{place:016x} at {where & int(location.OFFSET_MASK)}{' delete' if where & DELETE else ''}"
+    for word, expiries in (("adds", run.added), ("takes away", run.gone)):
+        yield from (f"{word} expiry {expiry}" for expiry in expiries.tolist())
+
+
+def keys(catalog: Catalog, number: int) -> Iterator[bytes]:
+    """As the directory holds them: of a long one its beginning and its hash."""
+    low = b""
+    while page := catalog.keys(number, low, None, False, PAGE, lambda prefix, word: [prefix + b"... %016x" % word]):
+        yield from page
+        low = page[-1] + b"\0"
+
+
+def lines(pool: Pool) -> Iterator[str]:
+    """The pool, then its frames in order, each with its contents indented below."""
+    yield f"pool {pool.pool_id.hex()}: {pool.count} segments of {pool.segment_size} bytes"
+    replay, segment = Replay(pool), -1
+    for frame in replay:
+        if replay.segments[-1] != segment:
+            segment = replay.segments[-1]
+            yield f"segment {segment} generation {pool.generations[segment]} at {pool.start(segment)}"
+        yield head(frame)
+        yield from ("    " + line for line in body(pool.medium.data, frame))
+    yield f"end at {replay.position}, durable up to {name(replay.durable)}"
+
+
+def name(lsn: int) -> str:
+    """An LSN as epoch.number."""
+    return f"{epoch_of(lsn)}.{lsn & ((1 << EPOCH_SHIFT) - 1)}"
+
+
+def head(frame: Frame) -> str:
+    """One frame's header on one line."""
+    time = datetime.datetime.fromtimestamp(frame.time / 1000, datetime.UTC).isoformat(timespec="milliseconds")
+    flags = "".join(f" {flag.name}" for flag in Flag if frame.flags & flag)
+    owner = f" {'keyspace' if frame.kind in (Kind.PUT, Kind.PART) else 'table'} {frame.table} layer {name(frame.layer)}"
+    place = f"at {frame.offset}, {frame.length} bytes"
+    line = f"{name(frame.lsn)} {Kind(frame.kind).name}{flags} {place}, durable {name(frame.durable)}, {time}"
+    return f"{line}{owner if frame.kind in (Kind.PUT, Kind.PART, Kind.ROWS) else ''}"
+
+
+def body(data: np.ndarray, frame: Frame) -> Iterator[str]:
+    """What a frame holds."""
+    match frame.kind:
+        case Kind.PUT:
+            yield from records(data, frame)
+        case Kind.ROWS:
+            ids = data[frame.body : frame.body + 8 * frame.count].view(np.int64)
+            more = f" ... {ids[-1]}" if frame.count > SHOWN else ""
+            yield f"{frame.count} ids: {' '.join(map(str, ids[:SHOWN]))}{more}"
+        case Kind.CONTROL:
+            yield orjson.dumps(read_control(memoryview(data), frame)).decode()
+        case Kind.NEXT:
+            yield "segment {} generation {}".format(*NEXT.unpack_from(memoryview(data), frame.body))
+
+
+def records(data: np.ndarray, frame: Frame) -> Iterator[str]:
+    """The records of a PUT frame."""
+    bounds, expiries = np.empty((frame.count, 2), np.int64), np.empty(frame.count, np.int64)
+    locations = np.empty(frame.count, np.uint64)
+    scan_records(data, frame.body, frame.body + frame.length, np.uint64(0), bounds, expiries, locations)
+    starts = (locations & location.OFFSET_MASK).astype(np.int64)
+    for start, (a, b), expiry in zip(starts.tolist(), bounds.tolist(), expiries.tolist(), strict=True):
+        word = int.from_bytes(data[start : start + 8].tobytes(), "little")
+        value, flags = data[b : b + (word & 0xFFFFFFFF)], word >> 56
+        ending = f" expires {expiry}" if expiry else ""
+        if flags & FLAG_DELETE:
+            yield f"delete {shown(data[a:b])}"
+        elif flags & FLAG_PARTS:
+            total = int.from_bytes(value[:8].tobytes(), "little")
+            yield f"{shown(data[a:b])} = {total} bytes in {value.size // 8 - 1} parts{ending}"
+        else:
+            yield f"{shown(data[a:b])} = {shown(value)}{ending}"
+
+
+def shown(raw: np.ndarray) -> str:
+    """Bytes as Python writes them, not too many."""
+    text = raw[:SHOWN].tobytes()
+    return repr(text)[1:] + (f"... ({raw.size} bytes)" if raw.size > SHOWN else "")

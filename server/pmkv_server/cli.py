@@ -1,0 +1,361 @@
+"""The `pmkv` command. Every option is also a variable PMKV_... and a key of the TOML file given by --config."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import functools
+import gc
+import json
+import logging
+import os
+import socket
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+import pmkv
+from pmkv.errors import PmkvError
+from pmkv_server.config import Config
+
+_DEFAULTS = {field.name: field.default for field in fields(Config)}
+
+
+def setting(name: str, **how: Any) -> Callable:
+    """An option of the same name and default as a field of Config."""
+    field = name.replace("-", "_")
+    how.setdefault("default", _DEFAULTS[field])
+    return click.option(f"--{name}", field, envvar=f"PMKV_{field.upper()}", show_default=True, show_envvar=True, **how)
+
+
+def _read_config(context: click.Context, option: click.Parameter, path: str | None) -> str | None:
+    """Let a TOML file give the defaults of the other options."""
+    if path is None:
+        return None
+    try:
+        values = tomllib.loads(Path(path).read_text())
+    except (OSError, tomllib.TOMLDecodeError) as problem:
+        raise click.BadParameter(f"{path}: {problem}") from None
+    known = {name.replace("-", "_") for name in _DEFAULTS}
+    found = {name.replace("-", "_"): value for name, value in values.items()}
+    if unknown := sorted(set(found) - known):
+        raise click.BadParameter(f"{path}: unknown keys {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+    context.default_map = {**(context.default_map or {}), **{name: str(value) for name, value in found.items()}}
+    return path
+
+
+class RestPort(click.ParamType):
+    """A port, or "off"."""
+
+    name = "port|off"
+
+    def convert(self, value: Any, param: Any, context: Any) -> int | None:
+        if value is None or str(value).lower() == "off":
+            return None
+        return click.IntRange(0, 65535).convert(value, param, context)
+
+
+@contextlib.contextmanager
+def quick_imports() -> Iterator[None]:
+    """A third less work at the start. numba imports SciPy, where there is one, for linear algebra that no kernel does;
+    OpenBLAS starts threads for the same; garbage is collected again and again while there is none. Frozen, what was
+    imported is never looked through again."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    absent = "scipy" not in sys.modules
+    if absent:
+        sys.modules["scipy"] = None  # type: ignore[assignment]
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.freeze()
+        if absent:
+            del sys.modules["scipy"]
+
+
+def connected(function: Callable) -> Callable:
+    """The options of commands that talk to a running server."""
+    for name, how in (("password", {}), ("port", {"type": click.IntRange(1, 65535)}), ("host", {})):
+        function = setting(name, **how)(function)
+    return function
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="pmkv")
+def main() -> None:
+    """pmkv: crash-consistent storage for online features and embeddings."""
+
+
+@main.command()
+@setting("config", help="A TOML file with any of these options.", callback=_read_config, is_eager=True)
+@setting("data", help="The data directory; created if missing.")
+@setting("host", help="Where to listen; beyond loopback only with a password.")
+@setting("port", type=click.IntRange(0, 65535), help="The Redis protocol; 0 takes a free port.")
+@setting("rest-port", type=RestPort(), help='REST; 0 takes a free port, "off" starts none.')
+@setting("capacity", help="Size of the pool; a larger one than before lets it grow.")
+@setting("dram", help="DRAM for hot rows.")
+@setting("durability", type=click.Choice(["commit", "interval", "none"]), help="When a write is acknowledged.")
+@setting("pool", help='Where values live: "auto", a path, or ":memory:".')
+@setting("require", type=click.Choice(["page", "cache_line", "byte"]), help="Refuse to start on a coarser medium.")
+@setting("password", help="What clients have to say by AUTH.")
+@setting("max-clients", type=click.IntRange(1), help="Connections at a time.")
+@setting("workers", type=click.IntRange(1, 64), help="Threads for long values and large gathers.")
+def serve(**options: Any) -> None:
+    """Serve a data directory over the Redis protocol and REST."""
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        with quick_imports():
+            from pmkv_server.server import Server
+
+            pmkv.open  # noqa: B018 - the engine is imported when it is asked for
+        Server(Config(**options)).serve()
+    except (PmkvError, OSError) as problem:
+        raise click.ClickException(str(problem)) from None
+
+
+@main.command()
+@connected
+def stats(host: str, port: int, password: str) -> None:
+    """What a running server says of itself."""
+    click.echo(_ask(host, port, password, "INFO", "everything").decode().replace("\r\n", "\n"), nl=False)
+
+
+@main.command()
+@connected
+@click.argument("key")
+def get(host: str, port: int, password: str, key: str) -> None:
+    """Print the value of a key of a running server, byte for byte."""
+    value = _ask(host, port, password, "GET", key)
+    if value is None:
+        raise click.ClickException(f"no key '{key}'")
+    sys.stdout.buffer.write(value)
+
+
+@main.command()
+@connected
+@click.argument("key")
+@click.argument("value", required=False)
+def put(host: str, port: int, password: str, key: str, value: str | None) -> None:
+    """Give a key of a running server a value (without VALUE: standard input, byte for byte)."""
+    content = click.get_binary_stream("stdin").read() if value is None else value.encode()
+    _ask(host, port, password, "SET", key, content)
+
+
+@main.command()
+@setting("host")
+@setting("rest-port", type=click.IntRange(1, 65535))
+@setting("password")
+@click.argument("prefix", default="")
+@click.option("--reverse", is_flag=True, help="The last ones first.")
+@click.option("--limit", type=click.IntRange(1), help="At most so many.")
+def scan(host: str, rest_port: int, password: str, prefix: str, reverse: bool, limit: int | None) -> None:
+    """Print the keys of a running server that begin with PREFIX, in order, one a line (over REST)."""
+    asked = {"prefix": prefix, "reverse": str(reverse).lower()}
+    left, cursor = limit or sys.maxsize, ""
+    while left and cursor is not None:
+        page = _ask_rest(host, rest_port, password, asked | {"limit": str(min(left, 10_000)), "cursor": cursor})
+        for key in page["keys"]:
+            click.echo(_decoded(key["key64"]) if "key64" in key else key["key"])
+        left, cursor = left - len(page["keys"]), page["cursor"]
+
+
+def _decoded(key64: str) -> bytes:
+    return base64.urlsafe_b64decode(key64 + "=" * (-len(key64) % 4))
+
+
+def _ask_rest(host: str, port: int, password: str, query: dict[str, str]) -> Any:
+    """A page of keys."""
+    from urllib.error import HTTPError  # here, since a server needs none of it and should start quickly
+    from urllib.parse import urlencode
+    from urllib.request import Request, urlopen
+
+    request = Request(f"http://{host}:{port}/v1/keys?{urlencode(query)}")
+    if password:
+        request.add_header("Authorization", f"Bearer {password}")
+    try:
+        with urlopen(request, timeout=60) as reply:
+            return json.load(reply)
+    except HTTPError as problem:
+        raise click.ClickException(json.load(problem).get("detail", str(problem))) from None
+    except OSError as problem:
+        raise click.ClickException(f"no answer from {host}:{port}: {problem}") from None
+
+
+@main.command()
+@connected
+def checkpoint(host: str, port: int, password: str) -> None:
+    """Let a running server take a checkpoint, and wait for it: a restart replays nothing of what was written before."""
+    _ask(host, port, password, "SAVE", timeout=None)
+
+
+named = click.argument("name")
+tables_option = click.option("--table", "tables", multiple=True, metavar="T", help="Only this table; may be repeated.")
+keys_option = click.option("--keys/--no-keys", default=None, help="Keyspaces, too?  [default: unless tables are named]")
+force_option = click.option("--force", is_flag=True, help="Drop what was written there since.")
+
+
+@main.command()
+@connected
+@named
+def snapshot(host: str, port: int, password: str, name: str) -> None:
+    """Keep the present state of a running server's tables and keys as the snapshot NAME."""
+    _ask(host, port, password, "SNAPSHOT.CREATE", name)
+
+
+@main.command()
+@connected
+@named
+@tables_option
+@keys_option
+def rollback(host: str, port: int, password: str, name: str, tables: tuple[str, ...], keys: bool | None) -> None:
+    """Let a running server go back to the snapshot NAME; `pmkv undo` takes that back."""
+    _ask(host, port, password, "SNAPSHOT.ROLLBACK", name, *_parts(tables, keys))
+
+
+@main.command()
+@connected
+@named
+@click.option("--at", default="main", metavar="VIEW", show_default=True, help="Where it begins.")
+def branch(host: str, port: int, password: str, name: str, at: str) -> None:
+    """Begin the branch NAME of a running server: written without `main` noticing, until it is promoted."""
+    _ask(host, port, password, "BRANCH.CREATE", name, "AT", at)
+
+
+@main.command()
+@connected
+@named
+@tables_option
+@keys_option
+@force_option
+def promote(
+    host: str, port: int, password: str, name: str, tables: tuple[str, ...], keys: bool | None, force: bool
+) -> None:
+    """Let `main` of a running server have what was written to the branch NAME; `pmkv undo` takes that back."""
+    _ask(host, port, password, "BRANCH.PROMOTE", name, *_parts(tables, keys), *["FORCE"][: int(force)])
+
+
+def _parts(tables: tuple[str, ...], keys: bool | None) -> list[str]:
+    named = ["TABLES", str(len(tables)), *tables] if tables else []
+    return named if keys is None else [*named, "KEYS", "yes" if keys else "no"]
+
+
+@main.command()
+@connected
+@force_option
+def undo(host: str, port: int, password: str, force: bool) -> None:
+    """Undo the last promote or rollback of a running server."""
+    _ask(host, port, password, "VIEW.UNDO", *["FORCE"][: int(force)])
+
+
+@main.command()
+@connected
+def views(host: str, port: int, password: str) -> None:
+    """List a running server's views: main, branches, snapshots, and what `pmkv undo` would bring back."""
+    with _dialog(host, port, password) as say:
+        found = [say("VIEW.INFO", name) for name in say("VIEW.LIST")]
+    facts = [dict(zip((word.decode() for word in info[::2]), info[1::2])) for info in found]
+    lines = [["NAME", "KIND", "BASE", "CREATED", "TABLES", "WRITES"], *map(_line, facts)]
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    for line in lines:
+        click.echo("  ".join(word.ljust(width) for word, width in zip(line, widths)).rstrip())
+
+
+def _line(view: dict[str, Any]) -> list[str]:
+    name, kind, base = (view[field].decode() for field in ("name", "kind", "base"))
+    created = datetime.fromtimestamp(view["created"] / 1000).isoformat(" ", "seconds") if view["created"] else "-"
+    return [name, kind, base or "-", created, str(view["tables"]), f"{view['writes']:,}"]
+
+
+@main.command("delete-view")
+@connected
+@named
+def delete_view(host: str, port: int, password: str, name: str) -> None:
+    """Delete the branch or snapshot NAME of a running server; what stands on it stays."""
+    _ask(host, port, password, "VIEW.DELETE", name)
+
+
+@main.command()
+@click.argument("directory", type=click.Path(exists=True, file_okay=False))
+@click.option("--salvage", type=click.Path(file_okay=False), help="Copy what is whole into this new directory.")
+def check(directory: str, salvage: str | None) -> None:
+    """Verify every invariant of a data directory that no server has open; exit status 1 when something is damaged."""
+    from pmkv.tools.check import check as verify
+    from pmkv.tools.salvage import salvage as rescue
+
+    report = _run(verify, directory)
+    click.echo(f"{report.frames:,} frames replayed, {report.keys:,} keys and {report.rows:,} rows verified")
+    for problem in report.problems:
+        click.echo(f"damaged: {problem}", err=True)
+    if salvage:
+        saved = _run(rescue, directory, salvage)
+        click.echo(f"{saved.frames:,} frames with {saved.records:,} records copied to {salvage}")
+        click.echo("what was lost is not known: deleted keys may be back, old values may stand for newer ones")
+        for problem in saved.problems:
+            click.echo(f"left out: {problem}", err=True)
+    if report.problems:
+        raise SystemExit(1)
+
+
+@main.command()
+@click.argument("directory", type=click.Path(exists=True, file_okay=False))
+def dump(directory: str) -> None:
+    """Print a data directory, entry by entry."""
+    from pmkv.tools.dump import dump as run
+
+    _run(run, directory, sys.stdout)
+
+
+def _run(run: Callable, *arguments: Any) -> Any:
+    """Errors of the engine are for people to read."""
+    try:
+        return run(*arguments)
+    except PmkvError as problem:
+        raise click.ClickException(str(problem)) from None
+
+
+def _ask(host: str, port: int, password: str, *words: str | bytes, timeout: float | None = 10) -> Any:
+    """One command to a running server, and its reply."""
+    with _dialog(host, port, password, timeout) as say:
+        return say(*words)
+
+
+@contextlib.contextmanager
+def _dialog(host: str, port: int, password: str, timeout: float | None = 10) -> Iterator[Callable[..., Any]]:
+    """A function that says one command to a running server and returns the reply."""
+    try:
+        with socket.create_connection((host, port), timeout=10) as connection:
+            connection.settimeout(timeout)
+            say = functools.partial(_call, connection.makefile("rwb"))
+            if password:
+                say("AUTH", password)
+            yield say
+    except OSError as problem:
+        raise click.ClickException(f"no answer from {host}:{port}: {problem}") from None
+
+
+def _call(stream: Any, *words: str | bytes) -> Any:
+    encoded = [word.encode() if isinstance(word, str) else word for word in words]
+    stream.write(b"*%d\r\n" % len(encoded) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in encoded))
+    stream.flush()
+    return _reply(stream)
+
+
+def _reply(stream: Any) -> Any:
+    head = stream.readline().rstrip(b"\r\n")
+    if head[:1] == b"-":
+        raise click.ClickException(head[1:].decode())
+    if head[:1] == b"$":
+        length = int(head[1:])
+        return None if length < 0 else stream.read(length + 2)[:-2]
+    if head[:1] == b"*":
+        return [_reply(stream) for _ in range(int(head[1:]))]
+    if head[:1] == b":":
+        return int(head[1:])
+    return head[1:]

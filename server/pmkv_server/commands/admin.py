@@ -1,0 +1,188 @@
+"""Commands about the server: COMMAND, CONFIG, TIME, FUNCTION, SAVE, BGSAVE, LASTSAVE, SHUTDOWN."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from pmkv.errors import PmkvError
+from pmkv_server.bgsave import saved_at
+from pmkv_server.commands.registry import COMMANDS, SYNTAX, Command, CommandError, Group, printable, wrong_arity
+from pmkv_server.net.session import Session
+from pmkv_server.resp import glob
+from pmkv_server.resp.scan import EMPTY_ARRAY, NULL, OK, Reply, a_map, a_set, array, bulk, bulks, integer, simple
+
+log = logging.getLogger("pmkv.server")
+group = Group("server")
+command = group.command
+
+_REDIS_FLAGS = {"no_auth", "write", "readonly", "denyoom", "fast", "no_multi", "blocking"}
+
+
+@command("time", 1, "fast loop")
+def time_(session: Session, arguments: list[bytes]) -> Reply:
+    """The unix time: seconds, microseconds."""
+    seconds, micros = divmod(time.time_ns() // 1000, 1_000_000)
+    return bulks((b"%d" % seconds, b"%d" % micros))
+
+
+@command("command", -1, "loop")
+def command_(session: Session, arguments: list[bytes]) -> Reply:
+    """All commands with arity, flags and keys."""
+    return array(_described(entry, session.protocol) for entry in COMMANDS.values())
+
+
+@command("command|count", 2, "loop")
+def command_count(session: Session, arguments: list[bytes]) -> Reply:
+    """How many commands there are."""
+    return integer(len(COMMANDS))
+
+
+@command("command|list", 2, "loop")
+def command_list(session: Session, arguments: list[bytes]) -> Reply:
+    """The names of all commands."""
+    return bulks(COMMANDS)
+
+
+@command("command|info", -2, "loop")
+def command_info(session: Session, arguments: list[bytes]) -> Reply:
+    """Arity, flags and keys of some commands."""
+    names = [name.lower() for name in arguments[2:]] or list(COMMANDS)
+    none = NULL[session.protocol]
+    return array(_described(COMMANDS[name], session.protocol) if name in COMMANDS else none for name in names)
+
+
+@command("command|docs", -2, "loop")
+def command_docs(session: Session, arguments: list[bytes]) -> Reply:
+    """What some commands are for."""
+    names = [name.lower() for name in arguments[2:]] or list(COMMANDS)
+    entries = [COMMANDS[name] for name in names if name in COMMANDS]
+    return a_map(
+        [(bulk(entry.name.encode()), _documented(entry, session.protocol)) for entry in entries], session.protocol
+    )
+
+
+def _documented(entry: Command, protocol: int) -> bytes:
+    fields = {"summary": entry.summary, "since": "1.0.0", "group": entry.group}
+    return a_map([(bulk(name.encode()), bulk(value.encode())) for name, value in fields.items()], protocol)
+
+
+def _described(entry: Command, protocol: int) -> bytes:
+    flags = a_set([simple(flag.encode()) for flag in sorted(entry.flags & _REDIS_FLAGS)], protocol)
+    children = array(_described(child, protocol) for child in entry.subcommands.values())
+    numbers = [integer(n) for n in entry.keys]
+    tail = [a_set([], protocol), EMPTY_ARRAY, EMPTY_ARRAY, children]
+    return array([bulk(entry.name.encode()), integer(entry.arity), flags, *numbers, *tail])
+
+
+group.container("config")
+
+
+@command("config|get", -3, "loop")
+def config_get(session: Session, arguments: list[bytes]) -> Reply:
+    """Parameters whose names match a pattern."""
+    names = [name.encode() for name in session.server.parameters()]
+    wanted = {name for word in arguments[2:] for name in glob.Pattern(word.lower()).select(names)}
+    values = session.server.parameters()
+    pairs = [(bulk(name), bulk(str(values[name.decode()]).encode())) for name in names if name in wanted]
+    return a_map(pairs, session.protocol)
+
+
+@command("config|set", -4, "loop")
+def config_set(session: Session, arguments: list[bytes]) -> Reply:
+    """Change parameters; most are fixed at the start."""
+    if len(arguments) % 2:
+        raise CommandError(wrong_arity("config|set"))
+    pairs = list(zip(arguments[2::2], arguments[3::2], strict=True))
+    values = session.server.parameters()
+    for word, _ in pairs:
+        if printable(word).lower() not in values:
+            raise CommandError(f"ERR Unknown option or number of arguments for CONFIG SET - '{printable(word)}'")
+    for word, value in pairs:
+        _set_parameter(session, printable(word).lower(), value, values)
+    return OK
+
+
+def _set_parameter(session: Session, name: str, value: bytes, values: dict[str, object]) -> None:
+    if name == "requirepass":
+        session.server.config.password = value.decode("utf-8", "surrogateescape")
+    elif value.decode("latin-1") != str(values[name]):
+        raise CommandError(
+            f"ERR CONFIG SET failed (possibly related to argument '{name}') - can't set immutable config"
+        )
+
+
+@command("config|resetstat", 2, "loop")
+def config_resetstat(session: Session, arguments: list[bytes]) -> Reply:
+    """Set the counters of INFO to zero."""
+    session.server.stats.reset()
+    return OK
+
+
+group.container("function")
+
+
+@command("function|flush", -2, "loop")
+def function_flush(session: Session, arguments: list[bytes]) -> Reply:
+    """There are no functions, so there is nothing to do; test suites ask for it."""
+    if len(arguments) > 3:
+        shown = printable(arguments[1])
+        raise CommandError(f"ERR unknown subcommand or wrong number of arguments for '{shown}'. Try FUNCTION HELP.")
+    if len(arguments) == 3 and arguments[2].upper() not in (b"SYNC", b"ASYNC"):
+        raise CommandError("ERR FUNCTION FLUSH only supports SYNC|ASYNC option")
+    return OK
+
+
+_SAVING = "ERR Background save already in progress"
+
+
+@command("save", 1, "no_multi", heavy=lambda session, arguments: True)
+def save(session: Session, arguments: list[bytes]) -> Reply:
+    """Take a checkpoint; the reply comes when it is taken."""
+    if not session.server.saving.save(session.server.store):
+        raise CommandError(_SAVING)
+    return OK
+
+
+@command("bgsave", -1, "loop")
+def bgsave(session: Session, arguments: list[bytes]) -> Reply:
+    """Begin to take a checkpoint."""
+    if [word.upper() for word in arguments[1:]] not in ([], [b"SCHEDULE"]):
+        raise CommandError(SYNTAX)
+    if not session.server.saving.begin(session.server.store):
+        raise CommandError(_SAVING)
+    return simple(b"Background saving started")
+
+
+@command("lastsave", 1, "fast loop")
+def lastsave(session: Session, arguments: list[bytes]) -> Reply:
+    """When the last checkpoint was taken (unix seconds), or the server was started."""
+    return integer(saved_at(session.server))
+
+
+def _saves_first(session: Session, arguments: list[bytes]) -> bool:
+    return b"SAVE" in [word.upper() for word in arguments[1:]]
+
+
+@command("shutdown", -1, "loop no_multi", heavy=_saves_first)
+def shutdown(session: Session, arguments: list[bytes]) -> Reply:
+    """Commit, close and end the server: SAVE takes a checkpoint, without a word only if one is due, NOSAVE none."""
+    words = {word.upper() for word in arguments[1:]}
+    if words - {b"SAVE", b"NOSAVE", b"NOW", b"FORCE", b"ABORT"} or {b"SAVE", b"NOSAVE"} <= words:
+        raise CommandError(SYNTAX)
+    if b"ABORT" in words:
+        raise CommandError(SYNTAX if len(words) > 1 else "ERR No shutdown in progress.")
+    if b"SAVE" in words:
+        _save_at_end(session, b"FORCE" in words)
+    session.closing = True
+    session.server.stop(checkpoint=b"NOSAVE" not in words)
+    return b""
+
+
+def _save_at_end(session: Session, force: bool) -> None:
+    try:
+        session.server.store.checkpoint()
+    except (PmkvError, OSError) as error:
+        log.error("SHUTDOWN SAVE: the checkpoint failed: %s", error)
+        if not force:
+            raise CommandError("ERR Errors trying to SHUTDOWN. Check logs.") from error

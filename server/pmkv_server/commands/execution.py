@@ -1,0 +1,74 @@
+"""Running one command: is it work for a worker, and what becomes of its exceptions."""
+
+from __future__ import annotations
+
+import logging
+
+from pmkv import errors
+from pmkv_server.commands.registry import Command, CommandError
+from pmkv_server.net.session import Session
+from pmkv_server.resp.scan import Reply, error
+
+log = logging.getLogger("pmkv.server")
+
+HEAVY_BYTES = 1 << 20
+HEAVY_ARGUMENTS = 4096
+
+
+def is_heavy(session: Session, entry: Command, arguments: list[bytes]) -> bool:
+    """Does this belong in a worker? Long arguments, many of them, what the command itself says; and whatever looks
+    something up, as long as the disk may have to be read for it."""
+    if session.server.store.is_cold and "loop" not in entry.flags and entry.group != "connection":
+        return True
+    if len(arguments) > HEAVY_ARGUMENTS and "loop" not in entry.flags:  # to look what these are about takes long itself
+        return True
+    try:
+        if entry.heavy is not None and entry.heavy(session, arguments):
+            return True
+    except Exception:
+        return False  # running it will meet the same, and say so
+    return sum(map(len, arguments)) > HEAVY_BYTES and "loop" not in entry.flags
+
+
+def run(session: Session, entry: Command, arguments: list[bytes]) -> Reply:
+    try:
+        return entry.function(session, arguments)
+    except Exception as problem:
+        return failure(problem)
+
+
+async def run_waiting(session: Session, entry: Command, arguments: list[bytes]) -> Reply:
+    """The reply of a command that waits for something to happen, once it has."""
+    try:
+        return await entry.waits(session, arguments)
+    except Exception as problem:
+        return failure(problem)
+
+
+def failure(problem: Exception) -> bytes:
+    """The error reply for an exception."""
+    match problem:
+        case CommandError():
+            return error(str(problem))
+        case errors.FullError():
+            return error(f"OOM command not allowed when used memory > 'maxmemory'. {problem}")
+        case errors.FlushError():
+            return not_durable(problem)
+        case errors.UnknownViewError():
+            return error(f"NOVIEW {problem}")
+        case errors.ReadOnlyError():
+            return error(f"READONLY {problem}")
+        case errors.ConflictError():
+            return error(f"CONFLICT {problem}")
+        case errors.CorruptionError():
+            log.error("corruption: %s", problem)
+            return error(f"ERR corruption: {problem}")
+        case errors.PmkvError():
+            return error(f"ERR {problem}")
+    log.error("a command failed", exc_info=problem)
+    return error(f"ERR internal error: {type(problem).__name__}: {problem}")
+
+
+def not_durable(problem: Exception) -> bytes:
+    """The reply to whoever waited for a flush that failed."""
+    return error(f"MISCONF Errors writing to the log: {problem}. What this reply waited for may be lost.")

@@ -1,0 +1,153 @@
+"""INFO: what the server and its store say of themselves, in Redis' sections and one of our own."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+import time
+
+from pmkv_server import REDIS_VERSION
+from pmkv_server.bgsave import saved_at
+from pmkv_server.commands.keys import KEYSPACES, MANY_UNCOUNTED
+from pmkv_server.commands.registry import Group
+from pmkv_server.net.session import Session
+from pmkv_server.resp.scan import Reply, text
+
+group = Group("server")
+command = group.command
+
+Fields = dict[str, object]
+
+
+def _counts_much(session: Session, arguments: list[bytes]) -> bool:
+    """Counting looks at indexes: the disk may have to be read for them, or there is much to look up."""
+    store = session.server.store
+    spaces = (store.keyspace(number) for number in range(KEYSPACES))
+    return store.is_cold or any(one.uncounted > MANY_UNCOUNTED for one in (*spaces, *store.tables().values()))
+
+
+@command("info", -1, "loop", heavy=_counts_much)
+def info(session: Session, arguments: list[bytes]) -> Reply:
+    """Facts and counters about the server."""
+    wanted = {word.decode("latin-1").lower() for word in arguments[1:]} or {"default"}
+    everything = wanted & {"default", "all", "everything"}
+    parts = [
+        f"# {name}\r\n" + "".join(f"{field}:{value}\r\n" for field, value in section(session.server).items())
+        for name, section in _SECTIONS.items()
+        if everything or name.lower() in wanted
+    ]
+    return text("\r\n".join(parts).encode(), session.protocol)
+
+
+def _server(server) -> Fields:
+    uptime = int(time.time() - server.stats.started)
+    return {
+        "redis_version": REDIS_VERSION,
+        "redis_mode": "standalone",
+        "os": f"{os.uname().sysname} {os.uname().release} {os.uname().machine}",
+        "arch_bits": 64 if sys.maxsize > 1 << 32 else 32,
+        "process_id": os.getpid(),
+        "tcp_port": server.port,
+        "uptime_in_seconds": uptime,
+        "uptime_in_days": uptime // 86400,
+        "executable": sys.executable,
+        "config_file": server.config.config or "",
+    }
+
+
+def _clients(server) -> Fields:
+    return {
+        "connected_clients": len(server.sessions),
+        "maxclients": server.config.max_clients,
+        "blocked_clients": server.switches.waiting,
+    }
+
+
+def _memory(server) -> Fields:
+    with open("/proc/self/statm") as statm:
+        resident = int(statm.read().split()[1]) * resource.getpagesize()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {
+        "used_memory": resident,
+        "used_memory_rss": resident,
+        "used_memory_peak": max(peak, resident),
+        "maxmemory": 0,
+        "maxmemory_policy": "noeviction",
+    }
+
+
+def _persistence(server) -> Fields:
+    """A checkpoint is Redis' RDB file, the log its append-only one, which nobody has to rewrite."""
+    stats, saving = server.store.stats(), server.saving
+    enabled = server.store.durability != "none"
+    return {
+        "loading": 0,
+        "async_loading": 0,
+        "rdb_changes_since_last_save": stats.replay_records,
+        "rdb_bgsave_in_progress": int(saving.is_under_way),
+        "rdb_last_save_time": saved_at(server),
+        "rdb_last_bgsave_status": "err" if stats.upkeep_error or saving.failed else "ok",
+        "rdb_last_bgsave_time_sec": saving.last_seconds,
+        "rdb_current_bgsave_time_sec": saving.seconds,
+        "rdb_saves": stats.checkpoints,
+        "aof_enabled": int(enabled),
+        "aof_rewrite_in_progress": 0,
+        "aof_rewrite_scheduled": 0,
+        "aof_last_rewrite_time_sec": -1,
+        "aof_current_rewrite_time_sec": -1,
+        "aof_last_bgrewrite_status": "ok",
+        "aof_last_write_status": "err" if server.store.failed else "ok",
+        **({"aof_current_size": stats.used} if enabled else {}),
+    }
+
+
+def _stats(server) -> Fields:
+    stats = server.stats
+    return {
+        "total_connections_received": stats.connections,
+        "total_commands_processed": stats.commands,
+        "total_net_input_bytes": stats.input_bytes,
+        "total_net_output_bytes": stats.output_bytes,
+        "rejected_connections": stats.rejected,
+        "ticks": stats.ticks,
+    }
+
+
+def _replication(server) -> Fields:
+    return {"role": "master", "connected_slaves": 0}
+
+
+def _cpu(server) -> Fields:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return {"used_cpu_sys": f"{usage.ru_stime:.6f}", "used_cpu_user": f"{usage.ru_utime:.6f}"}
+
+
+def _cluster(server) -> Fields:
+    return {"cluster_enabled": 0}
+
+
+def _pmkv(server) -> Fields:
+    """The store's own numbers, as `store.stats()` has them."""
+    promotions, lsn = server.switches.latest
+    figures = {"version": f"{promotions}-{lsn}", **server.store.stats().asdict()}
+    return {f"pmkv_{name}": value for name, value in figures.items()}
+
+
+def _keyspace(server) -> Fields:
+    sizes = {number: len(server.store.keyspace(number)) for number in range(KEYSPACES)}
+    return {f"db{number}": f"keys={size},expires=0,avg_ttl=0" for number, size in sizes.items() if size}
+
+
+_SECTIONS = {
+    "Server": _server,
+    "Clients": _clients,
+    "Memory": _memory,
+    "Persistence": _persistence,
+    "Stats": _stats,
+    "Replication": _replication,
+    "CPU": _cpu,
+    "Cluster": _cluster,
+    "Pmkv": _pmkv,
+    "Keyspace": _keyspace,
+}

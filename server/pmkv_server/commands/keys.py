@@ -1,0 +1,203 @@
+"""Keys of any type: delete, look, list, rename, copy."""
+
+from __future__ import annotations
+
+from pmkv_server.commands.registry import NO_SUCH_KEY, NOT_AN_INTEGER, SYNTAX, CommandError, Group, parse_int
+from pmkv_server.commands.strings import value_is_long
+from pmkv_server.net.session import Session
+from pmkv_server.resp import glob
+from pmkv_server.resp.scan import NULL, OK, ONE, ZERO, Reply, array, bulk, bulks, integer, simple
+
+group = Group("generic")
+command = group.command
+
+MANY_KEYS = 10_000
+MANY_UNCOUNTED = 1 << 14  # some milliseconds
+FEWEST_SCANNED = 100  # keys a SCAN looks at, whatever its COUNT, which is a hint: to take up a walk costs as much
+MANY_SCANNED = 1000
+KEYSPACES = 16
+DB_OUT_OF_RANGE = "ERR DB index is out of range"
+
+
+def has_many_keys(session: Session, arguments: list[bytes]) -> bool:
+    return counts_much(session, arguments) or len(session.keyspace) > MANY_KEYS
+
+
+def counts_much(session: Session, arguments: list[bytes]) -> bool:
+    """A count has to look up first what was written since the last one: after a restart, or many writes, that takes
+    long."""
+    return session.keyspace.uncounted > MANY_UNCOUNTED
+
+
+@command("del", -2, "write", (1, -1, 1))
+def delete(session: Session, arguments: list[bytes]) -> Reply:
+    """Delete keys; how many there were."""
+    keyspace, keys = session.keyspace, arguments[1:]
+    return integer(keyspace.delete_many(keys))
+
+
+command("unlink", -2, "write fast", (1, -1, 1))(delete)
+
+
+@command("exists", -2, "readonly fast", (1, -1, 1))
+def exists(session: Session, arguments: list[bytes]) -> Reply:
+    """How many of the keys exist; one named twice counts twice."""
+    return integer(sum(session.keyspace.contains_many(arguments[1:])))
+
+
+command("touch", -2, "readonly fast", (1, -1, 1))(exists)
+
+
+@command("type", 2, "readonly fast", (1, 1, 1))
+def type_(session: Session, arguments: list[bytes]) -> Reply:
+    """The type of a key."""
+    return simple(b"string" if arguments[1] in session.keyspace else b"none")
+
+
+@command("dbsize", 1, "readonly fast", heavy=counts_much)
+def dbsize(session: Session, arguments: list[bytes]) -> Reply:
+    """How many keys this keyspace has."""
+    return integer(len(session.keyspace))
+
+
+@command("keys", 2, "readonly", heavy=has_many_keys)
+def keys(session: Session, arguments: list[bytes]) -> Reply:
+    """All keys that match a pattern."""
+    pattern = glob.Pattern(arguments[1])
+    found: set[bytes] = set()
+    cursor = 0
+    while True:
+        cursor, names = session.keyspace.keys(cursor, 16384)
+        found.update(pattern.select(names))
+        if not cursor:
+            return bulks(found)
+
+
+def _scans_much(session: Session, arguments: list[bytes]) -> bool:
+    return _scan_options(arguments[2:])[0] > MANY_SCANNED
+
+
+@command("scan", -2, "readonly", heavy=_scans_much)
+def scan(session: Session, arguments: list[bytes]) -> Reply:
+    """Some keys and the cursor for the next, 0 at the end. What is there from beginning to end is returned at least
+    once, what never is not at all."""
+    cursor = parse_int(arguments[1], "ERR invalid cursor", 0, (1 << 64) - 1)
+    count, pattern, wanted = _scan_options(arguments[2:])
+    cursor, names = session.keyspace.keys(cursor, max(count, FEWEST_SCANNED))
+    if pattern:
+        names = pattern.select(names)
+    if wanted not in (None, b"string"):
+        names = []
+    return array([bulk(b"%d" % cursor), bulks(names)])
+
+
+def _scan_options(words: list[bytes]) -> tuple[int, glob.Pattern | None, bytes | None]:
+    count, pattern, wanted = 10, None, None
+    for i in range(0, len(words), 2):
+        option = words[i].upper()
+        if i + 1 >= len(words) or option not in (b"COUNT", b"MATCH", b"TYPE"):
+            raise CommandError(SYNTAX)
+        if option == b"COUNT":
+            count = parse_int(words[i + 1], NOT_AN_INTEGER)
+            if count < 1:
+                raise CommandError(SYNTAX)
+        elif option == b"MATCH":
+            pattern = glob.Pattern(words[i + 1])
+        else:
+            wanted = words[i + 1].lower()
+    return min(count, 1 << 20), pattern, wanted
+
+
+@command("randomkey", 1, "readonly")
+def randomkey(session: Session, arguments: list[bytes]) -> Reply:
+    """Any key."""
+    key = session.keyspace.random_key()
+    return NULL[session.protocol] if key is None else bulk(key)
+
+
+@command("rename", 3, "write", (1, 2, 1), value_is_long)
+def rename(session: Session, arguments: list[bytes]) -> Reply:
+    """Give a value another key, in place of what was there."""
+    _move(session, arguments, replace=True)
+    return OK
+
+
+@command("renamenx", 3, "write fast", (1, 2, 1), value_is_long)
+def renamenx(session: Session, arguments: list[bytes]) -> Reply:
+    """Give a value another key, if that is free."""
+    return ONE if _move(session, arguments, replace=False) else ZERO
+
+
+def _move(session: Session, arguments: list[bytes], replace: bool) -> bool:
+    _, source, target = arguments
+    keyspace = session.keyspace
+    with session.server.store.batch():
+        found = keyspace.entry(source)
+        if found is None:
+            raise CommandError(NO_SUCH_KEY)
+        if source == target:
+            return replace
+        if not replace and target in keyspace:
+            return False
+        keyspace.put(target, found[0], expire_at=found[1] or None)
+        keyspace.delete(source)
+        return True
+
+
+@command("copy", -3, "write denyoom", (1, 2, 1), value_is_long)
+def copy(session: Session, arguments: list[bytes]) -> Reply:
+    """Copy a value, also to another keyspace."""
+    _, source, target, *words = arguments
+    replace, db = _copy_options(words, session.db)
+    if source == target and db == session.db:
+        raise CommandError("ERR source and destination objects are the same")
+    there = session.view.keyspace(db)
+    with session.server.store.batch():
+        found = session.keyspace.entry(source)
+        if found is None or (not replace and target in there):
+            return ZERO
+        there.put(target, found[0], expire_at=found[1] or None)
+        return ONE
+
+
+def _copy_options(words: list[bytes], db: int) -> tuple[bool, int]:
+    replace, i = False, 0
+    while i < len(words):
+        option = words[i].upper()
+        if option == b"REPLACE":
+            replace = True
+        elif option == b"DB" and i + 1 < len(words):
+            i += 1
+            db = parse_db(words[i])
+        else:
+            raise CommandError(SYNTAX)
+        i += 1
+    return replace, db
+
+
+def parse_db(word: bytes) -> int:
+    db = parse_int(word, NOT_AN_INTEGER, -(1 << 31), (1 << 31) - 1)
+    if not 0 <= db < KEYSPACES:
+        raise CommandError(DB_OUT_OF_RANGE)
+    return db
+
+
+@command("flushdb", -1, "write")
+def flushdb(session: Session, arguments: list[bytes]) -> Reply:
+    """Delete all keys of this keyspace; tables stay."""
+    _check_flush_mode(arguments)
+    session.keyspace.clear()
+    return OK
+
+
+@command("flushall", -1, "write")
+def flushall(session: Session, arguments: list[bytes]) -> Reply:
+    """Delete all keys of all keyspaces; tables stay."""
+    _check_flush_mode(arguments)
+    session.view.flush_all()
+    return OK
+
+
+def _check_flush_mode(arguments: list[bytes]) -> None:
+    if len(arguments) > 2 or (len(arguments) == 2 and arguments[1].upper() not in (b"SYNC", b"ASYNC")):
+        raise CommandError(SYNTAX)

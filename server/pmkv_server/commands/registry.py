@@ -1,0 +1,161 @@
+"""What a command is: the table's entries, and how its arguments are read.
+
+A command is a function `(session, arguments) -> Reply`; `arguments[0]` is its name. It runs on the loop's thread, or
+in a worker when it is heavy, always inside `store.deferred()`. It raises `CommandError` for what Redis answers with
+`-`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pmkv_server.resp.scan import Reply
+
+if TYPE_CHECKING:
+    from pmkv_server.net.session import Session
+
+Function = Callable[["Session", list[bytes]], Reply]
+Heavy = Callable[["Session", list[bytes]], bool]
+Waits = Callable[["Session", list[bytes]], Awaitable[Reply]]
+
+INT_MIN, INT_MAX = -(1 << 63), (1 << 63) - 1
+FAR = 1 << 62  # unix ms: the store knows no expiry as far away as this
+
+
+class CommandError(Exception):
+    """An error reply: its first word is the code that clients look at."""
+
+
+SYNTAX = "ERR syntax error"
+NOT_AN_INTEGER = "ERR value is not an integer or out of range"
+NO_SUCH_KEY = "ERR no such key"
+
+
+@dataclass(frozen=True)
+class Command:
+    """One entry of the table; arity as in Redis: the number of arguments with the name, negative for "at least"."""
+
+    name: str
+    function: Function
+    arity: int
+    flags: frozenset[str]
+    keys: tuple[int, int, int]  # first, last (negative: from the end), step
+    heavy: Heavy | None
+    group: str
+    values: slice  # arguments that may be views of the buffer they came in
+    waits: Waits | None = None  # outside of MULTI: a reply that comes when something happens
+    subcommands: dict[bytes, Command] = field(default_factory=dict)
+
+    @property
+    def summary(self) -> str:
+        return (self.function.__doc__ or "").strip().splitlines()[0]
+
+    @property
+    def writes(self) -> bool:
+        return "write" in self.flags or self.name == "exec"
+
+    def keys_of(self, arguments: list[bytes]) -> list[bytes]:
+        first, last, step = self.keys
+        if not first:
+            return []
+        return arguments[first : (len(arguments) + last if last < 0 else last) + 1 : step]
+
+    def owned(self, arguments: list[bytes]) -> list[bytes]:
+        """The arguments, only values still views: the others as bytes, copied (if long) without holding up threads."""
+        kept = range(*self.values.indices(len(arguments)))
+        return [
+            b"".join((word,)) if i not in kept and isinstance(word, memoryview) else word
+            for i, word in enumerate(arguments)
+        ]
+
+    def fits(self, count: int) -> bool:
+        return count == self.arity if self.arity >= 0 else count >= -self.arity
+
+
+COMMANDS: dict[bytes, Command] = {}  # THE table, by lower-case name
+
+
+class Group:
+    """The commands of one module; `command` is the decorator that enters a function in the table."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def command(
+        self,
+        name: str,
+        arity: int,
+        flags: str = "",
+        keys: tuple[int, int, int] = (0, 0, 0),
+        heavy: Heavy | None = None,
+        values: slice = slice(0),
+        waits: Waits | None = None,
+    ) -> Callable[[Function], Function]:
+        def enter(function: Function) -> Function:
+            entry = Command(name, function, arity, frozenset(flags.split()), keys, heavy, self.name, values, waits)
+            parent, _, child = name.partition("|")
+            entries = COMMANDS[parent.encode()].subcommands if child else COMMANDS
+            entries[(child or parent).encode()] = entry
+            return function
+
+        return enter
+
+    def container(self, name: str) -> None:
+        """A command that only has subcommands."""
+
+        def refuse(session: Session, arguments: list[bytes]) -> Reply:
+            """A container of subcommands."""
+            raise CommandError(unknown_subcommand(arguments))
+
+        self.command(name, -2)(refuse)
+
+
+def wrong_arity(title: str) -> str:
+    return f"ERR wrong number of arguments for '{title}' command"
+
+
+def printable(word: bytes, limit: int = 128) -> str:
+    """A word of the client in a message: as Redis, cut at a NUL and at `limit` bytes."""
+    return bytes(word[:limit]).split(b"\0")[0].decode("latin-1")
+
+
+def name_of(word: bytes) -> str:
+    """A name of a table or view; what cannot be one is left for the store to refuse."""
+    return word.decode("latin-1")
+
+
+def syntax_error(word: bytes) -> CommandError:
+    return CommandError(f"ERR syntax error near '{printable(word)}'")
+
+
+def unknown_command(arguments: list[bytes]) -> str:
+    shown = ""
+    for word in arguments[1:]:
+        if len(shown) >= 128:
+            break
+        shown += f"'{printable(word, 128 - len(shown))}' "
+    return f"ERR unknown command '{printable(arguments[0])}', with args beginning with: {shown}"
+
+
+def unknown_subcommand(arguments: list[bytes]) -> str:
+    return f"ERR unknown subcommand '{printable(arguments[1])}'. Try {printable(arguments[0]).upper()} HELP."
+
+
+def parse_int(word: bytes, message: str = NOT_AN_INTEGER, low: int = INT_MIN, high: int = INT_MAX) -> int:
+    """A decimal in its one canonical form (no sign but '-', no spaces, no leading zeros) within bounds."""
+    try:
+        value = int(word) if len(word) <= 20 else None
+    except ValueError:
+        value = None
+    if value is None or not low <= value <= high or b"%d" % value != word:
+        raise CommandError(message)
+    return value
+
+
+def parse_float(word: bytes, message: str = "ERR value is not a valid float") -> Any:
+    try:
+        return float(word.decode("ascii"))
+    except ValueError:
+        raise CommandError(message) from None

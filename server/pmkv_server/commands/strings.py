@@ -1,0 +1,372 @@
+"""Strings: GET, SET and all their relatives."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from pmkv import BytesArray
+from pmkv_server.commands.registry import (
+    FAR,
+    INT_MAX,
+    INT_MIN,
+    NOT_AN_INTEGER,
+    SYNTAX,
+    CommandError,
+    Group,
+    parse_int,
+    wrong_arity,
+)
+from pmkv_server.net.session import Session
+from pmkv_server.resp.replies import Replies
+from pmkv_server.resp.scan import (
+    IN_PLACE,
+    MAX_BULK,
+    NULL,
+    OK,
+    ONE,
+    ZERO,
+    Reply,
+    blob,
+    blob_or_null,
+    bulk,
+    integer,
+    joined,
+)
+
+group = Group("string")
+command = group.command
+
+LONG = 1 << 20
+_UNITS = {b"EX": (1000, True), b"PX": (1, True), b"EXAT": (1000, False), b"PXAT": (1, False)}
+TOO_LONG = "ERR string exceeds maximum allowed size (proto-max-bulk-len)"
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def value_is_long(session: Session, arguments: list[bytes]) -> bool:
+    """Is the value stored under the first key (or sent along) too long for the loop?"""
+    return sum(map(len, arguments)) > LONG or (session.keyspace.size(arguments[1]) or 0) > LONG
+
+
+def some_value_is_long(session: Session, arguments: list[bytes]) -> bool:
+    return any((size or 0) > LONG for size in session.keyspace.sizes(arguments[1:]))
+
+
+def deadline(word: bytes, unit: bytes, title: str) -> int:
+    """Unix milliseconds from the argument of EX, PX, EXAT or PXAT."""
+    factor, relative = _UNITS[unit]
+    value = parse_int(word)
+    at = value * factor + (now_ms() if relative else 0)
+    if value <= 0 or at >= FAR:
+        raise CommandError(f"ERR invalid expire time in '{title}' command")
+    return at
+
+
+class Options:
+    """The options behind a key or value: NX, XX, GET, KEEPTTL, PERSIST and one of the four expiries."""
+
+    def __init__(self, words: list[bytes], allowed: frozenset[bytes]) -> None:
+        self.flags: set[bytes] = set()
+        self.expiry: tuple[bytes, bytes] | None = None  # unit, argument
+        i = 0
+        while i < len(words):
+            word = words[i].upper()
+            if word not in allowed:
+                raise CommandError(SYNTAX)
+            if word in _UNITS:
+                i += 1
+                if i >= len(words) or (self.expiry and self.expiry[0] != word):
+                    raise CommandError(SYNTAX)
+                self.expiry = (word, words[i])
+            self.flags.add(word)
+            i += 1
+        exclusive = len(self.flags & {b"EX", b"PX", b"EXAT", b"PXAT", b"KEEPTTL", b"PERSIST"})
+        if exclusive > 1 or {b"NX", b"XX"} <= self.flags:
+            raise CommandError(SYNTAX)
+
+    def deadline(self, title: str) -> int:
+        """Unix milliseconds; 0 without an expiry."""
+        return deadline(self.expiry[1], self.expiry[0], title) if self.expiry else 0
+
+
+_SET_OPTIONS = frozenset((b"NX", b"XX", b"GET", b"KEEPTTL", *_UNITS))
+_GETEX_OPTIONS = frozenset((b"PERSIST", *_UNITS))
+
+
+@command("get", 2, "readonly fast", (1, 1, 1), value_is_long)
+def get(session: Session, arguments: list[bytes]) -> Reply:
+    """The value of a key."""
+    return blob_or_null(session.keyspace.get(arguments[1]), session.protocol)
+
+
+@command("set", -3, "write denyoom", (1, 1, 1), values=slice(2, 3))
+def set_(session: Session, arguments: list[bytes]) -> Reply:
+    """Give a key a value, with an expiry, or only if it is (not) there."""
+    key, value = arguments[1], arguments[2]
+    if len(arguments) == 3:
+        session.keyspace.put(key, value)
+        return OK
+    options = Options(arguments[3:], _SET_OPTIONS)
+    expire_at = options.deadline("set")
+    with session.server.store.batch():
+        return _set_with(session, key, value, options, expire_at)
+
+
+def _set_with(session: Session, key: bytes, value: bytes, options: Options, expire_at: int) -> bytes:
+    flags, keyspace = options.flags, session.keyspace
+    old = keyspace.entry(key) if flags & {b"GET", b"KEEPTTL", b"NX", b"XX"} else None
+    refused = (b"NX" in flags and old is not None) or (b"XX" in flags and old is None)
+    if not refused:
+        if b"KEEPTTL" in flags and old:
+            expire_at = old[1]
+        keyspace.put(key, value, expire_at=expire_at or None)
+    if b"GET" in flags:
+        return blob_or_null(old and old[0], session.protocol)
+    return NULL[session.protocol] if refused else OK
+
+
+@command("setnx", 3, "write denyoom fast", (1, 1, 1), values=slice(2, 3))
+def setnx(session: Session, arguments: list[bytes]) -> Reply:
+    """Give a key a value if it has none."""
+    _, key, value = arguments
+    with session.server.store.batch():
+        if key in session.keyspace:
+            return ZERO
+        session.keyspace.put(key, value)
+        return ONE
+
+
+@command("setex", 4, "write denyoom", (1, 1, 1), values=slice(3, 4))
+def setex(session: Session, arguments: list[bytes]) -> Reply:
+    """Give a key a value and a time to live in seconds."""
+    return _set_expiring(session, arguments, b"EX", "setex")
+
+
+@command("psetex", 4, "write denyoom", (1, 1, 1), values=slice(3, 4))
+def psetex(session: Session, arguments: list[bytes]) -> Reply:
+    """Give a key a value and a time to live in milliseconds."""
+    return _set_expiring(session, arguments, b"PX", "psetex")
+
+
+def _set_expiring(session: Session, arguments: list[bytes], unit: bytes, title: str) -> Reply:
+    _, key, time_to_live, value = arguments
+    expire_at = deadline(time_to_live, unit, title)
+    session.keyspace.put(key, value, expire_at=expire_at)
+    return OK
+
+
+@command("getset", 3, "write denyoom fast", (1, 1, 1), value_is_long, values=slice(2, 3))
+def getset(session: Session, arguments: list[bytes]) -> Reply:
+    """Give a key a value and answer the one before."""
+    _, key, value = arguments
+    with session.server.store.batch():
+        old = session.keyspace.get(key)
+        session.keyspace.put(key, value)
+    return blob_or_null(old, session.protocol)
+
+
+@command("getdel", 2, "write fast", (1, 1, 1), value_is_long)
+def getdel(session: Session, arguments: list[bytes]) -> Reply:
+    """The value of a key, which is deleted."""
+    key = arguments[1]
+    with session.server.store.batch():
+        old = session.keyspace.get(key)
+        if old is not None:
+            session.keyspace.delete(key)
+    return blob_or_null(old, session.protocol)
+
+
+@command("getex", -2, "write fast", (1, 1, 1), value_is_long)
+def getex(session: Session, arguments: list[bytes]) -> Reply:
+    """The value of a key, whose expiry is set or removed."""
+    key = arguments[1]
+    options = Options(arguments[2:], _GETEX_OPTIONS)
+    with session.server.store.batch():
+        found = session.keyspace.entry(key)
+        if found is None:
+            return NULL[session.protocol]
+        expire_at = options.deadline("getex")
+        if expire_at or (b"PERSIST" in options.flags and found[1]):
+            session.keyspace.expire(key, expire_at)
+    return blob(found[0])
+
+
+@command("mget", -2, "readonly fast", (1, -1, 1), some_value_is_long)
+def mget(session: Session, arguments: list[bytes]) -> Reply:
+    """The values of several keys."""
+    keys, protocol = arguments[1:], session.protocol
+    values = session.keyspace.get_spans(keys)
+    if values is not None and (protocol == 2 or not values.absent):  # what is null in RESP3 is not there
+        return bulks(values)
+    return joined([blob_or_null(value, protocol) for value in session.keyspace.get_many(keys)])
+
+
+def bulks(values: BytesArray) -> Reply:
+    """An array of bulk strings."""
+    head, replies = b"*%d\r\n" % len(values), Replies.bulks(values).data
+    return [head, memoryview(replies)] if replies.size > IN_PLACE else head + replies.tobytes()
+
+
+@command("mset", -3, "write denyoom", (1, -1, 2), values=slice(2, None, 2))
+def mset(session: Session, arguments: list[bytes]) -> Reply:
+    """Give several keys their values."""
+    session.keyspace.put_many(_pairs(arguments, "mset"))
+    return OK
+
+
+@command("msetnx", -3, "write denyoom", (1, -1, 2), values=slice(2, None, 2))
+def msetnx(session: Session, arguments: list[bytes]) -> Reply:
+    """Give several keys their values if none of them is there."""
+    pairs = _pairs(arguments, "msetnx")
+    with session.server.store.batch():
+        if any(session.keyspace.contains_many(arguments[1::2])):
+            return ZERO
+        session.keyspace.put_many(pairs)
+    return ONE
+
+
+def _pairs(arguments: list[bytes], title: str) -> list[tuple[bytes, bytes]]:
+    if len(arguments) % 2 == 0:
+        raise CommandError(wrong_arity(title))
+    return list(zip(arguments[1::2], arguments[2::2], strict=True))
+
+
+@command("append", 3, "write denyoom fast", (1, 1, 1), value_is_long, values=slice(2, 3))
+def append(session: Session, arguments: list[bytes]) -> Reply:
+    """Put bytes behind a value."""
+    _, key, tail = arguments
+    if (session.keyspace.size(key) or 0) + len(tail) > MAX_BULK:
+        raise CommandError(TOO_LONG)
+    return integer(len(_change(session, key, lambda value: b"".join((value, tail)))))
+
+
+def _change(session: Session, key: bytes, change: Callable[[bytes], bytes]) -> bytes:
+    """Replace the value of a key (empty if absent) by change(value), its expiry kept; the new value."""
+    keyspace = session.keyspace
+    with session.server.store.batch():
+        old, expire_at = keyspace.entry(key) or (b"", 0)
+        value = change(old)
+        keyspace.put(key, value, expire_at=expire_at or None)
+    return value
+
+
+@command("strlen", 2, "readonly fast", (1, 1, 1))
+def strlen(session: Session, arguments: list[bytes]) -> Reply:
+    """The length of a value."""
+    return integer(session.keyspace.size(arguments[1]) or 0)
+
+
+@command("getrange", 4, "readonly", (1, 1, 1), value_is_long)
+def getrange(session: Session, arguments: list[bytes]) -> Reply:
+    """A part of a value; negative offsets count from its end."""
+    start, end = parse_int(arguments[2]), parse_int(arguments[3])
+    value = session.keyspace.get(arguments[1]) or b""
+    if start < 0 and end < 0 and start > end:
+        return bulk(b"")
+    start = max(start + len(value), 0) if start < 0 else start
+    end = max(end + len(value), 0) if end < 0 else end
+    return blob(value[start : end + 1])
+
+
+command("substr", 4, "readonly", (1, 1, 1), value_is_long)(getrange)
+
+
+def _setrange_is_heavy(session: Session, arguments: list[bytes]) -> bool:
+    """Also an offset far behind a short value makes a long one."""
+    return value_is_long(session, arguments) or len(arguments[2]) > 6
+
+
+@command("setrange", 4, "write denyoom", (1, 1, 1), _setrange_is_heavy, values=slice(3, 4))
+def setrange(session: Session, arguments: list[bytes]) -> Reply:
+    """Overwrite a part of a value, padded with zeros if it is shorter."""
+    _, key, offset, part = arguments
+    at = parse_int(offset)
+    if at < 0:
+        raise CommandError("ERR offset is out of range")
+    if not part:
+        return integer(session.keyspace.size(key) or 0)
+    if at + len(part) > MAX_BULK:
+        raise CommandError(TOO_LONG)
+
+    def overwritten(value: bytes) -> bytes:
+        head, tail = memoryview(value)[:at], memoryview(value)[at + len(part) :]
+        return b"".join((head, bytes(at - len(head)), part, tail))
+
+    return integer(len(_change(session, key, overwritten)))
+
+
+@command("incr", 2, "write denyoom fast", (1, 1, 1))
+def incr(session: Session, arguments: list[bytes]) -> Reply:
+    """Add one to a number."""
+    return _add(session, arguments, 1)
+
+
+@command("decr", 2, "write denyoom fast", (1, 1, 1))
+def decr(session: Session, arguments: list[bytes]) -> Reply:
+    """Take one from a number."""
+    return _add(session, arguments, -1)
+
+
+@command("incrby", 3, "write denyoom fast", (1, 1, 1))
+def incrby(session: Session, arguments: list[bytes]) -> Reply:
+    """Add to a number."""
+    return _add(session, arguments, parse_int(arguments[2]))
+
+
+@command("decrby", 3, "write denyoom fast", (1, 1, 1))
+def decrby(session: Session, arguments: list[bytes]) -> Reply:
+    """Take from a number."""
+    amount = parse_int(arguments[2])
+    if amount == INT_MIN:
+        raise CommandError("ERR decrement would overflow")
+    return _add(session, arguments, -amount)
+
+
+def _add(session: Session, arguments: list[bytes], amount: int) -> bytes:
+    def added(value: bytes) -> bytes:
+        total = (parse_int(value, NOT_AN_INTEGER) if value else _zero(session, arguments[1])) + amount
+        if not INT_MIN <= total <= INT_MAX:
+            raise CommandError("ERR increment or decrement would overflow")
+        return b"%d" % total
+
+    return b":" + _change(session, arguments[1], added) + b"\r\n"
+
+
+def _zero(session: Session, key: bytes) -> int:
+    """What an empty value counts as: nothing if the key is absent, no number if it is there."""
+    if key in session.keyspace:
+        raise CommandError(NOT_AN_INTEGER)
+    return 0
+
+
+@command("incrbyfloat", 3, "write denyoom fast", (1, 1, 1))
+def incrbyfloat(session: Session, arguments: list[bytes]) -> Reply:
+    """Add a fraction to a number."""
+    amount = long_double(arguments[2])
+
+    def added(value: bytes) -> bytes:
+        total = (long_double(value) if value or arguments[1] in session.keyspace else np.longdouble(0)) + amount
+        if not np.isfinite(total):
+            raise CommandError("ERR increment would produce NaN or Infinity")
+        return np.format_float_positional(total, precision=17, unique=False, trim="-").encode()
+
+    return bulk(_change(session, arguments[1], added))
+
+
+def long_double(word: bytes) -> np.longdouble:
+    """A number as C's long double, so that sums come out as Redis'."""
+    problem = CommandError("ERR value is not a valid float")
+    if not word or len(word) > 255 or word.strip() != word or b"_" in word:
+        raise problem
+    try:
+        value = np.longdouble(word.decode("ascii"))
+    except ValueError:
+        raise problem from None
+    if np.isnan(value):
+        raise problem
+    return value

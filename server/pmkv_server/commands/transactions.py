@@ -1,0 +1,90 @@
+"""MULTI and its relatives. A transaction is one batch of the store: a crash leaves all of it or nothing."""
+
+from __future__ import annotations
+
+import contextlib
+
+from pmkv_server.commands.execution import is_heavy, run
+from pmkv_server.commands.registry import CommandError, Group
+from pmkv_server.net.session import Session
+from pmkv_server.resp.scan import NULL_ARRAY, OK, Reply, joined
+
+group = Group("transactions")
+command = group.command
+
+OVERHEAD = 256  # bytes of the log, more than a record and its frame take beside key and value
+_ABORTED = "EXECABORT Transaction discarded because of previous errors."
+
+
+@command("multi", 1, "fast loop in_multi")
+def multi(session: Session, arguments: list[bytes]) -> Reply:
+    """Begin a transaction: queue what follows until EXEC."""
+    if session.queue is not None:
+        raise CommandError("ERR MULTI calls can not be nested")
+    session.begin()
+    return OK
+
+
+@command("discard", 1, "fast loop in_multi")
+def discard(session: Session, arguments: list[bytes]) -> Reply:
+    """Forget the transaction."""
+    if session.queue is None:
+        raise CommandError("ERR DISCARD without MULTI")
+    session.end()
+    return OK
+
+
+@command("watch", -2, "fast in_multi", (1, -1, 1))
+def watch(session: Session, arguments: list[bytes]) -> Reply:
+    """Let the next EXEC do nothing if one of these keys is written before it."""
+    if session.queue is not None:
+        raise CommandError("ERR WATCH inside MULTI is not allowed")
+    for key in arguments[1:]:
+        state = (session.keyspace.fingerprint(key), session.keyspace.expiry(key) or 0)
+        session.watched.setdefault((session.keyspace, key), state)
+    return OK
+
+
+@command("unwatch", 1, "fast loop")
+def unwatch(session: Session, arguments: list[bytes]) -> Reply:
+    """Watch nothing any more."""
+    session.watched = {}
+    return OK
+
+
+def _exec_is_heavy(session: Session, arguments: list[bytes]) -> bool:
+    return any(is_heavy(session, entry, words) for entry, words in session.queue or ())
+
+
+@command("exec", 1, "in_multi", heavy=_exec_is_heavy)
+def exec_(session: Session, arguments: list[bytes]) -> Reply:
+    """Run the transaction, all of it or (if a watched key was written) nothing."""
+    if session.queue is None:
+        raise CommandError("ERR EXEC without MULTI")
+    try:
+        if session.broken:
+            raise CommandError(_ABORTED)
+        with _alone(session):
+            if _watched_changed(session):
+                return NULL_ARRAY[session.protocol]
+            queue, session.queue = session.queue, None
+            return joined([run(session, entry, words) for entry, words in queue])
+    finally:
+        session.end()
+
+
+def _alone(session: Session) -> contextlib.AbstractContextManager[None]:
+    """Nobody else writes meanwhile, and what the queue writes has room, or nothing of it is written."""
+    store = session.server.store
+    if store.readonly:
+        return contextlib.nullcontext()
+    growing = [words for entry, words in session.queue or () if "denyoom" in entry.flags]
+    return store.batch(reserve=sum(sum(map(len, words)) + OVERHEAD * len(words) for words in growing))
+
+
+def _watched_changed(session: Session) -> bool:
+    """Was a watched key written since WATCH, by whomever, or has it ceased?"""
+    for (keyspace, key), (fingerprint, expiry) in session.watched.items():
+        if keyspace.fingerprint(key) != fingerprint or (expiry and key not in keyspace):
+            return True
+    return False

@@ -1,0 +1,1 @@
+"""Connections: receive bytes, keep per-connection state, send replies."""

@@ -1,0 +1,92 @@
+"""Replies to many commands in one array: bulk strings by one compiled loop, from values that are no objects either."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+from numba import njit, types
+
+from pmkv import BytesArray
+from pmkv.runtime.jit import kernel
+from pmkv_server.resp.scan import NULL
+
+MANY = 1024  # replies of one kind are made so many at once, and kept
+HEAD = 24  # bytes that a bulk string is longer than its value, at most; a null is shorter
+_READ_ONLY, _BYTES = types.Array(types.uint8, 1, "C", readonly=True), types.uint8[::1]
+_INTS, _BOUNDS = types.int64[::1], types.int64[:, ::1]
+_NULL = np.frombuffer(NULL[2], np.uint8)
+
+
+@njit
+def _put_line(out, at, number):
+    """Write a number and CR LF; returns the offset behind them."""
+    end, rest = at + 1, number // 10
+    while rest:
+        end, rest = end + 1, rest // 10
+    for i in range(end - 1, at - 1, -1):
+        out[i] = 48 + number % 10
+        number //= 10
+    out[end], out[end + 1] = 13, 10
+    return end + 2
+
+
+@njit(inline="always")
+def _copy(out, at, values, start, stop):
+    """Slices would do, were it not that numba prepares for their overlapping. Returns the offset behind them."""
+    for i in range(stop - start):
+        out[at + i] = values[start + i]
+    return at + stop - start
+
+
+@kernel(_READ_ONLY, _BOUNDS, _READ_ONLY, _BYTES, _INTS, held=True)
+def bulk_strings(values, bounds, null, out, sizes):
+    """Write each value as a bulk string, `null` where its bounds are negative; sizes[i] = bytes. Returns their sum."""
+    at = 0
+    for i in range(len(bounds)):
+        begin, start, stop = at, bounds[i, 0], bounds[i, 1]
+        if start < 0:
+            at = _copy(out, at, null, 0, len(null))
+        else:
+            out[at] = 36
+            at = _put_line(out, at + 1, stop - start)
+            at = _copy(out, at, values, start, stop) + 2
+            out[at - 2], out[at - 1] = 13, 10
+        sizes[i] = at - begin
+    return at
+
+
+@functools.lru_cache(maxsize=4)
+def repeated(reply: bytes, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """It so many times, and the length of each."""
+    return np.frombuffer(reply * count, np.uint8), np.full(count, len(reply), np.int64)
+
+
+class Replies:
+    """One behind the other in `data`; sizes: bytes of each."""
+
+    def __init__(self, data: np.ndarray, sizes: np.ndarray) -> None:
+        self.data, self.sizes = data, sizes
+
+    @classmethod
+    def of(cls, replies: Sequence[bytes]) -> Replies:
+        data = np.frombuffer(b"".join(replies) or b"\0", np.uint8)
+        return cls(data, np.fromiter(map(len, replies), np.int64, len(replies)))
+
+    @classmethod
+    def same(cls, reply: bytes, count: int) -> Replies:
+        data, sizes = repeated(reply, -(-count // MANY) * MANY)
+        return cls(data[: len(reply) * count], sizes[:count])
+
+    @classmethod
+    def bulks(cls, values: BytesArray) -> Replies:
+        """Bulk strings; null as in RESP2."""
+        data, sizes = np.empty(len(values.blob) + HEAD * len(values), np.uint8), np.empty(len(values), np.int64)
+        used = bulk_strings(values.blob, values.bounds, _NULL, data, sizes)
+        return cls(data[:used], sizes)
+
+    def cut(self, counts: Sequence[int]) -> list[bytes]:
+        """Of so many replies each, in order, the bytes."""
+        ends = np.cumsum(self.sizes)[np.cumsum(counts) - 1].tolist()
+        return [self.data[start:end].tobytes() for start, end in zip([0, *ends], ends)]

@@ -1,0 +1,410 @@
+"""RESP2 and RESP3 without sockets: buffers in, rows of commands out; values in, reply bytes out.
+
+A request buffer is read whole, and the buffers of many connections in one call, by one compiled loop, `scan`. It
+checks every header against the limits before anything is allocated or waited for. Neighbouring plain `GET key` and
+`SET key value` become one row (a *run*), so that what follows costs per run and not per command.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numba import njit, types
+
+from pmkv import BytesArray
+from pmkv.runtime.jit import kernel
+
+MAX_BULK = 512 << 20
+MAX_ARGUMENTS = 1 << 20
+MAX_INLINE = 64 << 10
+UNAUTHENTICATED_BULK = 16 << 10
+UNAUTHENTICATED_ARGUMENTS = 10
+
+OTHER, GET, SET = 0, 1, 2  # the kind of a row
+RUN_LIMIT = 512  # commands a run: bounds what one connection gets in a round
+VIEWED = 64 << 10  # bytes of a command, and of an argument, beyond which it is not copied on the loop
+LONG_VALUE = 1 << 20  # a longer SET leaves the loop, so it is no part of a run
+LONG_KEY = 64 << 10
+
+DONE, INCOMPLETE, AGAIN, INLINE = 0, 1, 2, 3  # why reading a buffer stopped; from 10 on: a protocol error
+BAD_COUNT, BAD_BULK, NO_DOLLAR, LONG_COUNT, LONG_BULK, EARLY_COUNT, EARLY_BULK, LONG_LINE = range(10, 18)
+
+_MESSAGES = {
+    BAD_COUNT: "invalid multibulk length",
+    BAD_BULK: "invalid bulk length",
+    LONG_COUNT: "too big mbulk count string",
+    LONG_BULK: "too big bulk count string",
+    EARLY_COUNT: "unauthenticated multibulk length",
+    EARLY_BULK: "unauthenticated bulk length",
+    LONG_LINE: "too big inline request",
+}
+
+_BYTES = types.Array(types.uint8, 1, "C", readonly=True)
+_INTS = types.Array(types.int64, 1, "C")
+_ROWS = types.Array(types.int64, 2, "C")
+
+
+@njit
+def _line_number(data, start, end):
+    """The decimal from `start` to CR LF: (value, offset behind); offset 0: incomplete, -1: no number, -2: too long."""
+    cr = start
+    stop = min(end, start + MAX_INLINE + 1)
+    while cr < stop and data[cr] != 13:
+        cr += 1
+    if cr >= stop:
+        return 0, -2 if stop - start > MAX_INLINE else 0
+    if cr + 1 >= end:
+        return 0, 0
+    first = start + 1 if data[start] == 45 else start
+    digits = cr - first
+    if digits < 1 or digits > 18 or (data[first] == 48 and cr - start > 1):
+        return 0, -1
+    value = 0
+    for i in range(first, cr):
+        if data[i] < 48 or data[i] > 57:
+            return 0, -1
+        value = value * 10 + data[i] - 48
+    return -value if first > start else value, cr + 2
+
+
+@njit
+def _kind(data, argc, first, bounds, protocol_limit):
+    """GET or SET when the command is a plain one of moderate size."""
+    at = bounds[first, 0]
+    if argc < 2 or argc > 3 or bounds[first, 1] - at != 3 or bounds[first + 1, 1] - bounds[first + 1, 0] > LONG_KEY:
+        return OTHER
+    if data[at + 1] | 32 != 101 or data[at + 2] | 32 != 116:
+        return OTHER
+    letter = data[at] | 32
+    if argc == 2 and letter == 103:
+        return GET
+    if argc == 3 and letter == 115 and bounds[first + 2, 1] - bounds[first + 2, 0] <= protocol_limit:
+        return SET
+    return OTHER
+
+
+@njit
+def _command(data, pos, end, limited, bounds, first):
+    """Read an array of bulk strings at `pos`: (DONE, offset behind it, arguments), or (status, detail, 0)."""
+    begin = pos
+    count, pos = _line_number(data, pos + 1, end)
+    if pos <= 0:
+        status = BAD_COUNT if pos == -1 else LONG_COUNT if pos == -2 else INCOMPLETE
+        return status, end - begin + 1, 0
+    if count > MAX_ARGUMENTS:
+        return BAD_COUNT, 0, 0
+    if limited and count > UNAUTHENTICATED_ARGUMENTS:
+        return EARLY_COUNT, 0, 0
+    if count <= 0:
+        return DONE, pos, 0
+    if first + count > len(bounds):
+        if end - pos < 6 * count:  # an argument has six bytes at least: nothing is reserved for what did not arrive
+            return INCOMPLETE, pos - begin + 6 * count, 0
+        return AGAIN, count, 0
+    for i in range(count):
+        left = 6 * (count - i - 1)
+        if pos >= end:
+            return INCOMPLETE, pos - begin + 6 + left, 0
+        if data[pos] != 36:
+            return NO_DOLLAR, data[pos], 0
+        size, after = _line_number(data, pos + 1, end)
+        if after <= 0:
+            status = BAD_BULK if after == -1 else LONG_BULK if after == -2 else INCOMPLETE
+            return status, max(end + 1, pos + 6 + left) - begin, 0
+        if size < 0 or size > MAX_BULK:
+            return BAD_BULK, 0, 0
+        if limited and size > UNAUTHENTICATED_BULK:
+            return EARLY_BULK, 0, 0
+        pos = after + size + 2
+        if pos > end:
+            return INCOMPLETE, pos - begin + left, 0
+        bounds[first + i, 0] = after
+        bounds[first + i, 1] = after + size
+    return DONE, pos, count
+
+
+@kernel(_BYTES, _INTS, _ROWS, _ROWS, _ROWS, held=True)
+def scan(data, sizes, bounds, rows, states):
+    """Read the buffers of len(sizes) connections, one after another in `data`; a negative size: not authenticated.
+
+    bounds: where each argument begins and ends
+    rows:   (offset behind it, first argument, commands in a run | arguments of another command, kind)
+    states: a connection's (end of its rows, offset behind its last whole command, status, detail)
+
+    Returns the number of arguments, and how many connections sent nothing but one GET, and nothing but one SET.
+    """
+    gets = 0
+    sets = 0
+    base = 0
+    row = 0
+    argument = 0
+    for c in range(len(sizes)):
+        limited = 1 if sizes[c] < 0 else 0
+        end = base + abs(sizes[c])
+        pos = base
+        status = DONE
+        detail = 0
+        first_row = row
+        while pos < end:
+            if data[pos] != 42:
+                status = INLINE
+                break
+            if row >= len(rows) or (limited and row > first_row):
+                status = AGAIN
+                break
+            status, detail, argc = _command(data, pos, end, limited, bounds, argument)
+            if status != DONE:
+                break
+            pos = detail
+            detail = 0
+            if argc == 0:
+                continue
+            kind = _kind(data, argc, argument, bounds, LONG_VALUE)
+            if kind != OTHER and row > first_row and rows[row - 1, 3] == kind and rows[row - 1, 2] < RUN_LIMIT:
+                rows[row - 1, 0] = pos
+                rows[row - 1, 2] += 1
+            else:
+                rows[row, 0] = pos
+                rows[row, 1] = argument
+                rows[row, 2] = argc if kind == OTHER else 1
+                rows[row, 3] = kind
+                row += 1
+            argument += argc
+        states[c, 0] = row
+        states[c, 1] = pos
+        states[c, 2] = status
+        states[c, 3] = detail
+        if status == DONE and row - first_row == 1 and rows[first_row, 2] == 1:
+            gets += rows[first_row, 3] == GET
+            sets += rows[first_row, 3] == SET
+        base = end
+    return argument, gets, sets
+
+
+class Scan:
+    """What one look at the buffers found, valid until the next. Offsets are into `data`; `gets`, `sets`: see `scan`."""
+
+    def __init__(
+        self, data: bytes | memoryview, blob: np.ndarray, counts: tuple[int, int, int], *arrays: np.ndarray
+    ) -> None:
+        """blob: the data as an array; arrays: what `scan` filled."""
+        used, self.gets, self.sets = counts
+        self.data, self._blob = data, blob
+        self._bounds, self._rows, self._states = arrays[0][:used], arrays[1], arrays[2]
+
+    @functools.cached_property
+    def starts(self) -> list[int]:
+        return self._bounds[:, 0].tolist()
+
+    @functools.cached_property
+    def ends(self) -> list[int]:
+        return self._bounds[:, 1].tolist()
+
+    @functools.cached_property
+    def states(self) -> list[list[int]]:
+        return self._states.tolist()
+
+    @functools.cached_property
+    def rows(self) -> list[list[int]]:
+        return self._rows[: self.states[-1][0]].tolist()
+
+    def spans(self, which: slice | list[int]) -> BytesArray:
+        """These arguments, by their numbers."""
+        return BytesArray(self._blob, self._bounds[which].copy())  # the next scan fills the same array
+
+    def arguments(self, first: int, count: int) -> list[bytes]:
+        """The arguments of a command; long ones behind its name and first argument are views, not copied yet."""
+        data = self.data
+        stop = first + count
+        if self.ends[stop - 1] - self.starts[first] > VIEWED or not isinstance(data, bytes):
+            return self._views(first, stop)
+        return [data[a:b] for a, b in zip(self.starts[first:stop], self.ends[first:stop])]
+
+    def _views(self, first: int, stop: int) -> list:
+        view = memoryview(self.data)
+        spans = list(zip(self.starts[first:stop], self.ends[first:stop]))
+        return [view[a:b] if i > 1 and b - a > VIEWED else bytes(view[a:b]) for i, (a, b) in enumerate(spans)]
+
+
+class Scanner:
+    """`scan` with the arrays it fills, kept between calls."""
+
+    def __init__(self, arguments: int = 16384, rows: int = 8192) -> None:
+        self._bounds = np.empty((arguments, 2), np.int64)
+        self._rows = np.empty((rows, 4), np.int64)
+        self._states = np.empty((64, 4), np.int64)
+
+    def scan(self, data: bytes | memoryview, sizes: Sequence[int]) -> Scan:
+        count = len(sizes)
+        if count > len(self._states):
+            self._states = np.empty((2 * count, 4), np.int64)
+        blob, arrays = np.frombuffer(data, np.uint8), (self._bounds, self._rows, self._states[:count])
+        found = Scan(data, blob, scan(blob, np.array(sizes, np.int64), *arrays), *arrays)
+        if found.gets + found.sets < count:
+            self._grow(found.states)
+        return found
+
+    def _grow(self, states: list[list[int]]) -> None:
+        """Make room for a command of more arguments than the arrays hold; it is read the next time."""
+        wanted = max((detail for _, _, status, detail in states if status == AGAIN), default=0)
+        if wanted > len(self._bounds):
+            self._bounds = np.empty((wanted, 2), np.int64)
+
+
+def protocol_error(status: int, detail: int) -> bytes:
+    """The reply to what `scan` refused."""
+    if status == NO_DOLLAR:
+        return error(b"ERR Protocol error: expected '$', got '" + bytes([detail]) + b"'")
+    return error(b"ERR Protocol error: " + _MESSAGES[status].encode())
+
+
+# ---- inline commands: what a person types into telnet ----
+
+_ESCAPES = {ord("n"): 10, ord("r"): 13, ord("t"): 9, ord("b"): 8, ord("a"): 7}
+_SPACE = b" \n\r\t\v\f\0"
+
+
+def split_inline(line: bytes) -> list[bytes] | None:
+    """The words of a line, with Redis' rules of quoting; None if a quotation mark is left open or runs into a word."""
+    words: list[bytes] = []
+    at = 0
+    while True:
+        while at < len(line) and line[at] in _SPACE:
+            at += 1
+        if at >= len(line):
+            return words
+        word, at = _word(line, at)
+        if word is None:
+            return None
+        words.append(word)
+
+
+def _word(line: bytes, at: int) -> tuple[bytes | None, int]:
+    word = bytearray()
+    while at < len(line) and line[at] not in _SPACE:
+        if line[at] not in b"\"'":
+            word.append(line[at])
+            at += 1
+            continue
+        part, at = _quoted(line, at + 1, line[at])
+        if part is None or (at < len(line) and line[at] not in _SPACE):
+            return None, at
+        return bytes(word + part), at
+    return bytes(word), at
+
+
+def _quoted(line: bytes, at: int, quote: int) -> tuple[bytes | None, int]:
+    part = bytearray()
+    while at < len(line):
+        if line[at] == quote:
+            return bytes(part), at + 1
+        if line[at] == ord("\\") and at + 1 < len(line):
+            at += _escaped(line, at, quote, part)
+        else:
+            part.append(line[at])
+            at += 1
+    return None, at
+
+
+def _escaped(line: bytes, at: int, quote: int, part: bytearray) -> int:
+    """Append what the backslash at `at` stands for; the number of bytes read."""
+    following = line[at + 1]
+    if quote == ord("'"):
+        if following == quote:
+            part.append(quote)
+            return 2
+        part.append(line[at])
+        return 1
+    digits = line[at + 2 : at + 4]
+    if following == ord("x") and len(digits) == 2 and all(chr(d) in "0123456789abcdefABCDEF" for d in digits):
+        part.append(int(digits, 16))
+        return 4
+    part.append(_ESCAPES.get(following, following))
+    return 2
+
+
+# ---- replies ----
+
+Buffer = bytes | memoryview
+Reply = bytes | list  # of buffers: long replies are never copied together
+IN_PLACE = 16 << 10  # bytes of a value up to which copying is cheaper than another buffer
+
+OK = b"+OK\r\n"
+QUEUED = b"+QUEUED\r\n"
+ZERO = b":0\r\n"
+ONE = b":1\r\n"
+EMPTY_ARRAY = b"*0\r\n"
+NULL = {2: b"$-1\r\n", 3: b"_\r\n"}
+NULL_ARRAY = {2: b"*-1\r\n", 3: b"_\r\n"}
+
+
+def simple(text: bytes) -> bytes:
+    return b"+%b\r\n" % text
+
+
+def error(text: bytes | str) -> bytes:
+    if isinstance(text, str):
+        text = text.encode()
+    return b"-%b\r\n" % text.replace(b"\r", b" ").replace(b"\n", b" ")
+
+
+def integer(value: int) -> bytes:
+    return b":%d\r\n" % value
+
+
+def bulk(value: Buffer) -> bytes:
+    return b"$%d\r\n%b\r\n" % (len(value), value)
+
+
+def blob(value: Buffer) -> Reply:
+    """A bulk string that is not copied if it is long."""
+    if len(value) <= IN_PLACE:
+        return b"$%d\r\n%b\r\n" % (len(value), value)
+    return [b"$%d\r\n" % len(value), value, b"\r\n"]
+
+
+def blob_or_null(value: Buffer | None, protocol: int) -> Reply:
+    return NULL[protocol] if value is None else blob(value)
+
+
+def array(replies: Iterable[bytes]) -> bytes:
+    replies = list(replies)
+    return b"*%d\r\n%b" % (len(replies), b"".join(replies))
+
+
+def bulks(values: Iterable[bytes]) -> bytes:
+    return array(bulk(value) for value in values)
+
+
+def a_set(replies: Sequence[bytes], protocol: int) -> bytes:
+    return (b"~%d\r\n%b" if protocol == 3 else b"*%d\r\n%b") % (len(replies), b"".join(replies))
+
+
+def a_map(pairs: Sequence[tuple[bytes, bytes]], protocol: int) -> bytes:
+    """A map of encoded keys and values: a flat array in RESP2."""
+    head = b"%%%d\r\n" % len(pairs) if protocol == 3 else b"*%d\r\n" % (2 * len(pairs))
+    return head + b"".join(part for pair in pairs for part in pair)
+
+
+def push(replies: Sequence[bytes]) -> bytes:
+    """What a client of RESP3 is told unasked, between replies."""
+    return b">%d\r\n%b" % (len(replies), b"".join(replies))
+
+
+def text(value: bytes, protocol: int) -> bytes:
+    """Text for people: a verbatim string in RESP3."""
+    return b"=%d\r\ntxt:%b\r\n" % (len(value) + 4, value) if protocol == 3 else bulk(value)
+
+
+def chunks(reply: Reply) -> list:
+    return reply if isinstance(reply, list) else [reply]
+
+
+def joined(replies: Sequence[Reply]) -> Reply:
+    """An array of replies, some of which may be lists of buffers."""
+    head = b"*%d\r\n" % len(replies)
+    if all(isinstance(reply, bytes) for reply in replies):
+        return head + b"".join(replies)
+    return [head, *(part for reply in replies for part in chunks(reply))]

@@ -1,0 +1,80 @@
+"""The heap of index pages."""
+
+from __future__ import annotations
+
+import platform
+import threading
+from pathlib import Path
+from resource import RUSAGE_THREAD, getrusage
+
+import pytest
+
+from pmkv.index.arena import PAGE_WORDS, Arena
+
+LINUX = tuple(int(number) for number in platform.release().split(".")[:2])
+
+
+def resident() -> int:
+    """Bytes of this process in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+def test_what_is_handed_out_is_zero_also_the_second_time() -> None:
+    heap = Arena()
+    start = heap.allocate(2 * PAGE_WORDS)
+    other = heap.allocate(PAGE_WORDS)
+    assert other >= start + 2 * PAGE_WORDS and heap.used == 3 * PAGE_WORDS
+    heap.words[start : start + 2 * PAGE_WORDS] = 5
+    heap.words[other] = 6
+    heap.free(start, 2 * PAGE_WORDS)
+    again = heap.allocate(2 * PAGE_WORDS)
+    assert again == start and not heap.words[again : again + 2 * PAGE_WORDS].any() and heap.words[other] == 6
+
+
+def test_reserved_space_takes_no_memory_and_freed_space_goes_back() -> None:
+    before = resident()
+    heap = Arena()
+    assert resident() - before < 4 << 20
+    words = 4096 * PAGE_WORDS  # 16 MiB
+    start = heap.allocate(words)
+    heap.words[start : start + words] = 1
+    assert resident() - before >= 16 << 20
+    heap.free(start, words)
+    assert resident() - before < 4 << 20
+
+
+@pytest.mark.skipif(LINUX < (5, 14), reason="this system cannot make pages ready ahead")
+def test_much_is_there_at_once() -> None:
+    """Who stores to pages in no order would wait for each."""
+    heap = Arena()
+    words = 1024 * PAGE_WORDS
+    for _ in range(2):
+        start = heap.allocate(words)
+        before = getrusage(RUSAGE_THREAD).ru_minflt
+        heap.words[start : start + words : PAGE_WORDS] = 1
+        faults = getrusage(RUSAGE_THREAD).ru_minflt - before
+        assert faults < 64
+        heap.free(start, words)
+
+
+def test_a_system_that_does_not_take_pages_back_leaves_zeros_to_us(monkeypatch: pytest.MonkeyPatch) -> None:
+    heap = Arena()
+    start = heap.allocate(2 * PAGE_WORDS)
+    heap.words[start : start + 2 * PAGE_WORDS] = 5
+    monkeypatch.setattr(heap, "_advise", lambda *_: -1)
+    heap.free(start, 2 * PAGE_WORDS)
+    assert heap.allocate(2 * PAGE_WORDS) == start and not heap.words[start : start + 2 * PAGE_WORDS].any()
+
+
+def test_the_lock_is_held_for_the_accounts_and_not_for_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    heap, lock, told = Arena(), threading.Lock(), []
+    advise = heap._advise
+    monkeypatch.setattr(heap, "_advise", lambda *what: told.append(lock.locked()) or advise(*what))
+    heap.free(heap.allocate(64 * PAGE_WORDS, lock), 64 * PAGE_WORDS, lock)
+    assert told == [False, False] and not lock.locked() and not heap.used
+
+
+def test_more_than_the_system_grants_is_an_error() -> None:
+    heap = Arena()
+    with pytest.raises(MemoryError, match="address space"):
+        heap.allocate(heap.words.size + PAGE_WORDS)

@@ -1,0 +1,43 @@
+"""Waiting that is put off."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+from pmkv.log.durability import DurabilityWait
+from tests.engines import append, at_the_same_time, make_log
+
+
+def test_nothing_is_waited_for_at_first() -> None:
+    assert DurabilityWait().lsn == 0
+
+
+def test_deferring_is_each_threads_own() -> None:
+    log = make_log()
+    with log.deferred() as seen, at_the_same_time(lambda: log.settle(append(log))):
+        pass
+    assert seen.lsn == 0
+    assert log.durable == log.lsn
+
+
+def test_a_thread_that_never_pauses_rests_where_it_holds_nothing() -> None:
+    log, rests = make_log(), []
+    log.waiting.stretch = SimpleNamespace(is_long=lambda: True, yield_gil=lambda: rests.append(log.is_locked_by_me))
+    log.settle(0)
+    assert rests == [False], "also where nothing is waited for"
+    with log.writing:
+        log.settle(0)
+    with log.lock:
+        log.settle(0)
+    with log.deferred():
+        log.settle(0)
+    assert rests == [False]
+    log.settle(append(log))
+    assert rests == [False, False]
+
+
+def test_a_stretch_is_each_threads_own() -> None:
+    log, seen = make_log(), []
+    with at_the_same_time(lambda: seen.append(log.waiting.stretch)):
+        seen.append(log.waiting.stretch)
+    assert seen[0] is not seen[1] and log.waiting.stretch in seen

@@ -1,0 +1,130 @@
+"""A batch that is entered while others read: who goes on, and who waits."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as NotYet
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pmkv.kernels.location import DELETE
+from pmkv.log.publishing import BatchPublisher, PartialBatchSeen
+
+MINE, OTHER = object(), object()
+NEW, OLD = [4096, 4160, 4100, 8192, 4096 | int(DELETE) | 7 << 48], [0, 64, 4095, 4161, 8191, 8193]
+
+
+def at(*offsets: int) -> np.ndarray:
+    return np.array(offsets, np.uint64)
+
+
+FRAMES = [at(4096 | 5 << 48, 4100, 4160), at(8192 | 9 << 48)]
+
+
+def elsewhere(call: Callable[[], Any], entering: BatchPublisher) -> tuple[Any, Any]:
+    """What it gives in another thread, beside a batch that is entered, and behind it; NotYet: it waits."""
+    with ThreadPoolExecutor(1) as pool:
+        with entering.into(MINE, FRAMES):
+            future = pool.submit(call)
+            try:
+                beside = future.result(0.2)
+            except NotYet:
+                beside = NotYet
+        return beside, future.result(5)
+
+
+def reader(entering: BatchPublisher, layer: object, *offsets: int) -> Callable[[], Any]:
+    times: list[int] = []
+
+    def read() -> int:
+        times.append(1)
+        entering.beware(layer, at(*offsets))
+        return len(times)
+
+    return lambda: entering.at_once(read)
+
+
+@pytest.mark.parametrize("offset", NEW)
+def test_who_finds_some_of_the_batch_waits_and_reads_again(offset: int) -> None:
+    entering = BatchPublisher(threading.RLock())
+    assert elsewhere(reader(entering, MINE, 64, offset, 0), entering) == (NotYet, 2)
+
+
+def test_who_finds_nothing_of_it_goes_on() -> None:
+    entering = BatchPublisher(threading.RLock())
+    assert elsewhere(reader(entering, MINE, *OLD), entering) == (1, 1)
+
+
+def test_who_reads_something_else_goes_on() -> None:
+    entering = BatchPublisher(threading.RLock())
+    assert elsewhere(reader(entering, OTHER, *NEW), entering) == (1, 1)
+
+
+def test_behind_the_batch_nobody_waits() -> None:
+    entering = BatchPublisher(threading.RLock())
+    with entering.into(MINE, FRAMES):
+        pass
+    assert reader(entering, MINE, *NEW)() == 1
+
+
+def test_a_batch_that_is_interrupted_is_over() -> None:
+    entering = BatchPublisher(threading.RLock())
+    with pytest.raises(KeyboardInterrupt), entering.into(MINE, FRAMES):
+        raise KeyboardInterrupt
+    assert reader(entering, MINE, *NEW)() == 1
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(reader(entering, MINE, *NEW)).result(5) == 1
+
+
+def test_of_several_reads_at_once_all_are_done_again() -> None:
+    """The lock was let go in between: the first of them is of another moment than the second."""
+    entering = BatchPublisher(threading.RLock())
+    first, second = reader(entering, OTHER, *NEW), reader(entering, MINE, *NEW)
+    assert elsewhere(lambda: entering.at_once(lambda: (first(), second())), entering) == (NotYet, (2, 2))
+
+
+def test_who_counts_waits_for_the_end() -> None:
+    entering = BatchPublisher(threading.RLock())
+
+    def count() -> bool:
+        with entering.over():
+            return entering._lock._is_owned()
+
+    assert elsewhere(count, entering) == (NotYet, True)
+
+
+def test_who_has_the_lock_never_asks_for_a_turn() -> None:
+    """Somebody who waits for the lock may have it."""
+    lock = threading.RLock()
+    entering = BatchPublisher(lock)
+    waits = threading.Event()
+
+    def other() -> None:
+        with entering.turn:
+            waits.set()
+            with lock:
+                pass
+
+    thread = threading.Thread(target=other)
+    with lock:
+        thread.start()
+        assert waits.wait(5)
+        with entering.over():
+            pass
+        with pytest.raises(PartialBatchSeen):  # for whoever took the lock first
+            entering._layer, entering._frames = MINE, [(4096, 4160)]
+            reader(entering, MINE, *NEW)()
+    thread.join(5)
+    assert not thread.is_alive()
+
+
+def test_an_end_that_was_interrupted_is_made_up_for() -> None:
+    """Who enters was interrupted on the way to the lock, at the end."""
+    entering = BatchPublisher(threading.RLock())
+    entering._layer, entering._frames = MINE, [(4096, 4160)]
+    assert reader(entering, MINE, *NEW)() == 2
+    assert reader(entering, MINE, *NEW)() == 1
