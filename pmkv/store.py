@@ -11,7 +11,6 @@ import logging
 import math
 import os
 import queue
-import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -27,6 +26,7 @@ from .log.flusher import Flusher
 from .log.format import epoch_of
 from .log.publishing import BatchPublisher
 from .runtime.background import Background
+from .runtime.locks import StoreLocks
 from .runtime.scheduling import yield_cpu
 from .runtime.sizes import parse_size
 from .stats import Stats, stats_of
@@ -395,7 +395,7 @@ class Store(View):
             return
         if self._log.is_locked_by_me:
             raise InvalidError("a store cannot be closed within a batch")
-        with self._log.writing, self._log.lock:
+        with self._log.locks.append, self._log.locks.state:
             if self._log.closed:
                 return
             self._log.closed = "the store is closed"  # who comes later is told so; who waits is still served
@@ -420,9 +420,8 @@ class Store(View):
 
     def forked(self) -> None:
         """In a forked child: the store is the parent's."""
-        # other threads of the parent may have held them
-        self._log.writing, self._log.lock = threading.RLock(), threading.RLock()
-        self._log.entering = BatchPublisher(self._log.lock)
+        self._log.locks = StoreLocks()  # other threads of the parent may have held the old ones
+        self._log.publisher = BatchPublisher(self._log.locks)
         self._log.closed = "the store was opened by the parent process: a forked child must open its own"
         self._place.close(forked=True)  # a child that outlives its parent must not keep the directory locked
 

@@ -82,7 +82,7 @@ class Collection:
     def _shown(self) -> IndexStack:
         """What this thread is shown. Under the lock."""
         former, log = self._former, self._log
-        if former is None or log.writing._is_owned() or log.waiting.seen >= former.lsn:
+        if former is None or log.locks.append.is_held or log.waiting.seen >= former.lsn:
             return self.chain
         if log.durable < former.lsn:
             return former.chain
@@ -122,7 +122,7 @@ class Collection:
     def _locked(self) -> Iterator[None]:
         """The lock, for who may go on."""
         self._guard()
-        with self._log.lock:
+        with self._log.locks.state:
             self._guard()
             yield
 
@@ -145,9 +145,9 @@ class Collection:
     def _look_up(self, wanted: LookupBatch) -> tuple[np.ndarray, int, np.ndarray]:
         """(locations, LSN to settle, the pool's bytes as of the moment when the lock was held)."""
         self._guard()
-        found, lsn, data, chain, runs = self._log.entering.at_once(lambda: self._find_in_memory(wanted))
+        found, lsn, data, chain, runs = self._log.publisher.at_once(lambda: self._find_in_memory(wanted))
         if runs:
-            chain.find_on_disk(wanted, found, runs, self._log.lock)
+            chain.find_on_disk(wanted, found, runs, self._log.locks.state)
         return found, lsn, data
 
     def _find_in_memory(self, wanted: LookupBatch) -> tuple[np.ndarray, int, np.ndarray, IndexStack, tuple[Run, ...]]:
@@ -157,7 +157,7 @@ class Collection:
         chain = self._shown()
         wanted.compare_in(log.data)
         found, waiting = chain.find_in_memory(wanted, log.pending())
-        log.entering.beware(chain.top, found)
+        log.publisher.beware(chain.top, found)
         return found, log.depends(waiting, chain.top.since), log.data, chain, chain.runs
 
     @property

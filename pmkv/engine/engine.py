@@ -234,7 +234,7 @@ class Engine:
         self.log.guard_read()
         contents = self._contents.get(name)
         if contents is None:
-            with self.log.lock:
+            with self.log.locks.state:
                 contents = self._contents_of(name)
         self.log.settle(contents.view.lsn if contents is not None else self._decided)
         if contents is None:
@@ -253,7 +253,7 @@ class Engine:
     def views(self) -> dict[str, ViewInfo]:
         """All of them, `main` first, then by age."""
         self.log.guard_read()
-        with self.log.entering.over():
+        with self.log.publisher.over():
             names = sorted(self.heads.maps.values(), key=lambda view: view.lsn)
             found, lsn = {view.name: self.heads.info(view.name) for view in names}, self.log.lsn
         self.log.settle(lsn)  # of all: the writes counted may be pending
@@ -262,7 +262,7 @@ class Engine:
     def view_info(self, name: str) -> ViewInfo:
         """Of one."""
         self.view(name)
-        with self.log.entering.over():
+        with self.log.publisher.over():
             found, lsn = self.heads.info(name) if name in self.heads.maps else None, self.log.lsn
         self.log.settle(lsn)
         if found is None:
@@ -377,7 +377,7 @@ class Engine:
         rows = check_bound(rows)
         descr = descr_of(row_dtype(dtype))
         self.log.guard_write()
-        with self.log.writing, self.log.lock:
+        with self.log.locks.append, self.log.locks.state:
             contents = self._contents[self._head(head).name]
             there = contents.tables.get(name)
             if there is None:
@@ -394,7 +394,7 @@ class Engine:
         """Remove a table with all its rows."""
         self.log.guard_write()
         self.table(name, head)
-        with self.log.writing, self.log.lock, self.log.deferred():
+        with self.log.locks.append, self.log.locks.state, self.log.deferred():
             lsn = self._decide({"op": "drop_table", "id": self.table(name, self._head(head).name).id}, head)
         self.log.settle(lsn)
 
@@ -405,7 +405,7 @@ class Engine:
     def clear_all(self, head: str = MAIN) -> None:
         """Empty all keyspaces at once (FLUSHALL)."""
         self.log.guard_write()
-        with self.log.writing, self.log.lock:
+        with self.log.locks.append, self.log.locks.state:
             lsn = self._decide({"op": "clear", "keyspaces": list(range(KEYSPACES))}, self._head(head).name)
         self.log.settle(lsn)
 
@@ -417,7 +417,7 @@ class Engine:
 
     def _rotate(self) -> FrozenState:
         """Close all open runs at one place of the log, and say what there was then."""
-        with self.log.writing, self.log.lock:
+        with self.log.locks.append, self.log.locks.state:
             if self.log.readonly:  # under the lock: a flush may have failed while this waited for it
                 raise ReadOnlyError(self.log.readonly)
             heads = self.heads
@@ -486,7 +486,7 @@ class Engine:
 
     def check(self) -> None:
         """Assert every invariant of the parts."""
-        with self.log.writing, self.log.lock, self.log.deferred():
+        with self.log.locks.append, self.log.locks.state, self.log.deferred():
             self.log.check()
             self.heads.check()
             seen: set[Layer] = set()

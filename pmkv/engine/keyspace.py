@@ -227,7 +227,7 @@ class Keyspace(Collection):
         sizes = np.empty(len(keys), np.int64)
         total = record_sizes(key_bounds, value_bounds, sizes)
         limit = self._log.frame_limit
-        with self._log.writing, self._log.lock:
+        with self._log.locks.append, self._log.locks.state:
             self._guard()  # again: the view may have been deleted since
             if total <= limit:  # what nearly every call is, and a tick of the server: one frame needs no batch
                 self._log.reserve([total], purpose)
@@ -291,7 +291,7 @@ class Keyspace(Collection):
     def delete_many(self, keys: Sequence[bytes]) -> int:
         """How many of them were there. Possible in a full pool, too."""
         self._guard_write()
-        with self._log.writing, self._log.lock, self._log.deferred() as seen:
+        with self._log.locks.append, self._log.locks.state, self._log.deferred() as seen:
             present = list(dict.fromkeys(key for key, row in zip(keys, self._look(keys), strict=True) if row[0] >= 0))
             lsn = seen.lsn
             if present:
@@ -303,7 +303,7 @@ class Keyspace(Collection):
     def expire(self, key: bytes, at_ms: int) -> bool:
         """Give a key another expiry (unix ms; 0: none). False where there is no such key."""
         self._guard_write()
-        with self._log.writing, self._log.lock, self._log.deferred() as seen:
+        with self._log.locks.append, self._log.locks.state, self._log.deferred() as seen:
             at, length, _, flags = self._look([key])[0]
             lsn = seen.lsn
             if at >= 0:
@@ -316,7 +316,7 @@ class Keyspace(Collection):
     def clear(self) -> None:
         """Remove every key (FLUSHDB): one frame, whatever the size."""
         self._guard_write()
-        with self._log.writing, self._locked():
+        with self._log.locks.append, self._locked():
             lsn = self._clear(self.number)
         self._log.settle(lsn)
 
@@ -325,7 +325,7 @@ class Keyspace(Collection):
     def __len__(self) -> int:
         """How many keys are there now; exact. Looks once at what was written since it was asked last."""
         self._guard()
-        self.chain.count_ahead(self._log.lock)
+        self.chain.count_ahead(self._log.locks.state)
         with self._locked():
             count, lsn = self.chain.count(self._log.now()), self._changed
         self._log.settle(lsn)
@@ -429,14 +429,14 @@ class Keyspace(Collection):
     def _resolve(self, prefix: bytes, word: int) -> list[bytes]:
         """The keys with this beginning and hash, dead ones among them: long ones stand abridged in the directory."""
         place = place_of(np.uint64(word), self.chain.seed)
-        with self._log.lock:
+        with self._log.locks.state:
             return [key for key in self._names(self.chain.at(int(place))) if key.startswith(prefix)]
 
     def _forget(self, dead: list[bytes]) -> None:
         """Take deleted keys out of the order, unless they came back meanwhile; those in the directory leave it at a
         checkpoint, after a second look. What has only expired stays: a clock that was ahead once must not hide it for
         ever."""
-        with self._log.lock:
+        with self._log.locks.state:
             gone = self._gone(dead)
             if self._order is not None:
                 self._order.discard(gone)
@@ -474,7 +474,7 @@ class Keyspace(Collection):
 
     def check(self) -> None:
         """Index, counts and expiries agree with the records."""
-        with self._log.lock:
+        with self._log.locks.state:
             self.chain.check()
             expiries: list[int] = []
             for _, _, found in self.chain.walk():

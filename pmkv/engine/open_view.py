@@ -72,7 +72,7 @@ class OpenView:
         """All of them."""
         if len(self._keyspaces) < KEYSPACES:
             self.guard()
-            with self._ground.log.lock:
+            with self._ground.log.locks.state:
                 self.guard()  # again: the view may have been deleted since
                 self._make_all()
         return [self._keyspaces[number] for number in range(KEYSPACES)]
@@ -134,7 +134,7 @@ class OpenView:
         if not 0 <= number < KEYSPACES:
             raise InvalidError(f"there is no keyspace {number}: they are 0 to {KEYSPACES - 1}")
         if number not in self._keyspaces:
-            with self._ground.log.lock:
+            with self._ground.log.locks.state:
                 self.guard()  # again: the view may have been deleted since
                 return self._keyspace(number)
         return self._keyspaces[number]
@@ -168,7 +168,7 @@ class OpenView:
             return found
 
         with log.deferred() as seen:
-            found = log.entering.at_once(of_one_moment)
+            found = log.publisher.at_once(of_one_moment)
         log.settle(seen.lsn)
         return found
 

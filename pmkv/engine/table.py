@@ -312,7 +312,7 @@ class Table(Collection):
         if ids.size > piece:  # short ones: one is made durable while the next is filled, and the last one is waited for
             piece = min(piece, SHORT * self._per_frame(self.width))
         for start in range(0, ids.size, piece):
-            with self._log.writing:
+            with self._log.locks.append:
                 lsn = self._write(ids[start : start + piece], raw[start * self.width : (start + piece) * self.width], 0)
             if start + piece < ids.size:
                 self._log.flush_piece(lsn, before)
@@ -325,7 +325,7 @@ class Table(Collection):
         self.check_adds()
         change = self._rows(rows, ids.size).view(self.dtype).reshape(ids.size, *self.shape)
         self._guard_write()
-        with self._log.writing, self._log.lock, self._log.deferred():
+        with self._log.locks.append, self._log.locks.state, self._log.deferred():
             unique, where = np.unique(ids, return_inverse=True)
             current = self._gather(unique, self._default(0))[0].view(self.dtype).reshape(unique.size, *self.shape)
             np.add.at(current, where, change)
@@ -336,7 +336,7 @@ class Table(Collection):
         """How many of the ids were there. Possible in a full pool, too."""
         ids = self._ids(ids)
         self._guard_write()
-        with self._log.writing, self._log.lock, self._log.deferred() as seen:
+        with self._log.locks.append, self._log.locks.state, self._log.deferred() as seen:
             present = np.unique(ids[self.contains(ids)])
             lsn = self._write(present, IDS_ONLY, Flag.DELETED) if present.size else seen.lsn
         self._log.settle(lsn)
@@ -373,11 +373,11 @@ class Table(Collection):
         """All frames of a batch at once. A medium that failed has taken them back."""
         for ids, _, _ in written:
             if ids.size > FEW_ELEMENTS:  # else the kernels that enter them keep the interpreter
-                self.chain.make_room(ids, self._log.lock)
+                self.chain.make_room(ids, self._log.locks.state)
         if self._log.failed:
             return
-        if self._log.lock._is_owned() or sum(ids.size for ids, _, _ in written) <= BESIDE:
-            with self._log.lock:
+        if self._log.locks.state.is_held or sum(ids.size for ids, _, _ in written) <= BESIDE:
+            with self._log.locks.state:
                 for ids, locations, lsn in written:
                     self.chain.enter(IdBatch(ids), locations, lsn)
         else:
@@ -386,15 +386,15 @@ class Table(Collection):
     def _enter_beside(self, written: list[Written]) -> None:
         """While others read."""
         log, chain = self._log, self.chain
-        with log.entering.into(chain.top, [locations for _, locations, _ in written]):
-            with log.lock:
+        with log.publisher.into(chain.top, [locations for _, locations, _ in written]):
+            with log.locks.state:
                 for ids, _, lsn in written:
                     chain.announce(ids.size, lsn)
             for ids, locations, _ in written:
                 yield_cpu()
                 wanted = IdBatch(ids)
-                new = new_keys(wanted, locations, chain.insert(wanted, locations, log.lock))
-                with log.lock:
+                new = new_keys(wanted, locations, chain.insert(wanted, locations, log.locks.state))
+                with log.locks.state:
                     chain.entered(wanted, new)
 
     def _append(self, ids: np.ndarray, raw: np.ndarray, flags: int, purpose: Reserve) -> Written:
@@ -426,13 +426,13 @@ class Table(Collection):
     def _locked(self) -> Iterator[None]:
         """Nothing is being entered meanwhile: a count, and a walk, would be of some of it."""
         self._guard()  # before: who has the lock cannot wait until a drop is durable, and tells of it
-        with self._log.entering.over(), super()._locked():
+        with self._log.publisher.over(), super()._locked():
             yield
 
     def __len__(self) -> int:
         """How many ids are there; exact. Looks once at what was written since it was asked last."""
         self._guard()
-        self.chain.count_ahead(self._log.lock)
+        self.chain.count_ahead(self._log.locks.state)
         with self._locked():
             count, lsn = self.chain.count(0), self._changed
         self._log.settle(lsn)
@@ -487,7 +487,7 @@ class Table(Collection):
 
     def check(self) -> None:
         """Index and counts agree, and every row's check holds."""
-        with self._log.entering.over(), self._log.deferred():
+        with self._log.publisher.over(), self._log.deferred():
             self.chain.check()
             assert sum(ids.size for ids, _ in self.scan()) == self.chain.count(0), "the rows counted are not those"
 

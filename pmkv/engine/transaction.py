@@ -64,7 +64,7 @@ class Transaction:
         log = self._engine.log
         parts = [*self._keyspaces.values(), *self._tables.values()]
         try:
-            with log.writing, log.lock, log.deferred() as seen:
+            with log.locks.append, log.locks.state, log.deferred() as seen:
                 self._refuse_conflicts()
                 if not all(part.is_empty for part in parts):
                     with self._engine.batch(sum(part.size for part in parts)):

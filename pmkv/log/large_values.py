@@ -30,17 +30,17 @@ def write(log: Log, keyspace: int, layer: int, owner: np.uint64, value: bytes, s
     view = memoryview(value).cast("B")
     lengths = [min(size, len(view) - start) for start in range(0, len(view), size)]
     locations = np.empty(len(lengths), np.uint64)
-    with log.writing:
+    with log.locks.append:
         log.reserve(lengths)
     before = 0
     for i, length in enumerate(lengths):
-        with log.writing:
+        with log.locks.append:
             log.reserve([length])  # again: others may have written since
-            with log.lock:
+            with log.locks.state:
                 at = log.begin(Kind.PART, length, table=keyspace, layer=layer, count=1)
             log.store(at, np.frombuffer(view[i * size : i * size + length], np.uint8))
             locations[i] = at | check16(log.data, at, length, owner, np.uint64(i)) << CHECK_SHIFT
-            with log.lock:
+            with log.locks.state:
                 lsn = log.end()
         log.flush_piece(lsn, before)
         before = lsn

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from ..errors import ClosedError, FlushError, InvalidError, ReadOnlyError
+from ..runtime.locks import StoreLocks
 from .durability import DurabilityWait, ThreadState
 from .format import (
     ALIGN,
@@ -58,14 +59,20 @@ def unix_ms() -> int:
 class Log:
     """One log on one pool. `resume` continues where a replay ended; `open_epoch` then makes it ready for writing."""
 
-    def __init__(self, pool: Pool, durability: str = "commit", now: Callable[[], int] = unix_ms) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        durability: str = "commit",
+        now: Callable[[], int] = unix_ms,
+        locks: StoreLocks | None = None,
+    ) -> None:
         if durability not in DURABILITIES:
             raise InvalidError(f"durability={durability!r}: choose one of {', '.join(DURABILITIES)}")
         self.pool, self.durability, self.now = pool, durability, now
         pool.fill = durability == "commit"
         self.frame_limit = min(MAX_FRAME, pool.segment_size // 4)  # longer bodies are cut where they can be
-        self.writing, self.lock = threading.RLock(), threading.RLock()
-        self.entering = BatchPublisher(self.lock)
+        self.locks = locks or StoreLocks()
+        self.publisher = BatchPublisher(self.locks)
         self._flushing = threading.Lock()
         self.waiting = ThreadState()
         self.failed: FlushError | None = None
@@ -111,7 +118,7 @@ class Log:
             with self._failing():
                 self.pool.medium.rewrite(unproved)
         self._unproved = []
-        with self.writing, self.lock:
+        with self.locks.append, self.locks.state:
             self.lsn = ((epoch_of(self.lsn) + 1) << EPOCH_SHIFT) - 1
             body = self.begin(Kind.OPEN, 16, purpose=Reserve.LOG)
             self._view[body : body + 16] = secrets.token_bytes(16)
@@ -125,9 +132,9 @@ class Log:
         purpose: Reserve = Reserve.WRITE,
     ) -> int:  # fmt: skip
         """Place a frame; returns where its body goes. Who calls fills it, then calls `end`; all under `writing`."""
-        assert self.writing._is_owned(), "somebody else may be filling a frame"
+        self.locks.append.assert_held()
         self._finish(MORE if self._batch else 0)
-        with self.lock:
+        with self.locks.state:
             if self.position + frame_size(length) + NEXT_SIZE > self._stop:
                 self._next_segment(purpose)
             return self._place(kind, flags, table, count, length, layer)
@@ -174,7 +181,7 @@ class Log:
         self._view[start + 11] = self._view[start + 11] & ~MORE | more
         check = check_frame(self._view, start, length, self.pool.seed(self._segment))
         self._view[start : start + 8] = check.to_bytes(8, "little")
-        with self.lock:
+        with self.locks.state:
             self._gather(start, start + HEADER + length)
             self.previous, self._last, self._more, self._open = check, start, bool(more), None
 
@@ -247,7 +254,7 @@ class Log:
             raise InvalidError(
                 f"a batch of {length:,} bytes is too long to be atomic: at most {MAX_BATCH:,}; write it in pieces"
             )
-        with self.writing, self.lock:
+        with self.locks.append, self.locks.state:
             if length:
                 self.reserve_bytes(length)
             with self.joined():
@@ -345,7 +352,7 @@ class Log:
     @property
     def is_locked_by_me(self) -> bool:
         """Does this thread hold what a flush needs, as within a batch?"""
-        return self.writing._is_owned() or self.lock._is_owned()
+        return self.locks.append.is_held or self.locks.state.is_held
 
     def flush(self, lsn: int) -> None:
         """Return when everything up to this LSN is durable. Raises FlushError when it never will be. Never under
@@ -360,7 +367,7 @@ class Log:
 
     def _take(self) -> None:
         """What was gathered is next. By who holds `_flushing`, and nothing else."""
-        with self.writing, self.lock:
+        with self.locks.append, self.locks.state:
             assert not self._batch, "a batch is never flushed in parts"
             self._finish(0)
             self._in_flight, self._gathered, self._taken = self._in_flight + self._gathered, [], self.lsn
@@ -375,7 +382,7 @@ class Log:
         except OSError as error:
             self._fail(error)
         else:
-            with self.lock:
+            with self.locks.state:
                 if not self.failed:  # something else failed meanwhile, and took memory back
                     self.durable, self._in_flight, self._pending = last, [], None
                     self.flushes += 1
@@ -387,7 +394,7 @@ class Log:
 
     def prefault_pages(self) -> None:
         """Tell the medium where the log goes on."""
-        with self.lock:
+        with self.locks.state:
             if self.failed or self.closed or not self._ahead.is_due(self.position, self._stop):
                 return
             start, stop = self._ahead.next(self.position, self._stop)
@@ -395,7 +402,7 @@ class Log:
 
     def write_back(self) -> None:
         """Hand what was gathered to the system, without a sync: it survives this process, not a loss of power."""
-        with self.writing, self.lock:
+        with self.locks.append, self.locks.state:
             group = [(start, stop) for start, stop in self._gathered]
             try:
                 self.pool.medium.flush(group, sync=False)
@@ -422,7 +429,7 @@ class Log:
     def _fail(self, error: OSError) -> None:
         """Nothing that pretends: what is durable of the group is unknown, so memory goes back and nothing more is
         written."""
-        with self.writing, self.lock:
+        with self.locks.append, self.locks.state:
             self.failed = self.failed or FlushError(
                 f"the medium refused a flush ({error}): whether the last writes survive is not known; the store is "
                 f"read-only since, at LSN {self.durable}; mend the medium and open the store again"
@@ -445,7 +452,7 @@ class Log:
 
     def mark(self) -> None:
         """Write down how far the log is durable, unless it says so: makes the last acknowledged frame provable."""
-        with self.writing, self.lock:
+        with self.locks.append, self.locks.state:
             if self._last_is_mark or self.failed or self.readonly or self._batch or self.durable < self.lsn:
                 return
             self.begin(Kind.MARK, 0, purpose=Reserve.LOG)
@@ -459,7 +466,7 @@ class Log:
 
     def grow(self, capacity: int) -> None:
         """Extend the pool to `capacity` bytes."""
-        with self._flushing, self.writing, self.lock:
+        with self._flushing, self.locks.append, self.locks.state:
             assert not self._batch
             self._finish(0)  # the header of a frame that was interrupted would be lost with the old mapping
             with self._failing():

@@ -12,13 +12,13 @@ who has that. So who looks a table up, counts it or walks it under the lock hold
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from ..kernels import location
+from ..runtime.locks import StoreLocks
 
 T = TypeVar("T")
 
@@ -28,11 +28,10 @@ class PartialBatchSeen(Exception):
 
 
 class BatchPublisher:
-    """lock: the store's, of indexes and what is pending."""
+    """Publishes one long batch at a time. locks: the store's."""
 
-    def __init__(self, lock: Any) -> None:
-        self._lock = lock
-        self.turn = threading.RLock()  # of who enters, and of who waits until they have
+    def __init__(self, locks: StoreLocks) -> None:
+        self._locks = locks
         self._layer: object = None  # into whose index
         self._frames: list[tuple[int, int]] = []  # offsets of the first and the last row of each
 
@@ -41,13 +40,13 @@ class BatchPublisher:
         """Enter rows meanwhile, without the lock. frames: locations of those of each frame, in its order."""
         mask = location.OFFSET_MASK
         ends = [(int(locations[0] & mask), int(locations[-1] & mask)) for locations in frames]
-        with self.turn:
-            with self._lock:
+        with self._locks.publish:
+            with self._locks.state:
                 self._layer, self._frames = layer, ends
             try:
                 yield
             finally:
-                with self._lock:
+                with self._locks.state:
                     self._layer, self._frames = None, []
 
     def beware(self, layer: object, found: np.ndarray) -> None:
@@ -59,9 +58,9 @@ class BatchPublisher:
 
     def at_once(self, read: Callable[[], T]) -> T:
         """Read under the lock, and if that met the batch once more when it is entered."""
-        if self._lock._is_owned():
+        if self._locks.state.is_held:
             return read()
-        with self._lock:
+        with self._locks.state:
             try:
                 return read()
             except PartialBatchSeen:
@@ -72,9 +71,9 @@ class BatchPublisher:
     @contextlib.contextmanager
     def over(self) -> Iterator[None]:
         """The lock, while nothing is being entered."""
-        if self._lock._is_owned():
+        if self._locks.state.is_held:
             yield
             return
-        with self.turn, self._lock:
+        with self._locks.publish, self._locks.state:
             self._layer, self._frames = None, []  # set still, if who entered was interrupted once more at the end
             yield

@@ -158,7 +158,7 @@ class Checkpointer:
         finally:
             for closed in rotation.closed:
                 for mutable in closed.runs:
-                    mutable.release(self._log.lock)
+                    mutable.release(self._log.locks.state)
         yield_gil()
         self._try_to_tidy()
 
@@ -180,7 +180,7 @@ class Checkpointer:
         is_sure = not self._unsure
         self._commit(state, self._new_names(rotation, is_sure), dead)
         yield_gil()
-        with self._log.lock:
+        with self._log.locks.state:
             self._adopt(rotation, written)
         self.complete_to = rotation.appended
         self.checkpoints += 1
@@ -267,12 +267,12 @@ class Checkpointer:
         finally:
             for mutable in made:
                 mutable.dead = True
-                mutable.release(self._log.lock)
+                mutable.release(self._log.locks.state)
 
     def _counted(self, closed: FrozenLayer, made: list[MemTable]) -> Generator[None, None, list[MemTable]]:
         """Settle all tallies, from the oldest run on. Returns what the runs say together, newest first: the runs, or in
         place of many small neighbours one that is made of them, and noted in `made`."""
-        tree, lock = closed.tree, self._log.lock
+        tree, lock = closed.tree, self._log.locks.state
         sources: list[MemTable] = []
         for group in reversed((yield from self._groups(closed))):
             if len(group) > 1:
@@ -308,10 +308,10 @@ class Checkpointer:
         try:
             covered = below.count_noted(portion, self._between)
         except CorruptionError:
-            with self._log.lock:
+            with self._log.locks.state:
                 tally.give_up(portion)
             return
-        with self._log.lock:
+        with self._log.locks.state:
             tally.settle(portion, covered)
 
     def _between(self) -> None:
@@ -408,7 +408,7 @@ class Checkpointer:
             return  # a checkpoint beside this failed
         if done:
             self._commit(state)
-        with self._log.lock:
+        with self._log.locks.state:
             for fold, run in done:
                 if self._present(fold.tree):
                     fold.in_tree(run)

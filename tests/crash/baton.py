@@ -129,11 +129,15 @@ class BatonRLock(BatonLock):
         super().__init__(baton)
         self._depth = 0
 
-    def _is_owned(self) -> bool:
+    @property
+    def is_held(self) -> bool:
         return self._held and self.owner is self._baton.actor
 
+    def assert_held(self) -> None:
+        assert self.is_held
+
     def __enter__(self) -> None:
-        if not self._is_owned():
+        if not self.is_held:
             super().__enter__()
         self._depth += 1
 

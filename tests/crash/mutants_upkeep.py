@@ -61,7 +61,7 @@ def _() -> list[Patch]:
 @mutant("a checkpoint commits the end of the log as it is now, not as it was")
 def _() -> list[Patch]:
     def late(self: Checkpointer, state: Manifest, *names: Any) -> None:
-        with self._log.lock:
+        with self._log.locks.state:
             state = replace(state, end=self._log.end_here())
         commit(self, state, *names)
 

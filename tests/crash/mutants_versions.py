@@ -333,7 +333,7 @@ def shown_unless(is_over: Callable[[Collection, PreviousVersion], bool]) -> list
 
 @mutant("whoever promoted is shown what was there before")
 def _() -> list[Patch]:
-    return shown_unless(lambda surface, former: surface._log.writing._is_owned() or former.lsn <= surface._log.durable)
+    return shown_unless(lambda surface, former: surface._log.locks.append.is_held or former.lsn <= surface._log.durable)
 
 
 @mutant("who writes is shown what was there before")
@@ -343,7 +343,7 @@ def _() -> list[Patch]:
 
 @mutant("what was there before a promote is shown for ever")
 def _() -> list[Patch]:
-    return shown_unless(lambda surface, former: surface._log.writing._is_owned() or surface._log.waiting.seen > 0)
+    return shown_unless(lambda surface, former: surface._log.locks.append.is_held or surface._log.waiting.seen > 0)
 
 
 @mutant("what is shown goes with its view")
@@ -371,7 +371,7 @@ def _() -> list[Patch]:
 def _() -> list[Patch]:
     def at_once(self: OpenView, read: Callable[[], Any]) -> Any:
         log = self._ground.log
-        with log.deferred() as seen, log.lock:
+        with log.deferred() as seen, log.locks.state:
             found = read()
         log.settle(seen.lsn)
         return found

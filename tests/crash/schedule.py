@@ -117,7 +117,7 @@ class Schedule:
         engine = Engine.on_medium(self.medium, SEGMENT, now=lambda: NOW)
         self.log = engine.log
         self.log._flushing = self.flushing = BatonLock(self.baton)
-        self.log.writing, self.log.entering.turn = BatonRLock(self.baton), BatonRLock(self.baton)
+        self.log.locks.append, self.log.locks.publish = BatonRLock(self.baton), BatonRLock(self.baton)
         self.log.store = functools.partial(self._store_slowly, self.log.store)
         self.loop = Loop(self.baton)
         with self._actors():
@@ -164,7 +164,7 @@ class Schedule:
 
     def _pause_in_flush(self) -> None:
         """Only a thread that flushes a group holds nothing that others need."""
-        if self.flushing.is_mine() and not self.log.lock._is_owned():
+        if self.flushing.is_mine() and not self.log.locks.state.is_held:
             if self.baton.actor is self.loop.actor and not self.medium.inline:
                 raise Violation("the loop waits for a flush")
             self.baton.pause()
@@ -173,13 +173,13 @@ class Schedule:
         """Others look while a frame is filled, where they may: half of its bytes are there then."""
         half = raw.size // 2
         store(at, raw[:half])
-        if not self.log.lock._is_owned() and self.rng.random() < 0.5:
+        if not self.log.locks.state.is_held and self.rng.random() < 0.5:
             self.baton.pause()
         store(at + half, raw[half:])
 
     def _pause_while_entering(self) -> None:
         """Others look while some frames of a batch are entered, and others are not."""
-        if self.log.entering.turn.is_mine() and not self.log.lock._is_owned():
+        if self.log.locks.publish.is_mine() and not self.log.locks.state.is_held:
             while self.rng.random() < 0.9:  # long enough for somebody to ask, and to be answered
                 self.baton.pause()
 

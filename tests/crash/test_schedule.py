@@ -147,7 +147,7 @@ def _() -> list[Patch]:
 
 def flush_group(self: Log, last: Callable[[], int], unless_failed: bool = True, waits: bool = True) -> None:
     """What the engine does, but for what is declared durable at the end."""
-    with self.writing if waits else contextlib.nullcontext(), self.lock:
+    with self.locks.append if waits else contextlib.nullcontext(), self.locks.state:
         self._finish(0)
         self._in_flight, self._gathered = self._in_flight + self._gathered, []
     try:

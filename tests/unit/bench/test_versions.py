@@ -52,7 +52,7 @@ def test_operations_in_both_sizes(tmp_path: Path) -> None:
 
 def test_operations_by_the_medium_of_persistent_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PMEM_IS_PMEM_FORCE", "1")
-    monkeypatch.setattr(versions.data_directory, "DaxMedium", versions.data_directory.DaxMedium)  # as it was, behind the test
+    monkeypatch.setattr(versions.data_directory, "DaxMedium", versions.data_directory.DaxMedium)
     monkeypatch.setattr(versions, "DRAM", str(tmp_path))
     figures = measured(versions.time_on_dax, tmp_path / "data", 1, 1_000)
     try:

@@ -145,11 +145,11 @@ def test_nothing_is_decided_for_a_view_that_was_deleted_just_before(engine: Engi
     """Its keyspace was looked at, then it was deleted by another thread, then the lock came."""
     space = engine.branch("b").keyspace(0)
     space.put(b"k", b"v")
-    real = engine.log.writing
+    real = engine.log.locks.append
 
     class Late:
         def __enter__(self) -> None:
-            engine.log.writing = real
+            engine.log.locks.append = real
             engine.delete_view("b")
             if again:
                 engine.branch("b").keyspace(0).put(b"k", b"of another")
@@ -158,7 +158,7 @@ def test_nothing_is_decided_for_a_view_that_was_deleted_just_before(engine: Engi
         def __exit__(self, *_: object) -> None:
             real.release()
 
-    engine.log.writing = Late()
+    engine.log.locks.append = Late()
     with pytest.raises(UnknownViewError):
         space.clear()
     assert not again or engine.view("b").keyspace(0).get(b"k") == b"of another"

@@ -25,9 +25,9 @@ def test_a_thread_that_never_pauses_rests_where_it_holds_nothing() -> None:
     log.waiting.stretch = SimpleNamespace(is_long=lambda: True, yield_gil=lambda: rests.append(log.is_locked_by_me))
     log.settle(0)
     assert rests == [False], "also where nothing is waited for"
-    with log.writing:
+    with log.locks.append:
         log.settle(0)
-    with log.lock:
+    with log.locks.state:
         log.settle(0)
     with log.deferred():
         log.settle(0)

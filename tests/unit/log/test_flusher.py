@@ -57,7 +57,7 @@ def test_a_piece_becomes_durable_while_the_next_one_is_written(
     start(log)
     first = append(log)
     log.flush_piece(first)
-    with log.writing, log.joined():
+    with log.locks.append, log.joined():
         last = append(log)
         until(lambda: log.durable >= first)
         assert first == log.durable < last, "a batch is never flushed in parts"

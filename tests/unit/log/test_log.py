@@ -126,7 +126,7 @@ def test_a_frame_that_was_begun_and_never_filled_means_nothing() -> None:
         append(log)
         log.begin(Kind.PUT, 100, count=4)
         raise KeyboardInterrupt
-    with pytest.raises(KeyboardInterrupt), log.writing, log.lock:
+    with pytest.raises(KeyboardInterrupt), log.locks.append, log.locks.state:
         log.begin(Kind.CONTROL, 10)
         raise KeyboardInterrupt
     last = append(log)
@@ -139,12 +139,12 @@ def test_a_frame_that_was_begun_and_never_filled_means_nothing() -> None:
 def test_space_is_reserved_before_the_first_frame() -> None:
     log = make_log()
     before = log.lsn, log.position
-    with pytest.raises(FullError), log.writing, log.lock:
+    with pytest.raises(FullError), log.locks.append, log.locks.state:
         log.reserve([1000] * 30)
     with pytest.raises(FullError), log.batch(30_000):
         pass
     assert (log.lsn, log.position) == before
-    with log.writing, log.lock:
+    with log.locks.append, log.locks.state:
         log.reserve([1000] * 8)
 
 
@@ -250,7 +250,7 @@ def test_what_a_medium_stored_its_own_way_is_counted_with_its_group() -> None:
     log = make_log(small_medium(8, SEGMENT))
     with patch.object(log.pool.medium, "store", lambda at, raw: raw.size), patch.object(writer, "LARGE", 1):
         for _ in range(3):
-            with log.writing, log.lock:
+            with log.locks.append, log.locks.state:
                 log.store(log.begin(Kind.PART, 2000), np.ones(2000, np.uint8))
                 log.end()
             if log._in_flight:
@@ -386,7 +386,7 @@ def test_growing_makes_durable_what_was_interrupted(what: str) -> None:
     medium = Failing(small_medium(8, SEGMENT))
     log = make_log(medium)
     if what == "frame":
-        with log.writing, log.lock:
+        with log.locks.append, log.locks.state:
             lost = log.lsn + 1
             log.begin(Kind.PART, 100)
     else:
@@ -410,7 +410,7 @@ def test_what_cannot_be_stored_ends_writing() -> None:
     log.flush(durable)
     raw = np.ones(512, np.uint8)
     medium.flush_error = eio()
-    with log.writing, log.lock, patch.object(writer, "LARGE", raw.size):
+    with log.locks.append, log.locks.state, patch.object(writer, "LARGE", raw.size):
         at = log.begin(Kind.PART, raw.size)
         log.store(at, raw[1:])  # little is stored as ever
         with pytest.raises(FlushError, match="the medium refused a flush"):
@@ -433,7 +433,7 @@ def test_the_log_keeps_room_for_itself_and_for_deletes() -> None:
     with pytest.raises(FullError):
         for _ in range(30):
             append(log, bytes(1000))
-    with log.writing, log.lock:
+    with log.locks.append, log.locks.state:
         log.reserve([1000], Reserve.DELETE)
         log.begin(Kind.CONTROL, 1000, purpose=Reserve.DELETE)
         log.end()
@@ -457,7 +457,7 @@ def test_closed_and_readonly_logs_say_so() -> None:
 
 def test_flushing_under_the_lock_is_a_mistake_of_ours() -> None:
     log = make_log()
-    with log.lock, pytest.raises(AssertionError, match="under the lock"):
+    with log.locks.state, pytest.raises(AssertionError, match="under the lock"):
         log.flush(append(log))
 
 

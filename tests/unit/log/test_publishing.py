@@ -13,6 +13,7 @@ import pytest
 
 from pmkv.kernels.location import DELETE
 from pmkv.log.publishing import BatchPublisher, PartialBatchSeen
+from pmkv.runtime.locks import StoreLocks
 
 MINE, OTHER = object(), object()
 NEW, OLD = [4096, 4160, 4100, 8192, 4096 | int(DELETE) | 7 << 48], [0, 64, 4095, 4161, 8191, 8193]
@@ -50,29 +51,29 @@ def reader(entering: BatchPublisher, layer: object, *offsets: int) -> Callable[[
 
 @pytest.mark.parametrize("offset", NEW)
 def test_who_finds_some_of_the_batch_waits_and_reads_again(offset: int) -> None:
-    entering = BatchPublisher(threading.RLock())
+    entering = BatchPublisher(StoreLocks())
     assert elsewhere(reader(entering, MINE, 64, offset, 0), entering) == (NotYet, 2)
 
 
 def test_who_finds_nothing_of_it_goes_on() -> None:
-    entering = BatchPublisher(threading.RLock())
+    entering = BatchPublisher(StoreLocks())
     assert elsewhere(reader(entering, MINE, *OLD), entering) == (1, 1)
 
 
 def test_who_reads_something_else_goes_on() -> None:
-    entering = BatchPublisher(threading.RLock())
+    entering = BatchPublisher(StoreLocks())
     assert elsewhere(reader(entering, OTHER, *NEW), entering) == (1, 1)
 
 
 def test_behind_the_batch_nobody_waits() -> None:
-    entering = BatchPublisher(threading.RLock())
+    entering = BatchPublisher(StoreLocks())
     with entering.into(MINE, FRAMES):
         pass
     assert reader(entering, MINE, *NEW)() == 1
 
 
 def test_a_batch_that_is_interrupted_is_over() -> None:
-    entering = BatchPublisher(threading.RLock())
+    entering = BatchPublisher(StoreLocks())
     with pytest.raises(KeyboardInterrupt), entering.into(MINE, FRAMES):
         raise KeyboardInterrupt
     assert reader(entering, MINE, *NEW)() == 1
@@ -82,29 +83,29 @@ def test_a_batch_that_is_interrupted_is_over() -> None:
 
 def test_of_several_reads_at_once_all_are_done_again() -> None:
     """The lock was let go in between: the first of them is of another moment than the second."""
-    entering = BatchPublisher(threading.RLock())
+    entering = BatchPublisher(StoreLocks())
     first, second = reader(entering, OTHER, *NEW), reader(entering, MINE, *NEW)
     assert elsewhere(lambda: entering.at_once(lambda: (first(), second())), entering) == (NotYet, (2, 2))
 
 
 def test_who_counts_waits_for_the_end() -> None:
-    entering = BatchPublisher(threading.RLock())
+    entering = BatchPublisher(StoreLocks())
 
     def count() -> bool:
         with entering.over():
-            return entering._lock._is_owned()
+            return entering._locks.state.is_held
 
     assert elsewhere(count, entering) == (NotYet, True)
 
 
 def test_who_has_the_lock_never_asks_for_a_turn() -> None:
     """Somebody who waits for the lock may have it."""
-    lock = threading.RLock()
-    entering = BatchPublisher(lock)
+    locks = StoreLocks()
+    lock, entering = locks.state, BatchPublisher(locks)
     waits = threading.Event()
 
     def other() -> None:
-        with entering.turn:
+        with locks.publish:
             waits.set()
             with lock:
                 pass
@@ -124,7 +125,7 @@ def test_who_has_the_lock_never_asks_for_a_turn() -> None:
 
 def test_an_end_that_was_interrupted_is_made_up_for() -> None:
     """Who enters was interrupted on the way to the lock, at the end."""
-    entering = BatchPublisher(threading.RLock())
+    entering = BatchPublisher(StoreLocks())
     entering._layer, entering._frames = MINE, [(4096, 4160)]
     assert reader(entering, MINE, *NEW)() == 2
     assert reader(entering, MINE, *NEW)() == 1

@@ -363,19 +363,19 @@ def test_a_rotation_that_waited_for_a_failing_flush_is_refused() -> None:
     with engine.log.deferred():
         engine.keyspaces[0].put(b"lost", b"1")
     medium.flush_error = eio()
-    real = engine.log.writing
+    real = engine.log.locks.append
 
     class Late:
         """The lock, which comes only when the flush has failed."""
 
         def __enter__(self) -> None:
-            engine.log.writing = real
+            engine.log.locks.append = real
             with pytest.raises(FlushError):
                 engine.log.flush(engine.log.lsn)
 
         def __exit__(self, *_: object) -> None: ...
 
-    engine.log.writing = Late()
+    engine.log.locks.append = Late()
     with pytest.raises(ReadOnlyError):
         exhaust(engine.upkeep.checkpoint())
     assert files[0].load() is None
