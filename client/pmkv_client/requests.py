@@ -329,8 +329,9 @@ def row_of_fields(info: TableInfo, fields: Sequence[str] | None) -> np.dtype[Any
 
 
 def pooled_row(info: TableInfo) -> np.dtype[Any]:
-    """Sums of 8-byte numbers are f8, of all others f4."""
-    return np.dtype(("<f8" if info.dtype.itemsize == 8 else "<f4", info.shape))
+    """Return the dtype of a pooled row: f4 for tables of f2 and f4, else f8."""
+    is_short = info.dtype.kind == "f" and info.dtype.itemsize <= 4
+    return np.dtype(("<f4" if is_short else "<f8", info.shape))
 
 
 def parse_info(reply: Any) -> TableInfo:

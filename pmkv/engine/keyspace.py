@@ -47,7 +47,15 @@ SCAN_CHUNK = 1000
 MOST_KNOWN = 10_000  # keys that an order may hold although runs on file have them, before it is made anew
 MOST_SPANS = 4 << 20  # bytes of values in one array
 MOST_DEAD = 4096  # keys that wait for a checkpoint to take them out of the directory: a look at each takes the lock
+YEAR_2001_MS = 978_307_200_000  # an earlier expiry is a mistake of the unit, most likely
 Pairs = Mapping[bytes, bytes] | Iterable[tuple[bytes, bytes]]
+
+
+def stored_expiry(at_ms: int) -> int:
+    """Return an expiry as records hold it: 1 for any time before 1970, as 0 stands for none."""
+    if at_ms >= 1 << 62:
+        raise InvalidError(f"an expiry at {at_ms} ms is too far away: below {1 << 62}")
+    return max(1, at_ms)
 
 
 class Keyspace(Collection):
@@ -177,14 +185,21 @@ class Keyspace(Collection):
 
     def deadline(self, ttl: float | None, expire_at: int | None) -> int:
         if ttl is not None:
-            if not 0 < ttl < 1e15:
+            if expire_at is not None:
+                raise InvalidError(f"ttl={ttl!r} and expire_at={expire_at!r}: give one of them")
+            if isinstance(ttl, bool) or not 0 < ttl < 1e15:
                 raise InvalidError(f"ttl={ttl!r}: seconds above 0, or None for no expiry")
             expire_at = self._log.now() + max(1, round(ttl * 1000))
         if expire_at is None:
             return 0
-        if expire_at >= 1 << 62:
-            raise InvalidError(f"an expiry at {expire_at} ms is too far away: below {1 << 62}")
-        return max(1, expire_at)  # 0 stands for none; any time in the past does for one before 1970
+        if isinstance(expire_at, bool) or not isinstance(expire_at, int | np.integer):
+            raise InvalidError(f"expire_at={expire_at!r}: an integer, milliseconds since 1970, or None for no expiry")
+        if expire_at < YEAR_2001_MS <= self._log.now():
+            raise InvalidError(
+                f"expire_at={expire_at}: milliseconds since 1970 are expected, and this is before 2001; "
+                "multiply seconds by 1000, or call delete"
+            )
+        return stored_expiry(int(expire_at))
 
     def is_future(self, expiry: int) -> bool:
         """Does something with this expiry (0: none) still live?"""
@@ -308,7 +323,7 @@ class Keyspace(Collection):
             lsn = seen.lsn
             if at >= 0:
                 raw = self._log.data[at : at + length].tobytes()  # of a value in parts: their list
-                deadline = self.deadline(None, at_ms) if at_ms else 0
+                deadline = stored_expiry(at_ms) if at_ms else 0
                 lsn = self._write([key], [raw], np.array([deadline]), np.array([flags]))
         self._log.settle(lsn)
         return at >= 0

@@ -26,6 +26,7 @@ from ..log.segments import Reserve
 from ..runtime.jit import FEW_ELEMENTS
 from ..runtime.scheduling import no_yield, yield_cpu
 from ..versions.layer import Layer
+from .casting import add_rows, cast_default, cast_values
 from .collection import Collection
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,127}")
@@ -42,6 +43,7 @@ def row_dtype(dtype: npt.DTypeLike) -> np.dtype:
     """A dtype as stored: fixed size, little-endian, no Python objects; subarrays keep their shape."""
     try:
         row = np.dtype(dtype).newbyteorder("<")
+        refuse_unstorable(row)
         if row.base.names is not None:
             np.lib.format.dtype_to_descr(row.base)  # ValueError: fields overlap, or stand in another order
     except (TypeError, ValueError) as error:
@@ -56,6 +58,20 @@ def row_dtype(dtype: npt.DTypeLike) -> np.dtype:
             f"rows of {row.itemsize:,} bytes are too wide: at most {MAX_WIDTH:,}; use a keyspace for blobs"
         )
     return row
+
+
+def refuse_unstorable(row: np.dtype) -> None:
+    """Raise ValueError for dtypes whose description would not give the same dtype again after a restart."""
+    base = row.base
+    if base.kind == "V" and base.names is None and base.type is not np.void:
+        raise ValueError(
+            f"{base} comes from an extension of NumPy: store its bits, as 'u2' or 'u1', or convert to 'f4'"
+        )
+    for name in base.names or ():
+        field = base.fields[name]
+        if len(field) > 2:
+            raise ValueError(f"field {name!r} has a title, {field[2]!r}: leave titles out")
+        refuse_unstorable(field[0])
 
 
 def descr_of(row: np.dtype) -> Any:
@@ -160,18 +176,11 @@ class Table(Collection):
                 f"rows of dtype {array.dtype} do not fit table {self.name!r}, which has dtype {self.dtype}: "
                 "convert them first"
             )
-        return np.ascontiguousarray(array, self.dtype).reshape(-1).view(np.uint8)
+        return cast_values(array, self.dtype, f"rows of table {self.name!r}").reshape(-1).view(np.uint8)
 
     def _default(self, default: Any) -> np.ndarray:
         """One row, uint8[width], every element `default`; the number 0 means zero bytes whatever the dtype."""
-        filled = np.zeros(self.shape, self.dtype)
-        try:
-            if not (isinstance(default, int | float) and default == 0):
-                filled[...] = default
-        except (TypeError, ValueError, OverflowError) as error:
-            raise InvalidError(
-                f"default={default!r} does not fit a row of table {self.name!r}, {self.row_dtype}: {error}"
-            ) from error
+        filled = cast_default(default, self.shape, self.dtype, f"a row of table {self.name!r}, {self.row_dtype}")
         return np.frombuffer(filled.tobytes(), np.uint8)
 
     def check_rows(self, ids: npt.ArrayLike, rows: npt.ArrayLike) -> tuple[np.ndarray, np.ndarray]:
@@ -258,7 +267,7 @@ class Table(Collection):
 
         weights: f4[n], with mode "sum" only; mode: "sum", "mean", "max". Ids that are absent are left out (as
         padding_idx), an empty bag
-        is zeros. Result: float64 for float64 and 64-bit integer tables, else float32; shape (bags, *shape)."""
+        is zeros. Result: float32 for tables of f2 and f4, else float64; shape (bags, *shape)."""
         ids = self._ids(ids)
         starts = self._offsets(offsets, ids)
         real = self._pooled_dtype(mode)
@@ -274,7 +283,7 @@ class Table(Collection):
             raise InvalidError(f"table {self.name!r} has dtype {self.dtype}: only numbers can be pooled")
         if mode not in MODES:
             raise InvalidError(f"mode={mode!r}: choose one of {', '.join(MODES)}")
-        return np.dtype(np.float64 if self.dtype.itemsize == 8 else np.float32)
+        return np.dtype(np.float32 if self.dtype.kind == "f" and self.dtype.itemsize <= 4 else np.float64)
 
     def _offsets(self, offsets: npt.ArrayLike, ids: np.ndarray) -> np.ndarray:
         starts = np.asarray(offsets)
@@ -298,7 +307,7 @@ class Table(Collection):
         scale = np.asarray(weights)
         if scale.shape != (count,) or scale.dtype.kind not in "fiu":
             raise InvalidError(f"weights must be {count} numbers, one an id, not {scale.dtype} of shape {scale.shape}")
-        return np.ascontiguousarray(scale, real)
+        return cast_values(scale, real, "weights")
 
     # writing
 
@@ -328,7 +337,7 @@ class Table(Collection):
         with self._log.locks.append, self._log.locks.state, self._log.deferred():
             unique, where = np.unique(ids, return_inverse=True)
             current = self._gather(unique, self._default(0))[0].view(self.dtype).reshape(unique.size, *self.shape)
-            np.add.at(current, where, change)
+            current = add_rows(current, where, change, f"a sum in table {self.name!r}")
             lsn = self._write(unique, current.reshape(-1).view(np.uint8), 0) if unique.size else 0
         self._log.settle(lsn)
 

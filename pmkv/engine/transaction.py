@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from ..errors import ConflictError
 from ..log.format import frame_size
+from .casting import add_rows
 from .engine import Engine
 from .keyspace import Keyspace, Pairs
 from .open_view import OpenView
@@ -188,8 +189,8 @@ class TableWrites:
         some, change = self._table.check_rows(ids, rows)
         unique, where = np.unique(some, return_inverse=True)
         current = self.get(unique)
-        np.add.at(current, where, change)
-        self._writes.append((unique, current))
+        total = add_rows(current, where, change, f"a sum in table {self._table.name!r}")
+        self._writes.append((unique, total))
 
     def delete(self, ids: npt.ArrayLike) -> int:
         """Delete at the end; how many were there?"""

@@ -106,7 +106,7 @@ class DiskRunFileWriter:
 
     def __init__(self, path: Path) -> None:
         self.name, self.size, self._path, self._synced = path.name, 0, path, 0
-        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
 
     def write(self, buffer: np.ndarray | bytes) -> None:
         view = memoryview(buffer).cast("B")
@@ -146,7 +146,7 @@ class DiskRunFiles:
 
     def create(self, name: str) -> DiskRunFileWriter:
         if not self.directory.is_dir():
-            self.directory.mkdir(parents=True, exist_ok=True)
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             sync_directory(self.directory.parent)
         path = self.directory / name
         self.remove(name)  # never truncated: somebody may still map it
@@ -196,7 +196,8 @@ def map_file(fd: int, size: int) -> np.ndarray:
         error = ctypes.get_errno()
         raise OSError(error, os.strerror(error))
     memory = (ctypes.c_uint8 * size).from_address(address)
-    weakref.finalize(memory, libc.munmap, address, size)
+    # At exit a thread may still read here, and the process gives its memory back anyway.
+    weakref.finalize(memory, libc.munmap, address, size).atexit = False
     data = np.frombuffer(memory, np.uint8)
     data.flags.writeable = False
     return data

@@ -26,9 +26,9 @@ UNITS = {
 
 def parse_size(size: int | str) -> int:
     """Bytes: 4096, "64MiB", "1.5g", "10GB"."""
-    if isinstance(size, int) and size >= 0:
+    if isinstance(size, int) and not isinstance(size, bool) and size >= 0:
         return size
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", str(size).lower())
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-z]*)\s*", str(size).lower(), re.ASCII)
     if not match or match[2] not in UNITS:
         raise InvalidError(f"{size!r} is no size: write bytes, or a number with KiB, MiB, GiB or TiB")
     return int(float(match[1]) * UNITS[match[2]])

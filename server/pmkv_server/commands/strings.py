@@ -124,7 +124,7 @@ def _set_with(session: Session, key: bytes, value: bytes, options: Options, expi
     if not refused:
         if b"KEEPTTL" in flags and old:
             expire_at = old[1]
-        keyspace.put(key, value, expire_at=expire_at or None)
+        keyspace.put_entries([key], [value], [expire_at])
     if b"GET" in flags:
         return blob_or_null(old and old[0], session.protocol)
     return NULL[session.protocol] if refused else OK
@@ -156,7 +156,7 @@ def psetex(session: Session, arguments: list[bytes]) -> Reply:
 def _set_expiring(session: Session, arguments: list[bytes], unit: bytes, title: str) -> Reply:
     _, key, time_to_live, value = arguments
     expire_at = deadline(time_to_live, unit, title)
-    session.keyspace.put(key, value, expire_at=expire_at)
+    session.keyspace.put_entries([key], [value], [expire_at])
     return OK
 
 
@@ -251,7 +251,7 @@ def _change(session: Session, key: bytes, change: Callable[[bytes], bytes]) -> b
     with session.server.store.batch():
         old, expire_at = keyspace.entry(key) or (b"", 0)
         value = change(old)
-        keyspace.put(key, value, expire_at=expire_at or None)
+        keyspace.put_entries([key], [value], [expire_at])
     return value
 
 

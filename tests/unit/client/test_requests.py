@@ -220,7 +220,7 @@ def test_pool() -> None:
     )
     assert work.join([np.arange(4, dtype="<f4").tobytes()]).tolist() == [[0, 1], [2, 3]]
     assert words(protocol.pool(ITEMS, [1], [0], mode="max"))[-2:] == ("MODE", "max")
-    for kind, pooled in [("f2", "f4"), ("f4", "f4"), ("i4", "f4"), ("f8", "f8"), ("i8", "f8"), ("u8", "f8")]:
+    for kind, pooled in [("f2", "f4"), ("f4", "f4"), ("i4", "f8"), ("f8", "f8"), ("i8", "f8"), ("u8", "f8")]:
         info = TableInfo("t", 1, np.dtype(kind), (), None)
         assert protocol.pooled_row(info) == np.dtype(pooled)
     with pytest.raises(ValueError, match="weights"):

@@ -136,7 +136,7 @@ def test_pool_is_an_embedding_bag(engine: Engine, dtype: str, mode: str) -> None
     ids, offsets = rng.integers(-5, 45, 60), [0, 0, 7, 30, 60]
     rows, found = table.get(ids, return_found=True)
     pooled = table.pool(ids, offsets, mode=mode)
-    assert pooled.dtype == (np.float64 if dtype in ("f8", "i8") else np.float32)
+    assert pooled.dtype == (np.float64 if dtype in ("f8", "i1", "i8") else np.float32)
     np.testing.assert_allclose(pooled, plain_pool(rows, found, offsets, mode, None), rtol=1e-4, atol=1e-3)
 
 

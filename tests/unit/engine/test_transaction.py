@@ -33,7 +33,7 @@ def test_reads_inside_see_own_writes_and_others_do_not(store: pmkv.Store) -> Non
         txn.put(b"a", b"changed")
         txn.put_many([(b"c", b"3"), (b"c", b"4")])
         assert txn.delete(b"b") and not txn.delete(b"b") and not txn.delete(b"nobody")
-        txn.put(b"gone", b"5", expire_at=1)
+        txn.put(b"gone", b"5", expire_at=978_307_200_000)
         txn.keyspace(3).put(b"a", b"elsewhere", ttl=60)
         assert [txn.get(key) for key in (b"a", b"b", b"c", b"gone")] == [b"changed", None, b"4", None]
         assert txn.keyspace(3).get_many([b"a", b"b"]) == [b"elsewhere", None]
