@@ -20,6 +20,8 @@ from .media.file import FileMedium
 from .media.memory import MemoryMedium
 
 IDENTITY = "pmkv.json"
+DEFAULT_CAPACITY = 16 << 30  # bytes of a new pool
+SMALLEST_CAPACITY = 1 << 20
 
 
 class DataDirectory:
@@ -29,7 +31,7 @@ class DataDirectory:
         self,
         path: str | os.PathLike[str] | None,
         pool: str | os.PathLike[str],
-        capacity: int,
+        capacity: int | None,
         require: str,
         readonly: bool,
     ) -> None:
@@ -41,7 +43,7 @@ class DataDirectory:
         self._require = granularity_named(require)
         self._medium: Medium | None = None
         self._catalog: LmdbCatalog | None = None
-        self._lock = -1
+        self._lock = self._pool_lock = -1
         if self.path is not None:
             self._enter(self.path)
 
@@ -51,7 +53,7 @@ class DataDirectory:
                 raise UnknownNameError(f"{path} holds no store to be read: there is no {IDENTITY} in it")
             return
         try:
-            path.mkdir(parents=True, exist_ok=True)
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise InvalidError(
@@ -71,6 +73,8 @@ class DataDirectory:
     def open_pool(self) -> Pool:
         """Open the medium and the pool on it; a new directory gets a new pool."""
         pool = self._find_pool()
+        if self.path is not None:
+            self._lock_pool(Path(self._place))
         self._pool_id = pool.pool_id
         return pool
 
@@ -110,6 +114,19 @@ class DataDirectory:
             return None  # this very process writes it, and LMDB opens a file once: all of the log is replayed instead
         return self._catalog, DiskRunFiles(self.path / "runs", self._pool_id)
 
+    def _lock_pool(self, path: Path) -> None:
+        """Lock the pool itself, so that one process writes it whatever happened to the directory's lock file."""
+        if self._readonly:
+            return
+        self._pool_lock = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(self._pool_lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise LockedError(
+                f"the pool {path} is in use by another process, which does not use the lock file of {self.path}: "
+                "stop it, or open the store readonly=True"
+            ) from error
+
     @property
     def _place(self) -> Path | str:
         if self.path is None:
@@ -118,7 +135,7 @@ class DataDirectory:
 
     def _open_medium(self) -> Medium:
         if self.path is None:
-            return MemoryMedium(self._capacity)
+            return MemoryMedium(self._capacity_for(0))
         try:
             return self._open_place()
         except InvalidError:
@@ -129,11 +146,31 @@ class DataDirectory:
     def _open_place(self) -> Medium:
         """Persistent memory where the kernel grants it, or nothing less is wanted; a plain file otherwise."""
         place = Path(self._place)
+        if not self._readonly and not place.exists() and self._read_identity() is not None:
+            raise InvalidError(
+                f"{self.path} holds a store, but there is no pool at {place}: name the pool that it was made with"
+            )
         if place.exists() and stat.S_ISCHR(place.stat().st_mode):
             return DaxMedium(place)  # as large as the device
+        capacity = self._capacity_for(place.stat().st_size if place.exists() else 0)
         if self._require < Granularity.PAGE or (not self._readonly and probe(place) is not None):
-            return DaxMedium(place, self._capacity)
-        return FileMedium(place, self._capacity, self._readonly)
+            return DaxMedium(place, capacity)
+        return FileMedium(place, capacity, self._readonly)
+
+    def _capacity_for(self, size: int) -> int:
+        """Return the capacity of a pool of `size` bytes, 0 for one that is not there yet. It never shrinks."""
+        if self._capacity is None or self._readonly:
+            return size or DEFAULT_CAPACITY
+        if self._capacity < size:
+            raise InvalidError(
+                f"capacity={self._capacity:,} is less than the pool {self._place} has, {size:,} bytes: a pool does not "
+                "shrink; leave the capacity out to keep it as it is"
+            )
+        if self._capacity < SMALLEST_CAPACITY:
+            raise InvalidError(
+                f"capacity={self._capacity:,} is too small: a pool has {SMALLEST_CAPACITY:,} bytes or more"
+            )
+        return self._capacity
 
     def _create(self, medium: Medium) -> Pool:
         """A new pool. Nothing is in one before its id stands in the directory, so a crash in between leaves
@@ -174,7 +211,7 @@ class DataDirectory:
     def _write_identity(self, pool: Pool) -> None:
         assert self.path is not None
         temporary = self.path / (IDENTITY + ".new")
-        with open(temporary, "wb") as file:
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
             file.write(orjson.dumps({"format": VERSION, "pool_id": pool.pool_id.hex()}) + b"\n")
             file.flush()
             os.fsync(file.fileno())
@@ -191,9 +228,10 @@ class DataDirectory:
         if self._medium is not None:
             self._medium.close()
             self._medium = None
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        for handle in (self._pool_lock, self._lock):
+            if handle >= 0:
+                os.close(handle)
+        self._lock = self._pool_lock = -1
 
 
 def granularity_named(word: str) -> Granularity:

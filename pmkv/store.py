@@ -54,7 +54,7 @@ _open_stores: weakref.WeakSet[Store] = weakref.WeakSet()
 def open_store(
     path: str | os.PathLike[str] | None = None,
     *,
-    capacity: int | str = "16GiB",
+    capacity: int | str | None = None,
     dram: int | str = "1GiB",
     durability: str = "commit",
     pool: str | os.PathLike[str] = "auto",
@@ -65,7 +65,7 @@ def open_store(
     """Create or recover a store.
 
     path: the data directory (not needed with pool=":memory:"); capacity: bytes of the pool, a larger one than
-    before grows it;
+    before grows it, None leaves it as it is (16 GiB when new);
     dram: budget of what is cached; durability: "commit" (an acknowledged write survives a loss of power),
     "interval" (synced once a second)
     or "none"; pool: "auto" (a file in the directory), a path, "/dev/dax0.0" or ":memory:"; require: the coarsest
@@ -76,9 +76,10 @@ def open_store(
     LockedError: another process has it; FormatError: written by another version, or not a pool; CorruptionError:
     damaged."""
     budget, attempts = parse_size(dram), READER_ATTEMPTS if readonly else 1
+    size = None if capacity is None else parse_size(capacity)
     while True:
         attempts -= 1
-        place = data_directory.DataDirectory(path, pool, parse_size(capacity), require, readonly)
+        place = data_directory.DataDirectory(path, pool, size, require, readonly)
         try:
             found, hot = place.open_pool(), budget // HOT_SHARE
             engine = Engine(found, durability, readonly, verify_reads, files=place.open_files(), hot=hot)

@@ -153,8 +153,8 @@ class LmdbCatalog:
         half = self._folder.with_name(FOLDER + ".new")
         with self._explained("made"):
             shutil.rmtree(half, ignore_errors=True)
-            half.mkdir(parents=True)
-            with lmdb.open(str(half), map_size=MAP, max_dbs=2, sync=False) as env:
+            half.mkdir(mode=0o700, parents=True)
+            with lmdb.open(str(half), map_size=MAP, max_dbs=2, sync=False, mode=0o600) as env:
                 state, _ = env.open_db(b"state"), env.open_db(b"keys")
                 with env.begin(write=True) as txn:
                     txn.put(ROOT.encode(), self._sealer.root(Root(0, 0, Sums())), db=state)

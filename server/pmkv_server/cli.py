@@ -99,7 +99,7 @@ def main() -> None:
 @setting("host", help="Where to listen; beyond loopback only with a password.")
 @setting("port", type=click.IntRange(0, 65535), help="The Redis protocol; 0 takes a free port.")
 @setting("rest-port", type=RestPort(), help='REST; 0 takes a free port, "off" starts none.')
-@setting("capacity", help="Size of the pool; a larger one than before lets it grow.")
+@setting("capacity", help="Size of the pool: 16GiB when new, else as it is; a larger one lets it grow.")
 @setting("dram", help="DRAM for hot rows.")
 @setting("durability", type=click.Choice(["commit", "interval", "none"]), help="When a write is acknowledged.")
 @setting("pool", help='Where values live: "auto", a path, or ":memory:".')

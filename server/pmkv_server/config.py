@@ -16,7 +16,7 @@ class Config:
     host: str = "127.0.0.1"
     port: int = 7379
     rest_port: int | None = 7380  # None: no REST
-    capacity: str = "16GiB"
+    capacity: str | None = None  # None: as the pool is, 16 GiB for a new one
     dram: str = "1GiB"
     durability: str = "commit"
     pool: str = "auto"

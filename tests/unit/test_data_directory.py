@@ -207,8 +207,9 @@ def test_a_missing_pool_is_not_made_anew(tmp_path: Path) -> None:
     (make(tmp_path) / "pool").unlink()
     with pytest.raises((CorruptionError, InvalidError), match="pool"):
         pmkv.open(tmp_path, readonly=True)
-    with pytest.raises(CorruptionError, match="is not a pool any more"):
+    with pytest.raises(InvalidError, match="there is no pool at"):
         pmkv.open(tmp_path, capacity=CAPACITY)
+    assert not (tmp_path / "pool").exists()
 
 
 def test_what_the_medium_cannot_give_is_refused(tmp_path: Path) -> None:
@@ -227,11 +228,13 @@ def test_a_store_in_memory_needs_no_path(tmp_path: Path) -> None:
         assert store.path is None and store.granularity == "byte"
 
 
-def test_a_larger_capacity_grows_and_a_smaller_one_keeps(tmp_path: Path) -> None:
+def test_a_larger_capacity_grows_and_a_smaller_one_is_refused(tmp_path: Path) -> None:
     make(tmp_path)
     with pmkv.open(tmp_path, capacity=2 * CAPACITY) as store:
         assert store.capacity == 2 * CAPACITY
         store.put(b"large", np.random.default_rng(1).bytes(3 << 20))
-    with pmkv.open(tmp_path, capacity=CAPACITY) as store:
+    with pytest.raises(InvalidError, match="a pool does not shrink; leave the capacity out"):
+        pmkv.open(tmp_path, capacity=CAPACITY)
+    with pmkv.open(tmp_path) as store:
         assert store.capacity == 2 * CAPACITY
         assert store.get(b"large") == np.random.default_rng(1).bytes(3 << 20)

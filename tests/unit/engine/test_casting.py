@@ -33,8 +33,15 @@ def test_values_that_do_not_fit_are_refused(value: Any, given: str, dtype: str) 
 
 @pytest.mark.parametrize(
     ("value", "given", "dtype"),
-    [(0.1, "f8", "f4"), (np.inf, "f8", "f4"), (np.nan, "f8", "f2"), (200, "i8", "u1"), (-128, "i8", "i1"), ("a", "U4", "U1")],
-)  # fmt: skip
+    [
+        (0.1, "f8", "f4"),
+        (np.inf, "f8", "f4"),
+        (np.nan, "f8", "f2"),
+        (200, "i8", "u1"),
+        (-128, "i8", "i1"),
+        ("a", "U4", "U1"),
+    ],
+)
 def test_values_that_fit_are_rounded_at_most(value: Any, given: str, dtype: str) -> None:
     array = np.array([value], given)
     np.testing.assert_array_equal(cast_values(array, np.dtype(dtype), "rows"), array.astype(dtype))
