@@ -23,6 +23,7 @@ import numpy as np
 
 from pmkv.errors import FullError, InvalidError
 from pmkv.media.base import Granularity, Range
+from pmkv.media.reservation import reserve
 
 MAP_SHARED_VALIDATE, MAP_SYNC = 0x03, 0x80000  # not in the mmap module before Python 3.12 and 3.13
 
@@ -154,7 +155,7 @@ class DaxMedium:
 
     def _reserve(self, start: int, stop: int) -> None:
         with self._room_for(stop - start):
-            os.posix_fallocate(self._fd, start, stop - start)
+            reserve(self._fd, start, stop)
             os.fsync(self._fd)
 
     @contextlib.contextmanager

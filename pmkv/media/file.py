@@ -27,6 +27,7 @@ import numpy as np
 from ..errors import FullError
 from ..runtime.scheduling import yield_cpu
 from .base import Granularity, Range
+from .reservation import reserve
 
 PAGE = mmap.PAGESIZE
 UNIT = Granularity.CACHE_LINE  # ranges begin at multiples of it, and end anywhere
@@ -86,7 +87,7 @@ class FileMedium:
 
     def prepare(self, start: int, stop: int, fill: bool = True) -> None:
         try:
-            os.posix_fallocate(self._fd, start, stop - start)
+            reserve(self._fd, start, stop)
             if fill:
                 self._fill(start, stop)
         except OSError as error:
