@@ -72,6 +72,11 @@ class StoreCollector(Collector):
         for name, value, meaning in (
             ("redis_connections_received", stats.connections, "Connections accepted."),
             ("redis_rejected_connections", stats.rejected, "Connections refused, for there were too many."),
+            (
+                "pmkv_connections_cut_off",
+                stats.cut_off,
+                "Connections closed: the client never read its replies.",
+            ),
             ("redis_commands_processed", stats.commands, "Commands of the Redis protocol."),
             ("redis_net_input_bytes", stats.input_bytes, "Bytes of requests."),
             ("redis_net_output_bytes", stats.output_bytes, "Bytes of replies."),

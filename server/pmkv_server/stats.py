@@ -15,6 +15,7 @@ class Stats:
     def reset(self) -> None:
         self.connections = 0
         self.rejected = 0
+        self.cut_off = 0  # connections closed because the client sent on and on and read nothing
         self.commands = 0
         self.ticks = 0
         self.input_bytes = 0

@@ -110,6 +110,7 @@ def _stats(server) -> Fields:
         "total_net_input_bytes": stats.input_bytes,
         "total_net_output_bytes": stats.output_bytes,
         "rejected_connections": stats.rejected,
+        "client_query_buffer_limit_disconnections": stats.cut_off,
         "ticks": stats.ticks,
     }
 

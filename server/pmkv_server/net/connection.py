@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -21,10 +22,12 @@ if TYPE_CHECKING:
     from pmkv_server.dispatch.tick import Dispatcher
     from pmkv_server.server import Server
 
+log = logging.getLogger("pmkv.server")
+
 OUTPUT_LIMIT = 4 << 20  # bytes of replies, written or held, above which no more commands are served
 INBOX_LIMIT = 1 << 20  # bytes read ahead while a command is under way, unless the client sends long ones (`LEAST`)
 SHORT = 64 << 10  # bytes that may take the short way
-QUERY_LIMIT = 1 << 30  # bytes of one command
+QUERY_LIMIT = 1 << 30  # bytes of one command, and of commands read from a client that does not read its replies
 
 
 class Connection(asyncio.Protocol):
@@ -412,16 +415,31 @@ class Connection(asyncio.Protocol):
         self.return_to_transport()
 
     def _wants_more(self) -> bool:
-        if self._choked or self.lent:
+        if self.lent:
             return False
+        if self._choked:  # a client may send a whole pipeline before it reads: not to read it would block both sides
+            return self._unserved < QUERY_LIMIT
         blocked = self.busy or self._held_size >= OUTPUT_LIMIT
         if self._intake is None:
             return not (blocked and self.size > INBOX_LIMIT)
         # a look at what came first: the rest may be a worker's to receive
         return not ((blocked or self._queued) and self.size + self._intake.size >= LEAST)
 
+    @property
+    def _unserved(self) -> int:
+        """Bytes of commands that were read and not served."""
+        return self.size + (self._intake.size if self._intake is not None else 0)
+
+    def _cut_off(self) -> None:
+        """Close a connection whose client sends without end and never reads."""
+        log.warning("%s does not read its replies and sent %d bytes more: closed", self.session.address, self._unserved)
+        self._server.stats.cut_off += 1
+        self.abort()
+
     def regulate(self) -> None:
         """Read only while what was read can be served."""
+        if self._choked and self._unserved >= QUERY_LIMIT:
+            self._cut_off()
         wanted = self._wants_more()
         if self._transport is None or wanted == self._reading or self._transport.is_closing():
             return

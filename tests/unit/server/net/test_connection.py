@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from pmkv_server.net import connection as connection_module
 from pmkv_server.net.connection import INBOX_LIMIT, OUTPUT_LIMIT
 from pmkv_server.resp import scan
 from tests.served import request
@@ -85,13 +86,31 @@ async def test_a_client_that_does_not_read_is_served_no_further(connect: Any, st
         wire.send(asked)
         await settled()
     assert wire.transport.buffered < OUTPUT_LIMIT + 20 * 100_000
-    assert not wire.transport.reading, "what it sends must stay in its own kernel"
+    assert wire.transport.reading, "it may send a whole pipeline before it reads"
     served = server.stats.commands
     for _ in range(100):
         wire.transport.drain()
         await settled()
     assert served < server.stats.commands == 50 * 11
     assert wire.transport.reading
+
+
+async def test_a_client_that_never_reads_is_cut_off(
+    connect: Any, store: Any, server: Stub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection_module, "QUERY_LIMIT", 2 * INBOX_LIMIT)
+    store.put(b"a", b"x" * 100_000)
+    wire = connect()
+    wire.transport.slow = True
+    asked = request("GET", "a") * 1000
+    for sent in range(1, 1000):
+        wire.send(asked)
+        await settled()
+        if wire.connection.session.closing:
+            break
+    assert sent * len(asked) < 3 * INBOX_LIMIT
+    assert server.stats.cut_off == 1
+    assert await connect().answers("GET b") == ["nil"]
 
 
 async def test_one_pipeline_cannot_fill_the_memory_with_replies(connect: Any, store: Any) -> None:
