@@ -114,7 +114,25 @@ def as_rows(info: TableInfo, ids: Ids, rows: ArrayLike) -> Array:
     wanted = (len(ids), *info.shape)
     if given.shape != wanted:
         raise ValueError(f"rows have shape {given.shape}; {len(ids)} ids of table '{info.name}' need {wanted}")
-    return np.ascontiguousarray(given, info.dtype)
+    return _stored(given, info.dtype, f"a row of table '{info.name}'")
+
+
+def _stored(given: Array, dtype: np.dtype[Any], label: str) -> Array:
+    """Convert to the table's dtype. ValueError: an integer is out of its range, or a finite float would be infinite."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        stored = np.ascontiguousarray(given, dtype)
+    columns = [(given[name], stored[name]) for name in dtype.names] if dtype.names else [(given, stored)]
+    for before, after in columns:
+        if before.dtype.kind not in "iufc" or before.dtype == after.dtype:
+            continue
+        if after.dtype.kind in "fc":
+            lost = np.isfinite(before) & ~np.isfinite(after)
+        else:
+            limits = np.iinfo(after.dtype)
+            lost = (before < limits.min) | (before > limits.max)
+        if lost.any():
+            raise ValueError(f"{label} holds {before[lost][0]}, which does not fit dtype {after.dtype}")
+    return stored
 
 
 def as_default(value: float) -> tuple[str, bytes] | tuple[()]:
@@ -309,7 +327,7 @@ def pieces(count: int, width: int, limit: int) -> list[slice]:
 
 
 def as_weights(weights: ArrayLike, keys: Ids) -> NDArray[np.float32]:
-    array = np.ascontiguousarray(weights, "<f4")
+    array = _stored(np.asarray(weights), np.dtype("<f4"), "weights")
     if array.shape != keys.shape:
         raise ValueError(f"weights have shape {array.shape}; {len(keys)} ids need {keys.shape}")
     return array

@@ -247,3 +247,16 @@ def test_several_tables() -> None:
     work = protocol.pool_many([ITEMS], {"items": ([1, 2], [0])}, "mean")
     assert words(work) == ("TABLE.MPOOL", 1, "items", ids_of(1, 2), ids_of(0), "MODE", "mean")
     assert work.join([[b"\0" * 8]])["items"].tolist() == [[0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("value", "given", "dtype"), [(2**40, "i8", "i4"), (300, "u2", "u1"), (1e300, "f8", "f4"), (2**63, "u8", "i8")]
+)
+def test_values_that_do_not_fit_are_refused_before_they_are_sent(value: float, given: str, dtype: str) -> None:
+    info = TableInfo("t", 1, np.dtype(dtype), (), None)
+    with pytest.raises(ValueError, match=f"which does not fit dtype {np.dtype(dtype)}"):
+        protocol.as_rows(info, np.array([1]), np.array([value], given))
+    both = np.dtype([("a", "i8"), ("b", given)])
+    info = TableInfo("t", 1, np.dtype([("a", "i8"), ("b", dtype)]), (), None)
+    with pytest.raises(ValueError, match="does not fit"):
+        protocol.as_rows(info, np.array([1]), np.array([(1, value)], both))
