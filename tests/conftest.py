@@ -35,7 +35,6 @@ SERIAL = (
     "crash/test_schedule.py",
     "power/",
     "property/test_versions_threads.py",
-    "unit/catalog/test_lmdb_catalog.py::test_a_reader_of_another_process",
     "unit/examples/",
     "unit/log/test_flusher.py",
     "unit/log/test_log.py::test_gathering_goes_on_while_a_flush_is_under_way",

@@ -1,4 +1,4 @@
-"""The house style as tests: what a reader may rely on in every file. Looks at sources only, imports nothing of pmkv."""
+"""The house style as tests: what a reader may rely on in every file. They look at sources, and import nothing of pmkv."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.conftest import SERIAL, SLOW
 
 ROOT = Path(__file__).parent.parent
 DISTRIBUTED = {"pmkv": "pmkv", "server": "pmkv_server", "client": "pmkv_client"}  # folder: import package
@@ -213,6 +215,14 @@ def test_the_lists_of_exceptions_are_up_to_date() -> None:
     long = {label for path in sources(*ALL_FOLDERS) for label, node in functions(path)
             if node.end_lineno - node.lineno >= FUNCTION_LINES}  # fmt: skip
     assert set(LONG_FUNCTIONS) <= long, f"short now, strike off: {set(LONG_FUNCTIONS) - long}"
+
+
+def test_the_lists_of_marks_are_up_to_date() -> None:
+    for beginning in SERIAL + SLOW:
+        file, _, test = beginning.partition("::")
+        path = ROOT / "tests" / file
+        assert path.exists(), f"{file} is gone: strike it off the lists of tests/conftest.py"
+        assert f"def {test}" in path.read_text() if test else True, f"{beginning} is gone, likewise"
 
 
 @pytest.mark.parametrize(("project", "folders"), [(".", ["pmkv", "server"]), ("client", ["client"])])
