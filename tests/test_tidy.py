@@ -1,4 +1,4 @@
-"""The house style as tests: what a reader may rely on in every file. They look at sources, and import nothing of pmkv."""
+"""The house style as tests: what a reader may rely on in every file. They look at sources and import none of them."""
 
 from __future__ import annotations
 
