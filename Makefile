@@ -17,22 +17,31 @@ KERNEL_TESTS := $(BIN)/python -m pytest -q tests/unit/kernels tests/unit/runtime
 # It needs Python to be allowed to keep them.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: serve test test-long lint bench demo clean kernel-modes
+# Tests on all cores, a file to a worker, as some share a server or a store; then those that need the machine to
+# themselves. pytest ends with 5 where it found no test, as one of the two does where ARGS names files.
+PYTEST  := $(BIN)/python -m pytest
+UNLESS_EMPTY := || test $$? -eq 5
+
+.PHONY: serve quick test test-long lint bench demo clean kernel-modes
 .DEFAULT_GOAL := serve
 
 serve: $(KERNELS)
 	@exec $(BIN)/pmkv serve $(ARGS)
 
+quick: $(DEV) $(KERNELS)
+	$(PYTEST) -q -n auto -m 'not (long or serial or slow)' tests/unit tests/contract tests/crash/test_quick.py $(ARGS)
+
 test: lint kernel-modes
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) -n auto --dist loadfile -m 'not (long or quick or serial)' --ignore=tests/test_tidy.py $(ARGS) $(UNLESS_EMPTY)
+	$(PYTEST) -m 'serial and not long' $(ARGS) $(UNLESS_EMPTY)
 
 test-long: lint
-	$(BIN)/python -m pytest -m long $(ARGS)
+	$(PYTEST) -m long $(ARGS)
 
 lint: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/python -m pytest -q tests/test_tidy.py
+	$(PYTEST) -q tests/test_tidy.py
 
 kernel-modes: $(DEV) $(KERNELS)
 	NUMBA_DISABLE_JIT=1 $(KERNEL_TESTS)

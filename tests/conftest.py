@@ -1,4 +1,5 @@
-"""What all tests share: an environment without pmkv's own settings, hypothesis' profile, and a word on what is missing.
+"""Fixtures and marks of the whole suite: an environment without pmkv's own settings, hypothesis' profile, and the lists
+of tests that are slow or have to run alone.
 
 A test that needs a program or library from outside PyPI asks for it by `needs_redis_server`, `needs_strace` or
 `needs_libpmem`, which give its path, or skip with the name of the Debian package.
@@ -22,6 +23,48 @@ OUTSIDE = {
     "strace": lambda: shutil.which("strace"),
     "libpmem1": lambda: ctypes.util.find_library("pmem"),
 }
+
+
+# Beginnings of node ids below tests/. `serial`: the test measures time, kills processes, or fills both cores by itself;
+# `make test` runs these one after the other, when all others have ended.
+SERIAL = (
+    "compat/",
+    "crash/test_explore.py",
+    "crash/test_kill9.py",
+    "crash/test_mutants.py",
+    "crash/test_schedule.py",
+    "power/",
+    "property/test_versions_threads.py",
+    "unit/examples/",
+    "unit/log/test_flusher.py",
+    "unit/log/test_log.py::test_gathering_goes_on_while_a_flush_is_under_way",
+    "unit/runtime/test_background.py",
+    "unit/runtime/test_scheduling.py",
+    "unit/server/net/test_transport.py",
+    "unit/server/resp/test_glob.py",
+    "unit/server/test_kernels_after_ready.py",
+    "unit/server/test_server.py::test_workers_let_the_loop_go_first",
+    "unit/server/test_stop.py",
+    "unit/server/test_versions.py",
+    "unit/test_store_upkeep.py",
+    "unit/test_threads.py",
+)
+# `slow`: takes seconds, so `make quick` leaves it out, as it does those above.
+SLOW = (
+    "unit/server/test_cli.py",
+    "unit/test_deploy.py",
+    "unit/test_store.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give the tests of the lists above their marks."""
+    for item in items:
+        path = item.nodeid.removeprefix("tests/")
+        if path.startswith(SERIAL):
+            item.add_marker("serial")
+        if path.startswith(SLOW):
+            item.add_marker("slow")
 
 
 def pytest_report_header() -> str:
