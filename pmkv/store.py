@@ -24,9 +24,7 @@ from .errors import ClosedError, CorruptionError, FlushError, FullError, Invalid
 from .log.durability import DurabilityWait
 from .log.flusher import Flusher
 from .log.format import epoch_of
-from .log.publishing import BatchPublisher
 from .runtime.background import Background
-from .runtime.locks import StoreLocks
 from .runtime.scheduling import yield_cpu
 from .runtime.sizes import parse_size
 from .stats import Stats, stats_of
@@ -420,8 +418,7 @@ class Store(View):
 
     def forked(self) -> None:
         """In a forked child: the store is the parent's."""
-        self._log.locks = StoreLocks()  # other threads of the parent may have held the old ones
-        self._log.publisher = BatchPublisher(self._log.locks)
+        self._log.renew_locks()
         self._log.closed = "the store was opened by the parent process: a forked child must open its own"
         self._place.close(forked=True)  # a child that outlives its parent must not keep the directory locked
 

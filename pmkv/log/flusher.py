@@ -24,7 +24,8 @@ class Flusher(threading.Thread):
         self._kicked = False  # a wish is on its way: more of them would say the same
         self._seen = 0
         self._looks = False  # likewise, of `look_ahead`
-        log.on_busy, log.kick, log.look_ahead = lambda: self._wishes.put("look"), self.kick, self.look_ahead
+        log.hooks.on_busy = lambda: self._wishes.put("look")
+        log.hooks.kick, log.hooks.look_ahead = self.kick, self.look_ahead
 
     def kick(self) -> None:
         """Flush soon. Cheap; from any thread."""
@@ -50,7 +51,7 @@ class Flusher(threading.Thread):
             try:
                 if wish == "flush":
                     self._kicked = False
-                    self._log.flush(self._log.whole)  # not for the end of what is being written
+                    self._log.flush(self._log.complete_lsn)  # not for the end of what is being written
                 elif wish == "ahead":
                     self._looks = False
                     self._log.prefault_pages()

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import pytest
+
 from pmkv.log.durability import DurabilityWait
-from tests.engines import append, at_the_same_time, make_log
+from tests.engines import PAGE_SEGMENT as SEGMENT
+from tests.engines import Failing, append, at_the_same_time, make_log, small_medium
 
 
 def test_nothing_is_waited_for_at_first() -> None:
@@ -41,3 +44,34 @@ def test_a_stretch_is_each_threads_own() -> None:
     with at_the_same_time(lambda: seen.append(log.waiting.stretch)):
         seen.append(log.waiting.stretch)
     assert seen[0] is not seen[1] and log.waiting.stretch in seen
+
+
+def test_settling_waits_or_is_noted() -> None:
+    medium = Failing(small_medium(8, SEGMENT))
+    log = make_log(medium)
+    first = append(log)
+    with log.deferred() as outer:
+        log.settle(first)
+        with log.deferred() as inner:
+            second = append(log)
+            log.settle(second)
+        assert (outer.lsn, inner.lsn) == (first, second)
+        assert log.durable < first
+    log.settle(first)
+    assert log.durable == second, "a flush takes all that was appended"
+    with log.deferred() as nothing:
+        log.settle(second)
+    assert nothing.lsn == 0
+
+
+@pytest.mark.parametrize("durability", ["interval", "none"])
+def test_without_commit_nothing_is_pending_and_nobody_waits(durability: str) -> None:
+    medium = Failing(small_medium(8, SEGMENT))
+    log = make_log(medium, durability)
+    lsn = append(log)
+    assert log.pending().tolist() == []
+    log.settle(lsn)
+    assert log.durable < lsn
+    assert (medium.durable[: log.position] == medium.data[: log.position]).all(), "it is the system's now"
+    log.flush(lsn)
+    assert log.durable == lsn

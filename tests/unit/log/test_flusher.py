@@ -9,7 +9,7 @@ import pytest
 
 from pmkv.errors import FullError
 from pmkv.log import flusher as module
-from pmkv.log import log as writer
+from pmkv.log import group_commit
 from pmkv.log import prefault as ahead
 from pmkv.log.flusher import Flusher
 from pmkv.log.format import Kind
@@ -52,7 +52,7 @@ def a_medium() -> Failing:
 def test_a_piece_becomes_durable_while_the_next_one_is_written(
     start: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writer, "LONG", 1)
+    monkeypatch.setattr(group_commit, "FLUSH_PIECE_BYTES", 1)
     log = make_log(a_medium())
     start(log)
     first = append(log)
@@ -61,7 +61,7 @@ def test_a_piece_becomes_durable_while_the_next_one_is_written(
         last = append(log)
         until(lambda: log.durable >= first)
         assert first == log.durable < last, "a batch is never flushed in parts"
-        until(lambda: not log._flushing.locked())  # the thread waits for nothing that is not complete
+        until(lambda: not log.group_commit._flushing.locked())  # the thread waits for nothing that is not complete
     log.flush_piece(last, first)
     until(lambda: log.durable == last)
     assert [frame.lsn for frame in frames(log.pool.medium)][-2:] == [first, last]
@@ -117,7 +117,7 @@ def test_none_never_syncs(start: Callable) -> None:
 def test_where_the_log_goes_on_is_made_ready_beside_the_writer(
     start: Callable, monkeypatch: pytest.MonkeyPatch, durability: str
 ) -> None:
-    monkeypatch.setattr(ahead, "LEAST", 4 << 10)
+    monkeypatch.setattr(ahead, "PREFAULT_MIN_BYTES", 4 << 10)
     log = make_log(medium := a_medium(), durability)
     thread = start(log)
     for _ in range(20):
@@ -131,7 +131,7 @@ def test_where_the_log_goes_on_is_made_ready_beside_the_writer(
 
 def test_nothing_is_made_ready_for_what_is_stored_the_mediums_own_way(start: Callable) -> None:
     log = make_log(medium := a_medium())
-    log._ahead.follow([(0, 1 << 20)], 600 << 10)
+    log.group_commit.prefault.follow([(0, 1 << 20)], 600 << 10)
     medium.ready.clear()
     start(log)
     for _ in range(3):

@@ -51,7 +51,7 @@ def test_the_state_at_the_end(acknowledged: Log) -> None:
     whole, replay = found(acknowledged.pool.medium)
     assert whole == lsns(acknowledged)
     assert (replay.lsn, replay.previous, replay.position) == (
-        acknowledged.lsn, acknowledged.previous, acknowledged.position)  # fmt: skip
+        acknowledged.lsn, acknowledged.appender.previous, acknowledged.position)  # fmt: skip
     last = frames(acknowledged.pool.medium)[-1]
     assert replay.durable == acknowledged.lsn - 1, "the last frame itself is proved by none behind it"
     assert replay.undurable == [(last.offset, last.body + last.length)]
