@@ -24,7 +24,6 @@ from .format import (
     ALIGN,
     FRAME_HEADER,
     MAX_BATCH,
-    MAX_FRAME,
     MAX_KEY,
     NEXT,
     Flag,
@@ -88,14 +87,12 @@ class LogAppender:
         self, pool: Pool, locks: StoreLocks, access: AccessGuard, hooks: LogHooks, now: Callable[[], int]
     ) -> None:
         self.pool, self._locks, self._access, self._hooks, self._now = pool, locks, access, hooks, now
-        self.frame_limit = min(MAX_FRAME, pool.segment_size // 4)  # longer bodies are split where they can be
         self.appended = (0, 0, 0)
         self.map_medium()
 
     def map_medium(self) -> None:
         """Use the medium's current array, which `grow` replaces."""
-        self.data = self.pool.medium.data
-        self._view = memoryview(self.data)
+        self._view = memoryview(self.pool.medium.data)
 
     def resume(self, replay: Replay) -> None:
         """Continue where a replay ended."""
@@ -147,7 +144,7 @@ class LogAppender:
     def store(self, at: int, raw: np.ndarray) -> None:
         """Copy `raw` (uint8) to offset `at`, within the body of the frame that was begun last."""
         if raw.size < LARGE_BODY_BYTES:
-            self.data[at : at + raw.size] = raw
+            self.pool.medium.data[at : at + raw.size] = raw
             return
         with self.sink.failing:
             prewritten = self.pool.medium.store(at, raw)
@@ -216,10 +213,10 @@ class LogAppender:
     def reserve_bytes(self, length: int) -> None:
         """Prepare room for frames of `length` bytes in total, whatever their number.
 
-        Each body is at most `frame_limit` bytes plus one key. Raises FullError with nothing changed."""
+        Each body is at most `pool.frame_limit` bytes plus one key. Raises FullError with nothing changed."""
         # One frame may be this long and then stay unused at the end of a segment; but of two consecutive segments
         # more than the bytes of one are used.
-        waste = frame_size(self.frame_limit + MAX_KEY + ALIGN)
+        waste = frame_size(self.pool.frame_limit + MAX_KEY + ALIGN)
         room = self.pool.segment_size - ALIGN - NEXT_FRAME_BYTES
         left = length - max(0, self.segment_stop - self.position - NEXT_FRAME_BYTES - waste)
         segments = max(0, min(-(-left // max(1, room - waste)), -(-2 * left // room) + 1) if left > 0 else 0)

@@ -41,9 +41,16 @@ def unix_ms() -> int:
 
 
 def _delegated(path: str) -> Any:
-    """Return a property for `part.attribute` of the log. Reading it takes no Python call, as it is on hot paths."""
-    part, attribute = path.split(".")
-    return property(operator.attrgetter(path), lambda log, value: setattr(getattr(log, part), attribute, value))
+    """Return a property for an attribute or a method of one of the log's parts.
+
+    Reading it takes no Python call, which a wrapper method would: each operation calls the log several times."""
+    owner, _, attribute = path.rpartition(".")
+    part = operator.attrgetter(owner)
+    return property(
+        operator.attrgetter(path),
+        lambda log, value: setattr(part(log), attribute, value),
+        lambda log: delattr(part(log), attribute),
+    )
 
 
 class Log:
@@ -52,14 +59,23 @@ class Log:
     now: the clock of frames, unix milliseconds. locks: those of the store, new ones by default.
     """
 
-    lsn, position, data = _delegated("appender.lsn"), _delegated("appender.position"), _delegated("appender.data")
-    appended, complete_lsn = _delegated("appender.appended"), _delegated("appender.complete_lsn")
+    data, frame_limit = _delegated("pool.medium.data"), _delegated("pool.frame_limit")
+    lsn, position = _delegated("appender.lsn"), _delegated("appender.position")
+    complete_lsn, appended = _delegated("appender.complete_lsn"), _delegated("appender.appended")
+    reserve, batch, joined = _delegated("appender.reserve"), _delegated("appender.batch"), _delegated("appender.joined")
+    begin, store, end = _delegated("appender.begin"), _delegated("appender.store"), _delegated("appender.end")
     durable, failed = _delegated("group_commit.durable"), _delegated("group_commit.failed")
-    flushes = _delegated("group_commit.flushes")
+    flushes, pending = _delegated("group_commit.flushes"), _delegated("group_commit.pending")
+    flush, flush_piece = _delegated("group_commit.flush"), _delegated("group_commit.flush_piece")
+    write_back, grow = _delegated("group_commit.write_back"), _delegated("group_commit.grow")
+    prefault_pages = _delegated("group_commit.prefault_pages")
+    settle, depends = _delegated("gate.wait_durable"), _delegated("gate.durability_of")
+    wait_durable_if_free, deferred = _delegated("gate.wait_durable_if_free"), _delegated("gate.deferred")
+    waiting = _delegated("gate.thread")
     closed, readonly = _delegated("access.closed"), _delegated("access.readonly")
+    guard_read, guard_write = _delegated("access.guard_read"), _delegated("access.guard_write")
     on_durable, on_failure = _delegated("hooks.on_durable"), _delegated("hooks.on_failure")
     on_group, on_busy = _delegated("hooks.on_group"), _delegated("hooks.on_busy")
-    waiting = _delegated("gate.thread")
 
     def __init__(
         self,
@@ -75,18 +91,9 @@ class Log:
         self.locks = locks or StoreLocks()
         self.publisher = BatchPublisher(self.locks)
         self.access, self.hooks = AccessGuard(), LogHooks()
-        self.appender = appender = LogAppender(pool, self.locks, self.access, self.hooks, now)
-        self.group_commit = group = GroupCommit(appender, self.locks, self.access, self.hooks, durability)
-        self.gate = gate = DurabilityGate(group)
-        self.frame_limit = appender.frame_limit
-        # Bound methods instead of wrappers: these are called for every operation, and a wrapper costs a call each.
-        self.guard_read, self.guard_write = self.access.guard_read, self.access.guard_write
-        self.begin, self.store, self.end = appender.begin, appender.store, appender.end
-        self.reserve, self.batch, self.joined = appender.reserve, appender.batch, appender.joined
-        self.pending, self.flush, self.flush_piece = group.pending, group.flush, group.flush_piece
-        self.write_back, self.prefault_pages, self.grow = group.write_back, group.prefault_pages, group.grow
-        self.settle, self.wait_durable_if_free = gate.wait_durable, gate.wait_durable_if_free
-        self.depends, self.deferred = gate.durability_of, gate.deferred
+        self.appender = LogAppender(pool, self.locks, self.access, self.hooks, now)
+        self.group_commit = GroupCommit(self.appender, self.locks, self.access, self.hooks, durability)
+        self.gate = DurabilityGate(self.group_commit)
 
     def resume(self, replay: Replay) -> None:
         """Continue where a replay ended."""

@@ -22,6 +22,7 @@ from ..media.base import Medium
 from .format import (
     ALIGN,
     HEADER_PAGE,
+    MAX_FRAME,
     POOL_MAGIC,
     VERSION,
     PoolHeader,
@@ -61,6 +62,7 @@ class Pool:
     def __init__(self, medium: Medium, header: PoolHeader) -> None:
         self.medium = medium
         self.segment_size, self.pool_id, self.hash_key = header
+        self.frame_limit = min(MAX_FRAME, self.segment_size // 4)  # longer bodies are split where they can be
         self.hash_words = tuple(np.frombuffer(self.hash_key, "<u8"))  # as kernels take it
         self.generations: dict[int, int] = {}  # of segments whose header is whole: prepared, perhaps taken
         self.taken: list[int] = []  # in the order of the log

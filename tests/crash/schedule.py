@@ -143,7 +143,7 @@ class Schedule:
 
         class PacedFlusher(Flusher):
             def start(self) -> None:
-                self._wishes = BatonQueue(baton)
+                self._requests = BatonQueue(baton)
                 baton.spawn("flush thread", self.run)
 
         class PacedBackground(Background):

@@ -274,7 +274,7 @@ def _() -> list[Patch]:
             with contextlib.suppress(PmkvError):
                 if wish == "flush":
                     self._log.flush(self._log.lsn)
-                    self._kicked = False
+                    self._flush_requested = False
                 elif wish == "tick":
                     self._tick()
 

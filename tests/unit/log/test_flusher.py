@@ -26,8 +26,8 @@ def until(true: Callable[[], bool], seconds: float = 10) -> None:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "IDLE", 0.02)
-    monkeypatch.setattr(module, "INTERVAL", 0.02)
+    monkeypatch.setattr(module, "IDLE_S", 0.02)
+    monkeypatch.setattr(module, "SYNC_INTERVAL_S", 0.02)
 
 
 @pytest.fixture
