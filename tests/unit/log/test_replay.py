@@ -226,7 +226,7 @@ def test_the_only_segment_with_a_damaged_header_is_no_empty_pool(acknowledged: L
     medium = acknowledged.pool.medium
     for index in acknowledged.pool.generations:
         medium.data[acknowledged.pool.start(index)] ^= 1
-    with pytest.raises(CorruptionError, match=r"segment 0 .* but whole frames stand behind it"):
+    with pytest.raises(CorruptionError, match=r"segment 0 .* but valid frames follow it"):
         found(medium)
 
 
