@@ -266,7 +266,7 @@ class LogAppender:
         self.finish_open_frame(0)
         self.complete_lsn = self.lsn
 
-    def log_end(self) -> LogEnd:
+    def end_position(self) -> LogEnd:
         """Return the position after the last frame. The caller holds `locks.append` and `locks.state`, outside a
         batch: a checkpoint may freeze the memtables there."""
         assert not self.batch_depth, "a batch is never cut"

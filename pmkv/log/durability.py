@@ -18,11 +18,13 @@ class DurabilityWait:
     """A wait that a thread has put off.
 
     lsn: the highest LSN that must be durable before the results may be revealed, 0 for none.
-    seen: the same of earlier results; later reads must not show an older state than this.
+    min_lsn: the same of earlier results; later reads must not show an older state than this.
     """
 
-    def __init__(self, seen: int = 0) -> None:
-        self.lsn, self.seen = 0, seen
+    __slots__ = ("lsn", "min_lsn")
+
+    def __init__(self, min_lsn: int = 0) -> None:
+        self.lsn, self.min_lsn = 0, min_lsn
 
 
 class ThreadState(threading.local):
@@ -31,12 +33,12 @@ class ThreadState(threading.local):
     deferral: DurabilityWait | None = None
 
     def __init__(self) -> None:
-        self.stretch = FairShare()
+        self.fair_share = FairShare()
 
     @property
-    def seen(self) -> int:
+    def min_lsn(self) -> int:
         """The LSN whose state, or a later one, every read of this thread must show; 0 for any."""
-        return max(self.deferral.lsn, self.deferral.seen) if self.deferral is not None else 0
+        return max(self.deferral.lsn, self.deferral.min_lsn) if self.deferral is not None else 0
 
 
 class DurabilityGate:
@@ -60,7 +62,7 @@ class DurabilityGate:
     def deferred(self) -> Iterator[DurabilityWait]:
         """Let calls of this thread inside not wait; yield the object that collects what they would wait for."""
         outer = self.thread.deferral
-        self.thread.deferral = inner = DurabilityWait(self.thread.seen)
+        self.thread.deferral = inner = DurabilityWait(self.thread.min_lsn)
         # A generator ends with its frame; a class could be interrupted (Ctrl-C) on its way into __exit__.
         try:
             yield inner
@@ -77,8 +79,8 @@ class DurabilityGate:
 
         Within `deferred` only record the LSN. Raises FlushError if it never will be durable."""
         deferral = self.thread.deferral
-        if self.thread.stretch.is_long() and deferral is None and not self._group.caller_holds_lock:
-            self.thread.stretch.yield_gil()
+        if self.thread.fair_share.is_long() and deferral is None and not self._group.caller_holds_lock:
+            self.thread.fair_share.yield_gil()
         if lsn <= self._group.durable:
             return
         if self._durability != "commit":

@@ -18,7 +18,7 @@ CHECK_SHIFT = int(location.CHECK_SHIFT)
 OFFSET_MASK = int(location.OFFSET_MASK)
 
 
-def size_for(log: Log) -> int:
+def chunk_size(log: Log) -> int:
     """Return the length of the longest value stored within its record, which is also the length of a chunk.
 
     It is 1 MiB, less in pools with small segments."""
@@ -49,14 +49,14 @@ def write(log: Log, keyspace: int, layer: int, owner: np.uint64, value: bytes, s
     return len(view).to_bytes(8, "little") + locations.tobytes()
 
 
-def total(log: Log, at: int) -> int:
+def value_length(log: Log, at: int) -> int:
     """Return the length of the value whose list begins at offset `at` of the pool."""
     return int.from_bytes(log.data[at : at + 8].tobytes(), "little")
 
 
 def read(log: Log, owner: np.uint64, at: int) -> bytes:
     """Return the value whose list begins at offset `at` of the pool; CorruptionError if a chunk is damaged."""
-    length, size, data = total(log, at), size_for(log), log.data
+    length, size, data = value_length(log, at), chunk_size(log), log.data
     count = -(-length // size)
     locations = np.frombuffer(data[at + 8 : at + 8 + 8 * count].tobytes(), np.uint64)
     out = np.empty(length, np.uint8)

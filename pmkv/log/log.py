@@ -69,9 +69,9 @@ class Log:
     flush, flush_piece = _delegated("group_commit.flush"), _delegated("group_commit.flush_piece")
     write_back, grow = _delegated("group_commit.write_back"), _delegated("group_commit.grow")
     prefault_pages = _delegated("group_commit.prefault_pages")
-    settle, depends = _delegated("gate.wait_durable"), _delegated("gate.durability_of")
+    wait_durable, durability_of = _delegated("gate.wait_durable"), _delegated("gate.durability_of")
     wait_durable_if_free, deferred = _delegated("gate.wait_durable_if_free"), _delegated("gate.deferred")
-    waiting = _delegated("gate.thread")
+    thread, caller_holds_lock = _delegated("gate.thread"), _delegated("group_commit.caller_holds_lock")
     closed, readonly = _delegated("access.closed"), _delegated("access.readonly")
     guard_read, guard_write = _delegated("access.guard_read"), _delegated("access.guard_write")
     on_durable, on_failure = _delegated("hooks.on_durable"), _delegated("hooks.on_failure")
@@ -116,11 +116,11 @@ class Log:
         with self.group_commit.failing:
             return self.pool.preallocate_segment()
 
-    def end_here(self) -> LogEnd:
+    def end_position(self) -> LogEnd:
         """Return the position after the last frame. The caller holds `locks.append` and `locks.state`, outside a
         batch."""
         assert not self.failed, "nothing after the durable part of a failed log is complete"
-        return self.appender.log_end()
+        return self.appender.end_position()
 
     def mark(self) -> None:
         """Append a MARK frame, which proves that the last acknowledged frame is durable, unless one is there."""
@@ -138,11 +138,6 @@ class Log:
     def is_idle(self) -> bool:
         """True if everything is durable and a MARK says so."""
         return self.appender.last_is_mark and self.durable == self.lsn
-
-    @property
-    def is_locked_by_me(self) -> bool:
-        """True if the calling thread holds a lock that a flush needs, as it does within a batch."""
-        return self.group_commit.caller_holds_lock
 
     def renew_locks(self) -> None:
         """Replace the locks in a forked child: threads of the parent may hold the old ones for ever."""

@@ -4,13 +4,13 @@ A batch must become visible as a whole. A concurrent read is in one of these cas
 
 1. It reads another layer, or finds no location of the batch: it saw the state before the batch, and goes on.
 2. It finds a location of the batch: it may have missed others. It waits until the batch is complete and reads again.
-3. It counts or iterates, so that it cannot tell: it takes the lock with `over`, which waits for the batch first.
+3. It counts or iterates, so that it cannot tell: it takes the lock with `quiesced`, which waits for the batch first.
 
 Each word of a memtable's index is changed by one store, so a concurrent reader finds the old location or the new one.
 
 The publishing thread holds `locks.append`, so there is one batch at a time. `locks.publish` comes before
 `locks.state`: a thread that holds `locks.state` never waits for it. A thread that looks up, counts or iterates a table
-under `locks.state` therefore holds `locks.append` too, or took the lock by `at_once` or `over`.
+under `locks.state` therefore holds `locks.append` too, or took the lock by `read` or `quiesced`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class BatchPublisher:
         self._frames: list[tuple[int, int]] = []  # offsets of the first and the last row of each frame
 
     @contextlib.contextmanager
-    def into(self, layer: object, frames: list[np.ndarray]) -> Iterator[None]:
+    def publishing(self, layer: object, frames: list[np.ndarray]) -> Iterator[None]:
         """Publish a batch: the body inserts its rows into the memtable of `layer`, without `locks.state`.
 
         frames: the locations of each frame's rows, in the order of the frame."""
@@ -55,7 +55,7 @@ class BatchPublisher:
                 with self._locks.state:
                     self._layer, self._frames = None, []
 
-    def beware(self, layer: object, found: np.ndarray) -> None:
+    def check_overlap(self, layer: object, found: np.ndarray) -> None:
         """Raise PartialBatchSeen if locations found under the top layer `layer` belong to the batch.
 
         The caller holds `locks.state`."""
@@ -64,24 +64,24 @@ class BatchPublisher:
             if any(((offsets >= first) & (offsets <= last)).any() for first, last in self._frames):
                 raise PartialBatchSeen
 
-    def at_once(self, read: Callable[[], T]) -> T:
-        """Call `read` under `locks.state`; if it saw a part of the batch, call it again once the batch is complete."""
+    def read(self, look_up: Callable[[], T]) -> T:
+        """Call `look_up` under `locks.state`; if it saw a part of the batch, call it again when that is complete."""
         if self._locks.state.is_held:
-            return read()
+            return look_up()
         with self._locks.state:
             try:
-                return read()
+                return look_up()
             except PartialBatchSeen:
                 pass
-        with self.over():
-            return read()
+        with self.quiesced():
+            return look_up()
 
     @contextlib.contextmanager
-    def over(self) -> Iterator[None]:
+    def quiesced(self) -> Iterator[None]:
         """Hold `locks.state` while no batch is being inserted."""
         if self._locks.state.is_held:
             yield
             return
         with self._locks.publish, self._locks.state:
-            self._layer, self._frames = None, []  # still set if `into` was interrupted a second time at its end
+            self._layer, self._frames = None, []  # still set if `publishing` was interrupted a second time at its end
             yield

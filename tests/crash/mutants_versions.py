@@ -338,12 +338,12 @@ def _() -> list[Patch]:
 
 @mutant("who writes is shown what was there before")
 def _() -> list[Patch]:
-    return shown_unless(lambda surface, former: max(surface._log.waiting.seen, surface._log.durable) >= former.lsn)
+    return shown_unless(lambda surface, former: max(surface._log.thread.min_lsn, surface._log.durable) >= former.lsn)
 
 
 @mutant("what was there before a promote is shown for ever")
 def _() -> list[Patch]:
-    return shown_unless(lambda surface, former: surface._log.locks.append.is_held or surface._log.waiting.seen > 0)
+    return shown_unless(lambda surface, former: surface._log.locks.append.is_held or surface._log.thread.min_lsn > 0)
 
 
 @mutant("what is shown goes with its view")
@@ -373,7 +373,7 @@ def _() -> list[Patch]:
         log = self._ground.log
         with log.deferred() as seen, log.locks.state:
             found = read()
-        log.settle(seen.lsn)
+        log.wait_durable(seen.lsn)
         return found
 
     return [(OpenView, "_at_once", at_once)]

@@ -216,7 +216,7 @@ def _() -> list[Patch]:
 
 @mutant("who reads beside a batch is shown what is entered of it")
 def _() -> list[Patch]:
-    return [(BatchPublisher, "beware", lambda self, layer, found: None)]
+    return [(BatchPublisher, "check_overlap", lambda self, layer, found: None)]
 
 
 @mutant("who met a batch reads again at once, and takes what there is")
@@ -229,12 +229,12 @@ def _() -> list[Patch]:
                 with patch.object(self, "_frames", []):
                     return read()
 
-    return [(BatchPublisher, "at_once", twice)]
+    return [(BatchPublisher, "read", twice)]
 
 
 @mutant("who counts does not wait until a batch is entered")
 def _() -> list[Patch]:
-    return [(BatchPublisher, "over", lambda self: self._locks.state)]
+    return [(BatchPublisher, "quiesced", lambda self: self._locks.state)]
 
 
 @mutant("only what is gathered is pending, not what is in flight")

@@ -82,12 +82,12 @@ def test_a_kick_makes_durable_what_was_appended(start: Callable) -> None:
 def test_an_idle_log_is_marked_once(start: Callable) -> None:
     log = make_log(a_medium())
     start(log)
-    log.settle(append(log))
+    log.wait_durable(append(log))
     until(lambda: log.is_idle)
     marked = log.lsn
     time.sleep(0.1)
     assert log.lsn == marked
-    log.settle(append(log))
+    log.wait_durable(append(log))
     until(lambda: log.is_idle)
     kinds = [frame.kind for frame in frames(log.pool.medium)]
     assert kinds[-2:] == [Kind.PART, Kind.MARK]
@@ -98,7 +98,7 @@ def test_an_interval_syncs_by_itself_and_marks(start: Callable) -> None:
     log = make_log(a_medium(), "interval")
     start(log)
     lsn = append(log)
-    log.settle(lsn)
+    log.wait_durable(lsn)
     until(lambda: log.durable >= lsn)
     until(lambda: log.is_idle)
 
@@ -107,7 +107,7 @@ def test_none_never_syncs(start: Callable) -> None:
     log = make_log(a_medium(), "none")
     start(log)
     lsn = append(log)
-    log.settle(lsn)
+    log.wait_durable(lsn)
     time.sleep(0.1)
     assert log.durable < lsn
     assert log.lsn == lsn, "and never marks"
@@ -121,7 +121,7 @@ def test_where_the_log_goes_on_is_made_ready_beside_the_writer(
     log = make_log(medium := a_medium(), durability)
     thread = start(log)
     for _ in range(20):
-        log.settle(append(log, bytes(500)))
+        log.wait_durable(append(log, bytes(500)))
         until(lambda: log.position < max((stop for _, stop, _ in medium.ready), default=0))
     starts, stops, threads = zip(*medium.ready)
     assert all(a >= b for a, b in zip(starts[1:], stops)), "nothing twice"

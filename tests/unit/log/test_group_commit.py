@@ -50,7 +50,7 @@ def test_many_writers_share_flushes() -> None:
 
     def write() -> None:
         for _ in range(10):
-            log.settle(append(log))
+            log.wait_durable(append(log))
 
     with at_the_same_time(*[write] * 8):
         pass
