@@ -62,7 +62,7 @@ class LogHooks:
 
 
 class FrameSink(Protocol):
-    """What an appender needs of the group commit that it reports to."""
+    """The part of the group commit that an appender reports to."""
 
     durable: int  # LSN up to which the log is durable; every frame header carries it
     failing: contextlib.AbstractContextManager[None]  # turns an OSError of the medium into a failed log
@@ -121,17 +121,17 @@ class LogAppender:
         The caller holds `locks.append`, fills the body and calls `end` before it releases the lock."""
         self._locks.append.assert_held()
         self.finish_open_frame(MORE if self.batch_depth else 0)
+        size = frame_size(length)
         with self._locks.state:
-            if self.position + frame_size(length) + NEXT_FRAME_BYTES > self.segment_stop:
+            if self.position + size + NEXT_FRAME_BYTES > self.segment_stop:
                 self._next_segment(purpose)
-            return self._place(kind, flags, table, count, length, layer)
+            return self._place(kind, flags, table, count, length, layer, size)
 
-    def _place(self, kind: int, flags: int, table: int, count: int, length: int, layer: int) -> int:
-        start, lsn = self.position, self.lsn + 1
+    def _place(self, kind: int, flags: int, table: int, count: int, length: int, layer: int, size: int) -> int:
+        start, end, lsn = self.position, self.position + size, self.lsn + 1
         durable = self.sink.durable
         header = pack_frame(kind, flags, table, count, length, layer, lsn, durable, self._now(), self.previous)
         self._view[start : start + HEADER_BYTES] = header
-        end = start + frame_size(length)
         # One assignment without a call in it: an interrupt (Ctrl-C) finds either all of it done or nothing.
         self.open_frame, self._filling, self.lsn, self.position = (start, length), True, lsn, end
         frames, records, written = self.appended
@@ -180,7 +180,7 @@ class LogAppender:
         with self.sink.failing:
             index = self.pool.take(purpose)
         if self._segment >= 0:
-            body = self._place(Kind.NEXT, 0, 0, 0, NEXT.size, 0)
+            body = self._place(Kind.NEXT, 0, 0, 0, NEXT.size, 0, NEXT_FRAME_BYTES)
             NEXT.pack_into(self._view, body, index, self.pool.generations[index])
             self._filling = False
             self.finish_open_frame(MORE if self.batch_depth else 0)
