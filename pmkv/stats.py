@@ -64,7 +64,7 @@ def stats_of(engine: Engine, path: Path | None) -> Stats:
     pool, log, recovery, upkeep = engine.pool, engine.log, engine.recovery, engine.upkeep
     chains = [part.chain for part in engine.main.parts]
     hot = [chain.hot for chain in chains if chain.hot is not None]
-    with log.publisher.over(), log.deferred():
+    with log.publisher.quiesced(), log.deferred():
         return Stats(
             path=str(path) if path else None,
             granularity=pool.medium.granularity.word,

@@ -24,9 +24,7 @@ from .errors import ClosedError, CorruptionError, FlushError, FullError, Invalid
 from .log.durability import DurabilityWait
 from .log.flusher import Flusher
 from .log.format import epoch_of
-from .log.publishing import BatchPublisher
 from .runtime.background import Background
-from .runtime.locks import StoreLocks
 from .runtime.scheduling import yield_cpu
 from .runtime.sizes import parse_size
 from .stats import Stats, stats_of
@@ -215,7 +213,7 @@ class Store(View):
         """(promotions, rollbacks and undos of `main` so far, LSN). What is read after it is of that one or later."""
         promotions, lsn = self._engine.switches
         if self._log.durability == "commit":  # else readers are shown the last switch already
-            self._log.settle(lsn)
+            self._log.wait_durable(lsn)
         return promotions, self._log.lsn
 
     # what it is
@@ -262,7 +260,7 @@ class Store(View):
     def grow(self, capacity: int | str) -> None:
         """Make the pool larger, while it is used."""
         self._log.guard_write()
-        if self._log.is_locked_by_me:
+        if self._log.caller_holds_lock:
             raise InvalidError("a pool cannot grow within a batch: what is written of it would have to be flushed")
         size = parse_size(capacity)
         if size > self.capacity:
@@ -280,7 +278,7 @@ class Store(View):
         """Return when everything written before this call is in the catalog, so that a restart replays nothing of it.
         A store in memory has none, and needs none."""
         self._log.guard_write()
-        if self._log.is_locked_by_me:
+        if self._log.caller_holds_lock:
             raise InvalidError("a checkpoint cannot be taken within a batch: nothing is complete before its end")
         if self._engine.upkeep is None:
             return
@@ -394,7 +392,7 @@ class Store(View):
         fine. checkpoint: take one, if it saves the next opening something."""
         if self._log.closed:
             return
-        if self._log.is_locked_by_me:
+        if self._log.caller_holds_lock:
             raise InvalidError("a store cannot be closed within a batch")
         with self._log.locks.append, self._log.locks.state:
             if self._log.closed:
@@ -421,8 +419,7 @@ class Store(View):
 
     def forked(self) -> None:
         """In a forked child: the store is the parent's."""
-        self._log.locks = StoreLocks()  # other threads of the parent may have held the old ones
-        self._log.publisher = BatchPublisher(self._log.locks)
+        self._log.renew_locks()
         self._log.closed = "the store was opened by the parent process: a forked child must open its own"
         self._place.close(forked=True)  # a child that outlives its parent must not keep the directory locked
 

@@ -2,7 +2,7 @@
 
 A view's tables and keyspaces stay the same objects while promotions and rollbacks exchange what they stand on. Until
 such a decision is durable, who reads is shown what was there before, and need not wait; but who writes, or has seen
-something as new, is shown what there is. Waiting for durability happens in `Log.settle` alone.
+something as new, is shown what there is. Waiting for durability happens in `Log.wait_durable` alone.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Collection:
     def _shown(self) -> IndexStack:
         """What this thread is shown. Under the lock."""
         former, log = self._former, self._log
-        if former is None or log.locks.append.is_held or log.waiting.seen >= former.lsn:
+        if former is None or log.locks.append.is_held or log.thread.min_lsn >= former.lsn:
             return self.chain
         if log.durable < former.lsn:
             return former.chain
@@ -138,14 +138,14 @@ class Collection:
     def as_writer(self) -> Iterator[None]:
         """Reads inside are shown what there is: what is written depends on them."""
         with self._log.deferred() as seen:
-            seen.seen = self._log.lsn
+            seen.min_lsn = self._log.lsn
             yield
-        self._log.settle(seen.lsn)
+        self._log.wait_durable(seen.lsn)
 
     def _look_up(self, wanted: LookupBatch) -> tuple[np.ndarray, int, np.ndarray]:
         """(locations, LSN to settle, the pool's bytes as of the moment when the lock was held)."""
         self._guard()
-        found, lsn, data, chain, runs = self._log.publisher.at_once(lambda: self._find_in_memory(wanted))
+        found, lsn, data, chain, runs = self._log.publisher.read(lambda: self._find_in_memory(wanted))
         if runs:
             chain.find_on_disk(wanted, found, runs, self._log.locks.state)
         return found, lsn, data
@@ -157,8 +157,8 @@ class Collection:
         chain = self._shown()
         wanted.compare_in(log.data)
         found, waiting = chain.find_in_memory(wanted, log.pending())
-        log.publisher.beware(chain.top, found)
-        return found, log.depends(waiting, chain.top.since), log.data, chain, chain.runs
+        log.publisher.check_overlap(chain.top, found)
+        return found, log.durability_of(waiting, chain.top.since), log.data, chain, chain.runs
 
     @property
     def uncounted(self) -> int:

@@ -211,7 +211,7 @@ class Engine:
 
     def settle_decisions(self) -> None:
         """What was seen depends on all of them."""
-        self.log.settle(self._decided)
+        self.log.wait_durable(self._decided)
 
     # views
 
@@ -236,7 +236,7 @@ class Engine:
         if contents is None:
             with self.log.locks.state:
                 contents = self._contents_of(name)
-        self.log.settle(contents.view.lsn if contents is not None else self._decided)
+        self.log.wait_durable(contents.view.lsn if contents is not None else self._decided)
         if contents is None:
             raise self._unknown_view(name)
         return contents
@@ -253,18 +253,18 @@ class Engine:
     def views(self) -> dict[str, ViewInfo]:
         """All of them, `main` first, then by age."""
         self.log.guard_read()
-        with self.log.publisher.over():
+        with self.log.publisher.quiesced():
             names = sorted(self.heads.maps.values(), key=lambda view: view.lsn)
             found, lsn = {view.name: self.heads.info(view.name) for view in names}, self.log.lsn
-        self.log.settle(lsn)  # of all: the writes counted may be pending
+        self.log.wait_durable(lsn)  # of all: the writes counted may be pending
         return found
 
     def view_info(self, name: str) -> ViewInfo:
         """Of one."""
         self.view(name)
-        with self.log.publisher.over():
+        with self.log.publisher.quiesced():
             found, lsn = self.heads.info(name) if name in self.heads.maps else None, self.log.lsn
-        self.log.settle(lsn)
+        self.log.wait_durable(lsn)
         if found is None:
             raise self._unknown_view(name)
         return found
@@ -284,7 +284,7 @@ class Engine:
             with self.log.batch():
                 yield self.heads
         finally:
-            self.log.settle(self.log.lsn)
+            self.log.wait_durable(self.log.lsn)
 
     def _map(self, name: str, *kinds: str) -> ViewEntry:
         """The view of this name; InvalidError if it is not of one of these kinds."""
@@ -385,7 +385,7 @@ class Engine:
                 decision = {"op": "create_table", "id": number, "name": name, "descr": descr, "rows": rows}
                 self._decide(decision, head)
             table = contents.tables[name]
-        self.log.settle(table.layer)
+        self.log.wait_durable(table.layer)
         if there is not None:
             raise ExistsError(f"there is a table {name!r} already, with rows of {there.row_dtype}")
         return table
@@ -396,7 +396,7 @@ class Engine:
         self.table(name, head)
         with self.log.locks.append, self.log.locks.state, self.log.deferred():
             lsn = self._decide({"op": "drop_table", "id": self.table(name, self._head(head).name).id}, head)
-        self.log.settle(lsn)
+        self.log.wait_durable(lsn)
 
     def table(self, name: str, view: str = MAIN) -> Table:
         """The table of this name."""
@@ -407,7 +407,7 @@ class Engine:
         self.log.guard_write()
         with self.log.locks.append, self.log.locks.state:
             lsn = self._decide({"op": "clear", "keyspaces": list(range(KEYSPACES))}, self._head(head).name)
-        self.log.settle(lsn)
+        self.log.wait_durable(lsn)
 
     def _clear(self, head: str, number: int) -> int:
         """Empty one. Under the lock."""
@@ -426,7 +426,7 @@ class Engine:
             dead = [key for number in range(KEYSPACES) if keyspace_name(number) in lonely
                     for key in self.keyspaces[number].take_dead()]  # fmt: skip
             layers = [layer for tree in heads.trees.values() for layer in tree.layers.values() if layer.closed]
-            end = self.log.end_here()
+            end = self.log.end_position()
             state = Manifest(end, heads.last_table, heads.parts(), heads.views(), heads.switches)
             return FrozenState(state, [FrozenLayer.of(layer) for layer in layers], dead, lonely, self.log.appended)
 
@@ -470,7 +470,7 @@ class Engine:
             with self.log.deferred() as inner, self.log.batch(length):
                 yield
         finally:  # what was written before the body raised stays written: it is waited for, too
-            self.log.settle(inner.lsn if self.log.durability == "commit" else self.log.lsn)
+            self.log.wait_durable(inner.lsn if self.log.durability == "commit" else self.log.lsn)
 
     def gather(
         self, wanted: Mapping[str, npt.ArrayLike], default: Any = 0.0, view: str = MAIN

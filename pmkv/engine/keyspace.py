@@ -3,7 +3,7 @@
 A write is one PUT frame (or several of one batch), entered in the index; a read is one probe and one verified look at
 the records. A value longer than a part is written as PART frames first, each group durable before the next, and exists
 once a small record lists them. Expiry is judged by the clock at each read, never by replay. Waiting for durability
-happens in `Log.settle` alone.
+happens in `Log.wait_durable` alone.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Keyspace(Collection):
         super().__init__(top, log, verify, readonly)
         self.number, self._clear, self._directory = top.tree.number, clear, names
         self._owner = np.uint64(OWNER + self.number)
-        self._part = large_values.size_for(log)
+        self._part = large_values.chunk_size(log)
         self._exchanged()
 
     def _exchanged(self) -> None:
@@ -120,7 +120,7 @@ class Keyspace(Collection):
     def sizes(self, keys: Sequence[bytes]) -> list[int | None]:
         """The same of several, all of one moment."""
         return [
-            None if at < 0 else large_values.total(self._log, at) if flags & FLAG_PARTS else length
+            None if at < 0 else large_values.value_length(self._log, at) if flags & FLAG_PARTS else length
             for at, length, _, flags in self._look(keys)
         ]
 
@@ -140,7 +140,7 @@ class Keyspace(Collection):
         out = np.empty((len(keys), 4), np.int64)
         if read_records(data, found, self._owner, self._log.now(), self._verify, out):
             self._complain(found, out)
-        self._log.settle(lsn)
+        self._log.wait_durable(lsn)
         return out
 
     def _wanted(self, keys: Sequence[bytes]) -> KeyBatch:
@@ -225,7 +225,7 @@ class Keyspace(Collection):
                 if len(value) > self._part:
                     values[i] = large_values.write(self._log, self.number, self.layer, self._owner, value, self._part)
                     flags[i] = FLAG_PARTS
-        self._log.settle(self._write(keys, values, np.asarray(expiries, np.int64), flags))
+        self._log.wait_durable(self._write(keys, values, np.asarray(expiries, np.int64), flags))
 
     def _write(
         self,
@@ -312,7 +312,7 @@ class Keyspace(Collection):
             if present:
                 empty, none = [b""] * len(present), np.zeros(len(present), np.int64)
                 lsn = self._write(present, empty, none, none + FLAG_DELETE, Reserve.DELETE)
-        self._log.settle(lsn)
+        self._log.wait_durable(lsn)
         return len(present)
 
     def expire(self, key: bytes, at_ms: int) -> bool:
@@ -325,7 +325,7 @@ class Keyspace(Collection):
                 raw = self._log.data[at : at + length].tobytes()  # of a value in parts: their list
                 deadline = stored_expiry(at_ms) if at_ms else 0
                 lsn = self._write([key], [raw], np.array([deadline]), np.array([flags]))
-        self._log.settle(lsn)
+        self._log.wait_durable(lsn)
         return at >= 0
 
     def clear(self) -> None:
@@ -333,7 +333,7 @@ class Keyspace(Collection):
         self._guard_write()
         with self._log.locks.append, self._locked():
             lsn = self._clear(self.number)
-        self._log.settle(lsn)
+        self._log.wait_durable(lsn)
 
     # looking around
 
@@ -343,7 +343,7 @@ class Keyspace(Collection):
         self.chain.count_ahead(self._log.locks.state)
         with self._locked():
             count, lsn = self.chain.count(self._log.now()), self._changed
-        self._log.settle(lsn)
+        self._log.wait_durable(lsn)
         return count
 
     def keys(self, cursor: int = 0, count: int = 10) -> tuple[int, list[bytes]]:
@@ -365,7 +365,7 @@ class Keyspace(Collection):
                     break
             else:
                 cursor = 0
-        self._log.settle(lsn)
+        self._log.wait_durable(lsn)
         return cursor % (1 << 64), names
 
     def _living(self, keys: list[bytes]) -> list[bytes]:
@@ -438,7 +438,7 @@ class Keyspace(Collection):
             # asked after the order above the runs: what a checkpoint moves meanwhile is seen twice, not never
             below = self._directory.keys(self.number, low, high, reverse, count, self._resolve)
             keys = either(keys, below, reverse, count)
-        self._log.settle(lsn)
+        self._log.wait_durable(lsn)
         return keys
 
     def _resolve(self, prefix: bytes, word: int) -> list[bytes]:

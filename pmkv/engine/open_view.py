@@ -168,8 +168,8 @@ class OpenView:
             return found
 
         with log.deferred() as seen:
-            found = log.publisher.at_once(of_one_moment)
-        log.settle(seen.lsn)
+            found = log.publisher.read(of_one_moment)
+        log.wait_durable(seen.lsn)
         return found
 
     def by_id(self, number: int) -> Table:

@@ -1,7 +1,7 @@
 """A table: int64 ids to fixed-width rows of one NumPy dtype, in batches.
 
 A put is ROWS frames: a column of ids, then the rows; a get is one probe and one verified gather. Names, shapes and
-dtypes are checked here, so that kernels need not. Waiting for durability happens in `Log.settle` alone.
+dtypes are checked here, so that kernels need not. Waiting for durability happens in `Log.wait_durable` alone.
 """
 
 from __future__ import annotations
@@ -230,7 +230,7 @@ class Table(Collection):
         bad = gather_rows(data, found, ids, self.width, self._owner, default, self._verify, out, present)
         if bad >= 0:
             self._complain(int(ids[bad]), found[bad])
-        self._log.settle(lsn)
+        self._log.wait_durable(lsn)
         return out, present
 
     def _find(self, ids: np.ndarray) -> tuple[np.ndarray, int, np.ndarray]:
@@ -256,7 +256,7 @@ class Table(Collection):
     def contains(self, ids: npt.ArrayLike) -> np.ndarray:
         """bool[n]: which ids are there."""
         found, lsn, _ = self._find(self._ids(ids))
-        self._log.settle(lsn)
+        self._log.wait_durable(lsn)
         return lives(found)
 
     def pool(
@@ -326,7 +326,7 @@ class Table(Collection):
             if start + piece < ids.size:
                 self._log.flush_piece(lsn, before)
                 before = lsn
-        self._log.settle(lsn)
+        self._log.wait_durable(lsn)
 
     def add(self, ids: npt.ArrayLike, rows: npt.ArrayLike) -> None:
         """Add to rows, absent ones counting as zeros; equal ids add up. Atomic as put."""
@@ -339,7 +339,7 @@ class Table(Collection):
             current = self._gather(unique, self._default(0))[0].view(self.dtype).reshape(unique.size, *self.shape)
             current = add_rows(current, where, change, f"a sum in table {self.name!r}")
             lsn = self._write(unique, current.reshape(-1).view(np.uint8), 0) if unique.size else 0
-        self._log.settle(lsn)
+        self._log.wait_durable(lsn)
 
     def delete(self, ids: npt.ArrayLike) -> int:
         """How many of the ids were there. Possible in a full pool, too."""
@@ -348,7 +348,7 @@ class Table(Collection):
         with self._log.locks.append, self._log.locks.state, self._log.deferred() as seen:
             present = np.unique(ids[self.contains(ids)])
             lsn = self._write(present, IDS_ONLY, Flag.DELETED) if present.size else seen.lsn
-        self._log.settle(lsn)
+        self._log.wait_durable(lsn)
         return int(present.size)
 
     def _write(self, ids: np.ndarray, raw: np.ndarray, flags: int) -> int:
@@ -395,7 +395,7 @@ class Table(Collection):
     def _enter_beside(self, written: list[Written]) -> None:
         """While others read."""
         log, chain = self._log, self.chain
-        with log.publisher.into(chain.top, [locations for _, locations, _ in written]):
+        with log.publisher.publishing(chain.top, [locations for _, locations, _ in written]):
             with log.locks.state:
                 for ids, _, lsn in written:
                     chain.announce(ids.size, lsn)
@@ -435,7 +435,7 @@ class Table(Collection):
     def _locked(self) -> Iterator[None]:
         """Nothing is being entered meanwhile: a count, and a walk, would be of some of it."""
         self._guard()  # before: who has the lock cannot wait until a drop is durable, and tells of it
-        with self._log.publisher.over(), super()._locked():
+        with self._log.publisher.quiesced(), super()._locked():
             yield
 
     def __len__(self) -> int:
@@ -444,7 +444,7 @@ class Table(Collection):
         self.chain.count_ahead(self._log.locks.state)
         with self._locked():
             count, lsn = self.chain.count(0), self._changed
-        self._log.settle(lsn)
+        self._log.wait_durable(lsn)
         return count
 
     def scan_from(self, cursor: int = 0, count: int = 1000) -> tuple[int, np.ndarray, np.ndarray]:
@@ -469,7 +469,7 @@ class Table(Collection):
                 cursor = 0
             taken = np.concatenate(ids) if ids else np.empty(0, np.int64)
             rows = self.get(taken)
-        self._log.settle(lsn)
+        self._log.wait_durable(lsn)
         return cursor % (1 << 64), taken, rows
 
     def scan(self, batch: int = 4096) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -496,7 +496,7 @@ class Table(Collection):
 
     def check(self) -> None:
         """Index and counts agree, and every row's check holds."""
-        with self._log.publisher.over(), self._log.deferred():
+        with self._log.publisher.quiesced(), self._log.deferred():
             self.chain.check()
             assert sum(ids.size for ids, _ in self.scan()) == self.chain.count(0), "the rows counted are not those"
 

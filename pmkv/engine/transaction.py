@@ -72,9 +72,9 @@ class Transaction:
                         for part in parts:
                             part.apply()
         except ConflictError:
-            log.settle(log.lsn)  # whatever it conflicts with may be pending
+            log.wait_durable(log.lsn)  # whatever it conflicts with may be pending
             raise
-        log.settle(seen.lsn if log.durability == "commit" else log.lsn)
+        log.wait_durable(seen.lsn if log.durability == "commit" else log.lsn)
 
     def _refuse_conflicts(self) -> None:
         """Under the lock."""

@@ -1,5 +1,7 @@
-"""Control frames: decisions about tables and keyspaces, as JSON. They carry what was decided, so that replay
-decides nothing again."""
+"""CONTROL frames: decisions about tables, keyspaces and views, as JSON.
+
+They carry the outcome of a decision, so that replay applies it without deciding again.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +13,17 @@ from .format import FRAME_HEADER, Frame, Kind
 from .log import Log
 from .segments import Reserve
 
-# for which a full pool has no room: other decisions give something up
-ADDING = ("create_table", "snapshot", "branch")
+# A full pool has no room for these operations; all others release something and may use reserved segments.
+SPACE_TAKING_OPERATIONS = ("create_table", "snapshot", "branch")
 
 
 def append_control(log: Log, decision: dict[str, Any]) -> tuple[int, int]:
-    """Append a decision; returns its LSN, which is also the number of the layer that it opens, and its time, unix ms.
-    Under the log's lock."""
+    """Append a decision; return its LSN and its time in unix milliseconds.
+
+    The LSN is also the number of the layer that the decision opens. The caller holds `locks.append` and
+    `locks.state`."""
     body = orjson.dumps(decision)
-    purpose = Reserve.WRITE if decision["op"] in ADDING else Reserve.DELETE
+    purpose = Reserve.WRITE if decision["op"] in SPACE_TAKING_OPERATIONS else Reserve.DELETE
     log.reserve([len(body)], purpose)
     at = log.begin(Kind.CONTROL, len(body), purpose=purpose)
     log.data[at : at + len(body)] = memoryview(body)
@@ -28,5 +32,5 @@ def append_control(log: Log, decision: dict[str, Any]) -> tuple[int, int]:
 
 
 def read_control(log_data: memoryview, frame: Frame) -> dict[str, Any]:
-    """The decision in a control frame."""
+    """Return the decision in a CONTROL frame."""
     return orjson.loads(log_data[frame.body : frame.body + frame.length])

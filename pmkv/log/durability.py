@@ -1,29 +1,97 @@
-"""What a thread would have to wait for, while its waiting is put off (`Log.deferred`)."""
+"""Decide which results must wait until the log is durable, and wait for them.
+
+No result may reveal what a power cut could take back. Every operation therefore ends in `wait_durable` with the LSN
+that its result depends on. Within `deferred`, the calls of a thread do not wait; the LSNs are collected instead.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from collections.abc import Iterator
 
 from ..runtime.scheduling import FairShare
+from .group_commit import GroupCommit
 
 
 class DurabilityWait:
-    """Collects what a thread would have to wait for. `lsn`: the highest that must be durable before results may be
-    revealed, 0 for none. `seen`: the same of results before, behind which these must not fall back."""
+    """A wait that a thread has put off.
 
-    def __init__(self, seen: int = 0) -> None:
-        self.lsn, self.seen = 0, seen
+    lsn: the highest LSN that must be durable before the results may be revealed, 0 for none.
+    min_lsn: the same of earlier results; later reads must not show an older state than this.
+    """
+
+    __slots__ = ("lsn", "min_lsn")
+
+    def __init__(self, min_lsn: int = 0) -> None:
+        self.lsn, self.min_lsn = 0, min_lsn
 
 
 class ThreadState(threading.local):
-    """The deferral that a thread is in, and how long its operations go on."""
+    """State of one thread: the deferred wait it is in, if any, and how long it has run without a pause."""
 
     deferral: DurabilityWait | None = None
 
     def __init__(self) -> None:
-        self.stretch = FairShare()
+        self.fair_share = FairShare()
 
     @property
-    def seen(self) -> int:
-        """The LSN behind which nothing that this thread reads may fall back."""
-        return max(self.deferral.lsn, self.deferral.seen) if self.deferral is not None else 0
+    def min_lsn(self) -> int:
+        """The LSN whose state, or a later one, every read of this thread must show; 0 for any."""
+        return max(self.deferral.lsn, self.deferral.min_lsn) if self.deferral is not None else 0
+
+
+class DurabilityGate:
+    """Lets results pass once everything that they depend on is durable. The only place where operations wait."""
+
+    def __init__(self, group: GroupCommit) -> None:
+        self._group, self._durability = group, group.durability
+        self.thread = ThreadState()
+
+    def durability_of(self, pending: int, since: int) -> int:
+        """Return the LSN that a read must wait for.
+
+        That is the newest LSN if the read found `pending` > 0 pending locations. Otherwise it is `since`, the LSN of
+        the decision that made the layer visible: a miss may come from a clear that is itself pending. The caller
+        holds `locks.state`."""
+        if self._durability != "commit":
+            return 0
+        return self._group.appender.lsn if pending else since
+
+    @contextlib.contextmanager
+    def deferred(self) -> Iterator[DurabilityWait]:
+        """Let calls of this thread inside not wait; yield the object that collects what they would wait for."""
+        outer = self.thread.deferral
+        self.thread.deferral = inner = DurabilityWait(self.thread.min_lsn)
+        # A generator ends with its frame; a class could be interrupted (Ctrl-C) on its way into __exit__.
+        try:
+            yield inner
+        except BaseException:
+            self.thread.deferral = outer
+            if not self._group.failed:
+                self.wait_durable_if_free(inner.lsn)  # an error, too, reveals what is pending
+            raise
+        finally:
+            self.thread.deferral = outer
+
+    def wait_durable(self, lsn: int) -> None:
+        """Return when a result that depends on everything up to `lsn` may be revealed.
+
+        Within `deferred` only record the LSN. Raises FlushError if it never will be durable."""
+        deferral = self.thread.deferral
+        if self.thread.fair_share.is_long() and deferral is None and not self._group.caller_holds_lock:
+            self.thread.fair_share.yield_gil()
+        if lsn <= self._group.durable:
+            return
+        if self._durability != "commit":
+            if deferral is None and not self._group.caller_holds_lock:  # frames of a batch are not handed out yet
+                self._group.write_back()
+        elif deferral is not None:
+            deferral.lsn = max(deferral.lsn, lsn)
+        else:
+            self._group.flush(lsn)
+
+    def wait_durable_if_free(self, lsn: int) -> None:
+        """Call `wait_durable`, unless this thread would wait for a flush that needs a lock which it holds."""
+        if self.thread.deferral is not None or not self._group.caller_holds_lock:
+            self.wait_durable(lsn)

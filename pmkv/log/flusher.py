@@ -1,5 +1,8 @@
-"""The flush thread: makes groups durable while the next ones gather, syncs once a second where that was asked for,
-makes ready where the log goes on, marks an idle log."""
+"""The flush thread: flushes groups while the next ones collect, and does the log's small periodic work.
+
+It syncs once a second with durability="interval", pre-faults the pages that the log will be stored to next, and
+appends a MARK to an idle log.
+"""
 
 from __future__ import annotations
 
@@ -10,72 +13,73 @@ from ..errors import FullError, PmkvError
 from ..runtime.scheduling import short_slice
 from .log import Log
 
-IDLE = 0.1  # seconds without a frame, after which a MARK is due
-INTERVAL = 1.0  # seconds between syncs with durability="interval"
+IDLE_S = 0.1  # without a frame; then a MARK is due
+SYNC_INTERVAL_S = 1.0  # between syncs with durability="interval"
 
 
 class Flusher(threading.Thread):
-    """Starts with `start`, ends with `stop`. `kick` asks for a flush of everything complete so far."""
+    """A thread that starts with `start` and ends with `stop`. `kick` asks for a flush of all complete frames."""
 
     def __init__(self, log: Log) -> None:
         super().__init__(name="pmkv-flush", daemon=True)
         self._log = log
-        self._wishes: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._kicked = False  # a wish is on its way: more of them would say the same
-        self._seen = 0
-        self._looks = False  # likewise, of `look_ahead`
-        log.on_busy, log.kick, log.look_ahead = lambda: self._wishes.put("look"), self.kick, self.look_ahead
+        self._requests: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._flush_requested = self._prefault_requested = False  # in the queue already: one request is enough
+        self._seen_lsn = 0  # at the last tick
+        log.hooks.on_busy = lambda: self._requests.put("wake")
+        log.hooks.kick, log.hooks.look_ahead = self.kick, self.look_ahead
 
     def kick(self) -> None:
-        """Flush soon. Cheap; from any thread."""
-        if not self._kicked:
-            self._kicked = True
-            self._wishes.put("flush")
+        """Request a flush. Cheap, and callable from any thread."""
+        if not self._flush_requested:
+            self._flush_requested = True
+            self._requests.put("flush")
 
     def look_ahead(self) -> None:
-        """Make ready where the log goes on. Cheap, likewise."""
-        if not self._looks:
-            self._looks = True
-            self._wishes.put("ahead")
+        """Request that the log's next pages are pre-faulted. Cheap, and callable from any thread."""
+        if not self._prefault_requested:
+            self._prefault_requested = True
+            self._requests.put("prefault")
 
     def stop(self) -> None:
-        """End the thread; what was appended is not flushed by this."""
-        self._wishes.put("stop")
+        """End the thread. This flushes nothing."""
+        self._requests.put("stop")
         if threading.current_thread() is not self:
             self.join()
 
     def run(self) -> None:
+        """Serve requests until `stop`."""
         short_slice()
-        while (wish := self._next()) != "stop":
+        while (request := self._next()) != "stop":
             try:
-                if wish == "flush":
-                    self._kicked = False
-                    self._log.flush(self._log.whole)  # not for the end of what is being written
-                elif wish == "ahead":
-                    self._looks = False
+                if request == "flush":
+                    self._flush_requested = False
+                    self._log.flush(self._log.complete_lsn)  # does not wait for the frame that is being written
+                elif request == "prefault":
+                    self._prefault_requested = False
                     self._log.prefault_pages()
-                elif wish == "tick":
+                elif request == "tick":
                     self._tick()
             except PmkvError:
-                # the log remembers its failure and tells everyone who waits; nobody waits for this thread
+                # The log remembers its failure and raises it in every thread that waits for it.
                 continue
 
     def _next(self) -> str:
-        timeout = INTERVAL if self._log.durability == "interval" else IDLE
+        timeout = SYNC_INTERVAL_S if self._log.durability == "interval" else IDLE_S
         try:
-            return self._wishes.get(timeout=None if self._log.is_idle or self._log.failed else timeout)
+            return self._requests.get(timeout=None if self._log.is_idle or self._log.failed else timeout)
         except queue.Empty:
             return "tick"
 
     def _tick(self) -> None:
-        """Nobody asked for anything for a while."""
-        log, idle = self._log, self._seen == self._log.lsn
-        self._seen = log.lsn
+        """Sync, or mark an idle log, after a while without requests."""
+        log, idle = self._log, self._seen_lsn == self._log.lsn
+        self._seen_lsn = log.lsn
         if log.durability == "interval":
             log.flush(log.lsn)
         if idle and log.durability != "none":
             try:
                 log.mark()
-                self._seen = log.lsn
+                self._seen_lsn = log.lsn
             except FullError:
-                self._seen = log.lsn  # a full pool has no room for marks; deletes come first
+                self._seen_lsn = log.lsn  # a full pool has no room for marks; deletes come first

@@ -1,14 +1,12 @@
-"""THE table of every byte in the pool. Nothing else knows an offset. docs/FORMAT.md has a worked example.
+"""The byte format of the pool: every offset is defined here and nowhere else. docs/FORMAT.md has a worked example.
 
-All numbers are little-endian. The pool: a header page, then segments of equal size. A segment: a header of 64
-bytes, then frames, each
-beginning at a multiple of 64. A frame: a header of 64 bytes and a body. Checksums are xxh3-64 over all bytes that
-follow them
-in their header (and the body); kind 0 is never written, so that zeros read as nothing.
+All numbers are little-endian. A pool is a header page, then segments of equal size. A segment is a header of 64
+bytes, then frames, each beginning at a multiple of 64. A frame is a header of 64 bytes and a body.
 
-A frame's checksum is seeded with the pool's id, the segment's generation and the frame's own offset: a copy of a
-frame, in a value or
-left over from a former use of the segment, is not a frame. `previous` is the checksum of the frame before it.
+A checksum is the xxh3-64 of all bytes that follow it in its header, and of the body. Kind 0 is never written, so
+zeros are never read as a frame. The checksum of a frame is seeded with the pool's id, the segment's generation and the
+frame's own offset: a copy of a frame, inside a value or left over from an earlier use of the segment, does not count
+as a frame. `previous` is the checksum of the frame before it.
 """
 
 from __future__ import annotations
@@ -22,7 +20,7 @@ from xxhash import xxh3_64_intdigest
 
 VERSION = 1
 ALIGN = 64
-HEADER_PAGE = 4096  # the pool's header; segments begin behind it
+HEADER_PAGE = 4096  # bytes of the pool's header; segments follow it
 POOL_MAGIC, SEGMENT_MAGIC, FRAME_MAGIC = b"pmkvpool", b"pmkvsegm", 0x6B70  # "pk"
 
 POOL_HEADER = np.dtype(
@@ -66,19 +64,20 @@ _FRAME = struct.Struct("<QHBBIIIQQQQQ")
 NEXT = struct.Struct("<QQ")
 assert _POOL.size == _SEGMENT.size == _FRAME.size == 64
 
-EPOCH_SHIFT = 40  # an LSN is (epoch << 40) + the number of the frame in its epoch
-MAX_KEY = 1 << 16
+EPOCH_SHIFT = 40  # an LSN is (epoch << EPOCH_SHIFT) + the number of the frame within its epoch
+MAX_KEY = 1 << 16  # bytes; so are the limits below
 MAX_VALUE = 512 << 20
-PART_SIZE = 1 << 20  # a longer value is cut into PART frames
-MAX_FRAME = 1 << 20  # bodies are cut at about this size, so that little is left unused at a segment's end
+PART_SIZE = 1 << 20  # a longer value is split into chunks, one PART frame each
+MAX_FRAME = 1 << 20  # bodies are split at about this size, so that little is left unused at a segment's end
 MAX_BATCH = 16 << 20  # the longest atomic batch
 
 
 class Kind(enum.IntEnum):
-    """What a frame holds. Bodies: PUT records (kernels.records); ROWS `count` ids, then as many rows (none with
-    DELETED);
-    PART bytes of a value; MOVE records or rows moved by a fold; CONTROL a decision as JSON; OPEN a nonce; MARK
-    nothing; NEXT a segment."""
+    """The kind of a frame, which tells what its body holds.
+
+    PUT: records (kernels.records). ROWS: `count` ids, then as many rows (none with DELETED). PART: a chunk of a value.
+    MOVE: records or rows moved by a compaction. CONTROL: a decision as JSON. OPEN: a nonce. MARK: nothing. NEXT: the
+    index and generation of a segment."""
 
     PUT = 1
     ROWS = 2
@@ -91,14 +90,14 @@ class Kind(enum.IntEnum):
 
 
 class Flag(enum.IntFlag):
-    """MORE: the batch goes on in the next frame. DELETED: the ids of this ROWS frame are deleted."""
+    """Flags of a frame. MORE: the batch goes on in the next frame. DELETED: the ids of this ROWS frame are deleted."""
 
     MORE = 1
     DELETED = 2
 
 
 class Frame(NamedTuple):
-    """A frame's header as read; `offset` is where it begins in the pool, `body` where its body does."""
+    """A frame's header as read. `offset` is the pool offset where the frame begins, `body` that of its body."""
 
     check: int
     kind: int
@@ -115,60 +114,66 @@ class Frame(NamedTuple):
 
     @property
     def body(self) -> int:
+        """Pool offset of the body."""
         return self.offset + FRAME_HEADER.itemsize
 
     @property
     def end(self) -> int:
-        """Where the next frame begins."""
+        """Pool offset where the next frame begins."""
         return align(self.body + self.length)
 
 
 class PoolHeader(NamedTuple):
+    """The variable fields of a pool's header."""
+
     segment_size: int
     pool_id: bytes
     hash_key: bytes
 
 
 def align(offset: int) -> int:
-    """The next multiple of 64. Segments begin at multiples of 64 themselves."""
+    """Round an offset up to a multiple of 64, at which segments begin, too."""
     return (offset + ALIGN - 1) & -ALIGN
 
 
 def frame_size(length: int) -> int:
-    """Bytes of the log that a frame with a body of `length` takes."""
+    """Return the bytes of the log that a frame with a body of `length` bytes takes."""
     return align(FRAME_HEADER.itemsize + length)
 
 
 def seed_of(pool_id: bytes, generation: int) -> int:
-    """The part of a frame's seed that its segment shares; the offset is added."""
+    """Return the part of the seed that all frames of a segment share; each adds its offset."""
     return xxh3_64_intdigest(pool_id, generation)
 
 
 def epoch_of(lsn: int) -> int:
+    """Return the epoch of an LSN: how often the pool had been opened for writing when it was given out."""
     return lsn >> EPOCH_SHIFT
 
 
 def pack_pool(header: PoolHeader) -> bytes:
+    """Return the 64 bytes of a pool's header."""
     rest = _POOL.pack(0, POOL_MAGIC, VERSION, 0, *header)[8:]
     return xxh3_64_intdigest(rest).to_bytes(8, "little") + rest
 
 
 def unpack_pool(data: memoryview) -> tuple[bool, int, PoolHeader]:
-    """(whole, version, header); the magic has been looked at before."""
+    """Return (is the checksum right, version, header). The caller has compared the magic."""
     check, _, version, _, size, pool_id, hash_key = _POOL.unpack_from(data)
     return check == xxh3_64_intdigest(data[8:64]), version, PoolHeader(size, pool_id, hash_key)
 
 
 def pack_segment(pool_id: bytes, index: int, generation: int) -> bytes:
+    """Return the 64 bytes of a segment's header."""
     rest = _SEGMENT.pack(0, SEGMENT_MAGIC, index, generation)[8:]
     return xxh3_64_intdigest(rest, seed_of(pool_id, 0)).to_bytes(8, "little") + rest
 
 
 def unpack_segment(data: memoryview, pool_id: bytes, index: int) -> int:
-    """The generation of a segment's header, or 0 where it is not a whole header of this segment."""
+    """Return the generation in a segment's header, or 0 if this is not a valid header of segment `index`."""
     check, magic, found, generation = _SEGMENT.unpack_from(data)
-    whole = magic == SEGMENT_MAGIC and found == index and check == xxh3_64_intdigest(data[8:64], seed_of(pool_id, 0))
-    return generation if whole else 0
+    valid = magic == SEGMENT_MAGIC and found == index and check == xxh3_64_intdigest(data[8:64], seed_of(pool_id, 0))
+    return generation if valid else 0
 
 
 def pack_frame(
@@ -183,17 +188,17 @@ def pack_frame(
     time: int,
     previous: int,
 ) -> bytes:
-    """A frame's header without its checksum, which `check_frame` makes when the body stands behind it."""
+    """Return a frame's header with a zero checksum; `check_frame` computes it once the body is stored."""
     return _FRAME.pack(0, FRAME_MAGIC, kind, flags, table, count, length, layer, lsn, durable, time, previous)
 
 
 def check_frame(data: memoryview, offset: int, length: int, seed: int) -> int:
-    """The checksum of the frame at an offset of the pool with a body of `length`."""
+    """Return the checksum of the frame at an offset of the pool, with a body of `length` bytes."""
     return xxh3_64_intdigest(data[offset + 8 : offset + 64 + length], (seed + offset) & 0xFFFFFFFFFFFFFFFF)
 
 
 def unpack_frame(data: memoryview, offset: int, stop: int, seed: int) -> Frame | None:
-    """The frame at an offset, if its magic, length (within `stop`) and checksum hold."""
+    """Return the frame at an offset if its magic, length (within `stop`) and checksum are right, else None."""
     check, magic, kind, flags, table, count, length, layer, lsn, durable, time, previous = _FRAME.unpack_from(
         data, offset
     )

@@ -1,7 +1,7 @@
-"""Values too long for one frame: written as PART frames, listed by the value of their record.
+"""Values too long for one frame: written as PART frames, each with one chunk, and listed by the value of their record.
 
-The list: total length (u64), then the location of every part (u64 each); a part's check is owned by its keyspace
-and its number in the value.
+The list holds the total length (u64), then the location of every chunk (u64 each). The 16-bit check of a chunk's
+location depends on its keyspace and on its number within the value.
 """
 
 from __future__ import annotations
@@ -18,15 +18,17 @@ CHECK_SHIFT = int(location.CHECK_SHIFT)
 OFFSET_MASK = int(location.OFFSET_MASK)
 
 
-def size_for(log: Log) -> int:
-    """The longest value that stands in its record, and the length of a part: 1 MiB, less in pools with small
-    segments."""
+def chunk_size(log: Log) -> int:
+    """Return the length of the longest value stored within its record, which is also the length of a chunk.
+
+    It is 1 MiB, less in pools with small segments."""
     return min(PART_SIZE, log.pool.segment_size // 4)
 
 
 def write(log: Log, keyspace: int, layer: int, owner: np.uint64, value: bytes, size: int) -> bytes:
-    """Append the parts of a value; returns the list for its record. Outside a batch every part is its own group,
-    so others' writes go on between."""
+    """Append the chunks of a value, `size` bytes each; return the list for its record.
+
+    Outside a batch each chunk is released to the flush on its own, and other writers may append in between."""
     view = memoryview(value).cast("B")
     lengths = [min(size, len(view) - start) for start in range(0, len(view), size)]
     locations = np.empty(len(lengths), np.uint64)
@@ -35,7 +37,7 @@ def write(log: Log, keyspace: int, layer: int, owner: np.uint64, value: bytes, s
     before = 0
     for i, length in enumerate(lengths):
         with log.locks.append:
-            log.reserve([length])  # again: others may have written since
+            log.reserve([length])  # again: other writers may have used the room
             with log.locks.state:
                 at = log.begin(Kind.PART, length, table=keyspace, layer=layer, count=1)
             log.store(at, np.frombuffer(view[i * size : i * size + length], np.uint8))
@@ -47,14 +49,14 @@ def write(log: Log, keyspace: int, layer: int, owner: np.uint64, value: bytes, s
     return len(view).to_bytes(8, "little") + locations.tobytes()
 
 
-def total(log: Log, at: int) -> int:
-    """The length of the value whose list stands at a pool offset."""
+def value_length(log: Log, at: int) -> int:
+    """Return the length of the value whose list begins at offset `at` of the pool."""
     return int.from_bytes(log.data[at : at + 8].tobytes(), "little")
 
 
 def read(log: Log, owner: np.uint64, at: int) -> bytes:
-    """The value whose list stands at a pool offset, every part verified."""
-    length, size, data = total(log, at), size_for(log), log.data
+    """Return the value whose list begins at offset `at` of the pool; CorruptionError if a chunk is damaged."""
+    length, size, data = value_length(log, at), chunk_size(log), log.data
     count = -(-length // size)
     locations = np.frombuffer(data[at + 8 : at + 8 + 8 * count].tobytes(), np.uint64)
     out = np.empty(length, np.uint8)

@@ -1,32 +1,42 @@
-"""What stands behind the log's end, and is to be made ready to be stored to: fresh pages take a fault each.
+"""Policy for pre-faulting the pages that the log will be stored to next: each fresh page costs a fault otherwise.
 
-Assumes: `next` is called under the lock. `follow` and `is_due` need none: what they say may be out of date.
+`next` is called under `locks.state`. `follow` and `is_due` need no lock: their answers may be out of date.
 """
 
 from __future__ import annotations
 
-LEAST, MOST = 256 << 10, 8 << 20  # bytes at a time
+PREFAULT_MIN_BYTES, PREFAULT_MAX_BYTES = 256 << 10, 8 << 20  # at a time
 
 
 class Prefault:
-    """ready_to: offset up to where it is."""
+    """Tracks how far the log's pages are prepared and how much to prepare at a time.
+
+    ready_to: offset up to which pages are prepared. It counts only while it lies between the log's position and the
+    end of the current segment. length: bytes to prepare at a time, 0 for none.
+    """
 
     def __init__(self, ready_to: int) -> None:
         self.ready_to = ready_to
-        self.length = LEAST  # to be made ready at a time; 0: nothing
+        self.length = PREFAULT_MIN_BYTES
 
-    def follow(self, group: list[tuple[int, int]], handed: int) -> None:
-        """The next groups are as this one, most likely: what four take, but not what `Medium.store` does (`handed`)."""
+    def follow(self, group: list[tuple[int, int]], prewritten_bytes: int) -> None:
+        """Expect the next groups to be like this one: prepare the bytes of four of them at a time.
+
+        Bytes that `Medium.store` handed to the system (`prewritten_bytes`) need no prepared pages."""
         length = sum([stop - start for start, stop in group])
-        self.length = 0 if 2 * handed > length else min(max(4 * (length - handed), LEAST), MOST)
+        needed = 4 * (length - prewritten_bytes)
+        self.length = 0 if 2 * prewritten_bytes > length else min(max(needed, PREFAULT_MIN_BYTES), PREFAULT_MAX_BYTES)
 
     def is_due(self, position: int, stop: int) -> bool:
-        """The log stands there, in a segment that ends at `stop`."""
-        left = self.ready_to - position
-        return 0 < self.length >= 2 * left and max(self.ready_to, position) < stop
+        """Return whether half of the prepared pages are used. The segment of `position` ends at `stop`."""
+        start = self._start(position, stop)
+        return 0 < self.length >= 2 * (start - position) and start < stop
 
     def next(self, position: int, stop: int) -> tuple[int, int]:
-        """What is made ready now."""
-        start = max(self.ready_to, position)
+        """Return the range to prepare now, and count it as prepared."""
+        start = self._start(position, stop)
         self.ready_to = min(start + self.length, stop)
         return start, self.ready_to
+
+    def _start(self, position: int, stop: int) -> int:
+        return self.ready_to if position <= self.ready_to <= stop else position

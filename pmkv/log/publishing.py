@@ -1,12 +1,16 @@
-"""A long batch that is entered into an index while others read: all of it stands in the log, some of it in the index.
+"""Insert a long batch into a memtable while other threads read: all of it is in the log, some of it in the memtable.
 
-Who reads meanwhile, and finds nothing of the batch, has what was there before it, and goes on; who finds some of it
-reads again when all of it is there. So does who counts or walks, as they cannot tell. Each word of an index is changed
-by one store, so that a reader beside finds what it had or what it gets.
+A batch must become visible as a whole. A concurrent read is in one of these cases:
 
-Assumes: who enters holds `writing`, so it is one batch at a time. `turn` comes before `lock`, and is never asked for by
-who has that. So who looks a table up, counts it or walks it under the lock holds `writing`, too, or took the lock by
-`at_once` or `over`.
+1. It reads another layer, or finds no location of the batch: it saw the state before the batch, and goes on.
+2. It finds a location of the batch: it may have missed others. It waits until the batch is complete and reads again.
+3. It counts or iterates, so that it cannot tell: it takes the lock with `quiesced`, which waits for the batch first.
+
+Each word of a memtable's index is changed by one store, so a concurrent reader finds the old location or the new one.
+
+The publishing thread holds `locks.append`, so there is one batch at a time. `locks.publish` comes before
+`locks.state`: a thread that holds `locks.state` never waits for it. A thread that looks up, counts or iterates a table
+under `locks.state` therefore holds `locks.append` too, or took the lock by `read` or `quiesced`.
 """
 
 from __future__ import annotations
@@ -24,20 +28,22 @@ T = TypeVar("T")
 
 
 class PartialBatchSeen(Exception):
-    """Some of what was found is of the batch that is being entered."""
+    """A read found some locations of the batch that is being inserted."""
 
 
 class BatchPublisher:
-    """Publishes one long batch at a time. locks: the store's."""
+    """Publishes one long batch at a time. locks: those of the store."""
 
     def __init__(self, locks: StoreLocks) -> None:
         self._locks = locks
-        self._layer: object = None  # into whose index
-        self._frames: list[tuple[int, int]] = []  # offsets of the first and the last row of each
+        self._layer: object = None  # the layer whose memtable the batch goes into; None: no batch
+        self._frames: list[tuple[int, int]] = []  # offsets of the first and the last row of each frame
 
     @contextlib.contextmanager
-    def into(self, layer: object, frames: list[np.ndarray]) -> Iterator[None]:
-        """Enter rows meanwhile, without the lock. frames: locations of those of each frame, in its order."""
+    def publishing(self, layer: object, frames: list[np.ndarray]) -> Iterator[None]:
+        """Publish a batch: the body inserts its rows into the memtable of `layer`, without `locks.state`.
+
+        frames: the locations of each frame's rows, in the order of the frame."""
         mask = location.OFFSET_MASK
         ends = [(int(locations[0] & mask), int(locations[-1] & mask)) for locations in frames]
         with self._locks.publish:
@@ -49,31 +55,33 @@ class BatchPublisher:
                 with self._locks.state:
                     self._layer, self._frames = None, []
 
-    def beware(self, layer: object, found: np.ndarray) -> None:
-        """Whoever found these locations, and has this layer on top, may have met the batch. Under the lock."""
+    def check_overlap(self, layer: object, found: np.ndarray) -> None:
+        """Raise PartialBatchSeen if locations found under the top layer `layer` belong to the batch.
+
+        The caller holds `locks.state`."""
         if layer is self._layer:
             offsets = found & location.OFFSET_MASK
             if any(((offsets >= first) & (offsets <= last)).any() for first, last in self._frames):
                 raise PartialBatchSeen
 
-    def at_once(self, read: Callable[[], T]) -> T:
-        """Read under the lock, and if that met the batch once more when it is entered."""
+    def read(self, look_up: Callable[[], T]) -> T:
+        """Call `look_up` under `locks.state`; if it saw a part of the batch, call it again when that is complete."""
         if self._locks.state.is_held:
-            return read()
+            return look_up()
         with self._locks.state:
             try:
-                return read()
+                return look_up()
             except PartialBatchSeen:
                 pass
-        with self.over():
-            return read()
+        with self.quiesced():
+            return look_up()
 
     @contextlib.contextmanager
-    def over(self) -> Iterator[None]:
-        """The lock, while nothing is being entered."""
+    def quiesced(self) -> Iterator[None]:
+        """Hold `locks.state` while no batch is being inserted."""
         if self._locks.state.is_held:
             yield
             return
         with self._locks.publish, self._locks.state:
-            self._layer, self._frames = None, []  # set still, if who entered was interrupted once more at the end
+            self._layer, self._frames = None, []  # still set if `publishing` was interrupted a second time at its end
             yield

@@ -1,13 +1,11 @@
-"""Recovery: reads the log from its first segment and yields its frames, whole batches only, up to where it ends.
+"""Recovery: read the log from its first segment, or from a known position, and yield its frames in whole batches.
 
-A frame counts iff magic, length, checksum, LSN and the predecessor's checksum agree. Where none does, the log ends:
-either in a torn tail, which
-nobody was promised, or in damage. The difference is proved, not guessed: every frame says up to which LSN the log
-was durable when it
-was written, so a whole frame found further on, durable up to or beyond the missing LSN, means that an acknowledged
-one is gone.
+A frame counts if its magic, length, checksum, LSN and its predecessor's checksum are right. The log ends where no such
+frame follows: in a torn tail, which was never acknowledged, or in damage. The difference is proved, not guessed: each
+frame carries the LSN up to which the log was durable when it was written. A valid frame found further on, whose
+durable LSN is at or beyond the missing one, proves that an acknowledged frame is lost.
 
-Assumes: nothing is written meanwhile (a readonly store beside a writer sees some prefix).
+Assumes that nothing is written meanwhile (a readonly store next to a writer sees some prefix of the log).
 """
 
 from __future__ import annotations
@@ -24,32 +22,33 @@ from ..kernels.frames import find_magic
 from .format import ALIGN, EPOCH_SHIFT, FRAME_MAGIC, NEXT, Flag, Frame, Kind, epoch_of, seed_of, unpack_frame
 from .segments import Pool
 
-MORE = Flag.MORE.value  # a plain number: arithmetic on flags costs more than a frame's checksum
+MORE = Flag.MORE.value  # a plain int: arithmetic on enum flags costs more than a frame's checksum
 
 
 @dataclass(frozen=True)
 class LogEnd:
-    """A place between two frames of the log, up to which something is complete, and from which replay can go on."""
+    """A position between two frames up to which the catalog is complete, and from which replay can go on."""
 
-    lsn: int  # of the frame before it
-    previous: int  # its checksum
-    last: int  # where it stands
-    position: int  # where the next one belongs
-    segments: list[list[int]]  # of the log up to here: [index, generation]
+    lsn: int  # of the last frame before the position
+    previous: int  # checksum of that frame
+    last: int  # pool offset of that frame
+    position: int  # pool offset of the next frame
+    segments: list[list[int]]  # [index, generation] of each segment up to here, in the order of the log
 
     def asdict(self) -> dict[str, Any]:
+        """Return the fields by name, as the catalog records them."""
         return asdict(self)
 
     def check(self, pool: Pool) -> None:
-        """CorruptionError unless the log reaches as far as this and is the one that was meant."""
+        """Raise CorruptionError unless the log reaches this position and is the log that the catalog belongs to."""
         if self.position > pool.medium.data.size:
             raise CorruptionError(
-                f"the catalog is complete up to LSN {self.lsn}, behind the end of the pool ({pool.medium.data.size:,} "
-                "bytes): that was cut, or is an older copy than the catalog"
+                f"the catalog is complete up to LSN {self.lsn}, beyond the end of the pool ({pool.medium.data.size:,} "
+                "bytes): the pool was cut off, or is an older copy than the catalog"
             )
         for index, generation in self.segments:
-            # looked at again: a writer beside a readonly store may have taken it since
-            if pool.generations.get(index) != generation and pool.look(index) != generation:
+            # Read again: a writer next to a readonly store may have taken the segment since the pool was loaded.
+            if pool.generations.get(index) != generation and pool.read_generation(index) != generation:
                 raise CorruptionError(
                     f"the catalog is complete up to LSN {self.lsn} and counts on segment {index} (offset "
                     f"{pool.start(index):,}) with generation {generation}, its header has "
@@ -65,19 +64,25 @@ class LogEnd:
 
 
 class Replay:
-    """Iterate once; then the attributes say where and in what state the log ended."""
+    """One pass over the log. Iterate once; then the attributes say where and in what state the log ended.
+
+    segments: indexes of the log's segments, in its order. lsn, previous, position: LSN and checksum of the last frame,
+    and the offset of the next one. durable: LSN that the frames themselves, or the start, prove to be durable.
+    is_marked: the last frame is a MARK.
+    """
 
     def __init__(self, pool: Pool, last: int | None = None, start: LogEnd | None = None) -> None:
-        """last: stop behind this LSN (what was durable when a flush failed) instead of where the log ends; start: go
-        on from there, where everything before it is known."""
+        """Prepare a pass from `start`, or from the beginning, to the end of the log.
+
+        last: stop after this LSN instead (what was durable when a flush failed)."""
         self._pool, self._last, self._start = pool, last, start
         self._view = memoryview(pool.medium.data)
         self.segments = [index for index, _ in start.segments] if start else []
-        self.position = start.position if start else 0  # where the next frame belongs
+        self.position = start.position if start else 0
         self.lsn = start.lsn if start else 0
-        self.previous = start.previous if start else 0  # the checksum of the last frame
-        self.durable = self.lsn  # proved by the frames themselves, or by who says where to start
-        self.is_marked = start is None  # nothing stands behind the last MARK
+        self.previous = start.previous if start else 0
+        self.durable = self.lsn
+        self.is_marked = start is None
         self._undurable: deque[Frame] = deque()
 
     def __iter__(self) -> Iterator[Frame]:
@@ -85,15 +90,15 @@ class Replay:
         for frame in self._frames():
             batch.append(frame)
             if not frame.flags & MORE:
-                for whole in batch:
-                    self._accept(whole)
-                    yield whole
+                for accepted in batch:
+                    self._accept(accepted)
+                    yield accepted
                 batch.clear()
         if batch:
             self._cut(batch[0])
 
     def _frames(self) -> Iterator[Frame]:
-        """Frames in order, followed through the segments, until none fits."""
+        """Yield frames in order, from segment to segment, until none follows."""
         if self._start is None:
             if not self._enter_first():
                 return
@@ -116,7 +121,7 @@ class Replay:
         self.position = start
 
     def _frame_at(self, start: int, lsn: int, previous: int) -> Frame | None:
-        """The frame at this offset, if it is whole and follows frame `lsn`."""
+        """Return the frame at offset `start` if it is valid and follows frame `lsn`, else None."""
         stop = self._pool.stop(self.segments[-1])
         if start + ALIGN > stop:
             return None
@@ -132,38 +137,39 @@ class Replay:
             self._undurable.popleft()
 
     def _cut(self, first: Frame) -> None:
-        """The batch that begins here never ended: the log ends before it."""
+        """End the log before the batch that begins with `first`, because the batch never ended."""
         self.position = first.offset
         index = (first.offset - self._pool.start(0)) // self._pool.segment_size
         del self.segments[self.segments.index(index) + 1 :]
 
     @property
     def undurable(self) -> list[tuple[int, int]]:
-        """Ranges of what was accepted without proof that it is durable."""
+        """Ranges of accepted frames that nothing proves to be durable."""
         return [(frame.offset, frame.body + frame.length) for frame in self._undurable]
 
     def _enter_first(self) -> bool:
-        """Stand before the first frame of the first segment; False in a pool that was never written to."""
+        """Enter the first segment; return False if the pool was never written to."""
         pool = self._pool
         if 0 in pool.generations:
             self._enter_segment(0)
             return True
         if pool.generations:
             raise CorruptionError(
-                f"the header of segment 0 (offset {pool.start(0):,}) is damaged, those of later segments are whole"
+                f"the header of segment 0 (offset {pool.start(0):,}) is damaged, those of later segments are valid"
             )
         seed = seed_of(pool.pool_id, 1)
         if any(self.whole_frames(pool.start(0) + ALIGN, pool.stop(0), seed)):
             raise CorruptionError(
-                f"the header of segment 0 (offset {pool.start(0):,}) is damaged, but whole frames stand behind it"
+                f"the header of segment 0 (offset {pool.start(0):,}) is damaged, but valid frames follow it"
             )
         return False
 
     def _enter(self, frame: Frame) -> int:
-        """Go where a NEXT frame points. A header is durable before its NEXT is written: one that is not whole is
-        damage."""
+        """Enter the segment that a NEXT frame names; return the offset of its first frame.
+
+        The header of a segment is durable before its NEXT frame is written, so an invalid header is damage."""
         index, generation = NEXT.unpack_from(self._view, frame.body)
-        if self._pool.look(index) != generation:
+        if self._pool.read_generation(index) != generation:
             raise CorruptionError(
                 f"the header of segment {index} (offset {self._pool.start(index):,}) is damaged: "
                 f"frame {frame.lsn} names it with generation {generation}, found {self._pool.generations.get(index)}"
@@ -176,12 +182,14 @@ class Replay:
         self._pool.medium.will_read(self._pool.start(index), self._pool.stop(index))
 
     def _prove_end(self, start: int, lsn: int, previous: int) -> None:
-        """Raise CorruptionError if a whole frame found anywhere behind was written when the one that is missing was
-        durable, unless a writer beside a readonly store has just written that."""
+        """Raise CorruptionError if a valid frame further on proves that the missing frame was durable.
+
+        The missing frame is looked for once more before, as a writer next to a readonly store may just have written
+        it."""
         pool, missing = self._pool, lsn + 1 if lsn else 1 << EPOCH_SHIFT
-        places = [(self.segments[-1], start + ALIGN)]
-        places += [(index, pool.start(index) + ALIGN) for index in pool.generations if index not in self.segments]
-        for index, begin in places:
+        ranges = [(self.segments[-1], start + ALIGN)]
+        ranges += [(index, pool.start(index) + ALIGN) for index in pool.generations if index not in self.segments]
+        for index, begin in ranges:
             for frame in self.whole_frames(begin, pool.stop(index), pool.seed(index)):
                 if frame.durable >= missing and self._frame_at(start, lsn, previous) is None:
                     raise CorruptionError(
@@ -192,7 +200,7 @@ class Replay:
                     )
 
     def whole_frames(self, start: int, stop: int, seed: int) -> Iterator[Frame]:
-        """Every frame in a range whose own checksum holds, whatever stands before it."""
+        """Yield every frame in a range whose own checksum is right, no matter which frame precedes it."""
         for first, last in self._pool.medium.written(start, stop):
             for offset in self._magic(first, last):
                 frame = unpack_frame(self._view, offset, stop, seed)
@@ -200,7 +208,7 @@ class Replay:
                     yield frame
 
     def _magic(self, start: int, stop: int) -> Iterator[int]:
-        """Where frames may begin in a range."""
+        """Yield the offsets in a range at which a frame's magic stands."""
         found = np.empty(1024, np.int64)
         while start < stop:
             count = find_magic(self._pool.medium.data, start, stop, ALIGN, FRAME_MAGIC, found)
@@ -209,8 +217,9 @@ class Replay:
 
 
 def follows(frame: Frame, lsn: int) -> bool:
-    """The next number, or the first of the next epoch: in the OPEN frame, or in the NEXT frame that makes room for
-    it."""
+    """Return whether a frame has the LSN after `lsn`: the next one, or the first one of the next epoch.
+
+    A new epoch begins with an OPEN frame, or with the NEXT frame that makes room for it."""
     if frame.lsn == (epoch_of(lsn) + 1) << EPOCH_SHIFT:
         return frame.kind in (Kind.OPEN, Kind.NEXT)
     return frame.lsn == lsn + 1 and lsn != 0

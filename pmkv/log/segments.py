@@ -1,9 +1,11 @@
 """The pool: a medium cut into segments of equal size.
 
-A segment is *taken* by the log once and in order of need; a taken segment is prepared: reserved, zero-filled (or, of a
-fast log, known to read as zeros), its header durable. Segments kept back: the last one is for the log's own frames
-(OPEN, MARK, NEXT; later folds), the last but one for deletes and for decisions that give something up, so that a full
-pool can still be opened and emptied. Assumes: the caller holds the log's lock, except for `preallocate_segment`.
+The log takes each segment once, in the order of need, and takes only prepared ones: reserved, filled with zeros (or,
+for a fast log, known to read as zeros), with a durable header. Two segments are kept back so that a full pool can still
+be opened and emptied: the last one for the log's own frames (OPEN, MARK, NEXT), the last but one for deletes and for
+decisions that release something.
+
+Assumes that the caller holds the log's locks, except for `preallocate_segment`.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from ..media.base import Medium
 from .format import (
     ALIGN,
     HEADER_PAGE,
+    MAX_FRAME,
     POOL_MAGIC,
     VERSION,
     PoolHeader,
@@ -32,17 +35,17 @@ from .format import (
     unpack_segment,
 )
 
-SEGMENT_SIZE = 64 << 20
-SMALLEST_SEGMENT = 256 << 10
-SEGMENTS_AT_LEAST = 16  # a pool smaller than 16 full segments has smaller ones instead
-# Bytes a second, beyond which zeros are not written ahead of a log: it is flushed in large groups, to which the file
-# system's metadata matters little, and the disk is better used otherwise (half of what a bulk load writes were zeros).
-FAST = 32 << 20
-LOOKED_AT = 1 << 20  # bytes at the beginning that must be zeros where there is no segment: else it is somebody's file
+SEGMENT_SIZE = 64 << 20  # bytes
+MIN_SEGMENT_SIZE = 256 << 10  # bytes
+MIN_SEGMENTS = 16  # a pool with room for fewer full segments has smaller ones instead
+# Zeros are not written ahead of a log that grows faster than this: it is flushed in large groups, for which the file
+# system's metadata matters little, and half of what a bulk load writes would be zeros.
+FAST_LOG_BYTES_PER_S = 32 << 20
+PROBED_BYTES = 1 << 20  # at the beginning of an unfinished pool; if they are not zeros, it is a file of someone else
 
 
 class Reserve(enum.IntEnum):
-    """How many segments must stay free for others when one is taken for this."""
+    """The purpose of a write; its value is the number of segments that must stay free when it takes one."""
 
     LOG = 0
     DELETE = 1
@@ -50,34 +53,39 @@ class Reserve(enum.IntEnum):
 
 
 def segment_size_for(capacity: int) -> int:
-    """64 MiB, or less where the pool would have fewer than 16 of them."""
-    size = (capacity - HEADER_PAGE) // SEGMENTS_AT_LEAST // HEADER_PAGE * HEADER_PAGE
-    return min(SEGMENT_SIZE, max(SMALLEST_SEGMENT, size))
+    """Return 64 MiB, or less if the pool would have fewer than 16 such segments."""
+    size = (capacity - HEADER_PAGE) // MIN_SEGMENTS // HEADER_PAGE * HEADER_PAGE
+    return min(SEGMENT_SIZE, max(MIN_SEGMENT_SIZE, size))
 
 
 class Pool:
-    """Segments of one medium. `create` or `load` makes one."""
+    """The segments of one medium. `create` or `load` makes a pool.
+
+    taken: indexes of the log's segments, in its order. generations: by index, for segments with a valid header, which
+    are prepared and perhaps taken.
+    """
 
     def __init__(self, medium: Medium, header: PoolHeader) -> None:
         self.medium = medium
         self.segment_size, self.pool_id, self.hash_key = header
-        self.hash_words = tuple(np.frombuffer(self.hash_key, "<u8"))  # as kernels take it
-        self.generations: dict[int, int] = {}  # of segments whose header is whole: prepared, perhaps taken
-        self.taken: list[int] = []  # in the order of the log
+        self.frame_limit = min(MAX_FRAME, self.segment_size // 4)  # longer bodies are split where they can be
+        self.hash_words = tuple(np.frombuffer(self.hash_key, "<u8"))  # the key in the form that kernels take
+        self.generations: dict[int, int] = {}
+        self.taken: list[int] = []
         self._seeds: dict[int, int] = {}
         self._free: list[int] = []  # neither taken nor prepared, the next one last
         self._ready: list[int] = []  # prepared, not taken, the next one last
         self._being_prepared: set[int] = set()
-        self._preparing = threading.Lock()  # of which segment is what
+        self._preparing = threading.Lock()  # guards the four collections above
         self._prepared = threading.Condition(self._preparing)
-        self._taken_at = -math.inf  # when the last one was, by the monotonic clock
-        self._is_fast = False  # it was filled sooner than zeros should be written ahead of it
-        self.fill = True  # have zeros written ahead at all: without a sync for every commit, they cost and gain nothing
-        self.on_take: Callable[[], None] = lambda: None  # a good moment to prepare the next one
+        self._taken_at = -math.inf  # when the last segment was taken, by the monotonic clock, in seconds
+        self._is_fast = False  # the last segment was filled at more than FAST_LOG_BYTES_PER_S
+        self.fill = True  # write zeros ahead; without a sync for every commit they gain nothing
+        self.on_take: Callable[[], None] = lambda: None  # called when a segment is taken: time to prepare the next one
 
     @classmethod
     def create(cls, medium: Medium, segment_size: int | None = None) -> Pool:
-        """Write a pool's header on an empty medium; it is a pool once this returns."""
+        """Make an empty medium a pool by writing its header, durably."""
         size = segment_size or segment_size_for(medium.data.size)
         if (medium.data.size - HEADER_PAGE) // size < 4:
             raise FullError(
@@ -93,22 +101,23 @@ class Pool:
 
     @staticmethod
     def is_pool(medium: Medium) -> bool:
+        """Return whether the medium begins with the magic of a pool."""
         return bytes(medium.data[8:16]) == POOL_MAGIC
 
     @staticmethod
     def is_unfinished(medium: Medium) -> bool:
-        """Is there nothing, or what a crash leaves while a pool is made: a header or parts of it, and no segment?"""
+        """Return whether the medium is empty, or holds what a crash during `create` leaves: at most a header."""
         if unpack_pool(memoryview(medium.data)[:ALIGN])[0] and Pool.load(medium).generations:
             return False
-        # the header of a log's only segment may be damaged, while its frames are all there
+        # The header of a log's only segment may be damaged while all of its frames are valid.
         magic = bytes(medium.data[8:16])
-        return magic in (POOL_MAGIC, bytes(8)) and not medium.data[ALIGN:LOOKED_AT].any()
+        return magic in (POOL_MAGIC, bytes(8)) and not medium.data[ALIGN:PROBED_BYTES].any()
 
     @classmethod
     def load(cls, medium: Medium) -> Pool:
         """Read the header of a pool; FormatError for another version, CorruptionError for a damaged one."""
-        whole, version, header = unpack_pool(memoryview(medium.data)[:64])
-        if not whole:
+        is_valid, version, header = unpack_pool(memoryview(medium.data)[:64])
+        if not is_valid:
             raise CorruptionError(
                 "the pool's header (bytes 0 to 64 of the pool) is damaged: its checksum does not hold"
             )
@@ -119,11 +128,11 @@ class Pool:
             )
         pool = cls(medium, header)
         for index in range(pool.count):
-            pool.look(index)
+            pool.read_generation(index)
         return pool
 
-    def look(self, index: int) -> int:
-        """The generation in a segment's header as it is now, 0 where that is not whole."""
+    def read_generation(self, index: int) -> int:
+        """Read a segment's header and return its generation, 0 if the header is not valid."""
         start = self.start(index)
         generation = unpack_segment(memoryview(self.medium.data)[start : start + ALIGN], self.pool_id, index)
         if generation:
@@ -136,60 +145,67 @@ class Pool:
 
     @property
     def count(self) -> int:
-        """Segments that fit on the medium."""
+        """Number of segments that fit on the medium."""
         return (self.medium.data.size - HEADER_PAGE) // self.segment_size
 
     @property
     def free(self) -> int:
+        """Number of segments that the log has not taken."""
         return self.count - len(self.taken)
 
     def start(self, index: int) -> int:
+        """Return the offset where a segment begins."""
         return HEADER_PAGE + index * self.segment_size
 
     def stop(self, index: int) -> int:
+        """Return the offset where a segment ends."""
         return HEADER_PAGE + (index + 1) * self.segment_size
 
     def seed(self, index: int) -> int:
-        """What the checksums of a segment's frames are seeded with, but for the offset."""
+        """Return the seed of the checksums of a segment's frames, to which each adds its offset."""
         if index not in self._seeds:
             self._seeds[index] = seed_of(self.pool_id, self.generations[index])
         return self._seeds[index]
 
     def adopt(self, taken: list[int]) -> None:
-        """After replay: these segments are the log, in this order; all others are free."""
+        """Make these segments the log, in this order, after a replay; all others are free."""
         self.taken = taken
         others = [index for index in range(self.count - 1, -1, -1) if index not in set(taken)]
         self._ready = [index for index in others if index in self.generations]
         self._free = [index for index in others if index not in self.generations]
 
     def take(self, purpose: Reserve) -> int:
-        """The next segment of the log, prepared."""
+        """Take a prepared segment as the next one of the log; return its index."""
         self.make_ready(1, purpose)
         index = self._ready.pop()
         self.taken.append(index)
         now = time.monotonic()
-        self._is_fast, self._taken_at = self.segment_size > FAST * (now - self._taken_at), now
+        self._is_fast, self._taken_at = self.segment_size > FAST_LOG_BYTES_PER_S * (now - self._taken_at), now
         self.on_take()
         return index
 
     def make_ready(self, count: int, purpose: Reserve) -> None:
-        """Have so many segments prepared, or raise FullError with nothing changed but what is prepared. Those kept back
-        are prepared too, before the last segment of a log is left: on a full disk they would not be there."""
+        """Have `count` segments prepared; raise FullError with nothing changed except that some may be prepared.
+
+        The segments kept back for `purpose` are prepared too: on a full disk they could not be, later."""
         self.admit(purpose, count)
         while len(self._ready) < count + (purpose if self.taken else 0):
-            # who has to wait for a segment of a log writes faster than zeros should be written ahead
-            if not self._prepare_one(fill=not self.taken):  # the background thread has the last one
+            # A writer that waits for a segment is faster than zeros should be written ahead.
+            if not self._prepare_one(fill=not self.taken):  # the background thread is preparing the last one
                 with self._prepared:
                     self._prepared.wait_for(lambda: not self._being_prepared)
 
     def has_kept_back(self, purpose: Reserve) -> bool:
-        """Are those kept back prepared? An opening may have taken one, on a disk that has no room for another, and what
-        is written into that one must leave the next opening its own. A log's first segment does not wait for others."""
+        """Return whether the segments kept back for `purpose` are prepared.
+
+        They may not be: recovery may have taken one on a disk without room for another, and writes into that one must
+        leave the next recovery its own. The log's first segment does not wait for others."""
         return len(self._ready) >= purpose or len(self.taken) < 2
 
     def admit(self, purpose: Reserve, count: int = 0) -> None:
-        """FullError unless so many segments may be taken for this. Asked before a frame goes into the current segment,
-        too: it may be one that was kept back for others."""
+        """Raise FullError unless `count` segments may be taken for `purpose`.
+
+        Also called (with 0) before a frame goes into the current segment, which may have been kept back for others."""
         if self.free - count < purpose:
             used = len(self.taken) * self.segment_size
             raise FullError(
@@ -198,19 +214,23 @@ class Pool:
             )
 
     def preallocate_segment(self) -> bool:
-        """Prepare one segment beyond those kept back, if there is one; False when there was nothing to do. For a
-        background thread."""
+        """Prepare one segment beyond those kept back; return False if there was nothing to do.
+
+        For a background thread, which holds no lock."""
         return len(self._ready) <= Reserve.WRITE and self._prepare_one()
 
     @property
     def unproved_headers(self) -> list[tuple[int, int]]:
-        """Where headers stand that nothing in the log proves to be durable: of the segments that are ready, and of the
-        first one while it is empty. `load` may have seen them in a cache only."""
+        """Ranges of segment headers that nothing in the log proves to be durable.
+
+        They are those of the ready segments, and of the last one taken, which may be empty. `load` may have seen them
+        in a cache only."""
         return [(self.start(index), self.start(index) + ALIGN) for index in self.taken[-1:] + self._ready]
 
     def _prepare_one(self, fill: bool = True) -> bool:
-        """False when there is none left. A writer in need prepares one beside that of the background thread, which may
-        be long about it."""
+        """Prepare a free segment; return False if there is none.
+
+        A writer does not wait for the segment that the background thread is preparing, which may take long."""
         with self._preparing:
             if not self._free:
                 return False
@@ -218,7 +238,7 @@ class Pool:
             self._being_prepared.add(index)
         try:
             self.medium.prepare(self.start(index), self.stop(index), fill=fill and self.fill and not self._is_fast)
-            # the header goes last: a segment with a whole header is wholly prepared
+            # The header goes last: a segment with a valid header is completely prepared.
             self._store(self.start(index), pack_segment(self.pool_id, index, 1))
         except BaseException:
             self._end_preparation(index, self._free, len(self._free))
@@ -227,15 +247,17 @@ class Pool:
         self._end_preparation(index, self._ready, 0)
         return True
 
-    def _end_preparation(self, index: int, place: list[int], at: int) -> None:
+    def _end_preparation(self, index: int, collection: list[int], at: int) -> None:
         with self._prepared:
             self._being_prepared.discard(index)
-            place.insert(at, index)
+            collection.insert(at, index)
             self._prepared.notify_all()
 
     def grow(self, capacity: int) -> None:
-        """Have a medium of `capacity` bytes: so much more is free. Not while a segment is prepared, whose header might
-        be stored in the mapping before and flushed from the one after."""
+        """Extend the medium to `capacity` bytes; the new segments are free.
+
+        Waits while a segment is being prepared: its header could be stored in the old mapping and flushed from the
+        new one."""
         with self._prepared:
             self._prepared.wait_for(lambda: not self._being_prepared)
             self.medium.grow(capacity)
@@ -243,10 +265,10 @@ class Pool:
             self._free = [index for index in range(self.count - 1, -1, -1) if index not in known] + self._free
 
     def check(self) -> None:
-        """Every segment is taken, ready or free, once; what is taken or ready has a whole header on the medium."""
+        """Assert that each segment is taken, ready or free, once, and has a valid header if it is taken or ready."""
         with self._preparing:
-            parts = self.taken + self._ready + self._free + list(self._being_prepared)
-        assert sorted(parts) == list(range(self.count)), "a segment is lost or counted twice"
+            segments = self.taken + self._ready + self._free + list(self._being_prepared)
+        assert sorted(segments) == list(range(self.count)), "a segment is lost or counted twice"
         for index in self.taken + self._ready:
             header = memoryview(self.medium.data)[self.start(index) : self.start(index) + ALIGN]
             assert unpack_segment(header, self.pool_id, index) == self.generations[index], (

@@ -40,7 +40,7 @@ from pmkv.engine import version_plan as plans
 from pmkv.engine.engine import Engine
 from pmkv.errors import FlushError, FullError
 from pmkv.index.run_files import SUFFIX
-from pmkv.log import log as writer
+from pmkv.log import appender as log_appender
 from pmkv.log.format import VERSION
 from pmkv.log.segments import Pool
 from pmkv.maintenance import compaction_policy as fold_module
@@ -329,7 +329,7 @@ def reproducible(seed: int, tier: int = 2) -> Iterator[None]:
             (secrets, "token_bytes", lambda size=32: rng.randbytes(size)),
             (secrets, "randbits", rng.getrandbits),
             *((module, "KEYSPACES", SPACES) for module in (engine, contents, plans, heads)),
-            (writer, "LARGE", LONG_STORE),
+            (log_appender, "LARGE_BODY_BYTES", LONG_STORE),
             (fold_module, "TIER", tier),
             (fold_module, "SPAN_TIER", tier),
             (fold_module, "QUIET_TIER", tier),

@@ -18,12 +18,17 @@ from pmkv.engine import engine
 from pmkv.engine.keyspace import Keyspace
 from pmkv.engine.table import Table
 from pmkv.index.hash_table import HashTable
+from pmkv.log import appender as appender_module
 from pmkv.log import format as format_
+from pmkv.log import group_commit as group_commit_module
 from pmkv.log import large_values
-from pmkv.log import log as writer_module
 from pmkv.log import replay as replay_module
 from pmkv.log import segments as pool_module
+from pmkv.log.access import AccessGuard
+from pmkv.log.appender import LogAppender
+from pmkv.log.durability import DurabilityGate
 from pmkv.log.format import EPOCH_SHIFT, Flag, Frame, Kind
+from pmkv.log.group_commit import GroupCommit
 from pmkv.log.log import Log
 from pmkv.log.replay import Replay
 from pmkv.log.segments import Pool, Reserve
@@ -34,7 +39,7 @@ MUTANTS: dict[str, Callable[[], list[Patch]]] = {}
 
 flush, rewrite, prepare = SimulatedMedium.flush, SimulatedMedium.rewrite, SimulatedMedium.prepare
 store = SimulatedMedium.store
-begin, place, finish, fail, flush_group = Log.begin, Log._place, Log._finish, Log._fail, Log._flush_group
+place, finish, flush_group = LogAppender._place, LogAppender.finish_open_frame, GroupCommit._flush_group
 unpack_frame, check_frame, frames = format_.unpack_frame, format_.check_frame, Replay._frames
 
 
@@ -121,12 +126,12 @@ def _() -> list[Patch]:
 
 @mutant("a write does not wait for its flush")
 def _() -> list[Patch]:
-    return [(Log, "settle", lambda self, lsn: None)]
+    return [(DurabilityGate, "wait_durable", lambda self, lsn: None)]
 
 
 @mutant("a read does not wait for what is pending")
 def _() -> list[Patch]:
-    return [(Log, "pending", lambda self: writer_module.NOTHING)]
+    return [(GroupCommit, "pending", lambda self: group_commit_module.NO_RANGES)]
 
 
 @mutant("a count does not wait for what is pending")
@@ -144,11 +149,11 @@ def _() -> list[Patch]:
 
 @mutant("a group counts as durable before its flush")
 def _() -> list[Patch]:
-    def early(self: Log) -> None:
-        self.durable = self.lsn
+    def early(self: GroupCommit) -> None:
+        self.durable = self.appender.lsn
         flush_group(self)
 
-    return [(Log, "_flush_group", early)]
+    return [(GroupCommit, "_flush_group", early)]
 
 
 @mutant("a segment is used before it is prepared")
@@ -173,8 +178,8 @@ def _() -> list[Patch]:
 
 @mutant("a write begins before there is room for all of it")
 def _() -> list[Patch]:
-    return [(Log, "reserve", lambda self, lengths, purpose=Reserve.WRITE: None),
-            (Log, "reserve_bytes", lambda self, length: None)]  # fmt: skip
+    return [(LogAppender, "reserve", lambda self, lengths, purpose=Reserve.WRITE: None),
+            (LogAppender, "reserve_bytes", lambda self, length: None)]  # fmt: skip
 
 
 @mutant("the segments kept back are not prepared")
@@ -219,8 +224,7 @@ def _() -> list[Patch]:
     def same(self: Log) -> None:
         if self.lsn == 0:
             return open_epoch(self)
-        self.pool.medium.rewrite(self._unproved + self.pool.unproved_headers)
-        self._unproved = []
+        self.group_commit.rewrite_unproved()
 
     return [(Log, "open_epoch", same)]
 
@@ -232,10 +236,10 @@ def _() -> list[Patch]:
 
 @mutant("a batch is not marked as one")
 def _() -> list[Patch]:
-    def single(self: Log, kind: int, flags: int, *rest: int) -> int:
+    def single(self: LogAppender, kind: int, flags: int, *rest: int) -> int:
         return place(self, kind, flags & ~Flag.MORE, *rest)
 
-    return [(Log, "_finish", lambda self, more: finish(self, 0)), (Log, "_place", single)]
+    return [(LogAppender, "finish_open_frame", lambda self, more: finish(self, 0)), (LogAppender, "_place", single)]
 
 
 @mutant("replay takes half a batch")
@@ -284,7 +288,7 @@ def _() -> list[Patch]:
 
 @mutant("a store whose medium failed goes on writing")
 def _() -> list[Patch]:
-    return [(Log, "guard_write", Log.guard_read)]
+    return [(AccessGuard, "guard_write", AccessGuard.guard_read)]
 
 
 # --- what makes a frame one
@@ -303,7 +307,7 @@ def _() -> list[Patch]:
 
 
 def checksum(make: Callable[[memoryview, int, int, int], int]) -> list[Patch]:
-    return [(format_, "check_frame", make), (writer_module, "check_frame", make)]
+    return [(format_, "check_frame", make), (appender_module, "check_frame", make)]
 
 
 @mutant("the checksum leaves out the body")
@@ -393,13 +397,13 @@ def _() -> list[Patch]:
 @mutant("frames do not say what is durable")
 def _() -> list[Patch]:
     pack = format_.pack_frame
-    return [(writer_module, "pack_frame", lambda *a: pack(*a[:7], 0, *a[8:]))]
+    return [(appender_module, "pack_frame", lambda *a: pack(*a[:7], 0, *a[8:]))]
 
 
 @mutant("frames say that they are durable themselves")
 def _() -> list[Patch]:
     pack = format_.pack_frame
-    return [(writer_module, "pack_frame", lambda *a: pack(*a[:7], a[6], *a[8:]))]
+    return [(appender_module, "pack_frame", lambda *a: pack(*a[:7], a[6], *a[8:]))]
 
 
 @mutant("a frame proves only what is older than it says")
@@ -422,7 +426,7 @@ def _() -> list[Patch]:
 @mutant("an idle log is not marked")
 def _() -> list[Patch]:
     def pretend(self: Log) -> None:
-        self._last_is_mark = True
+        self.appender.last_is_mark = True
 
     return [(Log, "mark", pretend)]
 

@@ -62,7 +62,7 @@ def _() -> list[Patch]:
 def _() -> list[Patch]:
     def late(self: Checkpointer, state: Manifest, *names: Any) -> None:
         with self._log.locks.state:
-            state = replace(state, end=self._log.end_here())
+            state = replace(state, end=self._log.end_position())
         commit(self, state, *names)
 
     return [(Checkpointer, "_commit", late)]

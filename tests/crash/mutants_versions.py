@@ -13,8 +13,8 @@ from pmkv.engine.collection import Collection, PreviousVersion
 from pmkv.engine.engine import Engine
 from pmkv.engine.open_view import OpenView
 from pmkv.engine.version_plan import Plan
+from pmkv.log.durability import DurabilityGate
 from pmkv.log.format import Frame
-from pmkv.log.log import Log
 from pmkv.maintenance import checkpoint as upkeep_module
 from pmkv.maintenance import compaction_policy as fold_module
 from pmkv.maintenance.checkpoint import Checkpointer, FrozenState
@@ -302,8 +302,8 @@ def _() -> list[Patch]:
 
 @mutant("who reads does not wait for a promote or rollback")
 def _() -> list[Patch]:
-    depends = Log.depends
-    return [(Log, "depends", lambda self, waiting, layer: depends(self, waiting, 0))]
+    depends = DurabilityGate.durability_of
+    return [(DurabilityGate, "durability_of", lambda self, waiting, layer: depends(self, waiting, 0))]
 
 
 @mutant("what goes on behind a seal forgets by which decision it has what it has")
@@ -338,12 +338,12 @@ def _() -> list[Patch]:
 
 @mutant("who writes is shown what was there before")
 def _() -> list[Patch]:
-    return shown_unless(lambda surface, former: max(surface._log.waiting.seen, surface._log.durable) >= former.lsn)
+    return shown_unless(lambda surface, former: max(surface._log.thread.min_lsn, surface._log.durable) >= former.lsn)
 
 
 @mutant("what was there before a promote is shown for ever")
 def _() -> list[Patch]:
-    return shown_unless(lambda surface, former: surface._log.locks.append.is_held or surface._log.waiting.seen > 0)
+    return shown_unless(lambda surface, former: surface._log.locks.append.is_held or surface._log.thread.min_lsn > 0)
 
 
 @mutant("what is shown goes with its view")
@@ -373,7 +373,7 @@ def _() -> list[Patch]:
         log = self._ground.log
         with log.deferred() as seen, log.locks.state:
             found = read()
-        log.settle(seen.lsn)
+        log.wait_durable(seen.lsn)
         return found
 
     return [(OpenView, "_at_once", at_once)]

@@ -31,7 +31,7 @@ from pmkv import store as store_module
 from pmkv.engine import table as table_module
 from pmkv.engine.engine import Engine
 from pmkv.engine.table import Table
-from pmkv.log import log as writer_module
+from pmkv.log import group_commit as group_commit_module
 from pmkv.log.flusher import Flusher
 from pmkv.runtime.background import Background
 from pmkv_server.commands import execution as running
@@ -55,7 +55,7 @@ SMALL = [  # limits of server and engine that a schedule shall meet
     (running, "HEAVY_BYTES", 1000), (dispatcher_module, "JOINED", 1000), (dispatcher_module, "LONG_INBOX", 1600),
     (connection_module, "OUTPUT_LIMIT", 2000), (connection_module, "INBOX_LIMIT", 1000),
     (connection_module, "SHORT", 600), (tables_module, "HEAVY_PUT", 8), (Table, "_per_frame", lambda self, width: 1),
-    (writer_module, "LONG", 1), (table_module, "BESIDE", 0),
+    (group_commit_module, "FLUSH_PIECE_BYTES", 1), (table_module, "BESIDE", 0),
 ]  # fmt: skip
 
 
@@ -116,7 +116,7 @@ class Schedule:
         self.medium.inline = self.rng.random() < 0.15
         engine = Engine.on_medium(self.medium, SEGMENT, now=lambda: NOW)
         self.log = engine.log
-        self.log._flushing = self.flushing = BatonLock(self.baton)
+        self.log.group_commit._flushing = self.flushing = BatonLock(self.baton)
         self.log.locks.append, self.log.locks.publish = BatonRLock(self.baton), BatonRLock(self.baton)
         self.log.store = functools.partial(self._store_slowly, self.log.store)
         self.loop = Loop(self.baton)
@@ -143,7 +143,7 @@ class Schedule:
 
         class PacedFlusher(Flusher):
             def start(self) -> None:
-                self._wishes = BatonQueue(baton)
+                self._requests = BatonQueue(baton)
                 baton.spawn("flush thread", self.run)
 
         class PacedBackground(Background):

@@ -20,8 +20,9 @@ import pytest
 
 from pmkv.engine.table import Table
 from pmkv.errors import PmkvError
+from pmkv.log.durability import DurabilityGate
 from pmkv.log.flusher import Flusher
-from pmkv.log.log import Log
+from pmkv.log.group_commit import GroupCommit
 from pmkv.log.publishing import BatchPublisher, PartialBatchSeen
 from pmkv_server.commands import transactions
 from pmkv_server.dispatch.tick import Dispatcher
@@ -91,7 +92,7 @@ Patch = tuple[Any, str, Any]
 MUTANTS: dict[str, Callable[[], list[Patch]]] = {}
 
 deliver, release, answer = Connection.deliver, Connection.release, Dispatcher._answer
-fail, reply, append, flush_taken = Log._fail, Connection.reply, Table._append, Log._flush_group
+fail, reply, append, flush_taken = GroupCommit.fail, Connection.reply, Table._append, GroupCommit._flush_group
 
 
 def mutant(name: str) -> Callable[[Callable[[], list[Patch]]], None]:
@@ -134,7 +135,7 @@ def _() -> list[Patch]:
 
 @mutant("what a read shows is taken for durable")
 def _() -> list[Patch]:
-    return [(Log, "depends", lambda self, waiting, layer: 0)]
+    return [(DurabilityGate, "durability_of", lambda self, waiting, layer: 0)]
 
 
 @mutant("a GET in a pipeline does not say what it depends on")
@@ -145,53 +146,53 @@ def _() -> list[Patch]:
     return [(Connection, "reply", forget)]
 
 
-def flush_group(self: Log, last: Callable[[], int], unless_failed: bool = True, waits: bool = True) -> None:
+def flush_group(self: GroupCommit, last: Callable[[], int], unless_failed: bool = True, waits: bool = True) -> None:
     """What the engine does, but for what is declared durable at the end."""
     with self.locks.append if waits else contextlib.nullcontext(), self.locks.state:
-        self._finish(0)
-        self._in_flight, self._gathered = self._in_flight + self._gathered, []
+        self.appender.finish_open_frame(0)
+        self._in_flight, self._unflushed = self._in_flight + self._unflushed, []
     try:
         self.pool.medium.flush([(start, stop) for start, stop in self._in_flight])
     except OSError as error:
-        self._fail(error)
+        self.fail(error)
     else:
         if not (unless_failed and self.failed):
             self.durable, self._in_flight, self._pending = last(), [], None
-    if self.on_durable:
-        self.on_durable()
+    if self.hooks.on_durable:
+        self.hooks.on_durable()
 
 
 @mutant("a flush makes durable what was written while it was under way")
 def _() -> list[Patch]:
-    return [(Log, "_flush_group", lambda self: flush_group(self, lambda: self.lsn))]
+    return [(GroupCommit, "_flush_group", lambda self: flush_group(self, lambda: self.appender.lsn))]
 
 
 @mutant("a flush declares durable what it wrote, although something else failed meanwhile")
 def _() -> list[Patch]:
-    def flush(self: Log) -> None:
-        last = self.lsn
+    def flush(self: GroupCommit) -> None:
+        last = self.appender.lsn
         flush_group(self, lambda: last, unless_failed=False)
 
-    return [(Log, "_flush_group", flush)]
+    return [(GroupCommit, "_flush_group", flush)]
 
 
 @mutant("a group that was taken counts for what was written since")
 def _() -> list[Patch]:
-    def flush(self: Log) -> None:
+    def flush(self: GroupCommit) -> None:
         if self._in_flight:
-            self._taken = self.lsn
+            self._flushing_lsn = self.appender.lsn
         flush_taken(self)
 
-    return [(Log, "_flush_group", flush)]
+    return [(GroupCommit, "_flush_group", flush)]
 
 
 @mutant("a group is taken while a frame is filled")
 def _() -> list[Patch]:
-    def hasty(self: Log) -> None:
-        last = self.lsn
+    def hasty(self: GroupCommit) -> None:
+        last = self.appender.lsn
         flush_group(self, lambda: last, waits=False)
 
-    return [(Log, "_flush_group", hasty)]
+    return [(GroupCommit, "_flush_group", hasty)]
 
 
 @mutant("a pipeline is shown what was there before it rolled back")
@@ -215,36 +216,36 @@ def _() -> list[Patch]:
 
 @mutant("who reads beside a batch is shown what is entered of it")
 def _() -> list[Patch]:
-    return [(BatchPublisher, "beware", lambda self, layer, found: None)]
+    return [(BatchPublisher, "check_overlap", lambda self, layer, found: None)]
 
 
 @mutant("who met a batch reads again at once, and takes what there is")
 def _() -> list[Patch]:
     def twice(self: BatchPublisher, read: Callable[[], Any]) -> Any:
-        with self._lock:
+        with self._locks.state:
             try:
                 return read()
             except PartialBatchSeen:
                 with patch.object(self, "_frames", []):
                     return read()
 
-    return [(BatchPublisher, "at_once", twice)]
+    return [(BatchPublisher, "read", twice)]
 
 
 @mutant("who counts does not wait until a batch is entered")
 def _() -> list[Patch]:
-    return [(BatchPublisher, "over", lambda self: self._lock)]
+    return [(BatchPublisher, "quiesced", lambda self: self._locks.state)]
 
 
 @mutant("only what is gathered is pending, not what is in flight")
 def _() -> list[Patch]:
-    pending = Log.pending
+    pending = GroupCommit.pending
 
-    def gathered(self: Log) -> Any:
+    def gathered(self: GroupCommit) -> Any:
         with patch.object(self, "_in_flight", []), patch.object(self, "_pending", None):
             return pending(self)
 
-    return [(Log, "pending", gathered)]
+    return [(GroupCommit, "pending", gathered)]
 
 
 @mutant("a failed flush counts as one that succeeded for whoever waits")
@@ -259,11 +260,11 @@ def _() -> list[Patch]:
 
 @mutant("after a failed flush memory stays as it was")
 def _() -> list[Patch]:
-    def keep(self: Log, error: OSError) -> None:
-        with patch.object(self, "on_failure", None):
+    def keep(self: GroupCommit, error: OSError) -> None:
+        with patch.object(self.hooks, "on_failure", None):
             fail(self, error)
 
-    return [(Log, "_fail", keep)]
+    return [(GroupCommit, "fail", keep)]
 
 
 @mutant("a kick during a flush is forgotten")
@@ -273,7 +274,7 @@ def _() -> list[Patch]:
             with contextlib.suppress(PmkvError):
                 if wish == "flush":
                     self._log.flush(self._log.lsn)
-                    self._kicked = False
+                    self._flush_requested = False
                 elif wish == "tick":
                     self._tick()
 

@@ -18,7 +18,7 @@ import pytest
 
 import pmkv
 from pmkv import data_directory
-from pmkv.log import log as appending
+from pmkv.log import appender as log_appender
 from pmkv.media.base import Range
 from pmkv.media.file import FileMedium
 from pmkv.store import Store
@@ -63,7 +63,7 @@ class Shadowed(FileMedium):
 @pytest.fixture
 def shadowed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], Store]:
     monkeypatch.setattr(data_directory, "FileMedium", Shadowed)
-    monkeypatch.setattr(appending, "LARGE", 4096)  # rows go straight to the page cache, as long ones do
+    monkeypatch.setattr(log_appender, "LARGE_BODY_BYTES", 4096)  # rows go straight to the page cache, as long ones do
     return lambda: pmkv.open(tmp_path / "live", capacity=CAPACITY)
 
 

@@ -169,7 +169,7 @@ def test_whoever_promotes_sees_it(engine: Engine) -> None:
             assert engine.table("t").get([1])[0] == 7
         assert inner.lsn == whole.lsn == engine.log.lsn
     with engine.log.deferred() as later:
-        later.seen = whole.lsn
+        later.min_lsn = whole.lsn
         assert engine.table("t").get([1])[0] == 7
     assert later.lsn == whole.lsn
 

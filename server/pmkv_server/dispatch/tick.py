@@ -214,7 +214,7 @@ class Dispatcher:
                 lambda: self._values(self.keyspace, keys, connections, counts),
                 lambda replies, lsn: self._answer_late(lsn, connections, replies),
             )
-        self._deferral.lsn = self._deferral.seen = 0
+        self._deferral.lsn = self._deferral.min_lsn = 0
         replies = self._values(self.keyspace, keys, connections, counts)
         self._answers.append((self._deferral.lsn, connections, replies))
 
@@ -304,7 +304,7 @@ class Dispatcher:
             if self._store.is_cold and keyspace.is_cold:
                 self._get_cold(keyspace, keys, owners, counts)
                 continue
-            self._deferral.lsn, self._deferral.seen = 0, max(connection.seen for connection in owners)
+            self._deferral.lsn, self._deferral.min_lsn = 0, max(connection.seen for connection in owners)
             replies = self._values(keyspace, keys, owners, counts)
             _reply_to_runs(owners, counts, replies, self._deferral.lsn)
 
@@ -365,7 +365,7 @@ class Dispatcher:
 
     def execute(self, connection: Connection, arguments: list[bytes]) -> None:
         session = connection.session
-        self._deferral.lsn, self._deferral.seen = 0, connection.seen
+        self._deferral.lsn, self._deferral.min_lsn = 0, connection.seen
         if arguments[0].upper() in (b"POST", b"HOST:"):
             log.warning("%s speaks HTTP to the RESP port: connection closed", session.address)
             connection.abort()
@@ -403,7 +403,7 @@ class Dispatcher:
 
         def begin() -> None:
             with self._store.deferred() as deferral:
-                deferral.seen = seen
+                deferral.min_lsn = seen
                 result = work()
             if writes:
                 self._store.flush_soon()

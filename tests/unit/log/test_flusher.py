@@ -9,7 +9,7 @@ import pytest
 
 from pmkv.errors import FullError
 from pmkv.log import flusher as module
-from pmkv.log import log as writer
+from pmkv.log import group_commit
 from pmkv.log import prefault as ahead
 from pmkv.log.flusher import Flusher
 from pmkv.log.format import Kind
@@ -26,8 +26,8 @@ def until(true: Callable[[], bool], seconds: float = 10) -> None:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "IDLE", 0.02)
-    monkeypatch.setattr(module, "INTERVAL", 0.02)
+    monkeypatch.setattr(module, "IDLE_S", 0.02)
+    monkeypatch.setattr(module, "SYNC_INTERVAL_S", 0.02)
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def a_medium() -> Failing:
 def test_a_piece_becomes_durable_while_the_next_one_is_written(
     start: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writer, "LONG", 1)
+    monkeypatch.setattr(group_commit, "FLUSH_PIECE_BYTES", 1)
     log = make_log(a_medium())
     start(log)
     first = append(log)
@@ -61,7 +61,7 @@ def test_a_piece_becomes_durable_while_the_next_one_is_written(
         last = append(log)
         until(lambda: log.durable >= first)
         assert first == log.durable < last, "a batch is never flushed in parts"
-        until(lambda: not log._flushing.locked())  # the thread waits for nothing that is not complete
+        until(lambda: not log.group_commit._flushing.locked())  # the thread waits for nothing that is not complete
     log.flush_piece(last, first)
     until(lambda: log.durable == last)
     assert [frame.lsn for frame in frames(log.pool.medium)][-2:] == [first, last]
@@ -82,12 +82,12 @@ def test_a_kick_makes_durable_what_was_appended(start: Callable) -> None:
 def test_an_idle_log_is_marked_once(start: Callable) -> None:
     log = make_log(a_medium())
     start(log)
-    log.settle(append(log))
+    log.wait_durable(append(log))
     until(lambda: log.is_idle)
     marked = log.lsn
     time.sleep(0.1)
     assert log.lsn == marked
-    log.settle(append(log))
+    log.wait_durable(append(log))
     until(lambda: log.is_idle)
     kinds = [frame.kind for frame in frames(log.pool.medium)]
     assert kinds[-2:] == [Kind.PART, Kind.MARK]
@@ -98,7 +98,7 @@ def test_an_interval_syncs_by_itself_and_marks(start: Callable) -> None:
     log = make_log(a_medium(), "interval")
     start(log)
     lsn = append(log)
-    log.settle(lsn)
+    log.wait_durable(lsn)
     until(lambda: log.durable >= lsn)
     until(lambda: log.is_idle)
 
@@ -107,7 +107,7 @@ def test_none_never_syncs(start: Callable) -> None:
     log = make_log(a_medium(), "none")
     start(log)
     lsn = append(log)
-    log.settle(lsn)
+    log.wait_durable(lsn)
     time.sleep(0.1)
     assert log.durable < lsn
     assert log.lsn == lsn, "and never marks"
@@ -117,11 +117,11 @@ def test_none_never_syncs(start: Callable) -> None:
 def test_where_the_log_goes_on_is_made_ready_beside_the_writer(
     start: Callable, monkeypatch: pytest.MonkeyPatch, durability: str
 ) -> None:
-    monkeypatch.setattr(ahead, "LEAST", 4 << 10)
+    monkeypatch.setattr(ahead, "PREFAULT_MIN_BYTES", 4 << 10)
     log = make_log(medium := a_medium(), durability)
     thread = start(log)
     for _ in range(20):
-        log.settle(append(log, bytes(500)))
+        log.wait_durable(append(log, bytes(500)))
         until(lambda: log.position < max((stop for _, stop, _ in medium.ready), default=0))
     starts, stops, threads = zip(*medium.ready)
     assert all(a >= b for a, b in zip(starts[1:], stops)), "nothing twice"
@@ -131,7 +131,7 @@ def test_where_the_log_goes_on_is_made_ready_beside_the_writer(
 
 def test_nothing_is_made_ready_for_what_is_stored_the_mediums_own_way(start: Callable) -> None:
     log = make_log(medium := a_medium())
-    log._ahead.follow([(0, 1 << 20)], 600 << 10)
+    log.group_commit.prefault.follow([(0, 1 << 20)], 600 << 10)
     medium.ready.clear()
     start(log)
     for _ in range(3):

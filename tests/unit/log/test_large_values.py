@@ -30,7 +30,7 @@ def engine(medium: MemoryMedium) -> Engine:
 
 
 def test_a_part_fits_its_segment(engine: Engine) -> None:
-    assert large_values.size_for(engine.log) == SEGMENT // 4 < PART_SIZE
+    assert large_values.chunk_size(engine.log) == SEGMENT // 4 < PART_SIZE
     assert MAX_VALUE // PART_SIZE * 8 + 8 < PART_SIZE  # the list of the longest value is itself no long value
 
 

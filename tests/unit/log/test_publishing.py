@@ -29,7 +29,7 @@ FRAMES = [at(4096 | 5 << 48, 4100, 4160), at(8192 | 9 << 48)]
 def elsewhere(call: Callable[[], Any], entering: BatchPublisher) -> tuple[Any, Any]:
     """What it gives in another thread, beside a batch that is entered, and behind it; NotYet: it waits."""
     with ThreadPoolExecutor(1) as pool:
-        with entering.into(MINE, FRAMES):
+        with entering.publishing(MINE, FRAMES):
             future = pool.submit(call)
             try:
                 beside = future.result(0.2)
@@ -43,10 +43,10 @@ def reader(entering: BatchPublisher, layer: object, *offsets: int) -> Callable[[
 
     def read() -> int:
         times.append(1)
-        entering.beware(layer, at(*offsets))
+        entering.check_overlap(layer, at(*offsets))
         return len(times)
 
-    return lambda: entering.at_once(read)
+    return lambda: entering.read(read)
 
 
 @pytest.mark.parametrize("offset", NEW)
@@ -67,14 +67,14 @@ def test_who_reads_something_else_goes_on() -> None:
 
 def test_behind_the_batch_nobody_waits() -> None:
     entering = BatchPublisher(StoreLocks())
-    with entering.into(MINE, FRAMES):
+    with entering.publishing(MINE, FRAMES):
         pass
     assert reader(entering, MINE, *NEW)() == 1
 
 
 def test_a_batch_that_is_interrupted_is_over() -> None:
     entering = BatchPublisher(StoreLocks())
-    with pytest.raises(KeyboardInterrupt), entering.into(MINE, FRAMES):
+    with pytest.raises(KeyboardInterrupt), entering.publishing(MINE, FRAMES):
         raise KeyboardInterrupt
     assert reader(entering, MINE, *NEW)() == 1
     with ThreadPoolExecutor(1) as pool:
@@ -85,14 +85,14 @@ def test_of_several_reads_at_once_all_are_done_again() -> None:
     """The lock was let go in between: the first of them is of another moment than the second."""
     entering = BatchPublisher(StoreLocks())
     first, second = reader(entering, OTHER, *NEW), reader(entering, MINE, *NEW)
-    assert elsewhere(lambda: entering.at_once(lambda: (first(), second())), entering) == (NotYet, (2, 2))
+    assert elsewhere(lambda: entering.read(lambda: (first(), second())), entering) == (NotYet, (2, 2))
 
 
 def test_who_counts_waits_for_the_end() -> None:
     entering = BatchPublisher(StoreLocks())
 
     def count() -> bool:
-        with entering.over():
+        with entering.quiesced():
             return entering._locks.state.is_held
 
     assert elsewhere(count, entering) == (NotYet, True)
@@ -114,7 +114,7 @@ def test_who_has_the_lock_never_asks_for_a_turn() -> None:
     with lock:
         thread.start()
         assert waits.wait(5)
-        with entering.over():
+        with entering.quiesced():
             pass
         with pytest.raises(PartialBatchSeen):  # for whoever took the lock first
             entering._layer, entering._frames = MINE, [(4096, 4160)]

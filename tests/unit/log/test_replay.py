@@ -51,7 +51,7 @@ def test_the_state_at_the_end(acknowledged: Log) -> None:
     whole, replay = found(acknowledged.pool.medium)
     assert whole == lsns(acknowledged)
     assert (replay.lsn, replay.previous, replay.position) == (
-        acknowledged.lsn, acknowledged.previous, acknowledged.position)  # fmt: skip
+        acknowledged.lsn, acknowledged.appender.previous, acknowledged.position)  # fmt: skip
     last = frames(acknowledged.pool.medium)[-1]
     assert replay.durable == acknowledged.lsn - 1, "the last frame itself is proved by none behind it"
     assert replay.undurable == [(last.offset, last.body + last.length)]
@@ -226,7 +226,7 @@ def test_the_only_segment_with_a_damaged_header_is_no_empty_pool(acknowledged: L
     medium = acknowledged.pool.medium
     for index in acknowledged.pool.generations:
         medium.data[acknowledged.pool.start(index)] ^= 1
-    with pytest.raises(CorruptionError, match=r"segment 0 .* but whole frames stand behind it"):
+    with pytest.raises(CorruptionError, match=r"segment 0 .* but valid frames follow it"):
         found(medium)
 
 

@@ -11,7 +11,7 @@ from xxhash import xxh3_64_intdigest
 
 from pmkv.errors import CorruptionError, FormatError, FullError
 from pmkv.log.format import HEADER_PAGE
-from pmkv.log.segments import FAST, SEGMENT_SIZE, SMALLEST_SEGMENT, Pool, Reserve, segment_size_for
+from pmkv.log.segments import FAST_LOG_BYTES_PER_S, MIN_SEGMENT_SIZE, SEGMENT_SIZE, Pool, Reserve, segment_size_for
 from pmkv.media.memory import MemoryMedium
 from tests.engines import SEGMENT, copy_of, small_medium
 
@@ -23,7 +23,7 @@ def pool() -> Pool:
 
 @pytest.mark.parametrize(
     ("capacity", "size"),
-    [(1 << 40, SEGMENT_SIZE), (1 << 30, (1 << 26) - 4096), (1 << 24, (1 << 20) - 4096), (1 << 21, SMALLEST_SEGMENT)],
+    [(1 << 40, SEGMENT_SIZE), (1 << 30, (1 << 26) - 4096), (1 << 24, (1 << 20) - 4096), (1 << 21, MIN_SEGMENT_SIZE)],
 )
 def test_a_small_pool_has_smaller_segments(capacity: int, size: int) -> None:
     assert segment_size_for(capacity) == size
@@ -218,11 +218,11 @@ def test_zeros_are_written_ahead_of_a_slow_log_only(pool: Pool, monkeypatch: pyt
     monkeypatch.setattr(pool.medium, "prepare", lambda start, stop, fill: filled.append(fill))
     pool.take(Reserve.WRITE)
     for seconds in (2.0, 1e-6, 2.0):
-        clock[0] += seconds * SEGMENT / FAST
+        clock[0] += seconds * SEGMENT / FAST_LOG_BYTES_PER_S
         pool.take(Reserve.WRITE)
         filled.clear()
         assert pool._prepare_one() and filled == [seconds > 1]
-    clock[0] += 2.0 * SEGMENT / FAST
+    clock[0] += 2.0 * SEGMENT / FAST_LOG_BYTES_PER_S
     pool.take(Reserve.WRITE)
     filled.clear()
     pool.make_ready(len(pool._ready) + 1 - Reserve.WRITE, Reserve.WRITE)

@@ -1,0 +1,28 @@
+"""Whether a log may still be read and written, and the reason when it may not."""
+
+from __future__ import annotations
+
+from ..errors import ClosedError, ReadOnlyError
+
+
+class AccessGuard:
+    """The access state of one log. Each reason becomes the message of the error that a refused caller gets.
+
+    closed: why nothing may be done any more, or None. readonly: why nothing may be written, or None.
+    """
+
+    def __init__(self) -> None:
+        self.closed: str | None = None
+        self.readonly: str | None = None
+
+    def guard_read(self) -> None:
+        """Raise ClosedError if the log is closed."""
+        if self.closed:
+            raise ClosedError(self.closed)
+
+    def guard_write(self) -> None:
+        """Raise ClosedError if the log is closed, ReadOnlyError if nothing may be written."""
+        if self.closed:
+            raise ClosedError(self.closed)
+        if self.readonly:
+            raise ReadOnlyError(self.readonly)
