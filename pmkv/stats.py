@@ -63,7 +63,7 @@ def stats_of(engine: Engine, path: Path | None) -> Stats:
     """Gather them."""
     pool, log, recovery, upkeep = engine.pool, engine.log, engine.recovery, engine.upkeep
     chains = [part.chain for part in engine.main.parts]
-    hot = [chain.hot for chain in chains if chain.hot is not None]
+    hot = [chain.cache for chain in chains if chain.cache is not None]
     with log.publisher.over(), log.deferred():
         return Stats(
             path=str(path) if path else None,

@@ -132,7 +132,7 @@ class Engine:
         for contents in replayed.values():
             if self._contents.get(contents.view.name) is not contents:
                 for part in contents.parts:
-                    part.chain.leave()
+                    part.chain.close()
         self._decided = min(self._decided, self.log.durable)  # what was decided later never was
         old.discard()
 
@@ -425,7 +425,7 @@ class Engine:
             lonely = {part for part, tree in heads.trees.items() if tree.keyed and not heads.is_shared(part)}
             dead = [key for number in range(KEYSPACES) if keyspace_name(number) in lonely
                     for key in self.keyspaces[number].take_dead()]  # fmt: skip
-            layers = [layer for tree in heads.trees.values() for layer in tree.layers.values() if layer.closed]
+            layers = [layer for tree in heads.trees.values() for layer in tree.layers.values() if layer.frozen]
             end = self.log.end_here()
             state = Manifest(end, heads.last_table, heads.parts(), heads.views(), heads.switches)
             return FrozenState(state, [FrozenLayer.of(layer) for layer in layers], dead, lonely, self.log.appended)
@@ -434,7 +434,7 @@ class Engine:
         """No layer stays that only those are shown who need not wait: it belongs to no state."""
         for contents in self._contents.values():
             contents.forget_former()
-        self.heads.rotate()
+        self.heads.freeze_memtables()
 
     def _fold_in_memory(self, lsn: int) -> None:
         """What checkpoints and folds do elsewhere: without, each version would leave one more run to ask for ever."""
@@ -442,7 +442,7 @@ class Engine:
         for tree in self.heads.trees.values():
             for layer in tree.layers.values():
                 merge_in_memory(layer, self.log.data, tree.number + (OWNER if tree.keyed else 0))
-                layer.since = lsn  # what is absent now may be so by a delete that is pending
+                layer.visible_since = lsn  # what is absent now may be so by a delete that is pending
 
     @property
     def is_cold(self) -> bool:

@@ -53,10 +53,10 @@ class FrozenLayer:
     def of(cls, layer: Layer) -> FrozenLayer:
         """And held, until the checkpoint is through. Under the lock."""
         below = list(layer.down())[1:]
-        for mutable in layer.closed:
+        for mutable in layer.frozen:
             mutable.held = True
         return cls(
-            layer.tree, layer.id, layer.closed,
+            layer.tree, layer.id, layer.frozen,
             tuple(mutable for one in below for mutable in one.closed),
             tuple(run for one in (layer, *below) for run in one.runs),
         )  # fmt: skip
@@ -189,13 +189,13 @@ class Checkpointer:
     def _adopt(self, rotation: FrozenState, written: list[Run | None]) -> None:
         """What was closed is on file now. Under the lock."""
         for closed, run in zip(rotation.closed, written):
-            layer = self._present(closed.tree) and closed.tree.with_closed(closed.runs)
+            layer = self._present(closed.tree) and closed.tree.with_frozen(closed.runs)
             if layer:  # else it was dropped, cleared, or went back
                 layer.adopt(closed.runs, run)
             for mutable in closed.runs:
                 mutable.dead = True
         for tree in {id(closed.tree): closed.tree for closed in rotation.closed}.values():
-            tree.changed()
+            tree.invalidate_stacks()
 
     def _present(self, tree: LayerTree) -> bool:
         return self._trees().get(tree.name) is tree

@@ -52,7 +52,7 @@ class CompactionPlan:
         layer = self.tree.with_runs(self.inputs)
         if layer is not None:
             layer.runs = replaced(layer.runs, self.inputs, run)
-            self.tree.changed()
+            self.tree.invalidate_stacks()
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,8 @@ class SkipRunPlan:
     def in_tree(self, run: Run | None) -> None:
         """The same in memory. Under the lock."""
         if run is not None and {self.top, self.below} <= self.tree.layers.keys() | {None}:
-            self.tree.spans[self.top] = SkipRun(run, self.top, self.below)
-            self.tree.changed()
+            self.tree.skip_runs[self.top] = SkipRun(run, self.top, self.below)
+            self.tree.invalidate_stacks()
 
 
 def together(folds: list[CompactionPlan | SkipRunPlan]) -> list[CompactionPlan | SkipRunPlan]:

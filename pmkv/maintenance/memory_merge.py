@@ -19,12 +19,12 @@ MOST_ENTRIES = 1 << 15  # folded at once: some twenty milliseconds, for which ev
 def merge_in_memory(layer: Layer, data: np.ndarray, owner: int) -> None:
     """data: the pool's bytes; owner: of the checks of its records (see `kernels.probe.find_keys`)."""
     tree = layer.tree
-    while inputs := layer.closed[tier_of([mutable.index.count for mutable in layer.closed], TIER)]:
+    while inputs := layer.frozen[tier_of([mutable.index.count for mutable in layer.frozen], TIER)]:
         if sum(mutable.index.count for mutable in inputs) > MOST_ENTRIES:
             return
-        is_bottom = layer.below is None and inputs[-1] is layer.closed[-1]
-        layer.closed = replaced(layer.closed, inputs, merged(tree, inputs, data, np.uint64(owner), is_bottom))
-        tree.changed()
+        is_bottom = layer.below is None and inputs[-1] is layer.frozen[-1]
+        layer.frozen = replaced(layer.frozen, inputs, merged(tree, inputs, data, np.uint64(owner), is_bottom))
+        tree.invalidate_stacks()
         for mutable in inputs:
             mutable.die()
 

@@ -47,17 +47,17 @@ class RunSet:
     """Some runs of a chain, newest first, as they were at one moment."""
 
     def __init__(self, closed: tuple[MemTable, ...], runs: tuple[Run, ...], seed: np.uint64) -> None:
-        self.closed, self.runs, self.seed = closed, runs, seed
+        self.frozen, self.runs, self.seed = closed, runs, seed
 
     def find(self, wanted: LookupBatch) -> np.ndarray:
         """Locations, 0 where there is none. Under the lock, if there are closed runs."""
-        found = self._find_closed(wanted)
+        found = self._find_frozen(wanted)
         self.find_on_disk(wanted, found)
         return found
 
-    def _find_closed(self, wanted: LookupBatch) -> np.ndarray:
+    def _find_frozen(self, wanted: LookupBatch) -> np.ndarray:
         found = np.zeros(wanted.words.size, np.uint64)
-        for mutable in self.closed:
+        for mutable in self.frozen:
             find_missing(wanted, mutable.index, NOTHING, found)
         return found
 
@@ -65,14 +65,14 @@ class RunSet:
         """What lives here of what was noted. between: called now and then. CorruptionError: something below is damaged,
         or a record whose key is looked for. Under the lock, if there are closed runs that are not held."""
         below = self.near(portion.notes)
-        if not below.closed and not below.runs:
+        if not below.frozen and not below.runs:
             return CountResult(0, [])
         wanted = sorted_by_slot(portion.notes, self.seed, between)
         count, expiries = 0, []
         for some in pieces(wanted.words.size):
             between()
             part = wanted.part(some)
-            below.look_for_any(part, found := below._find_closed(part))
+            below.look_for_any(part, found := below._find_frozen(part))
             covered = covered_by(part, found)
             count += covered.count
             expiries += covered.expiries
@@ -84,7 +84,7 @@ class RunSet:
         bounds = bounds_of(notes)
         if bounds is None:
             return self
-        return RunSet(self.closed, tuple(run for run in self.runs if run.info.may_have(*bounds)), self.seed)
+        return RunSet(self.frozen, tuple(run for run in self.runs if run.info.may_have(*bounds)), self.seed)
 
     def find_on_disk(self, wanted: LookupBatch, found: np.ndarray) -> None:
         """Fill `found` from the runs on file, where it is 0. Needs no lock."""
@@ -109,20 +109,20 @@ class IndexStack:
         """lasts: long enough for hot words."""
         self.tree, self.seed = top.tree, np.uint64(top.tree.seed)
         self.top, self._lasts = top, lasts
-        self.hot: LocationCache | None = None
+        self.cache: LocationCache | None = None
         self._is_known = False
         self._look_again()
-        self.tree.chains.add(self)
+        self.tree.stacks.add(self)
 
-    def stand_on(self, top: Layer) -> bool:
+    def rebase(self, top: Layer) -> bool:
         """Another layer is on top: was the chain exchanged, or does it only go on?"""
         goes_on = top.below is self.top
-        before = (self._runs, {*self._closed, *self.top.mutables}) if self._is_known and not goes_on else None
+        before = (self._runs, {*self._frozen, *self.top.memtables}) if self._is_known and not goes_on else None
         if top.tree is not self.tree:  # memory went back, and everything was made anew
             before = None
-            self.tree.chains.discard(self)
+            self.tree.stacks.discard(self)
             self.tree = top.tree
-            self.tree.chains.add(self)
+            self.tree.stacks.add(self)
         self.top = top
         self._look_again()
         if not goes_on:
@@ -130,11 +130,11 @@ class IndexStack:
         return not goes_on
 
     @property
-    def closed(self) -> tuple[MemTable, ...]:
+    def frozen(self) -> tuple[MemTable, ...]:
         """Newest first. Under the lock."""
         if not self._is_known:
             self._look_again()
-        return self._closed
+        return self._frozen
 
     @property
     def runs(self) -> tuple[Run, ...]:
@@ -148,9 +148,9 @@ class IndexStack:
         closed: list[MemTable] = []
         runs: list[Run] = []
         layer: Layer | None = self.top
-        spans, layers = self.tree.spans, self.tree.layers
+        spans, layers = self.tree.skip_runs, self.tree.layers
         while layer is not None:
-            closed += layer.closed
+            closed += layer.frozen
             # not for the layer that stands for an empty part: its number may be that of another view's layer
             span = spans.get(layer.id) if spans and layers.get(layer.id) is layer else None
             if span is not None:
@@ -159,61 +159,61 @@ class IndexStack:
             else:
                 runs += layer.runs
                 layer = layer.below
-        self._closed, self._runs, self._is_known = tuple(closed), tuple(runs), True
+        self._frozen, self._runs, self._is_known = tuple(closed), tuple(runs), True
         if not runs:
             self._forget_all()
-        elif self.hot is None and self._lasts:
+        elif self.cache is None and self._lasts:
             dram = self.tree.dram
-            self.hot = LocationCache(dram.heap, dram.budget, self.seed)
+            self.cache = LocationCache(dram.heap, dram.budget, self.seed)
 
-    def leave(self) -> None:
+    def close(self) -> None:
         """Give the memory of hot words back; the chain is not used again. Under the lock."""
-        self.tree.chains.discard(self)
-        self._closed, self._runs, self._is_known = (), (), True
+        self.tree.stacks.discard(self)
+        self._frozen, self._runs, self._is_known = (), (), True
         self._forget_all()
 
-    def forget(self) -> None:
+    def invalidate(self) -> None:
         """What is held of runs may be gone: files that nobody reads any more would keep their room on the disk."""
-        self._closed, self._runs, self._is_known = (), (), False
+        self._frozen, self._runs, self._is_known = (), (), False
 
     def _forget_exchanged(self, before: tuple[tuple[Run, ...], set[MemTable]] | None) -> None:
         """Of hot words those go of which a run on file speaks that only the chain of now has, or only the one before
         (its runs, and those on no file); what stands on the files of both is what it was. What is on no file is not
         hot: so of that, what the chain of now has alone. All go where these are many, or not known."""
-        if self.hot is None:
+        if self.cache is None:
             return
         runs, mutables = before or ((), set())
         others = set(runs) ^ set(self._runs)
-        above = [mutable.index for mutable in self.mutables if mutable not in mutables]
+        above = [mutable.index for mutable in self.memtables if mutable not in mutables]
         if before is None or sum(run.info.count for run in others) + sum(index.count for index in above) > FEW:
-            self.hot.clear()
+            self.cache.clear()
             return
         try:
             for walk in [run.walk(0, self.seed) for run in others] + [index.walk() for index in above]:
                 for _, words, _ in walk:
-                    self.hot.forget(words)
+                    self.cache.forget(words)
         except CorruptionError:  # it is told to whoever reads that
-            self.hot.clear()
+            self.cache.clear()
 
     def _forget_all(self) -> None:
-        if self.hot is not None:
-            self.hot.clear()
-            self.hot = None
+        if self.cache is not None:
+            self.cache.clear()
+            self.cache = None
 
     # finding and entering
 
     def find_in_memory(self, wanted: LookupBatch, pending: np.ndarray) -> tuple[np.ndarray, int]:
         """(locations, 0 where there is none above the runs on file; how many are pending). Under the lock."""
         wanted.moment = self._moment
-        mutable = self.top.open
+        mutable = self.top.memtable
         if mutable is not None:
             found, waiting = wanted.in_index(mutable.index, pending)
         else:
             found, waiting = np.zeros(wanted.words.size, np.uint64), 0
-        for mutable in self.closed:
+        for mutable in self.frozen:
             waiting += find_missing(wanted, mutable.index, pending, found)
-        if self.hot is not None:
-            wanted.in_hot(self.hot, found)
+        if self.cache is not None:
+            wanted.in_hot(self.cache, found)
         return found, waiting
 
     def find_on_disk(
@@ -223,8 +223,8 @@ class IndexStack:
         at the end only, to make hot what is asked for often."""
         if found.all():
             return
-        hot = self.hot
-        missed = (found == 0).nonzero()[0] if hot is not None and hot.wants() else None
+        cache = self.cache
+        missed = (found == 0).nonzero()[0] if cache is not None and cache.wants() else None
         RunSet((), runs, self.seed).find_on_disk(wanted, found)
         if missed is not None:
             which = missed[found[missed] != 0]
@@ -234,19 +234,19 @@ class IndexStack:
 
     def _admit_to_cache(self, wanted: LookupBatch, found: np.ndarray, which: np.ndarray, runs: tuple[Run, ...]) -> None:
         """Not if the runs were exchanged since; and not what was written since, which then stands in a run above."""
-        if self.hot is None or runs is not self.runs:
+        if self.cache is None or runs is not self.runs:
             return
         if wanted.moment != self._moment:
-            for mutable in self.mutables:
+            for mutable in self.memtables:
                 if which.size and mutable.index.count:
                     which = which[wanted.some(which).in_index(mutable.index, NOTHING)[0] == 0]
         if which.size:
-            self.hot.admit(wanted.words[which], found[which])
+            self.cache.admit(wanted.words[which], found[which])
 
     @property
     def _moment(self) -> tuple[int, int]:
         """While this stays as it is, nothing is written."""
-        return self.top.id, self.top.entered
+        return self.top.id, self.top.inserts
 
     def find(self, wanted: LookupBatch) -> np.ndarray:
         """Both halves at once, whatever is pending. Under the lock."""
@@ -256,44 +256,44 @@ class IndexStack:
 
     def make_room(self, words: np.ndarray, lock: AbstractContextManager[object]) -> None:
         """Let the open run grow for what is entered next, while others read. By who writes, without the lock."""
-        self.top.to_write(lock).index.make_room(words, lock)
+        self.top.memtable_for_write(lock).index.make_room(words, lock)
 
     def enter(self, wanted: LookupBatch, locations: np.ndarray, lsn: int) -> np.ndarray:
         """Write words; returns what stood in the open run before each. Under the lock."""
-        self.announce(locations.size, lsn)
+        self.begin_insert(locations.size, lsn)
         before = self.insert(wanted, locations)
-        self.entered(wanted, new_keys(wanted, locations, before) if self.closed or self.runs else None)
+        self.finish_insert(wanted, new_keys(wanted, locations, before) if self.frozen or self.runs else None)
         return before
 
-    def announce(self, count: int, lsn: int) -> None:
+    def begin_insert(self, count: int, lsn: int) -> None:
         """So many words come, by a frame: whatever interrupts that (Ctrl-C), the layer was written. Under the lock."""
-        top, mutable = self.top, self.top.to_write()
+        top, mutable = self.top, self.top.memtable_for_write()
         mutable.first = mutable.first or lsn
         top.writes += count
-        top.changed = lsn
+        top.last_write = lsn
 
     def insert(
         self, wanted: LookupBatch, locations: np.ndarray, lock: AbstractContextManager[object] = HELD
     ) -> np.ndarray:
         """Then they are entered, which takes long: by who writes, under the lock, or with it and while nobody counts or
         walks, and nobody is shown anything of it."""
-        return wanted.enter(self.top.to_write(lock).index, locations, lock)
+        return wanted.enter(self.top.memtable_for_write(lock).index, locations, lock)
 
-    def entered(self, wanted: LookupBatch, new: LookupBatch | None) -> None:
+    def finish_insert(self, wanted: LookupBatch, new: LookupBatch | None) -> None:
         """They are there; with a note of what is new. Under the lock, and not before: whoever looked for these words
         meanwhile in vain, and offers what the runs have as hot, has to be too early for this, or to learn of it."""
-        self.top.entered += 1
-        if self.closed or self.runs:
-            if self.hot is not None:
-                self.hot.forget(wanted.words)
+        self.top.inserts += 1
+        if self.frozen or self.runs:
+            if self.cache is not None:
+                self.cache.forget(wanted.words)
             if new is not None:
-                self.top.to_write().tally.note(new)
+                self.top.memtable_for_write().tally.note(new)
 
     # counting
 
     def count(self, now: int) -> int:
         """How many words live, those that have expired by `now` (unix ms) not among them. Under the lock."""
-        mutables = self.mutables
+        mutables = self.memtables
         if not mutables and not self.runs:
             return 0
         self._settle()
@@ -312,14 +312,14 @@ class IndexStack:
     @property
     def uncounted(self) -> int:
         """How many words a count has to look up first, as it was lately: without the lock."""
-        mutables = (self.top.open, *self._closed)
+        mutables = (self.top.memtable, *self._frozen)
         return sum(mutable.tally.uncounted for mutable in mutables if mutable is not None)
 
     def count_ahead(self, lock: AbstractContextManager[object]) -> None:
         """Look most of these up before, with the lock for moments only: after a restart it may take long."""
         while True:
             with lock:
-                mutables, runs = self.mutables, self.runs
+                mutables, runs = self.memtables, self.runs
                 many = (i for i, mutable in enumerate(mutables) if mutable.tally.uncounted > FEW)
                 if (i := next(many, None)) is None:
                     return
@@ -335,7 +335,7 @@ class IndexStack:
                 tally.settle(portion, covered)
 
     def _settle(self) -> None:
-        mutables = self.mutables
+        mutables = self.memtables
         for i, mutable in enumerate(mutables):
             below = RunSet(mutables[i + 1 :], self.runs, self.seed)
             while portion := mutable.tally.portion():
@@ -346,33 +346,33 @@ class IndexStack:
     def walk(self, place: int = 0) -> Iterator[Window]:
         """Everything from `place` on, in windows ascending by place; a word may come several times, and be dead: who
         walks looks it up. Under the lock."""
-        if self.top.open is not None and not self.closed and not self.runs:
-            yield from self.top.open.index.walk(place)
+        if self.top.memtable is not None and not self.frozen and not self.runs:
+            yield from self.top.memtable.index.walk(place)
             return
-        sources = [m.index.walk(place) for m in self.mutables]
+        sources = [m.index.walk(place) for m in self.memtables]
         sources += [run.walk(place, self.seed) for run in self.runs]
         yield from merged(sources)
 
     def at(self, place: int) -> np.ndarray:
         """The locations of one place, newest first; dead ones among them. Under the lock."""
-        found = [m.index.at(place) for m in self.mutables] + [run.at(place) for run in self.runs]
+        found = [m.index.at(place) for m in self.memtables] + [run.at(place) for run in self.runs]
         return np.concatenate(found) if found else np.empty(0, np.uint64)
 
     def walk_above(self) -> Iterator[Window]:
         """The same of what is not on file."""
-        yield from merged([m.index.walk() for m in self.mutables])
+        yield from merged([m.index.walk() for m in self.memtables])
 
     # what it is
 
     @property
-    def mutables(self) -> tuple[MemTable, ...]:
+    def memtables(self) -> tuple[MemTable, ...]:
         """The open run, if anything was written, and the closed ones."""
-        return (self.top.open, *self.closed) if self.top.open is not None else self.closed
+        return (self.top.memtable, *self.frozen) if self.top.memtable is not None else self.frozen
 
     @property
     def count_above(self) -> int:
         """Entries that are not on file. Under the lock."""
-        return sum(m.index.count for m in self.mutables)
+        return sum(m.index.count for m in self.memtables)
 
     @property
     def is_cold(self) -> bool:
@@ -382,18 +382,18 @@ class IndexStack:
     @property
     def nbytes(self) -> int:
         """DRAM of the open and closed runs."""
-        return sum(m.index.nbytes for m in self.mutables)
+        return sum(m.index.nbytes for m in self.memtables)
 
     def check(self) -> None:
         """It is what its layers say. Under the lock."""
-        closed, runs = self.closed, self.runs
+        closed, runs = self.frozen, self.runs
         self._look_again()
-        assert (closed, runs) == (self.closed, self.runs), "the chain is not what its layers say"
+        assert (closed, runs) == (self.frozen, self.runs), "the chain is not what its layers say"
         layers = list(self.top.down())
         on_file = next((i for i, layer in enumerate(layers) if layer.runs), len(layers))
-        assert not any(layer.closed for layer in layers[on_file + 1 :]), "a closed run stands below one on file"
-        if self.hot is not None:
-            self.hot.check()
+        assert not any(layer.frozen for layer in layers[on_file + 1 :]), "a closed run stands below one on file"
+        if self.cache is not None:
+            self.cache.check()
 
 
 def merged(sources: list[Iterator[Window]]) -> Iterator[Window]:

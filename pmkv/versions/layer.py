@@ -146,8 +146,8 @@ class LayerTree:
     ) -> None:
         self.name, self.dram, self.seed, self.width, self.decision = name, dram, seed, width, decision
         self.layers: dict[int, Layer] = {}
-        self.spans: dict[int, SkipRun] = {}  # by their top
-        self.chains: weakref.WeakSet[Any] = weakref.WeakSet()  # those that read it
+        self.skip_runs: dict[int, SkipRun] = {}  # by their top
+        self.stacks: weakref.WeakSet[Any] = weakref.WeakSet()  # those that read it
 
     @property
     def number(self) -> int:
@@ -163,20 +163,20 @@ class LayerTree:
         layer = self.layers[id] = Layer(self, id, below)
         return layer
 
-    def go_on(self, id: int, top: Layer) -> Layer:
+    def continue_from(self, id: int, top: Layer) -> Layer:
         """A new layer over one that is sealed by this: what its view has stays the same."""
         layer = self.begin(id, top.seal())
-        layer.since = top.since
+        layer.visible_since = top.visible_since
         return layer
 
-    def changed(self) -> None:
+    def invalidate_stacks(self) -> None:
         """Runs were exchanged: chains let go of what they have, and look again when they are asked."""
-        for chain in self.chains:
-            chain.forget()
+        for stack in self.stacks:
+            chain.invalidate()
 
-    def with_closed(self, closed: tuple[MemTable, ...]) -> Layer | None:
+    def with_frozen(self, closed: tuple[MemTable, ...]) -> Layer | None:
         """The layer that has these closed runs now; None if it is gone."""
-        return next((layer for layer in self.layers.values() if set(closed) <= set(layer.closed)), None)
+        return next((layer for layer in self.layers.values() if set(closed) <= set(layer.frozen)), None)
 
     def with_runs(self, runs: tuple[Run, ...]) -> Layer | None:
         """The layer that has these runs now; None if it is gone."""
@@ -193,8 +193,8 @@ class LayerTree:
                 and layer.below.id not in named
                 and layer.id in self.layers
             ):
-                layer.absorb()
-        self.spans = {top: span for top, span in self.spans.items() if self._is_whole(span)}
+                layer.merge_below()
+        self.skip_runs = {top: span for top, span in self.skip_runs.items() if self._is_whole(span)}
 
     def _is_whole(self, span: SkipRun) -> bool:
         return span.top in self.layers and (span.below is None or span.below in self.layers)
@@ -202,20 +202,20 @@ class LayerTree:
     def discard(self) -> None:
         """Give all memory back; the tree is not used again."""
         for layer in list(self.layers.values()):
-            layer.give_back()
+            layer.free()
 
     def check(self) -> None:
         """References are counted, whoever is below is sealed and older."""
         stands_on = [layer.below for layer in self.layers.values() if layer.below is not None]
         for layer in self.layers.values():
             assert layer.refs >= sum(one is layer for one in stands_on) and layer.refs > 0, f"{self.name} {layer.id}"
-            for mutable in layer.mutables:
+            for mutable in layer.memtables:
                 mutable.index.check()
             for run in layer.runs:
                 run.check(self.seed)
         for below in stands_on:
             assert below.sealed and self.layers[below.id] is below
-        for span in self.spans.values():
+        for span in self.skip_runs.values():
             assert self._is_whole(span)
             span.run.check(self.seed)
 
@@ -226,14 +226,14 @@ class Layer:
     def __init__(self, tree: LayerTree, id: int, below: Layer | None = None) -> None:
         self.tree, self.id, self.below = tree, id, below
         self.sealed = False
-        self.open: MemTable | None = None  # made by the first write
-        self.closed: tuple[MemTable, ...] = ()  # newest first, as the runs
+        self.memtable: MemTable | None = None  # made by the first write
+        self.frozen: tuple[MemTable, ...] = ()  # newest first, as the runs
         self.runs: tuple[Run, ...] = ()
         self.expected = 0  # entries of the next open run: as many as the last one had
         self.writes = 0  # records
-        self.entered = 0  # times that some were entered
-        self.changed = id  # the LSN of the last write
-        self.since = id  # the LSN of the decision by which its view has what is here and below
+        self.inserts = 0  # times that some were entered
+        self.last_write = id  # the LSN of the last write
+        self.visible_since = id  # the LSN of the decision by which its view has what is here and below
         self.refs = 0  # views that have it on top, layers that stand on it, and those who show it
         self.shown = 0  # of these, who shows it although the view has another: until the decision is durable
         if below is not None:
@@ -243,15 +243,15 @@ class Layer:
         """So many records come next: an open run that is made for them need not grow."""
         self.expected = min(max(self.expected, count), MOST_EXPECTED)
 
-    def to_write(self, lock: AbstractContextManager[object] = HELD) -> MemTable:
+    def memtable_for_write(self, lock: AbstractContextManager[object] = HELD) -> MemTable:
         """The open run. By who writes; under the lock, or with it: memory for a new one is asked for without."""
-        if self.open is None:
-            self.open = MemTable(self.tree.dram.heap, self.tree.seed, self.expected, lock)
-        return self.open
+        if self.memtable is None:
+            self.memtable = MemTable(self.tree.dram.heap, self.tree.seed, self.expected, lock)
+        return self.memtable
 
     @property
-    def mutables(self) -> tuple[MemTable, ...]:
-        return (self.open, *self.closed) if self.open is not None else self.closed
+    def memtables(self) -> tuple[MemTable, ...]:
+        return (self.memtable, *self.frozen) if self.memtable is not None else self.frozen
 
     def down(self) -> Iterator[Layer]:
         """This one and those below it."""
@@ -262,52 +262,52 @@ class Layer:
 
     # its life
 
-    def hold(self) -> Layer:
+    def acquire(self) -> Layer:
         self.refs += 1
         return self
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """One reference less; what nobody needs any more gives its memory back."""
         layer: Layer | None = self
         while layer is not None:
             layer.refs -= 1
             if layer.refs:
                 return
-            layer.give_back()
+            layer.free()
             layer = layer.below
 
-    def give_back(self) -> None:
-        for mutable in self.mutables:
+    def free(self) -> None:
+        for mutable in self.memtables:
             mutable.die()
-        self.open, self.closed, self.runs = None, (), ()  # who reads runs without the lock has them
+        self.memtable, self.frozen, self.runs = None, (), ()  # who reads runs without the lock has them
         self.tree.layers.pop(self.id, None)
-        self.tree.spans.pop(self.id, None)  # of those above, that end here: their top is gone before
+        self.tree.skip_runs.pop(self.id, None)  # of those above, that end here: their top is gone before
 
-    def close(self) -> None:
+    def freeze(self) -> None:
         """Nothing more is written to the open run."""
-        if self.open is not None:
-            self.expected = min(self.open.index.count, MOST_EXPECTED)
-            self.closed, self.open = (self.open, *self.closed), None
+        if self.memtable is not None:
+            self.expected = min(self.memtable.index.count, MOST_EXPECTED)
+            self.frozen, self.memtable = (self.memtable, *self.frozen), None
 
     def seal(self) -> Layer:
         """Nothing more is written to it."""
-        self.close()
+        self.freeze()
         self.sealed = True
         return self
 
     def adopt(self, closed: tuple[MemTable, ...], run: Run | None) -> None:
         """The oldest closed runs were written to a file as one (None: nothing of them is left)."""
-        kept = len(self.closed) - len(closed)
-        assert self.closed[kept:] == closed, "what was written is not what stands on the files"
-        self.closed, self.runs = self.closed[:kept], (run, *self.runs) if run is not None else self.runs
+        kept = len(self.frozen) - len(closed)
+        assert self.frozen[kept:] == closed, "what was written is not what stands on the files"
+        self.frozen, self.runs = self.frozen[:kept], (run, *self.runs) if run is not None else self.runs
         for mutable in closed:
             mutable.die()
 
-    def absorb(self) -> None:
+    def merge_below(self) -> None:
         """Become one with the layer below, on which nothing else stands."""
         below = self.below
         assert below is not None and self.sealed and below.refs == 1
-        self.closed, self.runs = self.closed + below.closed, self.runs + below.runs
+        self.frozen, self.runs = self.frozen + below.frozen, self.runs + below.runs
         self.writes += below.writes
         self.below = below.below  # its reference is this one's now
         del self.tree.layers[below.id]

@@ -43,7 +43,7 @@ class CollectionRecord:
         """All of them, spans too."""
         for layer in self.layers:
             yield from layer.runs
-        yield from (span.run for span in self.spans)
+        yield from (span.run for span in self.skip_runs)
 
     def with_runs(self, id: int, runs: tuple[Run, ...]) -> CollectionRecord:
         """The same, but for one layer's runs."""
@@ -55,7 +55,7 @@ class CollectionRecord:
         """Of its runs, and "" for its own; kept from one fold to the next."""
         runs = {f"run/{name_of(run.info)}": run.info.asdict() for run in self.runs}
         layers = [[one.id, one.below, one.writes, one.changed, list(map(name_of_run, one.runs))] for one in self.layers]
-        spans = [[one.top, one.below, name_of_run(one.run)] for one in self.spans]
+        spans = [[one.top, one.below, name_of_run(one.run)] for one in self.skip_runs]
         return {"": {"layers": layers, "spans": spans, "decision": self.decision}, **runs}
 
 

@@ -71,14 +71,14 @@ class ViewEntry:
     def put(self, part: str, layer: Layer | None) -> None:
         """In place of what was there."""
         if layer is not None:
-            layer.hold()
+            layer.acquire()
         self.remove(part)
         self.parts[part] = layer
 
     def remove(self, part: str) -> None:
         before = self.parts.pop(part, None)
         if before is not None:
-            before.let_go()
+            before.release()
 
     def leave(self) -> None:
         """Nobody reads it any more."""
@@ -159,7 +159,7 @@ class ViewSet:
         """New layers over those that were written to."""
         for part, top in list(head.parts.items()):
             if top is not None and top.writes:
-                head.put(part, top.tree.go_on(lsn, top))
+                head.put(part, top.tree.continue_from(lsn, top))
 
     def _snapshot(self, new: ViewEntry, head: ViewEntry, lsn: int) -> None:
         self._seal(head, lsn)
@@ -190,7 +190,7 @@ class ViewSet:
             if top is not None and top.writes:
                 new.put(part, top.seal())
                 if part not in exchanged:
-                    main.put(part, top.tree.go_on(lsn, top))
+                    main.put(part, top.tree.continue_from(lsn, top))
             else:
                 new.put(part, main.base_of(part))
         self._delete(UNDO)
@@ -307,15 +307,15 @@ class ViewSet:
 
     # what the catalog keeps
 
-    def rotate(self) -> None:
+    def freeze_memtables(self) -> None:
         """Close all open runs, and make one of layers that nobody tells apart any more."""
         branches = [view for view in self.maps.values() if view.kind == "branch"]
         undone = self.maps[UNDO].lsn if UNDO in self.maps else None
         for tree in self.trees.values():
             tree.merge({undone, *(branch.stands_on.get(tree.name) for branch in branches)})
             for layer in tree.layers.values():
-                layer.close()
-            tree.changed()
+                layer.freeze()
+            tree.invalidate_stacks()
         self.seals = 0
 
     def parts(self) -> dict[str, CollectionRecord]:
@@ -344,8 +344,8 @@ class ViewSet:
         for kept in sorted(part.layers, key=lambda one: one.id):
             below = tree.layers[kept.below] if kept.below is not None else None
             layer = tree.begin(kept.id, below)
-            layer.runs, layer.writes, layer.changed, layer.sealed = kept.runs, kept.writes, kept.changed, True
-        tree.spans = {span.top: span for span in part.spans}
+            layer.runs, layer.writes, layer.last_write, layer.sealed = kept.runs, kept.writes, kept.changed, True
+        tree.skip_runs = {span.top: span for span in part.spans}
 
     def _restore_view(self, name: str, kept: ViewRecord) -> None:
         view = self.maps[name] = self.maps.get(name) or ViewEntry(
@@ -391,10 +391,10 @@ def is_untouched(tree: LayerTree) -> bool:
 
 def collection_record(tree: LayerTree) -> CollectionRecord:
     layers = tuple(
-        LayerRecord(layer.id, id_of(layer.below), layer.runs, layer.writes, layer.changed)
+        LayerRecord(layer.id, id_of(layer.below), layer.runs, layer.writes, layer.last_write)
         for layer in tree.layers.values()
     )
-    return CollectionRecord(layers, tree.decision, tuple(tree.spans.values()))
+    return CollectionRecord(layers, tree.decision, tuple(tree.skip_runs.values()))
 
 
 def view_record(view: ViewEntry, trees: dict[str, LayerTree]) -> ViewRecord:

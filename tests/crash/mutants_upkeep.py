@@ -27,7 +27,7 @@ from tests.crash.files import SimulatedAppender, SimulatedCatalog
 from tests.crash.mutants import MUTANTS, Patch, mutant
 
 init, checkpoint, commit, tidy = Checkpointer.__init__, Checkpointer.checkpoint, Checkpointer._commit, Checkpointer.tidy
-write_run, close, adopt = upkeep_module.write_run, Layer.close, Layer.adopt
+write_run, close, adopt = upkeep_module.write_run, Layer.freeze, Layer.adopt
 neighbours, wanted_at = upkeep_module.neighbours, joining.wanted_at
 others = set(MUTANTS)
 
@@ -139,7 +139,7 @@ def _() -> list[Patch]:
 def _() -> list[Patch]:
     def forgetful(self: Layer, closed: tuple[MemTable, ...], run: Run | None) -> None:
         adopt(self, closed, run)
-        self.open = None
+        self.memtable = None
 
     return [(Layer, "adopt", forgetful)]
 
@@ -147,10 +147,10 @@ def _() -> list[Patch]:
 @mutant("closed runs are lost when a checkpoint fails")
 def _() -> list[Patch]:
     def forgetful(self: Layer) -> None:
-        self.closed = ()
+        self.frozen = ()
         close(self)
 
-    return [(Layer, "close", forgetful)]
+    return [(Layer, "freeze", forgetful)]
 
 
 @mutant("the deletes among what was closed are dropped above older runs")
@@ -203,7 +203,7 @@ def _() -> list[Patch]:
     look_for_any = RunSet.look_for_any
 
     def backwards(self: RunSet, wanted: LookupBatch, found: np.ndarray) -> None:
-        look_for_any(self if wanted.keyed else RunSet(self.closed, self.runs[::-1], self.seed), wanted, found)
+        look_for_any(self if wanted.keyed else RunSet(self.frozen, self.runs[::-1], self.seed), wanted, found)
 
     return [(RunSet, "look_for_any", backwards)]
 
@@ -235,8 +235,8 @@ def _() -> list[Patch]:
 @mutant("a word that was written since it was looked for becomes hot")
 def _() -> list[Patch]:
     def learn(self: IndexStack, wanted: LookupBatch, found: np.ndarray, which: np.ndarray, runs: Any) -> None:
-        if self.hot is not None:
-            self.hot.admit(wanted.words[which], found[which])
+        if self.cache is not None:
+            self.cache.admit(wanted.words[which], found[which])
 
     return [(IndexStack, "_admit_to_cache", learn)]
 

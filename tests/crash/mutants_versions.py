@@ -60,7 +60,7 @@ def _() -> list[Patch]:
         for layer in list(self.layers.values()):
             while layer.sealed and layer.below is not None and layer.id in self.layers:
                 layer.below.refs = 1
-                layer.absorb()
+                layer.merge_below()
 
     return [(LayerTree, "merge", merge)]
 
@@ -97,17 +97,17 @@ def _() -> list[Patch]:
 
 @mutant("nobody counts who stands on a layer")
 def _() -> list[Patch]:
-    return [(Layer, "hold", lambda self: self)]
+    return [(Layer, "acquire", lambda self: self)]
 
 
 @mutant("a layer that nobody needs is kept")
 def _() -> list[Patch]:
-    return [(Layer, "let_go", lambda self: None)]
+    return [(Layer, "release", lambda self: None)]
 
 
 @mutant("chains do not hear that runs were exchanged")
 def _() -> list[Patch]:
-    return [(LayerTree, "changed", lambda self: None)]
+    return [(LayerTree, "invalidate_stacks", lambda self: None)]
 
 
 @mutant("what was hot stays so when another layer is on top")
@@ -130,7 +130,7 @@ def _() -> list[Patch]:
     exchanged = IndexStack._forget_exchanged
 
     def forgetful(self: IndexStack, before: Any) -> None:
-        exchanged(self, before and (before[0], {*self.mutables}))
+        exchanged(self, before and (before[0], {*self.memtables}))
 
     return [(IndexStack, "_forget_exchanged", forgetful)]
 
@@ -308,14 +308,14 @@ def _() -> list[Patch]:
 
 @mutant("what goes on behind a seal forgets by which decision it has what it has")
 def _() -> list[Patch]:
-    go_on = LayerTree.go_on
+    go_on = LayerTree.continue_from
 
     def forgetful(self: LayerTree, id: int, top: Layer) -> Layer:
         layer = go_on(self, id, top)
-        layer.since = 0
+        layer.visible_since = 0
         return layer
 
-    return [(LayerTree, "go_on", forgetful)]
+    return [(LayerTree, "continue_from", forgetful)]
 
 
 # --- what is shown until it is durable
@@ -352,11 +352,11 @@ def _() -> list[Patch]:
         keep(self, lsn)
         if self._former is not None and self._former._top.shown:
             self._former._top.shown -= 1
-            self._former._top.let_go()
+            self._former._top.release()
 
     def leave(self: PreviousVersion) -> None:
         if self._chain is not None:
-            self._chain.leave()
+            self._chain.close()
 
     keep = Collection.keep_shown
     return [(Collection, "keep_shown", keep_shown), (PreviousVersion, "leave", leave)]

@@ -121,9 +121,9 @@ def test_abandoned_checkpoints_lose_nothing() -> None:
         next(steps)
         steps.close()
         assert contents(world.reopen()) == contents(world.engine)
-    assert len(world.engine.table("t").chain.closed) == 3
+    assert len(world.engine.table("t").chain.frozen) == 3
     world.checkpoint()
-    assert world.engine.table("t").chain.closed == () and len(world.engine.table("t").chain.runs) == 1
+    assert world.engine.table("t").chain.frozen == () and len(world.engine.table("t").chain.runs) == 1
     assert contents(world.reopen()) == contents(world.engine)
     world.engine.check()
 

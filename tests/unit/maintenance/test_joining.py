@@ -45,10 +45,10 @@ def test_many_small_closed_runs_are_joined(monkeypatch: pytest.MonkeyPatch, smal
     if is_above:
         world.checkpoint()
     keys, rows = many_closed(engine)
-    assert len(engine.table("t").chain.closed) > 30
+    assert len(engine.table("t").chain.frozen) > 30
     used = engine.dram.heap.used
     world.checkpoint()
-    assert engine.dram.heap.used < used and not engine.table("t").chain.closed
+    assert engine.dram.heap.used < used and not engine.table("t").chain.frozen
     for one in (engine, world.reopen()):
         assert len(one.keyspaces[0]) == len(keys) and len(one.table("t")) == len(rows)
         assert dict(one.keyspaces[0].scan()) == keys
@@ -100,11 +100,11 @@ def test_a_damaged_record_is_met_before_an_older_one(which: str) -> None:
     space.put(b"key 7", b"damaged")
     world.engine.snapshot("one")
     world.engine.delete_view("one")
-    _, _, locations = next(space.chain.closed[0].index.walk())
+    _, _, locations = next(space.chain.frozen[0].index.walk())
     at = int(locations[0] & OFFSET_MASK)
     world.engine.log.data[at + {"the length of its key": 6, "its key": 16, "its value": 21}[which]] ^= 1
     world.checkpoint()
-    assert not space.chain.closed
+    assert not space.chain.frozen
     with pytest.raises(CorruptionError, match="damaged"):
         space.get(b"key 7")
     keys.pop(b"key 7", None)

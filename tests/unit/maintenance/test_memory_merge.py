@@ -40,7 +40,7 @@ def test_what_versions_leave_is_folded(engine: Engine, kept: int) -> None:
         else:
             shown[f"s{number}"] = dict(keys), dict(rows)
         assert len(space) == len(keys) and len(table) == len(rows)
-    assert len(table.chain.closed) < 5 * TIER + kept and engine.dram.heap.used < 1 << 18
+    assert len(table.chain.frozen) < 5 * TIER + kept and engine.dram.heap.used < 1 << 18
     for one in (engine, reopen(engine)):
         assert contents(one)[0] == keys
         assert {id: int.from_bytes(row, "little") for id, row in contents(one)["t"].items()} == rows

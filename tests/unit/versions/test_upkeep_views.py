@@ -41,7 +41,7 @@ def test_spans_let_reads_skip_many_snapshots() -> None:
     exhaust(world.engine.upkeep.fold())
     assert shown(world.engine) == before
     tree = world.engine.heads.trees["table/1"]
-    assert tree.spans and len(world.engine.table("t").chain.runs) <= MOST + 2 < len(tree.layers)
+    assert tree.skip_runs and len(world.engine.table("t").chain.runs) <= MOST + 2 < len(tree.layers)
     world.engine.check()
     again = world.reopen()
     assert shown(again) == before and again.recovery.records == 0
@@ -126,12 +126,12 @@ def test_spans_go_with_their_layers() -> None:
         world.engine.snapshot(f"s{number}")
         world.checkpoint()
     exhaust(world.engine.upkeep.fold())
-    assert world.engine.heads.trees["table/1"].spans
+    assert world.engine.heads.trees["table/1"].skip_runs
     world.engine.rollback("s0")
     for name in list(world.engine.views())[1:]:
         world.engine.delete_view(name)
     world.engine.check()
-    assert not world.engine.heads.trees["table/1"].spans
+    assert not world.engine.heads.trees["table/1"].skip_runs
 
 
 def test_dead_keys_are_sought_only_among_hashes_that_were_deleted() -> None:
