@@ -32,7 +32,7 @@ class PreviousVersion:
     def chain(self) -> IndexStack:
         """Made when somebody reads it: most are not read at all."""
         if self._chain is None:
-            self._chain = IndexStack(self._top, lasts=False)
+            self._chain = IndexStack(self._top, cached=False)
         return self._chain
 
     def leave(self) -> None:

@@ -20,7 +20,7 @@ from pmkv.index.lookup_batch import NOTHING, IdBatch, lives, new_keys
 from pmkv.index.run import Run, write_run
 from pmkv.index.run_files import MemoryRunFiles
 from pmkv.kernels.location import DELETE
-from pmkv.versions.index_stack import IndexStack, RunSet, merged, netted
+from pmkv.versions.index_stack import IndexStack, RunSet, merge_windows, net_expiries
 from pmkv.versions.layer import CountBatch, IndexMemory, Layer, LayerTree, MemTable, replaced
 
 POOL = bytes(16)
@@ -217,7 +217,7 @@ def test_what_two_chains_have_in_common_stays_hot(written: bool) -> None:
 
 
 def test_where_much_was_exchanged_nothing_stays_hot(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pmkv.versions.index_stack.FEW", 3)
+    monkeypatch.setattr("pmkv.versions.index_stack.WALKED_ENTRIES_MAX", 3)
     small = Exchanged()
     branch, other = small.branch(), small.branch()
     small.chain.rebase(branch)
@@ -359,7 +359,7 @@ def test_what_was_noted_is_counted_as_a_whole_in_pieces(monkeypatch: pytest.Monk
     below = RunSet(closed, small.chain.runs, small.chain.seed)
     notes = [IdBatch(np.array(ids, np.int64)) for ids in (range(390, 410), [], [1000, 3, 3, 599])]
     breaks: list[int] = []
-    covered = below.count_noted(CountBatch(0, notes), lambda: breaks.append(1))
+    covered = below.count_batch(CountBatch(0, notes), lambda: breaks.append(1))
     assert covered.count == sum(int(np.count_nonzero(lives(below.find(note)))) for note in notes) == 23
     assert not covered.expiries
     assert len(breaks) == 5, "one before each piece, one when all are in order"
@@ -368,7 +368,7 @@ def test_what_was_noted_is_counted_as_a_whole_in_pieces(monkeypatch: pytest.Monk
         raise InterruptedError("the store is being closed")
 
     with pytest.raises(InterruptedError):
-        below.count_noted(CountBatch(0, notes), give_up)
+        below.count_batch(CountBatch(0, notes), give_up)
 
 
 @pytest.mark.parametrize("deletes", [0, 1, None])
@@ -388,7 +388,7 @@ def test_counting_asks_the_oldest_run_first_where_nothing_was_deleted(
     asked: list[Run] = []
     find = Run.find_places
     monkeypatch.setattr(Run, "find_places", lambda run, *how: (asked.append(run), find(run, *how))[1])
-    covered = RunSet((), (newest, oldest), small.chain.seed).count_noted(CountBatch(0, [IdBatch(np.arange(1, 5))]))
+    covered = RunSet((), (newest, oldest), small.chain.seed).count_batch(CountBatch(0, [IdBatch(np.arange(1, 5))]))
     assert covered.count == (3 if deletes else 4)
     assert asked == ([oldest] if deletes == 0 else [newest])
     monkeypatch.undo()
@@ -420,10 +420,10 @@ def test_counting_asks_only_runs_that_may_have_what_is_counted(monkeypatch: pyte
     ]:
         asked.clear()
         notes = [IdBatch(np.array([some], np.int64)) for some in ids]
-        assert below.count_noted(CountBatch(0, notes)).count == covered
+        assert below.count_batch(CountBatch(0, notes)).count == covered
         assert asked == runs, ids
     monkeypatch.setattr(oldest, "info", replace(oldest.info, ids=None))  # as an earlier version left it
-    assert below.count_noted(CountBatch(0, [IdBatch(np.array([300]))])).count == 0 and asked[-1] is oldest
+    assert below.count_batch(CountBatch(0, [IdBatch(np.array([300]))])).count == 0 and asked[-1] is oldest
     small.put((300, 8), (5, GONE), (-7, 8))
     assert small.chain.count(0) == 301
     small.write()
@@ -435,10 +435,10 @@ def test_walks_merge_in_order() -> None:
     def walk(*windows: list[int]) -> list[np.ndarray]:
         return iter([tuple(np.array(window, np.uint64) for _ in range(3)) for window in windows])
 
-    both = merged([walk([1, 4], [], [9]), walk([2, 3, 4], [10]), walk()])
+    both = merge_windows([walk([1, 4], [], [9]), walk([2, 3, 4], [10]), walk()])
     assert [int(p) for places, _, _ in both for p in places] == [1, 2, 3, 4, 4, 9, 10]
 
 
 def test_expiries_that_come_and_go_cancel_out() -> None:
-    added, gone = netted(np.array([5, 1, 5, 7]), np.array([5, 7, 9]))
+    added, gone = net_expiries(np.array([5, 1, 5, 7]), np.array([5, 7, 9]))
     assert (added.tolist(), gone.tolist()) == ([1, 5], [9])
