@@ -25,7 +25,7 @@ NAME_BYTES_MAX = 511  # LMDB's limit
 
 
 class Sums(dict[str, bytes]):
-    """Checksums by name, and their sum, which does not depend on the order as each covers its record's name."""
+    """Holds checksums by name, and their sum, which does not depend on the order as each covers its record's name."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class Sums(dict[str, bytes]):
 
 @dataclass(frozen=True)
 class Root:
-    """The root record, with the checksums that it sums up. entries: of the directory of keys."""
+    """Holds the root record, with the checksums that it sums up. entries: how many the directory of keys has."""
 
     commit: int
     entries: int

@@ -32,8 +32,10 @@ TAGS = [bytes([number]) for number in range(KEYSPACES + 1)]
 
 
 class Batch:
-    """The entries of many keys in roughly ascending order, which makes LMDB twice as fast. It is made and freed without
-    holding the GIL for long: sorting a million keys in one call would stop every other thread for a second."""
+    """Holds the entries of many keys in roughly ascending order, which makes LMDB twice as fast.
+
+    It is made and freed without holding the GIL for long: sorting a million keys in one call would stop every other
+    thread for a second."""
 
     def __init__(self, keys: Iterable[Key], gil: GilYielder) -> None:
         self._gil = gil

@@ -45,7 +45,7 @@ DAMAGE_ERRORS = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError,
 
 
 class Catalog(Protocol):
-    """A state and a directory of keys that change together."""
+    """Keeps a state and a directory of keys that change together."""
 
     def load(self) -> dict[str, Any] | None:
         """Return the whole state, verified; None if nothing was ever committed."""
@@ -77,7 +77,7 @@ class Catalog(Protocol):
 
 
 class MemoryCatalog:
-    """A catalog in DRAM, for crash tests. A commit replaces the state as a whole."""
+    """Keeps a catalog in DRAM, for crash tests. A commit replaces the state as a whole."""
 
     def __init__(self, pool_id: bytes) -> None:
         self._pool_id, self._sealer = pool_id, CheckedRecords(pool_id, "in memory")
@@ -134,7 +134,7 @@ class MemoryCatalog:
 
 
 class LmdbCatalog:
-    """A catalog in the folder `catalog` of the directory `path`, which the first commit makes.
+    """Keeps a catalog in the folder `catalog` of the directory `path`, which the first commit makes.
 
     A readonly catalog holds one LMDB read transaction until it is closed: it keeps to the commit that it saw first, or
     to an empty state if there was none."""
@@ -145,7 +145,7 @@ class LmdbCatalog:
         self._sealer = CheckedRecords(pool_id, str(self._file))
         self._root: Root | None = None  # of the last commit; None when it must be read again
         self._writing, self._opening, self._sharing = threading.RLock(), threading.Lock(), threading.Lock()
-        self._gate = Gate()
+        self._map_lock = ReadWriteLock()
         self._env: lmdb.Environment | None = None
         self._held: lmdb.Transaction | None = None
         self._closed = False
@@ -253,9 +253,7 @@ class LmdbCatalog:
                     try:
                         return self._write(txn, root, changed, sums, batches)
                     except BaseException:
-                        with (
-                            self._gate.exclusive()
-                        ):  # py-lmdb waits until nobody reads, which busy readers would prevent
+                        with self._map_lock.exclusive():  # py-lmdb waits here until nobody reads: else perhaps for ever
                             txn.abort()
                         raise
             except lmdb.MapFullError:
@@ -287,7 +285,7 @@ class LmdbCatalog:
         return after
 
     def _grow(self) -> None:
-        with self._explained("grown"), self._gate.exclusive():
+        with self._explained("grown"), self._map_lock.exclusive():
             size = 2 * self._file.stat().st_size
             extend_file(self._file, size)
             self._environment().set_mapsize(size)
@@ -296,7 +294,7 @@ class LmdbCatalog:
         """Close the environment after a failed commit: LMDB may not continue with it, and which state it left must be
         read again."""
         self._root = None
-        with self._gate.exclusive():
+        with self._map_lock.exclusive():
             if self._env is not None:
                 self._env.close()
                 self._env = None
@@ -347,7 +345,7 @@ class LmdbCatalog:
     @contextmanager
     def _reading(self) -> Iterator[lmdb.Transaction]:
         """Yield a read transaction: the one held, for one thread at a time, or a new one."""
-        with self._gate.shared():
+        with self._map_lock.shared():
             env = self._environment()
             if self._held is not None:
                 with self._sharing:
@@ -397,7 +395,7 @@ class LmdbCatalog:
         return False
 
     def close(self) -> None:
-        with self._writing, self._gate.exclusive():
+        with self._writing, self._map_lock.exclusive():
             self._closed = True
             if self._held is not None:
                 self._held.abort()
@@ -407,8 +405,8 @@ class LmdbCatalog:
                 self._env = None
 
 
-class Gate:
-    """A read-write lock that prefers the writer: LMDB's map must not move while a read uses it."""
+class ReadWriteLock:
+    """Locks many readers out while one writer is in, which it prefers: LMDB's map must not move during a read."""
 
     def __init__(self) -> None:
         self._inside = self._waiting = 0

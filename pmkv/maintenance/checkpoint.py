@@ -36,8 +36,8 @@ KEYS_AT_ONCE = 2048  # keys read from records in one call: a longer list would h
 
 @dataclass(frozen=True)
 class FrozenLayer:
-    """The frozen memtables of one layer that a checkpoint has to write, newest first, and what lay below them when they
-    were frozen: `lower`, the frozen memtables of older layers, and `below`, the runs on file."""
+    """Holds the frozen memtables of one layer that a checkpoint has to write, newest first, and what lay below them
+    when they were frozen: `lower`, the frozen memtables of older layers, and `below`, the runs on file."""
 
     tree: LayerTree
     layer: int
@@ -60,7 +60,7 @@ class FrozenLayer:
 
 @dataclass
 class FrozenState:
-    """The state of a store at one place of the log: the manifest without the frozen memtables, and these."""
+    """Holds the state of a store at one place of the log: the manifest without the frozen memtables, and these."""
 
     manifest: Manifest
     layers: list[FrozenLayer]
@@ -70,7 +70,7 @@ class FrozenState:
 
 
 class Checkpointer:
-    """The checkpoints of one store. freeze: freezes the memtables and returns the state at that place of the log."""
+    """Takes the checkpoints of one store. freeze: freezes the memtables, and returns the state at that LSN."""
 
     def __init__(self, state: CommittedState, freeze: Callable[[], FrozenState]) -> None:
         self._state, self._freeze, self._log = state, freeze, state.log
@@ -90,6 +90,7 @@ class Checkpointer:
         self._state.try_to_remove_unneeded_files()
 
     def _checkpoint(self, frozen: FrozenState) -> Steps:
+        """Write and commit what was frozen."""
         manifest = frozen.manifest
         self._log.flush(manifest.end.lsn)
         yield
@@ -234,6 +235,7 @@ class Checkpointer:
                 yield from self._keys_of(layers[0].tree, memtables, None)
 
     def _keys_of(self, tree: LayerTree, memtables: tuple[MemTable, ...], below: RunSet | None) -> Iterator[Key]:
+        """Yield the changed keys of some memtables, newest first: see `changed_keys`."""
         for _, hashes, locations in merge_windows([memtable.index.walk() for memtable in memtables]):
             if below is None:
                 hashes, locations = only_deleted(hashes, locations)

@@ -28,7 +28,7 @@ Steps = Generator[None, None, None]  # yields where other work may go first; nev
 
 
 class CommittedState:
-    """The committed manifest of one store, its catalog and its run files. trees: returns the present layer trees."""
+    """Holds the committed manifest of one store, its catalog and its run files. trees: returns the present trees."""
 
     def __init__(
         self, log: Log, catalog: Catalog, run_files: RunFiles, trees: Callable[[], dict[str, LayerTree]]
@@ -77,7 +77,7 @@ class CommittedState:
         self._maps = {name: data for name, data in self._maps.items() if name in needed}
 
     def try_to_remove_unneeded_files(self) -> None:
-        """Do the same after a commit, which stands whether this fails or not: the next commit tries again."""
+        """Do the same after a commit, ignoring errors: the commit is valid without it, and the next one tries again."""
         with contextlib.suppress(PmkvError, OSError):
             self.remove_unneeded_files()
 

@@ -23,7 +23,7 @@ Plan = CompactionPlan | SkipRunPlan
 
 
 class Compactor:
-    """The compactions of one store."""
+    """Runs the compactions of one store."""
 
     def __init__(self, state: CommittedState) -> None:
         self._state = state

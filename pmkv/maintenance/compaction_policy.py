@@ -28,7 +28,7 @@ AT_ONCE = 1 << 20  # entries that compactions of several collections may write a
 
 @dataclass(frozen=True)
 class CompactionPlan:
-    """A compaction of consecutive runs of one layer, newest first. bottom: nothing lies below them."""
+    """Describes a compaction of consecutive runs of one layer, newest first. bottom: nothing lies below them."""
 
     tree: LayerTree
     layer: int
@@ -60,8 +60,8 @@ class CompactionPlan:
 
 @dataclass(frozen=True)
 class SkipRunPlan:
-    """A skip run to be written from the runs of consecutive layers, newest first: from layer `top` down to the one
-    above `below`."""
+    """Describes a skip run to be written from the runs of consecutive layers, newest first: from layer `top` down to
+    the one above `below`."""
 
     tree: LayerTree
     top: int

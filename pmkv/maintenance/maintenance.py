@@ -1,4 +1,4 @@
-"""The face of maintenance for the engine and for whoever schedules it: checkpoints and compactions of one store."""
+"""The face of maintenance for the engine and the store, which schedules it: checkpoints and compactions."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from .compaction import Compactor
 
 
 class Maintenance(CommittedState):
-    """The committed state of one store, with what moves it on. freeze: freezes the memtables at one place of the log;
-    trees: returns the present layer trees."""
+    """Holds the committed state of one store, and moves it on by checkpoints and compactions. freeze: freezes the
+    memtables and returns the state at one place of the log; trees: returns the present layer trees."""
 
     def __init__(
         self,

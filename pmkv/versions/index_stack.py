@@ -44,7 +44,7 @@ Window = tuple[np.ndarray, np.ndarray, np.ndarray]  # slot hashes, keys64, locat
 
 
 class RunSet:
-    """Some frozen memtables and runs of a stack, newest first, as they were at one moment."""
+    """Holds some frozen memtables and runs of a stack, newest first, as they were at one moment."""
 
     def __init__(self, frozen: tuple[MemTable, ...], runs: tuple[Run, ...], seed: np.uint64) -> None:
         self.frozen, self.runs, self.seed = frozen, runs, seed
@@ -56,6 +56,7 @@ class RunSet:
         return found
 
     def _find_in_memory(self, batch: LookupBatch) -> np.ndarray:
+        """Look a batch up in the memtables. Return locations, 0 where there is none."""
         found = np.zeros(batch.words.size, np.uint64)
         for memtable in self.frozen:
             find_missing(batch, memtable.index, NOTHING, found)
@@ -106,8 +107,8 @@ def covered_by(batch: LookupBatch, found: np.ndarray) -> CountResult:
 
 
 class IndexStack:
-    """The memtables and runs of one collection, as one view has them. top: its top layer; cached: it lives long enough
-    for a location cache."""
+    """Looks up, inserts and counts in the memtables and runs of one collection, as one view has them. top: its top
+    layer; cached: it lives long enough for a location cache."""
 
     def __init__(self, top: Layer, cached: bool = True) -> None:
         self.tree, self.seed = top.tree, np.uint64(top.tree.seed)

@@ -34,7 +34,7 @@ EXPECTED_ENTRIES_MAX = 1 << 20  # entries for which a new memtable has slots fro
 
 @dataclass(frozen=True)
 class IndexMemory:
-    """The memory of all layers. heap: of memtables; budget: of location caches."""
+    """Holds the memory of all layers. heap: of memtables; budget: of location caches."""
 
     heap: Arena
     budget: CacheBudget
@@ -129,7 +129,7 @@ class MemTable:
 
 @dataclass(frozen=True)
 class SkipRun:
-    """One run in place of all runs of consecutive layers: from layer `top` down to the one above layer `below` (None:
+    """Replaces all runs of consecutive layers by one run: from layer `top` down to the one above layer `below` (None:
     down to the bottom)."""
 
     run: Run
@@ -138,8 +138,8 @@ class SkipRun:
 
 
 class LayerTree:
-    """All layers of one collection. name: `table/1`, `keyspace/0`; width: bytes of a row, 0 for a keyspace; decision:
-    the one that created the table."""
+    """Holds all layers of one collection. name: `table/1`, `keyspace/0`; width: bytes of a row, 0 for a keyspace;
+    decision: the one that created the table."""
 
     def __init__(
         self, name: str, dram: IndexMemory, seed: int, width: int, decision: dict[str, Any] | None = None
@@ -223,7 +223,7 @@ class LayerTree:
 
 
 class Layer:
-    """One layer. id: the LSN of the frame that began it."""
+    """Holds one layer: its memtables, its runs and its reference count. id: the LSN of the frame that began it."""
 
     def __init__(self, tree: LayerTree, id: int, below: Layer | None = None) -> None:
         self.tree, self.id, self.below = tree, id, below

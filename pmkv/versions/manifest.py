@@ -25,8 +25,8 @@ FindRun = Callable[[str], Run]  # returns the run of this name. CorruptionError:
 
 @dataclass(frozen=True)
 class LayerRecord:
-    """A layer. below: the id of the layer below; runs: newest first; writes: records written to it; last_write: the LSN
-    of the last."""
+    """Describes a layer. below: the id of the layer below; runs: newest first; writes: records written to it;
+    last_write: the LSN of the last of them."""
 
     id: int
     below: int | None
@@ -47,7 +47,7 @@ class LayerRecord:
 
 @dataclass(frozen=True)
 class CollectionRecord:
-    """A table or keyspace. decision: the one that created the table, as in its control frame; None for a keyspace."""
+    """Describes a collection. decision: the one that created the table, from its control frame; None for keyspaces."""
 
     layers: tuple[LayerRecord, ...]
     decision: dict[str, Any] | None = None
@@ -86,7 +86,7 @@ class CollectionRecord:
 
 @dataclass(frozen=True)
 class ViewRecord:
-    """A view. tops: the layer on top of each collection that it has, None for one that was never written.
+    """Describes a view. tops: the layer on top of each collection that it has, None for one that was never written.
 
     lsn, created (unix ms): when it was cut; base: from which view. bases: of a branch, the layer of `main` that its own
     layers of each collection stand on. Of `undo` only: restored, the collections that it brings back; removed, those of
@@ -126,8 +126,8 @@ class ViewRecord:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The state of a store, complete up to `end`. collections: by name, `keyspace/0` or `table/1`. switches: how often
-    `main` was promoted, rolled back or undone, and the LSN of the last time."""
+    """Describes the state of a store, complete up to `end`. collections: by name, `keyspace/0` or `table/1`. switches:
+    how often `main` was promoted, rolled back or undone, and the LSN of the last time."""
 
     end: LogEnd
     last_table: int

@@ -28,8 +28,9 @@ KEYSPACES = 16
 
 @dataclass(frozen=True)
 class ViewInfo:
-    """Facts about a view. kind: "main", "branch", "snapshot" or "undo"; lsn, created (unix ms): when it was cut; base:
-    the view that it was cut from; tables: how many; writes: records written to it since, in layers not shared."""
+    """Tells the facts about a view. kind: "main", "branch", "snapshot" or "undo"; lsn, created (unix ms): when it was
+    cut; base: the view that it was cut from; tables: how many; writes: records written to it since, in layers of
+    its own."""
 
     name: str
     kind: str
@@ -46,8 +47,8 @@ class ViewInfo:
 
 @dataclass
 class ViewEntry:
-    """A view in memory. parts: the layer on top of each collection; None for one that was never written, in a snapshot.
-    The other attributes are those of `ViewRecord`."""
+    """Holds a view in memory. parts: the layer on top of each collection; None for one that was never written, in a
+    snapshot. The other attributes are those of `ViewRecord`."""
 
     name: str
     kind: str
@@ -107,7 +108,7 @@ def table_name(number: int) -> str:
 
 
 class ViewSet:
-    """All views and all layer trees of a store. new_tree: makes the tree of a collection, given its name and the
+    """Holds all views and all layer trees of a store. new_tree: makes the tree of a collection, given its name and the
     decision that created it (None for a keyspace)."""
 
     def __init__(self, new_tree: Callable[[str, dict[str, Any] | None], LayerTree]) -> None:
