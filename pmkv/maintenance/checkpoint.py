@@ -113,7 +113,8 @@ class Checkpointer:
         self._state.commit(manifest, new, chain(self._deleted_keys(frozen), frozen.dead_keys))
 
     def _adopt(self, frozen: FrozenState, runs: list[Run | None]) -> None:
-        """Put the runs in place of the memtables they were written from. The caller holds locks.state."""
+        """Put the runs in place of the memtables they were written from."""
+        self._log.locks.state.assert_held()
         for written, run in zip(frozen.layers, runs):
             layer = self._state.is_present(written.tree) and written.tree.with_frozen(written.memtables)
             if layer:  # else it was dropped, cleared, or rebuilt after a failed flush
