@@ -83,7 +83,7 @@ def warmed(store: pmkv.Store) -> None:
 
 def make_hot(table: pmkv.Table) -> None:
     """Read the few ids until all but one of a hundred are hot."""
-    hot = table.chain.hot
+    hot = table.chain.cache
     for _ in range(200):
         missed = hot.misses
         for some in np.array_split(np.arange(FEW), max(1, FEW // BATCH)):
@@ -103,7 +103,7 @@ def compare(folder: Path, ids: int, rounds: int, answer: Connection) -> None:
         with opened(folder, ids, dram) as store:
             warmed(store)
             one, four = store.table("one"), store.table("four")
-            one.chain.hot = None
+            one.chain.cache = None
             assert (len(one.chain.runs), len(four.chain.runs)) == (1, 4)
             if among == FEW:
                 make_hot(four)

@@ -63,7 +63,7 @@ def stats_of(engine: Engine, path: Path | None) -> Stats:
     """Gather them."""
     pool, log, recovery, upkeep = engine.pool, engine.log, engine.recovery, engine.upkeep
     chains = [part.chain for part in engine.main.parts]
-    hot = [chain.hot for chain in chains if chain.hot is not None]
+    hot = [chain.cache for chain in chains if chain.cache is not None]
     with log.publisher.quiesced(), log.deferred():
         return Stats(
             path=str(path) if path else None,
@@ -90,14 +90,14 @@ def stats_of(engine: Engine, path: Path | None) -> Stats:
             hot_hits=sum(index.hits for index in hot),
             hot_misses=sum(index.misses for index in hot),
             checkpoints=upkeep.checkpoints if upkeep else 0,
-            folds=upkeep.folds if upkeep else 0,
+            folds=upkeep.compactions if upkeep else 0,
             checkpointed_at=upkeep.checkpointed_at if upkeep else 0,
             upkeep_error=upkeep.error if upkeep else None,
             replay_seconds=engine.replay_cost,
             replay_records=log.appended[1] - upkeep.complete_to[1] if upkeep else 0,
             runs=max(len(chain.runs) for chain in chains),
             run_bytes=upkeep.nbytes if upkeep else 0,
-            run_bytes_written=upkeep.written if upkeep else 0,
+            run_bytes_written=upkeep.bytes_written if upkeep else 0,
             is_cold=engine.is_cold,
             recovery_seconds=recovery.seconds,
             recovery_frames=recovery.frames,

@@ -312,7 +312,7 @@ class Store(View):
         """A checkpoint, if it is due; folds alone, where nobody writes and something was committed since the last."""
         due = DUE / AT_REST if self._log.is_idle else DUE
         is_due = self._engine.replay_cost > due or self._engine.heads.seals > MOST_SEALS
-        may_fold = self._log.is_idle and self._engine.upkeep.may_fold_at_rest
+        may_fold = self._log.is_idle and self._engine.upkeep.may_compact_at_rest
         if self._upkeep_is_due or not (is_due or may_fold) or self._log.readonly:
             return
         if time.monotonic() >= self._retry_upkeep_at:
@@ -324,7 +324,7 @@ class Store(View):
         self._checkpoint_if_due()
         if self.is_cold:  # who reads waits for the warm-up, nobody for a fold
             return
-        for _ in self._guarded(self._engine.upkeep.fold()):
+        for _ in self._guarded(self._engine.upkeep.compact()):
             self._background.catch_up()
             self._checkpoint_if_due()
         self._checkpoint_if_due()
@@ -335,7 +335,7 @@ class Store(View):
             while True:
                 wishes.append(self._wanted.get_nowait())
         begun = time.monotonic()
-        folds_first = self._engine.upkeep.folding and begun < self._fold_until
+        folds_first = self._engine.upkeep.is_compacting and begun < self._fold_until
         if not wishes and (folds_first or not self._upkeep_is_due):
             return
         try:

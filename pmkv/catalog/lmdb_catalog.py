@@ -1,9 +1,11 @@
-"""The catalog: the state that a checkpoint made current, and with it the ordered directory of keys. A commit is the one
-switch: whatever happens in the middle of it, the next `load` gives the state before or the state after.
+"""The catalog: the committed state of a store, and the ordered directory of its keys.
 
-LmdbCatalog keeps it in the folder `catalog` of a data directory, MemoryCatalog in DRAM. State is a flat dict of names
-and JSON values; only what changed is written. Assumes: one writer at a time, which the lock of the directory sees to.
-`keys` may be called beside a commit, and sees the directory before it or after it.
+A commit is the only switch: whatever interrupts it, the next `load` returns the state before or the state after it. The
+state is a flat dict of names and JSON values, of which only changed ones are written. LmdbCatalog keeps it in the
+folder `catalog` of a data directory, MemoryCatalog in DRAM.
+
+There is one writer at a time, which the lock of the data directory ensures. `keys` may be called during a commit, and
+reads the directory before it or after it.
 """
 
 from __future__ import annotations
@@ -37,16 +39,16 @@ from .checked_records import ROOT, CheckedRecords, Root, Sums
 from .key_directory import CHUNK, Batch, Key, Resolve, next_keys
 
 FOLDER = "catalog"
-MAP = 16 << 20
-ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-DAMAGE = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.BadTxnError, lmdb.NotFoundError)
+MAP_BYTES = 16 << 20  # of LMDB's map, and so of its file, at first
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DAMAGE_ERRORS = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.BadTxnError, lmdb.NotFoundError)
 
 
 class Catalog(Protocol):
-    """One state and one directory of keys, that change together."""
+    """Keeps a state and a directory of keys that change together."""
 
     def load(self) -> dict[str, Any] | None:
-        """The whole state, verified; None if nothing was ever committed."""
+        """Return the whole state, verified; None if nothing was ever committed."""
 
     def commit(
         self,
@@ -55,26 +57,27 @@ class Catalog(Protocol):
         dead: Iterable[Key] = (),
         pause: Callable[[], None] = no_yield,
     ) -> int:
-        """Make `state` current: durable on return. The dead leave the directory, then the new enter it.
-        A long key shares its entry with those of the same beginning and hash: it is dead when all of them are.
-        pause: called now and then, and may raise to give the commit up: the state is then the one before.
-        Returns the number of the commit: 1, 2, 3 ..."""
+        """Make `state` current; it is durable on return. Return the number of the commit: 1, 2, 3 ...
+
+        dead, new: keys that leave the directory, and then those that enter it. A long key shares its entry with those
+        of the same prefix and hash: it is dead only when all of them are. pause: called now and then; may raise to give
+        the commit up, which leaves the state as it was."""
 
     def keys(
         self, keyspace: int, low: bytes, high: bytes | None, reverse: bool, count: int, resolve: Resolve
     ) -> list[bytes]:
-        """The next keys of [low, high) in byte order, at least `count` unless there are no more.
-        `resolve(prefix, word)` gives the full keys of more than 500 bytes that begin so and have this hash."""
+        """Return the next keys of [low, high) in byte order, at least `count` unless there are no more.
+        `resolve(prefix, hash)` returns the full keys of more than 500 bytes with this prefix and hash."""
 
     def check(self) -> None:
-        """Every record and every entry of the directory is whole."""
+        """Verify every record and every entry of the directory. CorruptionError: one is damaged."""
 
     def close(self) -> None:
-        """Twice is allowed."""
+        """Close the catalog. May be called twice."""
 
 
 class MemoryCatalog:
-    """In DRAM, for stores in memory and for crash tests. What is current is replaced as a whole, never changed."""
+    """Keeps a catalog in DRAM, for crash tests. A commit replaces the state as a whole."""
 
     def __init__(self, pool_id: bytes) -> None:
         self._pool_id, self._sealer = pool_id, CheckedRecords(pool_id, "in memory")
@@ -117,7 +120,7 @@ class MemoryCatalog:
         return entries[low:high][:: -1 if reverse else 1]
 
     def survivor(self, committed: bool) -> MemoryCatalog:
-        """What a crash in the middle of the last commit leaves: the state before it, or the state after it."""
+        """Return a catalog as a crash in the middle of the last commit leaves it: with the state after or before it."""
         other = MemoryCatalog(self._pool_id)
         other._records, other._entries = other._before = (self._records, self._entries) if committed else self._before
         return other
@@ -131,8 +134,10 @@ class MemoryCatalog:
 
 
 class LmdbCatalog:
-    """In the folder `catalog` of the directory `path`, which the first commit makes. A reader keeps to the commit it
-    saw first, or to none, whatever the writer does, and is seen by it until it closes."""
+    """Keeps a catalog in the folder `catalog` of the directory `path`, which the first commit makes.
+
+    A readonly catalog holds one LMDB read transaction until it is closed: it keeps to the commit that it saw first, or
+    to an empty state if there was none."""
 
     def __init__(self, path: str | os.PathLike[str], pool_id: bytes, readonly: bool = False) -> None:
         self._folder, self._readonly = Path(path) / FOLDER, readonly
@@ -140,7 +145,7 @@ class LmdbCatalog:
         self._sealer = CheckedRecords(pool_id, str(self._file))
         self._root: Root | None = None  # of the last commit; None when it must be read again
         self._writing, self._opening, self._sharing = threading.RLock(), threading.Lock(), threading.Lock()
-        self._gate = Gate()
+        self._map_lock = ReadWriteLock()
         self._env: lmdb.Environment | None = None
         self._held: lmdb.Transaction | None = None
         self._closed = False
@@ -149,22 +154,22 @@ class LmdbCatalog:
             self._environment()
 
     def _create(self) -> None:
-        """Whole under another name first, so that no crash leaves half a catalog. Synced once, when it is whole."""
+        """Make the folder under another name, sync it and rename it, so that no crash leaves half a catalog."""
         half = self._folder.with_name(FOLDER + ".new")
         with self._explained("made"):
             shutil.rmtree(half, ignore_errors=True)
             half.mkdir(mode=0o700, parents=True)
-            with lmdb.open(str(half), map_size=MAP, max_dbs=2, sync=False, mode=0o600) as env:
+            with lmdb.open(str(half), map_size=MAP_BYTES, max_dbs=2, sync=False, mode=0o600) as env:
                 state, _ = env.open_db(b"state"), env.open_db(b"keys")
                 with env.begin(write=True) as txn:
                     txn.put(ROOT.encode(), self._sealer.root(Root(0, 0, Sums())), db=state)
-            stretch(half / self._file.name, MAP)
+            extend_file(half / self._file.name, MAP_BYTES)
             sync_folder(half)
             half.rename(self._folder)
             sync_folder(self._folder.parent)
 
     def _open(self) -> lmdb.Environment:
-        """The environment, and of a reader the transaction that it holds."""
+        """Open the environment, and in a readonly catalog its read transaction."""
         with self._explained("opened"):
             env = lmdb.open(
                 str(self._folder), map_size=self._file.stat().st_size, max_dbs=2, readonly=self._readonly,
@@ -176,14 +181,14 @@ class LmdbCatalog:
                 if self._readonly:
                     self._held = self._hold(env)
                 else:
-                    env.reader_check()  # strikes off readers that were killed
+                    env.reader_check()  # removes readers whose processes were killed
             except BaseException:
                 env.close()
                 raise
             return env
 
     def _check_length(self, env: lmdb.Environment) -> None:
-        """Of what is cut off, a read would be a SIGBUS. A whole file is as long as LMDB's map."""
+        """Refuse a file that was cut off: a read past its end would be a SIGBUS. A whole one is as long as the map."""
         needed = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
         size = self._file.stat().st_size
         if size < needed:
@@ -192,10 +197,11 @@ class LmdbCatalog:
             )
 
     def _hold(self, env: lmdb.Environment) -> lmdb.Transaction:
+        """Begin the read transaction of a readonly catalog."""
         while True:
             try:
                 return env.begin()
-            except lmdb.MapResizedError:  # the writer was faster
+            except lmdb.MapResizedError:  # the writer grew it meanwhile
                 env.set_mapsize(self._file.stat().st_size)
 
     def load(self) -> dict[str, Any] | None:
@@ -231,29 +237,29 @@ class LmdbCatalog:
             if self._root is None:
                 self.load()
             assert self._root is not None
-            turns = GilYielder(pause)
-            batches = [Batch(some, turns) for some in (dead, new)]
+            gil = GilYielder(pause)
+            batches = [Batch(some, gil) for some in (dead, new)]
             changed, sums = self._sealer.changed(state, self._root.sums)
             self._root = self._committed(self._root, changed, sums, batches)
             for batch in batches:
-                batch.forget()
+                batch.free()
             return self._root.commit
 
     def _committed(self, root: Root, changed: dict[str, bytes], sums: Sums, batches: list[Batch]) -> Root:
-        """One transaction, again with a larger map while it does not fit."""
+        """Commit in one transaction; repeat it with a larger map while it does not fit."""
         while True:
             try:
                 with self._explained("committed"), self._environment().begin(write=True) as txn:
                     try:
                         return self._write(txn, root, changed, sums, batches)
                     except BaseException:
-                        with self._gate.alone():  # py-lmdb waits for a moment without readers, and busy ones leave none
+                        with self._map_lock.exclusive():  # py-lmdb waits here until nobody reads: else perhaps for ever
                             txn.abort()
                         raise
             except lmdb.MapFullError:
                 self._grow()
             except BaseException:
-                self._forget()
+                self._drop_environment()
                 raise
 
     def _write(
@@ -266,29 +272,29 @@ class LmdbCatalog:
         entry, cursor = self._sealer.entry, txn.cursor(self._keys)
         for chunk in new:
             cursor.putmulti([(one, entry(one)) for one in chunk])
-        turns = GilYielder()
+        gil = GilYielder()
         for name in root.sums:
             if name not in sums:
                 txn.delete(name.encode(), db=self._state)
-            turns.give()
+            gil.give()
         for name, record in changed.items():
             txn.put(name.encode(), record, db=self._state)
-            turns.give()
+            gil.give()
         after = Root(root.commit + 1, txn.stat(self._keys)["entries"], sums)
         txn.put(ROOT.encode(), self._sealer.root(after), db=self._state)
         return after
 
     def _grow(self) -> None:
-        with self._explained("grown"), self._gate.alone():
+        with self._explained("grown"), self._map_lock.exclusive():
             size = 2 * self._file.stat().st_size
-            stretch(self._file, size)
+            extend_file(self._file, size)
             self._environment().set_mapsize(size)
 
-    def _forget(self) -> None:
-        """After a failed commit: which state it left is read again, through a new environment, since LMDB may not go
-        on with this one."""
+    def _drop_environment(self) -> None:
+        """Close the environment after a failed commit: LMDB may not continue with it, and which state it left must be
+        read again."""
         self._root = None
-        with self._gate.alone():
+        with self._map_lock.exclusive():
             if self._env is not None:
                 self._env.close()
                 self._env = None
@@ -313,12 +319,12 @@ class LmdbCatalog:
         self.load()
         if self._absent:
             return
-        turns, found, root = GilYielder(), 0, self._root
+        gil, found, root = GilYielder(), 0, self._root
         with self._explained("read"), self._reading() as txn:
             walk = txn.cursor(self._keys).iternext()
             while some := list(islice(walk, CHUNK)):
                 found += len(self._sealer.check_entries(some))
-                turns.give()
+                gil.give()
         if root is not None and root is self._root and found != root.entries:
             raise CorruptionError(
                 f"a walk of the directory of keys in {self._file} finds {found:,} of its {root.entries:,} entries: "
@@ -338,8 +344,8 @@ class LmdbCatalog:
 
     @contextmanager
     def _reading(self) -> Iterator[lmdb.Transaction]:
-        """The transaction that a reader holds, for one thread at a time, or one of the moment."""
-        with self._gate.beside():
+        """Yield a read transaction: the one held, for one thread at a time, or a new one."""
+        with self._map_lock.shared():
             env = self._environment()
             if self._held is not None:
                 with self._sharing:
@@ -360,12 +366,12 @@ class LmdbCatalog:
             raise self._error(error, done) from error
 
     def _error(self, error: Exception, done: str) -> PmkvError:
-        """The same in the words of pmkv."""
+        """Return the pmkv error for one of LMDB or the system."""
         what = f"the catalog {self._file} cannot be {done}: {error}"
         code = error.errno if isinstance(error, OSError) else getattr(error, "code", None)
-        if code in ROOM or (code == errno.EIO and self._is_full()):
+        if code in NO_ROOM or (code == errno.EIO and self._is_full()):
             return FullError(f"{what}: make room on the disk; what was committed before stays current")
-        if isinstance(error, DAMAGE) or code == errno.ENOENT:
+        if isinstance(error, DAMAGE_ERRORS) or code == errno.ENOENT:
             return CorruptionError(f"{what}: it is damaged; restore a backup")
         if isinstance(error, lmdb.VersionMismatchError | lmdb.IncompatibleError):
             return FormatError(f"{what}: it was written by another version of LMDB")
@@ -380,16 +386,16 @@ class LmdbCatalog:
         return PmkvError(f"{what}: close the store and open it again")
 
     def _is_full(self) -> bool:
-        """LMDB takes a write that the full disk cut short for an EIO."""
+        """Return whether the disk is full: LMDB reports a short write as EIO."""
         try:
             with open(self._file, "r+b") as file:
                 os.posix_fallocate(file.fileno(), self._file.stat().st_size, 1 << 20)
         except OSError as error:
-            return error.errno in ROOM
+            return error.errno in NO_ROOM
         return False
 
     def close(self) -> None:
-        with self._writing, self._gate.alone():
+        with self._writing, self._map_lock.exclusive():
             self._closed = True
             if self._held is not None:
                 self._held.abort()
@@ -399,16 +405,16 @@ class LmdbCatalog:
                 self._env = None
 
 
-class Gate:
-    """Many beside each other, or one alone, who goes before those that come later: LMDB's map must not move below a
-    read."""
+class ReadWriteLock:
+    """Locks many readers out while one writer is in, which it prefers: LMDB's map must not move during a read."""
 
     def __init__(self) -> None:
         self._inside = self._waiting = 0
         self._changed = threading.Condition()
 
     @contextmanager
-    def beside(self) -> Iterator[None]:
+    def shared(self) -> Iterator[None]:
+        """Hold the lock together with others."""
         with self._changed:
             self._changed.wait_for(lambda: not self._waiting)
             self._inside += 1
@@ -420,7 +426,8 @@ class Gate:
                 self._changed.notify_all()
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
+    def exclusive(self) -> Iterator[None]:
+        """Hold the lock alone, before any that come later."""
         with self._changed:
             self._waiting += 1
             try:
@@ -431,15 +438,16 @@ class Gate:
                 self._changed.notify_all()
 
 
-def stretch(file: Path, size: int) -> None:
-    """As long as LMDB's map: LMDB leaves pages at the end unwritten, and then nobody could tell a file that was cut."""
+def extend_file(file: Path, size: int) -> None:
+    """Make the file as long as LMDB's map. LMDB leaves pages at the end unwritten, so a file that was cut off could not
+    be told from a whole one otherwise."""
     with open(file, "r+b") as handle:
         os.ftruncate(handle.fileno(), size)
         os.fsync(handle.fileno())
 
 
 def sync_folder(folder: Path) -> None:
-    """Make its entries durable."""
+    """Make the entries of a folder durable."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -24,7 +24,7 @@ class PreviousVersion:
     """What a surface shows until the decision `lsn`, which exchanged it, is durable. Under the lock."""
 
     def __init__(self, lsn: int, top: Layer) -> None:
-        self.lsn, self._top = lsn, top.hold()
+        self.lsn, self._top = lsn, top.acquire()
         self._top.shown += 1
         self._chain: IndexStack | None = None
 
@@ -32,15 +32,15 @@ class PreviousVersion:
     def chain(self) -> IndexStack:
         """Made when somebody reads it: most are not read at all."""
         if self._chain is None:
-            self._chain = IndexStack(self._top, lasts=False)
+            self._chain = IndexStack(self._top, cached=False)
         return self._chain
 
     def leave(self) -> None:
         """Nobody is shown it any more."""
         if self._chain is not None:
-            self._chain.leave()
+            self._chain.close()
         self._top.shown -= 1
-        self._top.let_go()
+        self._top.release()
 
 
 class Collection:
@@ -62,7 +62,7 @@ class Collection:
     @property
     def _changed(self) -> int:
         """The LSN of the last write."""
-        return self.chain.top.changed
+        return self.chain.top.last_write
 
     # what it stands on
 
@@ -94,7 +94,7 @@ class Collection:
         former = self._former
         if former is not None and (former.lsn <= self._log.durable or top.tree is not self.chain.tree):
             self.forget_former()  # the decision is durable, or memory went back behind it
-        if top is not self.chain.top and self.chain.stand_on(top):
+        if top is not self.chain.top and self.chain.rebase(top):
             self._exchanged()
 
     def _exchanged(self) -> None:
@@ -104,7 +104,7 @@ class Collection:
         """It went by the decision `lsn`: whoever uses it is told why. Under the lock."""
         self._why_gone, self._gone_at = why, lsn
         self.forget_former()
-        self.chain.leave()
+        self.chain.close()
 
     @property
     def is_gone(self) -> bool:
@@ -158,7 +158,7 @@ class Collection:
         wanted.compare_in(log.data)
         found, waiting = chain.find_in_memory(wanted, log.pending())
         log.publisher.check_overlap(chain.top, found)
-        return found, log.durability_of(waiting, chain.top.since), log.data, chain, chain.runs
+        return found, log.durability_of(waiting, chain.top.visible_since), log.data, chain, chain.runs
 
     @property
     def uncounted(self) -> int:

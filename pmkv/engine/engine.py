@@ -29,7 +29,8 @@ from ..log.format import Frame, Kind
 from ..log.log import Log, unix_ms
 from ..log.replay import LogEnd, Replay
 from ..log.segments import Pool
-from ..maintenance.checkpoint import Checkpointer, FrozenLayer, FrozenState
+from ..maintenance.checkpoint import FrozenLayer, FrozenState
+from ..maintenance.maintenance import Maintenance
 from ..maintenance.memory_merge import merge_in_memory
 from ..media.base import Medium
 from ..versions.layer import IndexMemory, Layer, LayerTree
@@ -78,7 +79,7 @@ class Engine:
         self.on_switch: Callable[[], None] | None = None  # main was promoted or rolled back; from any thread
         self.heads = ViewSet(self._new_tree)
         self._contents: dict[str, OpenView] = {}
-        self.upkeep = Checkpointer(self.log, *files, self._rotate, lambda: self.heads.trees) if files else None
+        self.upkeep = Maintenance(self.log, *files, self._rotate, lambda: self.heads.trees) if files else None
         self.recovery = self._recover()
         self.log.on_failure = self._go_back
         if readonly:
@@ -86,7 +87,7 @@ class Engine:
         else:
             self.log.open_epoch()
             if self.upkeep:
-                self.upkeep.tidy()
+                self.upkeep.remove_unneeded_files()
 
     def _new_tree(self, part: str, decision: dict[str, Any] | None) -> LayerTree:
         key = self.pool.hash_key
@@ -132,13 +133,13 @@ class Engine:
         for contents in replayed.values():
             if self._contents.get(contents.view.name) is not contents:
                 for part in contents.parts:
-                    part.chain.leave()
+                    part.chain.close()
         self._decided = min(self._decided, self.log.durable)  # what was decided later never was
         old.discard()
 
     def _restore(self) -> LogEnd | None:
         """Memory as the catalog says; returns where in the log that ends."""
-        state = self.upkeep.committed if self.upkeep else None
+        state = self.upkeep.manifest if self.upkeep else None
         if state is not None:
             self.heads.restore(state)
         self._follow(self.heads.maps)
@@ -425,16 +426,16 @@ class Engine:
             lonely = {part for part, tree in heads.trees.items() if tree.keyed and not heads.is_shared(part)}
             dead = [key for number in range(KEYSPACES) if keyspace_name(number) in lonely
                     for key in self.keyspaces[number].take_dead()]  # fmt: skip
-            layers = [layer for tree in heads.trees.values() for layer in tree.layers.values() if layer.closed]
+            layers = [layer for tree in heads.trees.values() for layer in tree.layers.values() if layer.frozen]
             end = self.log.end_position()
-            state = Manifest(end, heads.last_table, heads.parts(), heads.views(), heads.switches)
+            state = Manifest(end, heads.last_table, heads.collection_records(), heads.view_records(), heads.switches)
             return FrozenState(state, [FrozenLayer.of(layer) for layer in layers], dead, lonely, self.log.appended)
 
     def _close_all(self) -> None:
         """No layer stays that only those are shown who need not wait: it belongs to no state."""
         for contents in self._contents.values():
             contents.forget_former()
-        self.heads.rotate()
+        self.heads.freeze_memtables()
 
     def _fold_in_memory(self, lsn: int) -> None:
         """What checkpoints and folds do elsewhere: without, each version would leave one more run to ask for ever."""
@@ -442,7 +443,7 @@ class Engine:
         for tree in self.heads.trees.values():
             for layer in tree.layers.values():
                 merge_in_memory(layer, self.log.data, tree.number + (OWNER if tree.keyed else 0))
-                layer.since = lsn  # what is absent now may be so by a delete that is pending
+                layer.visible_since = lsn  # what is absent now may be so by a delete that is pending
 
     @property
     def is_cold(self) -> bool:

@@ -289,7 +289,7 @@ class Keyspace(Collection):
         expiries: np.ndarray,
         lsn: int,
     ) -> None:
-        data, kept = self._log.data, self.chain.top.to_write().tally.expiries
+        data, kept = self._log.data, self.chain.top.memtable_for_write().tally.expiries
         wanted = KeyBatch(words, keys, bounds, data, self._owner, self._verify)
         before = self.chain.enter(wanted, locations, lsn)
         if np.count_nonzero(expiries):

@@ -398,13 +398,13 @@ class Table(Collection):
         with log.publisher.publishing(chain.top, [locations for _, locations, _ in written]):
             with log.locks.state:
                 for ids, _, lsn in written:
-                    chain.announce(ids.size, lsn)
+                    chain.begin_insert(ids.size, lsn)
             for ids, locations, _ in written:
                 yield_cpu()
                 wanted = IdBatch(ids)
                 new = new_keys(wanted, locations, chain.insert(wanted, locations, log.locks.state))
                 with log.locks.state:
-                    chain.entered(wanted, new)
+                    chain.finish_insert(wanted, new)
 
     def _append(self, ids: np.ndarray, raw: np.ndarray, flags: int, purpose: Reserve) -> Written:
         """One frame. While its body is filled others read: nothing points at it."""

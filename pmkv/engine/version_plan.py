@@ -79,7 +79,7 @@ def plan_promote(heads: ViewSet, branch: ViewEntry, tables: TableNames, keys: Ke
 
 def _promoted(heads: ViewSet, branch: ViewEntry, name: str) -> list[str]:
     """The parts that a name stands for: the branch's table, and those of this name that the branch dropped."""
-    gone = [part for part in branch.stands_on if part not in branch.parts and part in heads.trees]
+    gone = [part for part in branch.bases if part not in branch.parts and part in heads.trees]
     own = heads.tables(branch).get(name)
     found = [part for part in gone if heads.label(part) == name] + ([own] if own is not None else [])
     if not found:
@@ -90,9 +90,9 @@ def _promoted(heads: ViewSet, branch: ViewEntry, name: str) -> list[str]:
 def _why_not(heads: ViewSet, branch: ViewEntry, part: str) -> str | None:
     """What main would lose."""
     main = heads.maps[MAIN]
-    if part not in branch.stands_on:
+    if part not in branch.bases:
         return None
-    base, since = branch.stands_on[part], f"since {branch.name!r} was cut"
+    base, since = branch.bases[part], f"since {branch.name!r} was cut"
     if part not in main.parts:
         return f"main has no table {heads.label(part)} any more {since}" if part in branch.parts else None
     top = main.parts[part]
@@ -141,19 +141,19 @@ def _differs(head: ViewEntry, snapshot: ViewEntry, part: str) -> bool:
 def plan_undo(heads: ViewSet) -> Plan:
     """What the last promote or rollback exchanged, as it was before."""
     main, before = heads.maps[MAIN], heads.maps[UNDO]
-    parts = [part for part in before.exchanged if part in before.parts]
-    gone = [part for part in before.exchanged if part not in before.parts and part in main.parts]
+    parts = [part for part in before.restored if part in before.parts]
+    gone = [part for part in before.restored if part not in before.parts and part in main.parts]
     others = [part for part in heads.in_the_way(main, before, parts) if part not in gone]
     return Plan(parts, gone + others, list(_lost(heads, main, before, others)))
 
 
 def _lost(heads: ViewSet, main: ViewEntry, before: ViewEntry, others: list[str]) -> Iterator[str]:
     since = "since the promote or rollback that would be undone"
-    for part in before.exchanged:
+    for part in before.restored:
         top = main.parts.get(part)
         if top is not None and (top.id != before.lsn or top.writes):
             yield _told(heads.writes_since(main, part, before.lsn), heads.label(part), since)
-        elif part not in main.parts and part in before.parts and part not in before.dropped:
+        elif part not in main.parts and part in before.parts and part not in before.removed:
             yield f"main has no table {heads.label(part)} any more {since}"
     for part in others:
         yield f"main has another table {heads.label(part)} {since}"

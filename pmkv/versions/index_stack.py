@@ -1,16 +1,15 @@
-"""A chain: what answers for one table or keyspace in one view, newest first: the runs of its layers from the top down.
+"""Index stacks: what answers lookups of one collection in one view, newest first.
 
-First the *open* run of the top layer, which takes what is written; then those *closed*, until a checkpoint has written
-them; then the hot words, a shortcut past what is below; then the *runs* on file. Whatever a higher one says of a word
-hides the lower ones, a delete too. Nothing below a layer is newer than it, and a checkpoint writes all that is closed:
-so no closed run ever stands below one on file.
+An index stack has, from the top layer down: the *memtable*, which takes writes; the *frozen memtables*, until a
+checkpoint has written them; the location cache, a shortcut past all below it; the *runs* on file. Whatever a higher one
+says of a key hides the lower ones, a delete too. Nothing in a layer is newer than what lies above it, and a checkpoint
+writes all frozen memtables: so no frozen memtable ever lies below a run on file.
 
-Open and closed runs and hot words are looked at under the store's lock; runs on file never change, and may be asked
-without it, so a lookup has two halves: `find_in_memory`, then `find_on_disk` with the runs that were the chain's
-at that moment.
+Memtables and the cache are read under locks.state; runs never change and are read without it. So a lookup has two
+halves: `find_in_memory`, then `find_on_disk` with the runs that the stack had at the time of the first half.
 
-Counting costs a write nothing: `LiveCounter` notes which words are new to a run, and looks below only when
-somebody asks.
+Counting costs a write almost nothing: `LiveCounter` notes the keys that are new to a memtable, and looks them up below
+only when somebody asks for the count.
 """
 
 from __future__ import annotations
@@ -38,396 +37,419 @@ from ..index.run import Run
 from ..runtime.scheduling import no_yield
 from .layer import CountBatch, CountResult, Layer, MemTable, live_of
 
-FEW = 1 << 12  # words that a count looks up under the lock
-PORTION = 1 << 14  # and as many as are looked up at once before that, of which some are above the runs on file
-Window = tuple[np.ndarray, np.ndarray, np.ndarray]  # places, words, locations
+WALKED_ENTRIES_MAX = 1 << 12  # of replaced runs that are walked to drop their keys from the cache; else it is cleared
+LOCKED_KEYS_MAX = 1 << 12  # keys of a memtable that a count looks up under locks.state
+COUNTED_KEYS = 1 << 14  # keys looked up at once before that; locks.state is held for the part of it in memory
+Window = tuple[np.ndarray, np.ndarray, np.ndarray]  # slot hashes, keys64, locations
 
 
 class RunSet:
-    """Some runs of a chain, newest first, as they were at one moment."""
+    """Holds some frozen memtables and runs of a stack, newest first, as they were at one moment."""
 
-    def __init__(self, closed: tuple[MemTable, ...], runs: tuple[Run, ...], seed: np.uint64) -> None:
-        self.closed, self.runs, self.seed = closed, runs, seed
+    def __init__(self, frozen: tuple[MemTable, ...], runs: tuple[Run, ...], seed: np.uint64) -> None:
+        self.frozen, self.runs, self.seed = frozen, runs, seed
 
-    def find(self, wanted: LookupBatch) -> np.ndarray:
-        """Locations, 0 where there is none. Under the lock, if there are closed runs."""
-        found = self._find_closed(wanted)
-        self.find_on_disk(wanted, found)
+    def find(self, batch: LookupBatch) -> np.ndarray:
+        """Return locations, 0 where there is none. The caller holds locks.state, if there are memtables."""
+        found = self._find_in_memory(batch)
+        self.find_on_disk(batch, found)
         return found
 
-    def _find_closed(self, wanted: LookupBatch) -> np.ndarray:
-        found = np.zeros(wanted.words.size, np.uint64)
-        for mutable in self.closed:
-            find_missing(wanted, mutable.index, NOTHING, found)
+    def _find_in_memory(self, batch: LookupBatch) -> np.ndarray:
+        """Look a batch up in the memtables. Return locations, 0 where there is none."""
+        found = np.zeros(batch.words.size, np.uint64)
+        for memtable in self.frozen:
+            find_missing(batch, memtable.index, NOTHING, found)
         return found
 
-    def count_noted(self, portion: CountBatch, between: Callable[[], None] = no_yield) -> CountResult:
-        """What lives here of what was noted. between: called now and then. CorruptionError: something below is damaged,
-        or a record whose key is looked for. Under the lock, if there are closed runs that are not held."""
-        below = self.near(portion.notes)
-        if not below.closed and not below.runs:
+    def count_batch(self, batch: CountBatch, between: Callable[[], None] = no_yield) -> CountResult:
+        """Count which of the noted keys live here. between: called now and then.
+
+        The caller holds locks.state, if there are memtables that no checkpoint holds. CorruptionError: something here
+        is damaged, or a record whose key is looked up."""
+        below = self.near(batch.notes)
+        if not below.frozen and not below.runs:
             return CountResult(0, [])
-        wanted = sorted_by_slot(portion.notes, self.seed, between)
+        keys = sorted_by_slot(batch.notes, self.seed, between)
         count, expiries = 0, []
-        for some in pieces(wanted.words.size):
+        for some in pieces(keys.words.size):
             between()
-            part = wanted.part(some)
-            below.look_for_any(part, found := below._find_closed(part))
-            covered = covered_by(part, found)
+            piece = keys.part(some)
+            below.find_any_on_disk(piece, found := below._find_in_memory(piece))
+            covered = covered_by(piece, found)
             count += covered.count
             expiries += covered.expiries
         return CountResult(count, expiries)
 
     def near(self, notes: Sequence[LookupBatch]) -> RunSet:
-        """Without runs that have none of these for certain. A table that is loaded in the order of its ids would else
-        ask for each of them in every run."""
+        """Return the set without runs whose range of ids excludes all these. A table that is loaded in the order of its
+        ids would otherwise look each of them up in every run."""
         bounds = bounds_of(notes)
         if bounds is None:
             return self
-        return RunSet(self.closed, tuple(run for run in self.runs if run.info.may_have(*bounds)), self.seed)
+        return RunSet(self.frozen, tuple(run for run in self.runs if run.info.may_have(*bounds)), self.seed)
 
-    def find_on_disk(self, wanted: LookupBatch, found: np.ndarray) -> None:
+    def find_on_disk(self, batch: LookupBatch, found: np.ndarray) -> None:
         """Fill `found` from the runs on file, where it is 0. Needs no lock."""
-        wanted.in_runs(self.runs, self.seed, found)
+        batch.in_runs(self.runs, self.seed, found)
 
-    def look_for_any(self, wanted: LookupBatch, found: np.ndarray) -> None:
-        """The same, to be counted. Where no run has a delete, all that have an id say that it lives: the oldest is
-        asked first, as it has most of them. (Of a key the newest is wanted, for its expiry.)"""
-        runs = self.runs if wanted.keyed or any(run.info.deletes != 0 for run in self.runs) else self.runs[::-1]
-        wanted.in_runs(runs, self.seed, found)
+    def find_any_on_disk(self, batch: LookupBatch, found: np.ndarray) -> None:
+        """Do the same for a count, where any location of an id will do. If no run has a delete, an id lives wherever it
+        is found, so the oldest run is probed first, as it has most ids. (Of a key the newest location is needed, for
+        its expiry.)"""
+        runs = self.runs if batch.keyed or any(run.info.deletes != 0 for run in self.runs) else self.runs[::-1]
+        batch.in_runs(runs, self.seed, found)
 
 
-def covered_by(wanted: LookupBatch, found: np.ndarray) -> CountResult:
-    """CorruptionError: a record that was found is damaged."""
-    return CountResult(int(np.count_nonzero(lives(found))), expiries_of(wanted, found).tolist())
+def covered_by(batch: LookupBatch, found: np.ndarray) -> CountResult:
+    """Count the live locations among those found. CorruptionError: a record that was found is damaged."""
+    return CountResult(int(np.count_nonzero(lives(found))), expiries_of(batch, found).tolist())
 
 
 class IndexStack:
-    """The runs of one table or keyspace, as one view has them."""
+    """Looks up, inserts and counts in the memtables and runs of one collection, as one view has them. top: its top
+    layer; cached: it lives long enough for a location cache."""
 
-    def __init__(self, top: Layer, lasts: bool = True) -> None:
-        """lasts: long enough for hot words."""
+    def __init__(self, top: Layer, cached: bool = True) -> None:
         self.tree, self.seed = top.tree, np.uint64(top.tree.seed)
-        self.top, self._lasts = top, lasts
-        self.hot: LocationCache | None = None
+        self.top, self._may_cache = top, cached
+        self.cache: LocationCache | None = None
         self._is_known = False
-        self._look_again()
-        self.tree.chains.add(self)
+        self._gather()
+        self.tree.stacks.add(self)
 
-    def stand_on(self, top: Layer) -> bool:
-        """Another layer is on top: was the chain exchanged, or does it only go on?"""
-        goes_on = top.below is self.top
-        before = (self._runs, {*self._closed, *self.top.mutables}) if self._is_known and not goes_on else None
-        if top.tree is not self.tree:  # memory went back, and everything was made anew
+    # the layers that it is made of
+
+    def rebase(self, top: Layer) -> bool:
+        """Put the stack on another top layer. Return whether its content was replaced: False if `top` lies on the
+        former one, so that it only continues. The caller holds locks.state."""
+        continues = top.below is self.top
+        before = (self._runs, {*self._frozen, *self.top.memtables}) if self._is_known and not continues else None
+        if top.tree is not self.tree:  # all trees were rebuilt after a failed flush
             before = None
-            self.tree.chains.discard(self)
+            self.tree.stacks.discard(self)
             self.tree = top.tree
-            self.tree.chains.add(self)
+            self.tree.stacks.add(self)
         self.top = top
-        self._look_again()
-        if not goes_on:
-            self._forget_exchanged(before)
-        return not goes_on
+        self._gather()
+        if not continues:
+            self._drop_replaced(before)
+        return not continues
 
     @property
-    def closed(self) -> tuple[MemTable, ...]:
-        """Newest first. Under the lock."""
+    def frozen(self) -> tuple[MemTable, ...]:
+        """Return the frozen memtables, newest first. The caller holds locks.state."""
         if not self._is_known:
-            self._look_again()
-        return self._closed
+            self._gather()
+        return self._frozen
 
     @property
     def runs(self) -> tuple[Run, ...]:
-        """On file, newest first; spans in place of those of their layers. Under the lock."""
+        """Return the runs on file, newest first, with skip runs in place of those of their layers. The caller holds
+        locks.state."""
         if not self._is_known:
-            self._look_again()
+            self._gather()
         return self._runs
 
-    def _look_again(self) -> None:
-        """Gather the runs of all layers."""
-        closed: list[MemTable] = []
+    def _gather(self) -> None:
+        """Gather the frozen memtables and runs of all layers."""
+        frozen: list[MemTable] = []
         runs: list[Run] = []
         layer: Layer | None = self.top
-        spans, layers = self.tree.spans, self.tree.layers
+        skip_runs, layers = self.tree.skip_runs, self.tree.layers
         while layer is not None:
-            closed += layer.closed
-            # not for the layer that stands for an empty part: its number may be that of another view's layer
-            span = spans.get(layer.id) if spans and layers.get(layer.id) is layer else None
-            if span is not None:
-                runs.append(span.run)
-                layer = layers[span.below] if span.below is not None else None
+            frozen += layer.frozen
+            # the layer that stands for an empty collection is not in the tree: another view's may have its id
+            skip = skip_runs.get(layer.id) if skip_runs and layers.get(layer.id) is layer else None
+            if skip is not None:
+                runs.append(skip.run)
+                layer = layers[skip.below] if skip.below is not None else None
             else:
                 runs += layer.runs
                 layer = layer.below
-        self._closed, self._runs, self._is_known = tuple(closed), tuple(runs), True
+        self._frozen, self._runs, self._is_known = tuple(frozen), tuple(runs), True
         if not runs:
-            self._forget_all()
-        elif self.hot is None and self._lasts:
+            self._remove_cache()
+        elif self.cache is None and self._may_cache:
             dram = self.tree.dram
-            self.hot = LocationCache(dram.heap, dram.budget, self.seed)
+            self.cache = LocationCache(dram.heap, dram.budget, self.seed)
 
-    def leave(self) -> None:
-        """Give the memory of hot words back; the chain is not used again. Under the lock."""
-        self.tree.chains.discard(self)
-        self._closed, self._runs, self._is_known = (), (), True
-        self._forget_all()
+    def close(self) -> None:
+        """Free the memory of the cache. The stack must not be used again. The caller holds locks.state."""
+        self.tree.stacks.discard(self)
+        self._frozen, self._runs, self._is_known = (), (), True
+        self._remove_cache()
 
-    def forget(self) -> None:
-        """What is held of runs may be gone: files that nobody reads any more would keep their room on the disk."""
-        self._closed, self._runs, self._is_known = (), (), False
+    def invalidate(self) -> None:
+        """Forget the memtables and runs until they are needed: some were replaced, and a reference to a run that
+        nobody reads would keep its file on the disk."""
+        self._frozen, self._runs, self._is_known = (), (), False
 
-    def _forget_exchanged(self, before: tuple[tuple[Run, ...], set[MemTable]] | None) -> None:
-        """Of hot words those go of which a run on file speaks that only the chain of now has, or only the one before
-        (its runs, and those on no file); what stands on the files of both is what it was. What is on no file is not
-        hot: so of that, what the chain of now has alone. All go where these are many, or not known."""
-        if self.hot is None:
+    def _drop_replaced(self, before: tuple[tuple[Run, ...], set[MemTable]] | None) -> None:
+        """Drop cached locations of every key in a run that only the old or only the new stack has, and of every key in
+        a memtable that only the new one has. (The cache holds no location from a memtable of the old one.)
+
+        before: runs and memtables of the old stack; None if not known. Clears the cache then, and if the runs and
+        memtables are large or damaged."""
+        if self.cache is None:
             return
-        runs, mutables = before or ((), set())
-        others = set(runs) ^ set(self._runs)
-        above = [mutable.index for mutable in self.mutables if mutable not in mutables]
-        if before is None or sum(run.info.count for run in others) + sum(index.count for index in above) > FEW:
-            self.hot.clear()
+        old_runs, old_memtables = before or ((), set())
+        runs = set(old_runs) ^ set(self._runs)
+        memtables = [memtable.index for memtable in self.memtables if memtable not in old_memtables]
+        size = sum(run.info.count for run in runs) + sum(index.count for index in memtables)
+        if before is None or size > WALKED_ENTRIES_MAX:
+            self.cache.clear()
             return
         try:
-            for walk in [run.walk(0, self.seed) for run in others] + [index.walk() for index in above]:
-                for _, words, _ in walk:
-                    self.hot.forget(words)
-        except CorruptionError:  # it is told to whoever reads that
-            self.hot.clear()
+            for walk in [run.walk(0, self.seed) for run in runs] + [index.walk() for index in memtables]:
+                for _, keys64, _ in walk:
+                    self.cache.forget(keys64)
+        except CorruptionError:  # a lookup that meets the damage will report it
+            self.cache.clear()
 
-    def _forget_all(self) -> None:
-        if self.hot is not None:
-            self.hot.clear()
-            self.hot = None
+    def _remove_cache(self) -> None:
+        if self.cache is not None:
+            self.cache.clear()
+            self.cache = None
 
-    # finding and entering
+    # lookups
 
-    def find_in_memory(self, wanted: LookupBatch, pending: np.ndarray) -> tuple[np.ndarray, int]:
-        """(locations, 0 where there is none above the runs on file; how many are pending). Under the lock."""
-        wanted.moment = self._moment
-        mutable = self.top.open
-        if mutable is not None:
-            found, waiting = wanted.in_index(mutable.index, pending)
+    def find_in_memory(self, batch: LookupBatch, pending: np.ndarray) -> tuple[np.ndarray, int]:
+        """Look a batch up in the memtables and the cache. Return (locations, 0 where there is none; how many of them
+        are pending). The caller holds locks.state."""
+        batch.moment = self._stamp
+        memtable = self.top.memtable
+        if memtable is not None:
+            found, waiting = batch.in_index(memtable.index, pending)
         else:
-            found, waiting = np.zeros(wanted.words.size, np.uint64), 0
-        for mutable in self.closed:
-            waiting += find_missing(wanted, mutable.index, pending, found)
-        if self.hot is not None:
-            wanted.in_hot(self.hot, found)
+            found, waiting = np.zeros(batch.words.size, np.uint64), 0
+        for memtable in self.frozen:
+            waiting += find_missing(batch, memtable.index, pending, found)
+        if self.cache is not None:
+            batch.in_hot(self.cache, found)
         return found, waiting
 
     def find_on_disk(
-        self, wanted: LookupBatch, found: np.ndarray, runs: tuple[Run, ...], lock: AbstractContextManager[object]
+        self, batch: LookupBatch, found: np.ndarray, runs: tuple[Run, ...], lock: AbstractContextManager[object]
     ) -> None:
-        """Fill `found` from the runs on file that were the chain's at the time of `find_in_memory`. Takes the lock
-        at the end only, to make hot what is asked for often."""
+        """Fill `found` from the runs that the stack had at the time of `find_in_memory`. lock: locks.state, taken only
+        at the end, to admit what was found to the cache."""
         if found.all():
             return
-        hot = self.hot
-        missed = (found == 0).nonzero()[0] if hot is not None and hot.wants() else None
-        RunSet((), runs, self.seed).find_on_disk(wanted, found)
+        cache = self.cache
+        missed = (found == 0).nonzero()[0] if cache is not None and cache.wants() else None
+        RunSet((), runs, self.seed).find_on_disk(batch, found)
         if missed is not None:
             which = missed[found[missed] != 0]
             if which.size:
                 with lock:
-                    self._admit_to_cache(wanted, found, which, runs)
+                    self._admit_to_cache(batch, found, which, runs)
 
-    def _admit_to_cache(self, wanted: LookupBatch, found: np.ndarray, which: np.ndarray, runs: tuple[Run, ...]) -> None:
-        """Not if the runs were exchanged since; and not what was written since, which then stands in a run above."""
-        if self.hot is None or runs is not self.runs:
+    def _admit_to_cache(self, batch: LookupBatch, found: np.ndarray, which: np.ndarray, runs: tuple[Run, ...]) -> None:
+        """Offer locations to the cache, unless the runs were replaced since the lookup; without keys that were written
+        since, which a memtable has then. The caller holds locks.state."""
+        if self.cache is None or runs is not self.runs:
             return
-        if wanted.moment != self._moment:
-            for mutable in self.mutables:
-                if which.size and mutable.index.count:
-                    which = which[wanted.some(which).in_index(mutable.index, NOTHING)[0] == 0]
+        if batch.moment != self._stamp:
+            for memtable in self.memtables:
+                if which.size and memtable.index.count:
+                    which = which[batch.some(which).in_index(memtable.index, NOTHING)[0] == 0]
         if which.size:
-            self.hot.admit(wanted.words[which], found[which])
+            self.cache.admit(batch.words[which], found[which])
 
     @property
-    def _moment(self) -> tuple[int, int]:
-        """While this stays as it is, nothing is written."""
-        return self.top.id, self.top.entered
+    def _stamp(self) -> tuple[int, int]:
+        """Return what differs after every insert."""
+        return self.top.id, self.top.inserts
 
-    def find(self, wanted: LookupBatch) -> np.ndarray:
-        """Both halves at once, whatever is pending. Under the lock."""
-        found, _ = self.find_in_memory(wanted, NOTHING)
-        RunSet((), self.runs, self.seed).find_on_disk(wanted, found)
+    def find(self, batch: LookupBatch) -> np.ndarray:
+        """Do both halves of a lookup, pending or not. The caller holds locks.state."""
+        found, _ = self.find_in_memory(batch, NOTHING)
+        RunSet((), self.runs, self.seed).find_on_disk(batch, found)
         return found
 
-    def make_room(self, words: np.ndarray, lock: AbstractContextManager[object]) -> None:
-        """Let the open run grow for what is entered next, while others read. By who writes, without the lock."""
-        self.top.to_write(lock).index.make_room(words, lock)
+    # inserts
 
-    def enter(self, wanted: LookupBatch, locations: np.ndarray, lsn: int) -> np.ndarray:
-        """Write words; returns what stood in the open run before each. Under the lock."""
-        self.announce(locations.size, lsn)
-        before = self.insert(wanted, locations)
-        self.entered(wanted, new_keys(wanted, locations, before) if self.closed or self.runs else None)
+    def make_room(self, keys64: np.ndarray, lock: AbstractContextManager[object]) -> None:
+        """Let the memtable grow for the next insert, while others read. The caller holds locks.append, not `lock`."""
+        self.top.memtable_for_write(lock).index.make_room(keys64, lock)
+
+    def enter(self, batch: LookupBatch, locations: np.ndarray, lsn: int) -> np.ndarray:
+        """Insert a batch. Return the locations that the memtable had before. The caller holds locks.state."""
+        self.begin_insert(locations.size, lsn)
+        before = self.insert(batch, locations)
+        self.finish_insert(batch, new_keys(batch, locations, before) if self.frozen or self.runs else None)
         return before
 
-    def announce(self, count: int, lsn: int) -> None:
-        """So many words come, by a frame: whatever interrupts that (Ctrl-C), the layer was written. Under the lock."""
-        top, mutable = self.top, self.top.to_write()
-        mutable.first = mutable.first or lsn
+    def begin_insert(self, count: int, lsn: int) -> None:
+        """Announce so many entries of frame `lsn`: even if something interrupts the insert (Ctrl-C), the layer counts
+        as written. The caller holds locks.state."""
+        top, memtable = self.top, self.top.memtable_for_write()
+        memtable.first = memtable.first or lsn
         top.writes += count
-        top.changed = lsn
+        top.last_write = lsn
 
     def insert(
-        self, wanted: LookupBatch, locations: np.ndarray, lock: AbstractContextManager[object] = HELD
+        self, batch: LookupBatch, locations: np.ndarray, lock: AbstractContextManager[object] = HELD
     ) -> np.ndarray:
-        """Then they are entered, which takes long: by who writes, under the lock, or with it and while nobody counts or
-        walks, and nobody is shown anything of it."""
-        return wanted.enter(self.top.to_write(lock).index, locations, lock)
+        """Insert into the memtable, after `begin_insert`. Return the locations that it had before.
 
-    def entered(self, wanted: LookupBatch, new: LookupBatch | None) -> None:
-        """They are there; with a note of what is new. Under the lock, and not before: whoever looked for these words
-        meanwhile in vain, and offers what the runs have as hot, has to be too early for this, or to learn of it."""
-        self.top.entered += 1
-        if self.closed or self.runs:
-            if self.hot is not None:
-                self.hot.forget(wanted.words)
+        The caller holds locks.append, and locks.state or passes it as `lock`. In the second case this takes long, and
+        nobody may count or walk meanwhile, or be shown any of these entries."""
+        return batch.enter(self.top.memtable_for_write(lock).index, locations, lock)
+
+    def finish_insert(self, batch: LookupBatch, new: LookupBatch | None) -> None:
+        """Finish `insert`: bump the stamp, drop the keys from the cache, note new keys for counting. Must follow the
+        insert, or a concurrent miss could cache an older location. The caller holds locks.state."""
+        self.top.inserts += 1
+        if self.frozen or self.runs:
+            if self.cache is not None:
+                self.cache.forget(batch.words)
             if new is not None:
-                self.top.to_write().tally.note(new)
+                self.top.memtable_for_write().tally.note(new)
 
     # counting
 
     def count(self, now: int) -> int:
-        """How many words live, those that have expired by `now` (unix ms) not among them. Under the lock."""
-        mutables = self.mutables
-        if not mutables and not self.runs:
+        """Return how many keys live and have not expired by `now` (unix ms). The caller holds locks.state."""
+        memtables = self.memtables
+        if not memtables and not self.runs:
             return 0
         self._settle()
         live = live_of(self.runs)
-        if live is None or any(m.tally.is_unknown for m in mutables):
+        if live is None or any(m.tally.is_unknown for m in memtables):
             raise CorruptionError(
                 "how many there are is not known: an index, or a record that was overwritten, was damaged when they "
                 "were counted; restore a backup, or move `catalog` and `runs` away, and the whole log is replayed"
             )
-        live += sum(m.index.live - m.tally.covered for m in mutables)
+        live += sum(m.index.live - m.tally.covered for m in memtables)
         expired = sum(run.expired(now) for run in self.runs)
-        for tally in (m.tally for m in mutables):
+        for tally in (m.tally for m in memtables):
             expired += tally.expiries.bisect_right(now) - tally.gone.bisect_right(now)
         return live - expired
 
     @property
     def uncounted(self) -> int:
-        """How many words a count has to look up first, as it was lately: without the lock."""
-        mutables = (self.top.open, *self._closed)
-        return sum(mutable.tally.uncounted for mutable in mutables if mutable is not None)
+        """Return how many keys a count has to look up first, about: read without a lock."""
+        memtables = (self.top.memtable, *self._frozen)
+        return sum(memtable.tally.uncounted for memtable in memtables if memtable is not None)
 
     def count_ahead(self, lock: AbstractContextManager[object]) -> None:
-        """Look most of these up before, with the lock for moments only: after a restart it may take long."""
+        """Look most of the uncounted keys up before `count`, which may take long after a restart. lock: locks.state,
+        held for short times only."""
         while True:
             with lock:
-                mutables, runs = self.mutables, self.runs
-                many = (i for i, mutable in enumerate(mutables) if mutable.tally.uncounted > FEW)
+                memtables, runs = self.memtables, self.runs
+                many = (i for i, memtable in enumerate(memtables) if memtable.tally.uncounted > LOCKED_KEYS_MAX)
                 if (i := next(many, None)) is None:
                     return
-                tally = mutables[i].tally
-                portion = tally.portion(PORTION)
-                wanted = sorted_by_slot(portion.notes, self.seed)
-                found = np.zeros(wanted.words.size, np.uint64)
-                for below in mutables[i + 1 :]:
-                    find_missing(wanted, below.index, NOTHING, found)
-            RunSet((), runs, self.seed).near(portion.notes).look_for_any(wanted, found)
-            covered = covered_by(wanted, found)
+                tally = memtables[i].tally
+                batch = tally.portion(COUNTED_KEYS)
+                keys = sorted_by_slot(batch.notes, self.seed)
+                found = np.zeros(keys.words.size, np.uint64)
+                for below in memtables[i + 1 :]:
+                    find_missing(keys, below.index, NOTHING, found)
+            RunSet((), runs, self.seed).near(batch.notes).find_any_on_disk(keys, found)
+            covered = covered_by(keys, found)
             with lock:
-                tally.settle(portion, covered)
+                tally.settle(batch, covered)
 
     def _settle(self) -> None:
-        mutables = self.mutables
-        for i, mutable in enumerate(mutables):
-            below = RunSet(mutables[i + 1 :], self.runs, self.seed)
-            while portion := mutable.tally.portion():
-                mutable.tally.settle(portion, below.count_noted(portion))
+        """Look all uncounted keys up. The caller holds locks.state."""
+        memtables = self.memtables
+        for i, memtable in enumerate(memtables):
+            below = RunSet(memtables[i + 1 :], self.runs, self.seed)
+            while batch := memtable.tally.portion():
+                memtable.tally.settle(batch, below.count_batch(batch))
 
-    # walking
+    # walks
 
-    def walk(self, place: int = 0) -> Iterator[Window]:
-        """Everything from `place` on, in windows ascending by place; a word may come several times, and be dead: who
-        walks looks it up. Under the lock."""
-        if self.top.open is not None and not self.closed and not self.runs:
-            yield from self.top.open.index.walk(place)
+    def walk(self, slot_hash: int = 0) -> Iterator[Window]:
+        """Yield all entries from `slot_hash` on, in windows ascending by slot hash. A key may come several times, and
+        be deleted: look it up. The caller holds locks.state."""
+        if self.top.memtable is not None and not self.frozen and not self.runs:
+            yield from self.top.memtable.index.walk(slot_hash)
             return
-        sources = [m.index.walk(place) for m in self.mutables]
-        sources += [run.walk(place, self.seed) for run in self.runs]
-        yield from merged(sources)
+        sources = [m.index.walk(slot_hash) for m in self.memtables]
+        sources += [run.walk(slot_hash, self.seed) for run in self.runs]
+        yield from merge_windows(sources)
 
-    def at(self, place: int) -> np.ndarray:
-        """The locations of one place, newest first; dead ones among them. Under the lock."""
-        found = [m.index.at(place) for m in self.mutables] + [run.at(place) for run in self.runs]
+    def at(self, slot_hash: int) -> np.ndarray:
+        """Return the locations of one slot hash, newest first, deletes too. The caller holds locks.state."""
+        found = [m.index.at(slot_hash) for m in self.memtables] + [run.at(slot_hash) for run in self.runs]
         return np.concatenate(found) if found else np.empty(0, np.uint64)
 
     def walk_above(self) -> Iterator[Window]:
-        """The same of what is not on file."""
-        yield from merged([m.index.walk() for m in self.mutables])
+        """Yield all entries above the runs on file. The caller holds locks.state."""
+        yield from merge_windows([m.index.walk() for m in self.memtables])
 
-    # what it is
+    # figures
 
     @property
-    def mutables(self) -> tuple[MemTable, ...]:
-        """The open run, if anything was written, and the closed ones."""
-        return (self.top.open, *self.closed) if self.top.open is not None else self.closed
+    def memtables(self) -> tuple[MemTable, ...]:
+        """Return the memtable, if there is one, and the frozen ones. The caller holds locks.state."""
+        return (self.top.memtable, *self.frozen) if self.top.memtable is not None else self.frozen
 
     @property
     def count_above(self) -> int:
-        """Entries that are not on file. Under the lock."""
-        return sum(m.index.count for m in self.mutables)
+        """Return the number of entries above the runs on file. The caller holds locks.state."""
+        return sum(m.index.count for m in self.memtables)
 
     @property
     def is_cold(self) -> bool:
-        """May a lookup have to wait for the disk?"""
-        return any(not run.is_warm for run in self._runs)  # as they were lately: without the lock
+        """Return whether a lookup may have to wait for the disk, about: read without a lock."""
+        return any(not run.is_warm for run in self._runs)
 
     @property
     def nbytes(self) -> int:
-        """DRAM of the open and closed runs."""
-        return sum(m.index.nbytes for m in self.mutables)
+        """Return the bytes of DRAM that the memtables take."""
+        return sum(m.index.nbytes for m in self.memtables)
 
     def check(self) -> None:
-        """It is what its layers say. Under the lock."""
-        closed, runs = self.closed, self.runs
-        self._look_again()
-        assert (closed, runs) == (self.closed, self.runs), "the chain is not what its layers say"
+        """Assert that the stack has what its layers have. The caller holds locks.state."""
+        frozen, runs = self.frozen, self.runs
+        self._gather()
+        assert (frozen, runs) == (self.frozen, self.runs), "the index stack has not what its layers have"
         layers = list(self.top.down())
         on_file = next((i for i, layer in enumerate(layers) if layer.runs), len(layers))
-        assert not any(layer.closed for layer in layers[on_file + 1 :]), "a closed run stands below one on file"
-        if self.hot is not None:
-            self.hot.check()
+        assert not any(layer.frozen for layer in layers[on_file + 1 :]), "a frozen memtable lies below a run on file"
+        if self.cache is not None:
+            self.cache.check()
 
 
-def merged(sources: list[Iterator[Window]]) -> Iterator[Window]:
-    """Several walks as one: each window reaches as far as the source that shows least at the moment."""
+def merge_windows(sources: list[Iterator[Window]]) -> Iterator[Window]:
+    """Merge walks, newest source first, into one. Each window reaches as far as the shortest of the sources' present
+    windows; entries of one slot hash are in the order of the sources."""
     if len(sources) == 1:
         yield from (window for window in sources[0] if window[0].size)
         return
-    heads = [next(source, None) for source in sources]
+    heads = [next(source, None) for source in sources]  # what is left of each source's present window; None at its end
     while any(head is not None for head in heads):
         heads = [skip_empty(head, source) for head, source in zip(heads, sources)]
-        shown = [head for head in heads if head is not None]
-        if not shown:
+        present = [head for head in heads if head is not None]
+        if not present:
             return
-        last = min(head[0][-1] for head in shown)
-        parts: list[Window] = []
+        last = min(head[0][-1] for head in present)
+        taken: list[Window] = []
         for i, head in enumerate(heads):
             if head is not None:
                 cut = int(np.searchsorted(head[0], last, "right"))
-                parts.append(tuple(column[:cut] for column in head))
+                taken.append(tuple(column[:cut] for column in head))
                 heads[i] = tuple(column[cut:] for column in head)
-        places, words, locations = (np.concatenate(columns) for columns in zip(*parts))
-        order = np.argsort(places, kind="stable")
-        yield places[order], words[order], locations[order]
+        slot_hashes, keys64, locations = (np.concatenate(columns) for columns in zip(*taken))
+        order = np.argsort(slot_hashes, kind="stable")
+        yield slot_hashes[order], keys64[order], locations[order]
 
 
 def skip_empty(head: Window | None, source: Iterator[Window]) -> Window | None:
-    """The next window of a source that shows something, None at its end."""
+    """Return the next window that is not empty, `head` or one of the source; None at its end."""
     while head is not None and not head[0].size:
         head = next(source, None)
     return head
 
 
-def netted(added: np.ndarray, gone: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Expiries that came and those that went, sorted, without pairs that cancel out."""
+def net_expiries(added: np.ndarray, gone: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the expiries that were added and those that went, sorted, without pairs that cancel out."""
     values, where = np.unique(np.concatenate([added, gone]), return_inverse=True)
     counts = np.zeros(values.size, np.int64)
     np.add.at(counts, where[: added.size], 1)

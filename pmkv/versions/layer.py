@@ -1,12 +1,12 @@
-"""Layers: what was written to one table or keyspace between two version boundaries, and the tree that they form.
+"""Layers: what was written to one collection between two version boundaries, and the tree that they form.
 
-A layer stands on the one below it, which never changes once it is sealed; so views share what they have in common, and
-a version costs nothing but a new layer on top. A *tree* has all layers of one table or keyspace, whichever view they
-belong to; each counts who stands on it or names it, and goes with the last of these. A layer that stands on nothing
-hides everything there was before: after a drop or FLUSHDB, what old views still read is simply not below.
+A layer lies on the one below it, which never changes once it is sealed. So views share what they have in common, and a
+version costs nothing but a new layer on top. A *tree* has all layers of one collection, whichever view they belong to.
+Each layer counts the layers on it and the views that have it on top, and is freed with the last of these. A layer with
+nothing below it hides everything older: after a drop or FLUSHDB, the layers that older views read are not below it.
 
-Within a layer: the open run, which takes what is written; below it those *closed* by a rotation or by the seal, until a
-checkpoint has written them; then the runs on file. Assumes: the caller holds the store's lock.
+A layer has, from the newest to the oldest: the memtable, which takes writes; *frozen* memtables, until a checkpoint has
+written them; runs on file. The caller holds locks.state.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from ..runtime.scheduling import yield_gil
 
 T = TypeVar("T")
 SHRUNK = 4  # sub-tables given back between two rests
-MOST_EXPECTED = 1 << 20  # entries for which an open run has slots from the beginning
+EXPECTED_ENTRIES_MAX = 1 << 20  # entries for which a new memtable has slots from the beginning
 
 
 @dataclass(frozen=True)
 class IndexMemory:
-    """Where layers keep what is not on files. budget: of hot words."""
+    """Holds the memory of all layers. heap: of memtables; budget: of location caches."""
 
     heap: Arena
     budget: CacheBudget
@@ -129,7 +129,7 @@ class MemTable:
 
 @dataclass(frozen=True)
 class SkipRun:
-    """One run in place of all those of consecutive layers: from layer `top` down to the one above layer `below` (None:
+    """Replaces all runs of consecutive layers by one run: from layer `top` down to the one above layer `below` (None:
     down to the bottom)."""
 
     run: Run
@@ -138,53 +138,54 @@ class SkipRun:
 
 
 class LayerTree:
-    """All layers of one table or keyspace. name: `table/1`, `keyspace/0`; width: bytes of a row, 0 for a keyspace;
-    decision: what created the table."""
+    """Holds all layers of one collection. name: `table/1`, `keyspace/0`; width: bytes of a row, 0 for a keyspace;
+    decision: the one that created the table."""
 
     def __init__(
         self, name: str, dram: IndexMemory, seed: int, width: int, decision: dict[str, Any] | None = None
     ) -> None:
         self.name, self.dram, self.seed, self.width, self.decision = name, dram, seed, width, decision
         self.layers: dict[int, Layer] = {}
-        self.spans: dict[int, SkipRun] = {}  # by their top
-        self.chains: weakref.WeakSet[Any] = weakref.WeakSet()  # those that read it
+        self.skip_runs: dict[int, SkipRun] = {}  # by the id of their top layer
+        self.stacks: weakref.WeakSet[Any] = weakref.WeakSet()  # the index stacks that read this tree
 
     @property
     def number(self) -> int:
-        """Of the table or keyspace."""
+        """Return the number of the keyspace, or the id of the table."""
         return int(self.name.partition("/")[2])
 
     @property
     def keyed(self) -> bool:
+        """Return whether this is a keyspace."""
         return self.width == 0
 
     def begin(self, id: int, below: Layer | None = None) -> Layer:
-        """A new layer."""
+        """Make a new layer over `below`."""
         layer = self.layers[id] = Layer(self, id, below)
         return layer
 
-    def go_on(self, id: int, top: Layer) -> Layer:
-        """A new layer over one that is sealed by this: what its view has stays the same."""
+    def continue_from(self, id: int, top: Layer) -> Layer:
+        """Seal `top` and make a new layer over it. The content of its view stays the same."""
         layer = self.begin(id, top.seal())
-        layer.since = top.since
+        layer.visible_since = top.visible_since
         return layer
 
-    def changed(self) -> None:
-        """Runs were exchanged: chains let go of what they have, and look again when they are asked."""
-        for chain in self.chains:
-            chain.forget()
+    def invalidate_stacks(self) -> None:
+        """Make all index stacks gather their memtables and runs anew, as some were replaced."""
+        for stack in self.stacks:
+            stack.invalidate()
 
-    def with_closed(self, closed: tuple[MemTable, ...]) -> Layer | None:
-        """The layer that has these closed runs now; None if it is gone."""
-        return next((layer for layer in self.layers.values() if set(closed) <= set(layer.closed)), None)
+    def with_frozen(self, memtables: tuple[MemTable, ...]) -> Layer | None:
+        """Return the layer that has these frozen memtables now; None if it is gone."""
+        return next((layer for layer in self.layers.values() if set(memtables) <= set(layer.frozen)), None)
 
     def with_runs(self, runs: tuple[Run, ...]) -> Layer | None:
-        """The layer that has these runs now; None if it is gone."""
+        """Return the layer that has these runs now; None if it is gone."""
         return next((layer for layer in self.layers.values() if set(runs) <= set(layer.runs)), None)
 
     def merge(self, named: set[int | None]) -> None:
-        """Of two sealed layers between which nobody stands or reads any more, make one; not if somebody counts from
-        there on, or looks for it by its number (named)."""
+        """Merge each sealed layer with the one below it, if that is sealed too and nothing else refers to it. named:
+        ids of layers that are needed, because writes are counted from there on or they are looked up by id."""
         for layer in list(self.layers.values()):
             while (
                 layer.sealed
@@ -193,68 +194,72 @@ class LayerTree:
                 and layer.below.id not in named
                 and layer.id in self.layers
             ):
-                layer.absorb()
-        self.spans = {top: span for top, span in self.spans.items() if self._is_whole(span)}
+                layer.merge_below()
+        self.skip_runs = {top: skip for top, skip in self.skip_runs.items() if self._is_whole(skip)}
 
-    def _is_whole(self, span: SkipRun) -> bool:
-        return span.top in self.layers and (span.below is None or span.below in self.layers)
+    def _is_whole(self, skip: SkipRun) -> bool:
+        """Return whether both ends of a skip run are still layers."""
+        return skip.top in self.layers and (skip.below is None or skip.below in self.layers)
 
     def discard(self) -> None:
-        """Give all memory back; the tree is not used again."""
+        """Free all memory. The tree must not be used again."""
         for layer in list(self.layers.values()):
-            layer.give_back()
+            layer.free()
 
     def check(self) -> None:
-        """References are counted, whoever is below is sealed and older."""
-        stands_on = [layer.below for layer in self.layers.values() if layer.below is not None]
+        """Assert that references are counted, and that every layer below another is sealed."""
+        below = [layer.below for layer in self.layers.values() if layer.below is not None]
         for layer in self.layers.values():
-            assert layer.refs >= sum(one is layer for one in stands_on) and layer.refs > 0, f"{self.name} {layer.id}"
-            for mutable in layer.mutables:
-                mutable.index.check()
+            assert layer.refs >= sum(one is layer for one in below) and layer.refs > 0, f"{self.name} {layer.id}"
+            for memtable in layer.memtables:
+                memtable.index.check()
             for run in layer.runs:
                 run.check(self.seed)
-        for below in stands_on:
-            assert below.sealed and self.layers[below.id] is below
-        for span in self.spans.values():
-            assert self._is_whole(span)
-            span.run.check(self.seed)
+        for layer in below:
+            assert layer.sealed and self.layers[layer.id] is layer
+        for skip in self.skip_runs.values():
+            assert self._is_whole(skip)
+            skip.run.check(self.seed)
 
 
 class Layer:
-    """One layer. id: the LSN of the frame that opened it."""
+    """Holds one layer: its memtables, its runs and its reference count. id: the LSN of the frame that began it."""
 
     def __init__(self, tree: LayerTree, id: int, below: Layer | None = None) -> None:
         self.tree, self.id, self.below = tree, id, below
         self.sealed = False
-        self.open: MemTable | None = None  # made by the first write
-        self.closed: tuple[MemTable, ...] = ()  # newest first, as the runs
+        self.head = ""  # the name of the head that it was made for, which writes to it until it is sealed
+        self.memtable: MemTable | None = None  # made by the first write
+        self.frozen: tuple[MemTable, ...] = ()  # newest first, like the runs
         self.runs: tuple[Run, ...] = ()
-        self.expected = 0  # entries of the next open run: as many as the last one had
-        self.writes = 0  # records
-        self.entered = 0  # times that some were entered
-        self.changed = id  # the LSN of the last write
-        self.since = id  # the LSN of the decision by which its view has what is here and below
-        self.refs = 0  # views that have it on top, layers that stand on it, and those who show it
-        self.shown = 0  # of these, who shows it although the view has another: until the decision is durable
+        self.expected = 0  # entries of the next memtable: as many as the last one had
+        self.writes = 0  # records written
+        self.inserts = 0  # batches inserted; part of the stamp of an index stack
+        self.last_write = id  # LSN
+        self.visible_since = id  # LSN of the decision that made this layer visible; a miss depends on it
+        self.refs = 0  # views that have it on top, layers on it, and readers that are shown it as a previous version
+        self.shown = 0  # the last of these: until the decision that replaced it is durable
         if below is not None:
             below.refs += 1
 
     def expect(self, count: int) -> None:
-        """So many records come next: an open run that is made for them need not grow."""
-        self.expected = min(max(self.expected, count), MOST_EXPECTED)
+        """Size the next memtable for so many records, so that it need not grow."""
+        self.expected = min(max(self.expected, count), EXPECTED_ENTRIES_MAX)
 
-    def to_write(self, lock: AbstractContextManager[object] = HELD) -> MemTable:
-        """The open run. By who writes; under the lock, or with it: memory for a new one is asked for without."""
-        if self.open is None:
-            self.open = MemTable(self.tree.dram.heap, self.tree.seed, self.expected, lock)
-        return self.open
+    def memtable_for_write(self, lock: AbstractContextManager[object] = HELD) -> MemTable:
+        """Return the memtable, made if there is none. The caller holds locks.append, and locks.state or passes it as
+        `lock`: then it is released while memory is allocated."""
+        if self.memtable is None:
+            self.memtable = MemTable(self.tree.dram.heap, self.tree.seed, self.expected, lock)
+        return self.memtable
 
     @property
-    def mutables(self) -> tuple[MemTable, ...]:
-        return (self.open, *self.closed) if self.open is not None else self.closed
+    def memtables(self) -> tuple[MemTable, ...]:
+        """Return the memtable and the frozen ones, newest first."""
+        return (self.memtable, *self.frozen) if self.memtable is not None else self.frozen
 
     def down(self) -> Iterator[Layer]:
-        """This one and those below it."""
+        """Yield this layer and those below it."""
         layer: Layer | None = self
         while layer is not None:
             yield layer
@@ -262,65 +267,68 @@ class Layer:
 
     # its life
 
-    def hold(self) -> Layer:
+    def acquire(self) -> Layer:
+        """Count one more reference. Return the layer."""
         self.refs += 1
         return self
 
-    def let_go(self) -> None:
-        """One reference less; what nobody needs any more gives its memory back."""
+    def release(self) -> None:
+        """Count one reference less; free this layer with the last one, and then those below that nothing else needs."""
         layer: Layer | None = self
         while layer is not None:
             layer.refs -= 1
             if layer.refs:
                 return
-            layer.give_back()
+            layer.free()
             layer = layer.below
 
-    def give_back(self) -> None:
-        for mutable in self.mutables:
-            mutable.die()
-        self.open, self.closed, self.runs = None, (), ()  # who reads runs without the lock has them
+    def free(self) -> None:
+        """Free the memory, and leave the tree."""
+        for memtable in self.memtables:
+            memtable.die()
+        self.memtable, self.frozen, self.runs = None, (), ()  # readers without locks.state have their own copy of runs
         self.tree.layers.pop(self.id, None)
-        self.tree.spans.pop(self.id, None)  # of those above, that end here: their top is gone before
+        self.tree.skip_runs.pop(self.id, None)  # skip runs that end here are gone already: the layers above are
 
-    def close(self) -> None:
-        """Nothing more is written to the open run."""
-        if self.open is not None:
-            self.expected = min(self.open.index.count, MOST_EXPECTED)
-            self.closed, self.open = (self.open, *self.closed), None
+    def freeze(self) -> None:
+        """Freeze the memtable: the next write makes a new one."""
+        if self.memtable is not None:
+            self.expected = min(self.memtable.index.count, EXPECTED_ENTRIES_MAX)
+            self.frozen, self.memtable = (self.memtable, *self.frozen), None
 
     def seal(self) -> Layer:
-        """Nothing more is written to it."""
-        self.close()
+        """Allow no more writes to this layer. Return it."""
+        self.freeze()
         self.sealed = True
         return self
 
-    def adopt(self, closed: tuple[MemTable, ...], run: Run | None) -> None:
-        """The oldest closed runs were written to a file as one (None: nothing of them is left)."""
-        kept = len(self.closed) - len(closed)
-        assert self.closed[kept:] == closed, "what was written is not what stands on the files"
-        self.closed, self.runs = self.closed[:kept], (run, *self.runs) if run is not None else self.runs
-        for mutable in closed:
-            mutable.die()
+    def adopt(self, written: tuple[MemTable, ...], run: Run | None) -> None:
+        """Put a run in place of the oldest frozen memtables, which it was written from (None: nothing of them is
+        left)."""
+        kept = len(self.frozen) - len(written)
+        assert self.frozen[kept:] == written, "what was written is not what lies on the runs"
+        self.frozen, self.runs = self.frozen[:kept], (run, *self.runs) if run is not None else self.runs
+        for memtable in written:
+            memtable.die()
 
-    def absorb(self) -> None:
-        """Become one with the layer below, on which nothing else stands."""
+    def merge_below(self) -> None:
+        """Take over all that the layer below has. Nothing else may refer to that."""
         below = self.below
         assert below is not None and self.sealed and below.refs == 1
-        self.closed, self.runs = self.closed + below.closed, self.runs + below.runs
+        self.frozen, self.runs = self.frozen + below.frozen, self.runs + below.runs
         self.writes += below.writes
-        self.below = below.below  # its reference is this one's now
+        self.below = below.below  # with the reference that `below` had on it
         del self.tree.layers[below.id]
 
 
 def live_of(runs: tuple[Run, ...]) -> int | None:
-    """How many more words live by these runs; None where damage kept one from being counted."""
-    lives_by = [run.info.live for run in runs]
-    return None if None in lives_by else sum(lives_by)
+    """Return how many more keys live by these runs than without; None where damage prevented counting them."""
+    counts = [run.info.live for run in runs]
+    return None if None in counts else sum(counts)
 
 
 def replaced(runs: tuple[T, ...], inputs: tuple[T, ...], run: T | None) -> tuple[T, ...]:
-    """`runs` with the consecutive `inputs` replaced."""
+    """Return `runs` with `run`, if any, in place of the consecutive `inputs`."""
     at = runs.index(inputs[0])
-    assert runs[at : at + len(inputs)] == inputs, "what is folded is not consecutive any more"
+    assert runs[at : at + len(inputs)] == inputs, "the runs to be replaced are not consecutive any more"
     return (*runs[:at], *((run,) if run is not None else ()), *runs[at + len(inputs) :])

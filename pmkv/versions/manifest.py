@@ -1,15 +1,17 @@
-"""What the catalog says: every view, and every table and keyspace with its layers and their runs, complete up to one
-frame of the log. A layer is named by its number, which is its own within its table or keyspace; a view says which layer
-is its top.
+"""The manifest: every view, and every collection with its layers and their runs, complete up to one frame of the log.
 
-`State` is what a checkpoint commits and an opening starts from. In the catalog it is a flat dict of small values, so
-that a commit writes only what changed: `log`, `view/<name>`, `keyspace/<number>`, `table/<id>`, `run/<file>:<offset>`.
+A collection is a table or a keyspace. A layer is named by a number that is unique within its collection; a view names
+the layer on top of each collection.
+
+A `Manifest` is what a checkpoint commits and an opening starts from. In the catalog it is a flat dict of small values,
+so that a commit writes only what changed: `log`, `view/<name>`, `keyspace/<number>`, `table/<id>`,
+`run/<file>:<offset>`. The keys inside these values are part of the format; `to_record` and `from_record` name them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -18,153 +20,183 @@ from ..index.run import Run, RunInfo
 from ..log.replay import LogEnd
 from .layer import SkipRun
 
+FindRun = Callable[[str], Run]  # returns the run of this name. CorruptionError: the catalog does not describe it
+
 
 @dataclass(frozen=True)
 class LayerRecord:
-    """runs: newest first. changed: the LSN of the last write."""
+    """Describes a layer. below: the id of the layer below; runs: newest first; writes: records written to it;
+    last_write: the LSN of the last of them."""
 
     id: int
     below: int | None
     runs: tuple[Run, ...] = ()
     writes: int = 0
-    changed: int = 0
+    last_write: int = 0
+
+    def to_record(self) -> list[Any]:
+        """Return the layer as the catalog keeps it."""
+        return [self.id, self.below, self.writes, self.last_write, [run_name(run.info) for run in self.runs]]
+
+    @classmethod
+    def from_record(cls, record: list[Any], find_run: FindRun) -> LayerRecord:
+        """Return the layer of such a record."""
+        id, below, writes, last_write, names = record
+        return cls(id, below, tuple(map(find_run, names)), writes, last_write)
 
 
 @dataclass(frozen=True)
 class CollectionRecord:
-    """A table or keyspace. decision: what created the table (as in its control frame); None for a keyspace."""
+    """Describes a collection. decision: the one that created the table, from its control frame; None for keyspaces."""
 
     layers: tuple[LayerRecord, ...]
     decision: dict[str, Any] | None = None
-    spans: tuple[SkipRun, ...] = ()
+    skip_runs: tuple[SkipRun, ...] = ()
 
     @property
     def runs(self) -> Iterator[Run]:
-        """All of them, spans too."""
+        """Yield all runs, skip runs too."""
         for layer in self.layers:
             yield from layer.runs
-        yield from (span.run for span in self.spans)
+        yield from (skip.run for skip in self.skip_runs)
 
     def with_runs(self, id: int, runs: tuple[Run, ...]) -> CollectionRecord:
-        """The same, but for one layer's runs."""
+        """Return the collection with other runs in layer `id`."""
         layers = tuple(replace(layer, runs=runs) if layer.id == id else layer for layer in self.layers)
         return replace(self, layers=layers)
 
     @cached_property
     def records(self) -> dict[str, Any]:
-        """Of its runs, and "" for its own; kept from one fold to the next."""
-        runs = {f"run/{name_of(run.info)}": run.info.asdict() for run in self.runs}
-        layers = [[one.id, one.below, one.writes, one.changed, list(map(name_of_run, one.runs))] for one in self.layers]
-        spans = [[one.top, one.below, name_of_run(one.run)] for one in self.spans]
-        return {"": {"layers": layers, "spans": spans, "decision": self.decision}, **runs}
+        """Return the records of its runs by name, and its own under ""; cached, as most commits leave it unchanged."""
+        runs = {f"run/{run_name(run.info)}": run.info.asdict() for run in self.runs}
+        return {"": self.to_record(), **runs}
+
+    def to_record(self) -> dict[str, Any]:
+        """Return the collection as the catalog keeps it, without its runs."""
+        skip_runs = [[skip.top, skip.below, run_name(skip.run.info)] for skip in self.skip_runs]
+        return {"layers": [layer.to_record() for layer in self.layers], "spans": skip_runs, "decision": self.decision}
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any], find_run: FindRun) -> CollectionRecord:
+        """Return the collection of such a record."""
+        layers = tuple(LayerRecord.from_record(layer, find_run) for layer in record["layers"])
+        skip_runs = tuple(SkipRun(find_run(run), top, below) for top, below, run in record["spans"])
+        return cls(layers, record["decision"], skip_runs)
 
 
 @dataclass(frozen=True)
 class ViewRecord:
-    """A view: parts: the layer on top of each table and keyspace that it has, None for one that was never written.
+    """Describes a view. tops: the layer on top of each collection that it has, None for one that was never written.
 
-    lsn, created (unix ms): when it was cut; base: from which view. stands_on: of a branch, the layer on which it stands
-    with each part of `main`. exchanged: of `undo`, the parts that it brings back; dropped: of those, what `main` lost;
-    branch: whose promote it undoes (name and lsn), which then stands on `stands_on` again."""
+    lsn, created (unix ms): when it was cut; base: from which view. bases: of a branch, the layer of `main` that its own
+    layers of each collection stand on. Of `undo` only: restored, the collections that it brings back; removed, those of
+    them that `main` lost; promoted, the branch whose promote it undoes (name, LSN of its cut), which then gets back its
+    former `bases`, kept here."""
 
     kind: str
     lsn: int = 0
     created: int = 0
     base: str = ""
-    parts: dict[str, int | None] = field(default_factory=dict)
-    stands_on: dict[str, int | None] = field(default_factory=dict)
-    exchanged: tuple[str, ...] = ()
-    dropped: tuple[str, ...] = ()
-    branch: tuple[str, int] | None = None
+    tops: dict[str, int | None] = field(default_factory=dict)
+    bases: dict[str, int | None] = field(default_factory=dict)
+    restored: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    promoted: tuple[str, int] | None = None
 
     @cached_property
     def record(self) -> dict[str, Any]:
-        """As the catalog keeps it: once for the many that never change."""
-        return asdict(self)
+        """Return the view as the catalog keeps it; cached, as most views never change."""
+        return self.to_record()
+
+    def to_record(self) -> dict[str, Any]:
+        """Return the view as the catalog keeps it."""
+        return {
+            "kind": self.kind, "lsn": self.lsn, "created": self.created, "base": self.base, "parts": self.tops,
+            "stands_on": self.bases, "exchanged": self.restored, "dropped": self.removed, "branch": self.promoted,
+        }  # fmt: skip
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> ViewRecord:
+        """Return the view of such a record."""
+        return cls(
+            record["kind"], record["lsn"], record["created"], record["base"], record["parts"], record["stands_on"],
+            tuple(record["exchanged"]), tuple(record["dropped"]), tuple(record["branch"]) if record["branch"] else None,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """Complete up to `end`. parts: by name, `keyspace/0` or `table/1`. switches: promotions, rollbacks and undos of
-    `main` so far, and the LSN of the last."""
+    """Describes the state of a store, complete up to `end`. collections: by name, `keyspace/0` or `table/1`. switches:
+    how often `main` was promoted, rolled back or undone, and the LSN of the last time."""
 
     end: LogEnd
     last_table: int
-    parts: dict[str, CollectionRecord] = field(default_factory=dict)
+    collections: dict[str, CollectionRecord] = field(default_factory=dict)
     views: dict[str, ViewRecord] = field(default_factory=dict)
     switches: tuple[int, int] = (0, 0)
 
     @property
     def runs(self) -> Iterator[tuple[str, Run]]:
-        """All of them, each with the name of its part."""
-        for name, part in self.parts.items():
-            for run in part.runs:
+        """Yield all runs, each with the name of its collection."""
+        for name, collection in self.collections.items():
+            for run in collection.runs:
                 yield name, run
 
     @property
     def files(self) -> set[str]:
-        """Names of the files that this state needs."""
+        """Return the names of the run files that this manifest needs."""
         return {run.info.file for _, run in self.runs}
 
-    def with_part(self, name: str, part: CollectionRecord) -> Manifest:
-        """The same, but for one part."""
-        return replace(self, parts=self.parts | {name: part})
+    def with_collection(self, name: str, collection: CollectionRecord) -> Manifest:
+        """Return the manifest with another record of one collection."""
+        return replace(self, collections=self.collections | {name: collection})
 
-    def as_records(self) -> dict[str, Any]:
-        """As the catalog keeps it."""
+    def with_run(self, name: str, layer_id: int, run: Run) -> Manifest:
+        """Return the manifest with a new run on top of those of one layer of collection `name`."""
+        collection = self.collections[name]
+        runs = next(layer.runs for layer in collection.layers if layer.id == layer_id)
+        return self.with_collection(name, collection.with_runs(layer_id, (run, *runs)))
+
+    def to_records(self) -> dict[str, Any]:
+        """Return the manifest as the catalog keeps it."""
         log = self.end.asdict() | {"last_table": self.last_table, "switches": self.switches}
         records: dict[str, Any] = {"log": log}
-        for name, part in self.parts.items():
-            records |= part.records
+        for name, collection in self.collections.items():
+            records |= collection.records
             records[name] = records.pop("")
         return records | {f"view/{name}": view.record for name, view in self.views.items()}
 
+    @classmethod
+    def from_records(cls, records: dict[str, Any], open_run: Callable[[RunInfo], Run]) -> Manifest:
+        """Return the manifest of such records. open_run: maps a run. CorruptionError: a run is not described."""
+        log = dict(records["log"])
+        last_table, switches = log.pop("last_table"), tuple(log.pop("switches"))
+        infos = {name.removeprefix("run/"): info for name, info in records.items() if name.startswith("run/")}
+        runs = {name: open_run(RunInfo.from_dict(info)) for name, info in infos.items()}
+        collections = {
+            name: CollectionRecord.from_record(record, finder(runs, name))
+            for name, record in records.items()
+            if name.startswith(("keyspace/", "table/"))
+        }
+        views = {
+            name.removeprefix("view/"): ViewRecord.from_record(record)
+            for name, record in records.items()
+            if name.startswith("view/")
+        }
+        return cls(LogEnd(**log), last_table, collections, views, switches)
 
-def name_of(info: RunInfo) -> str:
+
+def run_name(info: RunInfo) -> str:
+    """Return the name of a run, unique in its store."""
     return f"{info.file}:{info.offset}"
 
 
-def name_of_run(run: Run) -> str:
-    return name_of(run.info)
+def finder(runs: dict[str, Run], collection: str) -> FindRun:
+    """Return a function that finds the runs of one collection by name."""
 
+    def find(name: str) -> Run:
+        if name not in runs:
+            raise CorruptionError(f"the catalog names run {name} in {collection}, and does not describe it")
+        return runs[name]
 
-def from_records(records: dict[str, Any], open_run: Callable[[RunInfo], Run]) -> Manifest:
-    """The other way round."""
-    log = dict(records["log"])
-    last_table, switches = log.pop("last_table"), tuple(log.pop("switches"))
-    infos = {name.removeprefix("run/"): value for name, value in records.items() if name.startswith("run/")}
-    runs = Runs({name: open_run(RunInfo.from_dict(info)) for name, info in infos.items()})
-    parts = {name: _part(name, record, runs) for name, record in records.items() if is_part(name)}
-    views = {name.removeprefix("view/"): _view(one) for name, one in records.items() if name.startswith("view/")}
-    return Manifest(LogEnd(**log), last_table, parts, views, switches)
-
-
-def is_part(name: str) -> bool:
-    return name.startswith(("keyspace/", "table/"))
-
-
-class Runs:
-    """The runs that the catalog describes, by name."""
-
-    def __init__(self, runs: dict[str, Run]) -> None:
-        self._runs = runs
-
-    def get(self, name: str, part: str) -> Run:
-        if name not in self._runs:
-            raise CorruptionError(f"the catalog names run {name} in {part}, and does not describe it")
-        return self._runs[name]
-
-
-def _part(name: str, record: dict[str, Any], runs: Runs) -> CollectionRecord:
-    layers = tuple(
-        LayerRecord(id, below, tuple(runs.get(run, name) for run in names), writes, changed)
-        for id, below, writes, changed, names in record["layers"]
-    )
-    spans = tuple(SkipRun(runs.get(run, name), top, below) for top, below, run in record["spans"])
-    return CollectionRecord(layers, record["decision"], spans)
-
-
-def _view(record: dict[str, Any]) -> ViewRecord:
-    branch = tuple(record["branch"]) if record["branch"] else None
-    exchanged, dropped = tuple(record["exchanged"]), tuple(record["dropped"])
-    return ViewRecord(**record | {"exchanged": exchanged, "dropped": dropped, "branch": branch})
+    return find

@@ -1,11 +1,11 @@
-"""Heads: which layers every view has, and what snapshot, branch, promote, roll back and undo make of them.
+"""The views of a store: which layers each has, and what snapshot, branch, promote, rollback and undo do to them.
 
-A *head* (`main`, and every branch) has an open layer of its own on top of each table and keyspace; a snapshot has
-sealed ones. A decision is carried out the same way when it is made and when it is replayed: it never looks at anything
-but what decisions and writes before it left, so nothing is decided again. No frame opens two layers of one table or
-keyspace: so before a branch is cut or promoted, a frame of its own seals the head it is taken from.
+A *head* (`main` and every branch) has a layer of its own on top of each collection, which it writes to; a snapshot has
+sealed layers only. A decision is carried out the same way when it is made and when it is replayed: it depends on
+nothing but earlier decisions and writes, so nothing is decided again. No frame begins two layers of one collection, so
+a frame of its own seals a head before a branch is cut from it or it is promoted.
 
-Assumes: the caller holds the store's lock, and made sure that the decision fits (`pmkv/engine/version_plan.py` says).
+The caller holds locks.state, and has made sure that the decision is allowed (see `pmkv/engine/version_plan.py`).
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ from .manifest import CollectionRecord, LayerRecord, Manifest, ViewRecord
 
 MAIN, UNDO = "main", "undo"
 SEALING = ("seal", "snapshot", "promote", "rollback")
-NAMING = ("snapshot", "branch", "promote", "rollback", "undo", "delete_view")  # decisions that name a view
+NAMING = ("snapshot", "branch", "promote", "rollback", "undo", "delete_view")  # decisions about a named view
 KEYSPACES = 16
 
 
 @dataclass(frozen=True)
 class ViewInfo:
-    """A view. kind: "main", "branch", "snapshot" or "undo"; lsn, created (unix ms): when it was cut; base: the view
-    that it was cut from; tables: how many; writes: records written to it since, by its layers that are not shared."""
+    """Tells the facts about a view. kind: "main", "branch", "snapshot" or "undo"; lsn, created (unix ms): when it was
+    cut; base: the view that it was cut from; tables: how many; writes: records written to it since, in layers of
+    its own."""
 
     name: str
     kind: str
@@ -40,17 +41,14 @@ class ViewInfo:
     writes: int
 
     def asdict(self) -> dict[str, Any]:
-        """As plain Python."""
+        """Return the facts as plain Python."""
         return asdict(self)
 
 
 @dataclass
 class ViewEntry:
-    """A view: the layer on top of each table and keyspace; None for one that was never written, in a snapshot.
-
-    stands_on: of a branch, the layer below its own of each part, as it was cut or promoted last. exchanged: of `undo`,
-    what it brings back; dropped: of that, what `main` then lost; branch: whose promote that undoes (name, LSN of its
-    cut), and where it stood before."""
+    """Holds a view in memory. parts: the layer on top of each collection; None for one that was never written, in a
+    snapshot. The other attributes are those of `ViewRecord`."""
 
     name: str
     kind: str
@@ -58,68 +56,75 @@ class ViewEntry:
     created: int = 0
     base: str = ""
     parts: dict[str, Layer | None] = field(default_factory=dict)
-    stands_on: dict[str, int | None] = field(default_factory=dict)
-    exchanged: tuple[str, ...] = ()
-    dropped: tuple[str, ...] = ()
-    branch: tuple[str, int] | None = None
-    kept: ViewRecord | None = None  # what the catalog keeps of a view that never changes
+    bases: dict[str, int | None] = field(default_factory=dict)
+    restored: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    promoted: tuple[str, int] | None = None
+    record: ViewRecord | None = None  # of a snapshot or `undo`, which never change
 
     @property
     def is_head(self) -> bool:
+        """Return whether the view is written to."""
         return self.kind in (MAIN, "branch")
 
-    def put(self, part: str, layer: Layer | None) -> None:
-        """In place of what was there."""
+    def put(self, name: str, layer: Layer | None) -> None:
+        """Make `layer` the top of a collection."""
         if layer is not None:
-            layer.hold()
-        self.remove(part)
-        self.parts[part] = layer
+            layer.acquire()
+            layer.head = self.name if self.is_head else layer.head
+        self.remove(name)
+        self.parts[name] = layer
 
-    def remove(self, part: str) -> None:
-        before = self.parts.pop(part, None)
+    def remove(self, name: str) -> None:
+        """Remove a collection, if the view has it."""
+        before = self.parts.pop(name, None)
         if before is not None:
-            before.let_go()
+            before.release()
 
-    def leave(self) -> None:
-        """Nobody reads it any more."""
-        for part in list(self.parts):
-            self.remove(part)
+    def clear(self) -> None:
+        """Remove all collections: the view was deleted."""
+        for name in list(self.parts):
+            self.remove(name)
 
-    def base_of(self, part: str) -> Layer | None:
-        """What stays of a part when everything unsealed is taken away; of a head, once it was sealed."""
-        top = self.parts[part]
+    def base_of(self, name: str) -> Layer | None:
+        """Return the newest sealed layer of a collection; of a head that was just sealed, what it has written."""
+        top = self.parts[name]
         return top.below if self.is_head and top is not None else top
 
 
 def id_of(layer: Layer | None) -> int | None:
+    """Return the id of a layer, None for none."""
     return layer.id if layer is not None else None
 
 
 def keyspace_name(number: int) -> str:
+    """Return the collection name of a keyspace."""
     return f"keyspace/{number}"
 
 
 def table_name(number: int) -> str:
+    """Return the collection name of a table, given its id."""
     return f"table/{number}"
 
 
 class ViewSet:
-    """Every view, and every tree. new_tree: makes the tree of a part, given the decision that created it."""
+    """Holds all views and all layer trees of a store. new_tree: makes the tree of a collection, given its name and the
+    decision that created it (None for a keyspace)."""
 
     def __init__(self, new_tree: Callable[[str, dict[str, Any] | None], LayerTree]) -> None:
         self._new_tree = new_tree
-        self.trees = {part: new_tree(part, None) for part in map(keyspace_name, range(KEYSPACES))}
-        self.maps = {MAIN: ViewEntry(MAIN, MAIN)}
-        for part, tree in self.trees.items():
-            self.maps[MAIN].put(part, tree.begin(0))
-        self.last_table = 0  # ids are never used again
-        self.switches = 0, 0  # of main so far, and the LSN of the last
-        self.seals = 0  # frames since the last rotation that sealed something: each left one more run to ask
+        self.trees = {name: new_tree(name, None) for name in map(keyspace_name, range(KEYSPACES))}
+        self.maps = {MAIN: ViewEntry(MAIN, MAIN)}  # the views by name
+        for name, tree in self.trees.items():
+            self.maps[MAIN].put(name, tree.begin(0))
+        self.last_table = 0  # table ids are never used again
+        self.switches = 0, 0  # how often `main` was promoted, rolled back or undone, and the LSN of the last time
+        self.seals = 0  # sealing decisions since the last freeze: each may have left one more memtable to probe
 
     # carrying out
 
     def carry_out(self, decision: dict[str, Any], lsn: int, time: int) -> set[str]:
-        """Do what was decided in the frame `lsn`; returns the names of the views that are concerned."""
+        """Carry out what was decided in the frame `lsn`. Return the names of the views that may have changed."""
         self.seals += decision["op"] in SEALING
         head = self.maps[decision.get("head", MAIN)]
         match decision:
@@ -130,8 +135,8 @@ class ViewSet:
             case {"op": "drop_table", "id": number}:
                 head.remove(table_name(number))
             case {"op": "clear", "keyspaces": numbers}:
-                for part in map(keyspace_name, numbers):
-                    head.put(part, self.trees[part].begin(lsn))
+                for name in map(keyspace_name, numbers):
+                    head.put(name, self.trees[name].begin(lsn))
             case {"op": "seal"}:
                 self._seal(head, lsn)
             case {"op": "snapshot", "name": name}:
@@ -140,137 +145,151 @@ class ViewSet:
                 self._branch(ViewEntry(name, "branch", lsn, time, at), self.maps[at], lsn)
             case {"op": "promote", "name": name, "parts": parts, "drop": drop}:
                 self._exchange(head, self.maps[name], parts, drop, lsn, time)
-                self._stand_on_promoted(self.maps[name], [*parts, *drop])
+                self._rebase_promoted(self.maps[name], [*parts, *drop])
             case {"op": "rollback", "name": name, "parts": parts, "drop": drop}:
                 self._exchange(head, self.maps[name], parts, drop, lsn, time)
             case {"op": "undo", "parts": parts, "drop": drop}:
                 self._put_all(head, self.maps[UNDO], parts, drop, lsn)
-                self._stand_as_before(self.maps[UNDO])
+                self._restore_bases(self.maps[UNDO])
                 self._delete(UNDO)
                 self.switches = self.switches[0] + 1, lsn
             case {"op": "delete_view", "name": name}:
                 self._delete(name)
             case _:
                 raise CorruptionError(f"control frame {lsn} holds {decision!r}, which this version does not know")
-        self._forget_trees()
+        self._remove_unused_trees()
         return {head.name, decision["name"], UNDO} if decision["op"] in NAMING else {head.name}
 
     def _seal(self, head: ViewEntry, lsn: int) -> None:
-        """New layers over those that were written to."""
-        for part, top in list(head.parts.items()):
+        """Begin new layers over those of the head that were written to."""
+        for name, top in list(head.parts.items()):
             if top is not None and top.writes:
-                head.put(part, top.tree.go_on(lsn, top))
+                head.put(name, top.tree.continue_from(lsn, top))
 
     def _snapshot(self, new: ViewEntry, head: ViewEntry, lsn: int) -> None:
         self._seal(head, lsn)
-        for part in head.parts:
-            new.put(part, head.base_of(part))
+        for name in head.parts:
+            new.put(name, head.base_of(name))
         self.maps[new.name] = new
 
     def _branch(self, new: ViewEntry, source: ViewEntry, lsn: int) -> None:
-        for part in source.parts:
-            base = source.base_of(part)
-            new.put(part, self.trees[part].begin(lsn, base))
-            new.stands_on[part] = id_of(base)
+        for name in source.parts:
+            base = source.base_of(name)
+            new.put(name, self.trees[name].begin(lsn, base))
+            new.bases[name] = id_of(base)
         self.maps[new.name] = new
 
     def _exchange(
-        self, head: ViewEntry, source: ViewEntry, parts: Iterable[str], drop: Iterable[str], lsn: int, time: int
+        self, head: ViewEntry, source: ViewEntry, names: Iterable[str], drop: Iterable[str], lsn: int, time: int
     ) -> None:
-        """Give a head the source's state of some parts. What `main` was before stays as `undo`."""
+        """Give a head the source's state of some collections. What `main` was before is kept as `undo`."""
         if head.name == MAIN:
-            self._keep(head, (*parts, *drop), tuple(drop), lsn, time)
+            self._save_undo(head, (*names, *drop), tuple(drop), lsn, time)
             self.switches = self.switches[0] + 1, lsn
-        self._put_all(head, source, parts, drop, lsn)
+        self._put_all(head, source, names, drop, lsn)
 
-    def _keep(self, main: ViewEntry, exchanged: tuple[str, ...], dropped: tuple[str, ...], lsn: int, time: int) -> None:
-        """Parts that are exchanged need no new layer over what is kept: they are given one anyway."""
-        new = ViewEntry(UNDO, UNDO, lsn, time, MAIN, exchanged=exchanged, dropped=dropped)
-        for part, top in list(main.parts.items()):
+    def _save_undo(
+        self, main: ViewEntry, restored: tuple[str, ...], removed: tuple[str, ...], lsn: int, time: int
+    ) -> None:
+        """Seal `main` into a new `undo`. Restored collections get no new layer here: `_put_all` begins it."""
+        new = ViewEntry(UNDO, UNDO, lsn, time, MAIN, restored=restored, removed=removed)
+        for name, top in list(main.parts.items()):
             if top is not None and top.writes:
-                new.put(part, top.seal())
-                if part not in exchanged:
-                    main.put(part, top.tree.go_on(lsn, top))
+                new.put(name, top.seal())
+                if name not in restored:
+                    main.put(name, top.tree.continue_from(lsn, top))
             else:
-                new.put(part, main.base_of(part))
+                new.put(name, main.base_of(name))
         self._delete(UNDO)
         self.maps[UNDO] = new
 
-    def _put_all(self, head: ViewEntry, source: ViewEntry, parts: Iterable[str], drop: Iterable[str], lsn: int) -> None:
-        for part in drop:
-            head.remove(part)
-        for part in parts:
-            head.put(part, self.trees[part].begin(lsn, source.base_of(part)))
+    def _put_all(self, head: ViewEntry, source: ViewEntry, names: Iterable[str], drop: Iterable[str], lsn: int) -> None:
+        """Begin layers of the head over the source's, and remove the collections to drop."""
+        for name in drop:
+            head.remove(name)
+        for name in names:
+            head.put(name, self.trees[name].begin(lsn, source.base_of(name)))
 
-    def _stand_on_promoted(self, branch: ViewEntry, parts: Iterable[str]) -> None:
-        before = self.maps[UNDO]
-        before.branch, before.stands_on = (branch.name, branch.lsn), dict(branch.stands_on)
-        for part in parts:
-            if part in branch.parts:
-                branch.stands_on[part] = id_of(branch.base_of(part))
+    def _rebase_promoted(self, branch: ViewEntry, names: Iterable[str]) -> None:
+        """Note that `main` has what a branch wrote to these collections, and keep the branch's former bases."""
+        undo = self.maps[UNDO]
+        undo.promoted, undo.bases = (branch.name, branch.lsn), dict(branch.bases)
+        for name in names:
+            if name in branch.parts:
+                branch.bases[name] = id_of(branch.base_of(name))
             else:
-                branch.stands_on.pop(part, None)
+                branch.bases.pop(name, None)
 
-    def _stand_as_before(self, before: ViewEntry) -> None:
-        """What was promoted is the branch's alone again: it may be promoted once more."""
-        name, lsn = before.branch or ("", 0)
+    def _restore_bases(self, undo: ViewEntry) -> None:
+        """Give a promoted branch its former bases, so that it may be promoted once more."""
+        name, lsn = undo.promoted or ("", 0)
         branch = self.maps.get(name)
         if branch is not None and branch.lsn == lsn:
-            branch.stands_on = dict(before.stands_on)
+            branch.bases = dict(undo.bases)
 
     def _delete(self, name: str) -> None:
         if name in self.maps:
-            self.maps.pop(name).leave()
+            self.maps.pop(name).clear()
 
-    def _forget_trees(self) -> None:
-        """Tables that no view has any more."""
+    def _remove_unused_trees(self) -> None:
+        """Remove the trees of tables that no view has any more."""
         for name in [name for name, tree in self.trees.items() if tree.decision is not None and not tree.layers]:
             if not any(name in view.parts for view in self.maps.values()):
                 del self.trees[name]
 
     def discard(self) -> None:
-        """Give all memory back; the heads are not used again."""
+        """Free all memory. The views must not be used again."""
         for tree in self.trees.values():
             tree.discard()
 
+    # replaying
+
     def expect(self, frames: Iterable[Frame]) -> None:
-        """These come next: open runs that are made for what they hold need not grow."""
+        """Size the next memtables for what these frames hold, so that they need not grow."""
         coming: Counter[tuple[str, int]] = Counter()
         for frame in frames:
             if frame.kind in (Kind.PUT, Kind.ROWS):
-                part = keyspace_name(frame.table) if frame.kind == Kind.PUT else table_name(frame.table)
-                coming[part, frame.layer] += frame.count
-        for (part, number), count in coming.items():
-            if part in self.trees and number in self.trees[part].layers:
-                self.trees[part].layers[number].expect(count)
+                name = keyspace_name(frame.table) if frame.kind == Kind.PUT else table_name(frame.table)
+                coming[name, frame.layer] += frame.count
+        for (name, number), count in coming.items():
+            if name in self.trees and number in self.trees[name].layers:
+                self.trees[name].layers[number].expect(count)
 
-    # what a decision would mean
+    def head_of_layer(self, name: str, layer_id: int) -> ViewEntry | None:
+        """Return the head that writes to this layer of a collection; None if there is none. Takes constant time, for
+        each replayed frame."""
+        tree = self.trees.get(name)
+        layer = tree.layers.get(layer_id) if tree is not None else None
+        view = self.maps.get(layer.head) if layer is not None else None
+        return view if view is not None and view.is_head and view.parts.get(name) is layer else None
+
+    # questions that decide what a decision is to say
 
     def tables(self, view: ViewEntry) -> dict[str, str]:
-        """Parts by the names of their tables."""
+        """Return the collection names of a view's tables, by the names that users gave them."""
         trees = self.trees
-        return {trees[part].decision["name"]: part for part in view.parts if trees[part].decision is not None}
+        return {trees[name].decision["name"]: name for name in view.parts if trees[name].decision is not None}
 
-    def label(self, part: str) -> str:
-        """What users call it."""
-        tree = self.trees[part]
+    def label(self, name: str) -> str:
+        """Return what users call a collection."""
+        tree = self.trees[name]
         return tree.decision["name"] if tree.decision is not None else f"keyspace {tree.number}"
 
     def written(self, branch: ViewEntry) -> list[str]:
-        """Parts that a branch wrote, created, cleared or dropped since it was cut or promoted."""
-        gone = [part for part in branch.stands_on if part not in branch.parts]
-        return [part for part in branch.parts if is_written(branch, part)] + [p for p in gone if p in self.trees]
+        """Return the collections that a branch wrote, created, cleared or dropped since it was cut or promoted."""
+        gone = [name for name in branch.bases if name not in branch.parts]
+        return [name for name in branch.parts if is_written(branch, name)] + [p for p in gone if p in self.trees]
 
-    def in_the_way(self, head: ViewEntry, source: ViewEntry, parts: Iterable[str]) -> list[str]:
-        """Tables of a head that have the name of one of the source's parts, and are others."""
-        theirs, own = self.tables(head), {part: name for name, part in self.tables(source).items()}
-        named = {part: theirs.get(own[part]) for part in parts if part in own}
-        return [other for part, other in named.items() if other is not None and other != part]
+    def in_the_way(self, head: ViewEntry, source: ViewEntry, names: Iterable[str]) -> list[str]:
+        """Return the head's tables that have a user's name of one of the source's collections, and are not the same."""
+        theirs, own = self.tables(head), {name: label for label, name in self.tables(source).items()}
+        named = {name: theirs.get(own[name]) for name in names if name in own}
+        return [other for name, other in named.items() if other is not None and other != name]
 
-    def writes_above(self, head: ViewEntry, part: str, base: int | None) -> int | None:
-        """Records that a head wrote to a part since it stood on layer `base`; None if it stands on that no more."""
-        top, count = head.parts.get(part), 0
-        if part not in head.parts:
+    def writes_above(self, head: ViewEntry, name: str, base: int | None) -> int | None:
+        """Return how many records a head wrote to a collection above layer `base`; None if it is not above that."""
+        top, count = head.parts.get(name), 0
+        if name not in head.parts:
             return None
         for layer in top.down() if top is not None else ():
             if layer.id == base:
@@ -278,9 +297,10 @@ class ViewSet:
             count += layer.writes
         return count if base is None else None
 
-    def writes_since(self, head: ViewEntry, part: str, lsn: int) -> int | None:
-        """Records that a head wrote to a part since the frame `lsn` gave it a layer; None if that is gone."""
-        top, count = head.parts.get(part), 0
+    def writes_since(self, head: ViewEntry, name: str, lsn: int) -> int | None:
+        """Return how many records a head wrote to a collection since the frame `lsn` began a layer of it; None if that
+        layer is gone."""
+        top, count = head.parts.get(name), 0
         for layer in top.down() if top is not None else ():
             count += layer.writes
             if layer.id <= lsn:
@@ -288,122 +308,128 @@ class ViewSet:
         return None
 
     def info(self, name: str) -> ViewInfo:
+        """Return the facts about a view."""
         view = self.maps[name]
         own = sum(layer.writes for part in view.parts for layer in self._own(view, part)) if view.is_head else 0
         return ViewInfo(name, view.kind, view.lsn, view.created, view.base, len(self.tables(view)), own)
 
     @staticmethod
-    def _own(view: ViewEntry, part: str) -> Iterable[Layer]:
-        top = view.parts[part]
+    def _own(view: ViewEntry, name: str) -> Iterable[Layer]:
+        """Yield the layers of a collection that only this head has."""
+        top = view.parts[name]
         for layer in top.down() if top is not None else ():
-            if layer.id < view.lsn or (layer.id == view.stands_on.get(part) and view.kind != MAIN):
+            if layer.id < view.lsn or (layer.id == view.bases.get(name) and view.kind != MAIN):
                 return
             yield layer
 
-    def is_shared(self, part: str) -> bool:
-        """Does another view than main hold anything of it?"""
-        others = (view.parts.get(part) for view in self.maps.values() if view.name != MAIN)
+    def is_shared(self, name: str) -> bool:
+        """Return whether another view than `main` holds anything of a collection."""
+        others = (view.parts.get(name) for view in self.maps.values() if view.name != MAIN)
         return any(top is not None and (top.writes or top.below is not None) for top in others)
 
     # what the catalog keeps
 
-    def rotate(self) -> None:
-        """Close all open runs, and make one of layers that nobody tells apart any more."""
+    def freeze_memtables(self) -> None:
+        """Freeze all memtables, and merge layers that nothing tells apart any more."""
         branches = [view for view in self.maps.values() if view.kind == "branch"]
-        undone = self.maps[UNDO].lsn if UNDO in self.maps else None
+        undo_lsn = self.maps[UNDO].lsn if UNDO in self.maps else None
         for tree in self.trees.values():
-            tree.merge({undone, *(branch.stands_on.get(tree.name) for branch in branches)})
+            tree.merge({undo_lsn, *(branch.bases.get(tree.name) for branch in branches)})
             for layer in tree.layers.values():
-                layer.close()
-            tree.changed()
+                layer.freeze()
+            tree.invalidate_stacks()
         self.seals = 0
 
-    def parts(self) -> dict[str, CollectionRecord]:
-        """Every part that anything was ever done to."""
+    def collection_records(self) -> dict[str, CollectionRecord]:
+        """Return a record of every collection that anything was ever done to."""
         return {name: collection_record(tree) for name, tree in self.trees.items() if not is_untouched(tree)}
 
-    def views(self) -> dict[str, ViewRecord]:
-        """Every view."""
+    def view_records(self) -> dict[str, ViewRecord]:
+        """Return a record of every view."""
         for view in self.maps.values():
-            if view.is_head or view.kept is None:
-                view.kept = view_record(view, self.trees)
-        return {name: view.kept for name, view in self.maps.items()}
+            if view.is_head or view.record is None:
+                view.record = view_record(view, self.trees)
+        return {name: view.record for name, view in self.maps.items()}
 
-    def restore(self, state: Manifest) -> None:
-        """As a state says."""
-        for name, part in state.parts.items():
-            self.maps[MAIN].remove(name)  # what a new store has
-            self.trees[name] = self._new_tree(name, part.decision)
-            self._restore_layers(self.trees[name], part)
-        for name, view in state.views.items():
-            self._restore_view(name, view)
-        self.last_table, self.switches = state.last_table, state.switches
+    def restore(self, manifest: Manifest) -> None:
+        """Rebuild trees and views from a manifest. Nothing but what a new store has may be there."""
+        for name, collection in manifest.collections.items():
+            self.maps[MAIN].remove(name)
+            self.trees[name] = self._new_tree(name, collection.decision)
+            self._restore_layers(self.trees[name], collection)
+        for name, record in manifest.views.items():
+            self._restore_view(name, record)
+        self.last_table, self.switches = manifest.last_table, manifest.switches
 
-    def _restore_layers(self, tree: LayerTree, part: CollectionRecord) -> None:
-        """Those below come first: they are older."""
-        for kept in sorted(part.layers, key=lambda one: one.id):
-            below = tree.layers[kept.below] if kept.below is not None else None
-            layer = tree.begin(kept.id, below)
-            layer.runs, layer.writes, layer.changed, layer.sealed = kept.runs, kept.writes, kept.changed, True
-        tree.spans = {span.top: span for span in part.spans}
+    def _restore_layers(self, tree: LayerTree, collection: CollectionRecord) -> None:
+        """Rebuild the layers from the oldest on: those below have lower ids."""
+        for record in sorted(collection.layers, key=lambda one: one.id):
+            below = tree.layers[record.below] if record.below is not None else None
+            layer = tree.begin(record.id, below)
+            layer.runs, layer.writes, layer.last_write, layer.sealed = (
+                record.runs, record.writes, record.last_write, True,
+            )  # fmt: skip
+        tree.skip_runs = {skip.top: skip for skip in collection.skip_runs}
 
-    def _restore_view(self, name: str, kept: ViewRecord) -> None:
+    def _restore_view(self, name: str, record: ViewRecord) -> None:
         view = self.maps[name] = self.maps.get(name) or ViewEntry(
-            name, kept.kind, kept.lsn, kept.created, kept.base, {}, dict(kept.stands_on), kept.exchanged, kept.dropped,
-            kept.branch,
+            name, record.kind, record.lsn, record.created, record.base, {}, dict(record.bases), record.restored,
+            record.removed, record.promoted,
         )  # fmt: skip
-        for part, id in kept.parts.items():
+        for part, id in record.tops.items():
             layer = self.trees[part].layers[id] if id is not None else None
             view.put(part, layer)
             if layer is not None and view.is_head:
                 layer.sealed = False
-        for part in map(keyspace_name, range(KEYSPACES)):  # never written, so not kept
+        for part in map(keyspace_name, range(KEYSPACES)):  # never written, so not recorded
             view.parts.setdefault(part, None)
 
     def check(self) -> None:
-        """Every invariant of trees and views."""
+        """Assert every invariant of trees and views."""
         assert self.maps[MAIN].kind == MAIN
         tops: dict[int, int] = {}
         for view in self.maps.values():
-            for part, top in view.parts.items():
-                assert top is None or (self.trees[part].layers[top.id] is top and top.sealed != view.is_head)
+            for name, top in view.parts.items():
+                assert top is None or (self.trees[name].layers[top.id] is top and top.sealed != view.is_head)
                 assert top is not None or not view.is_head
+                assert top is None or not view.is_head or self.head_of_layer(name, top.id) is view
                 tops[id(top)] = tops.get(id(top), 0) + 1
         for tree in self.trees.values():
             tree.check()
             below = [layer.below for layer in tree.layers.values()]
             for layer in tree.layers.values():
-                standing = tops.get(id(layer), 0) + sum(one is layer for one in below)
-                assert layer.refs == standing + layer.shown, "references"
+                references = tops.get(id(layer), 0) + sum(one is layer for one in below)
+                assert layer.refs == references + layer.shown, "references"
 
 
-def is_written(branch: ViewEntry, part: str) -> bool:
-    """Did a branch write to it since it was cut or promoted?"""
-    top = branch.parts[part]
+def is_written(branch: ViewEntry, name: str) -> bool:
+    """Return whether a branch wrote to a collection since it was cut or promoted."""
+    top = branch.parts[name]
     assert top is not None
-    return part not in branch.stands_on or top.writes > 0 or id_of(top.below) != branch.stands_on[part]
+    return name not in branch.bases or top.writes > 0 or id_of(top.below) != branch.bases[name]
 
 
 def is_untouched(tree: LayerTree) -> bool:
-    """A keyspace as it is in a new store."""
+    """Return whether this is a keyspace as it is in a new store."""
     return tree.decision is None and list(tree.layers) == [0] and not tree.layers[0].writes
 
 
 def collection_record(tree: LayerTree) -> CollectionRecord:
+    """Return what the catalog keeps of a tree, apart from its memtables."""
     layers = tuple(
-        LayerRecord(layer.id, id_of(layer.below), layer.runs, layer.writes, layer.changed)
+        LayerRecord(layer.id, id_of(layer.below), layer.runs, layer.writes, layer.last_write)
         for layer in tree.layers.values()
     )
-    return CollectionRecord(layers, tree.decision, tuple(tree.spans.values()))
+    return CollectionRecord(layers, tree.decision, tuple(tree.skip_runs.values()))
 
 
 def view_record(view: ViewEntry, trees: dict[str, LayerTree]) -> ViewRecord:
-    parts = {
-        part: id_of(top)
-        for part, top in view.parts.items()
-        if not (is_untouched(trees[part]) or (top is None and trees[part].decision is None))
+    """Return what the catalog keeps of a view, without keyspaces that were never written."""
+    tops = {
+        name: id_of(top)
+        for name, top in view.parts.items()
+        if not (is_untouched(trees[name]) or (top is None and trees[name].decision is None))
     }
     return ViewRecord(
-        view.kind, view.lsn, view.created, view.base, parts, dict(view.stands_on), view.exchanged, view.dropped,
-        view.branch,
-    )  # fmt: skip
+        view.kind, view.lsn, view.created, view.base, tops, dict(view.bases), view.restored, view.removed, view.promoted
+    )

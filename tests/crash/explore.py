@@ -44,7 +44,7 @@ from pmkv.log import appender as log_appender
 from pmkv.log.format import VERSION
 from pmkv.log.segments import Pool
 from pmkv.maintenance import compaction_policy as fold_module
-from pmkv.maintenance import joining
+from pmkv.maintenance import memory_merge
 from pmkv.media.base import Granularity
 from pmkv.media.simulated import SimulatedMedium
 from pmkv.versions import view_set as heads
@@ -178,7 +178,7 @@ class History:
             self._tell(*map(repr, life.steps))
         if store.engine.upkeep is not None:
             self.counts.checkpoints += store.engine.upkeep.checkpoints
-            self.counts.folds += store.engine.upkeep.folds
+            self.counts.folds += store.engine.upkeep.compactions
         self.counts.lives += 1
         self.counts.operations += life.submitted
 
@@ -335,7 +335,7 @@ def reproducible(seed: int, tier: int = 2) -> Iterator[None]:
             (fold_module, "QUIET_TIER", tier),
             (table, "FEW_ELEMENTS", 1),
             (fold_module, "MOST", 4),
-            (joining, "MANY", 1 if seed % 2 else 8),
+            (memory_merge, "MANY_MEMTABLES", 1 if seed % 2 else 8),
         ):
             stack.enter_context(patch.object(target, attribute, value))
         yield

@@ -14,7 +14,7 @@ from unittest.mock import patch
 from pmkv.engine.engine import Engine
 from pmkv.errors import FlushError, FullError, PmkvError, ReadOnlyError
 from pmkv.log.segments import Pool
-from pmkv.maintenance.checkpoint import Steps
+from pmkv.maintenance.committed import Steps
 from pmkv.media.simulated import CrashPoint, SimulatedMedium
 from pmkv.versions.index_stack import RunSet
 from tests.crash.faces import expected, shown
@@ -268,7 +268,7 @@ class Life:
         if self._in_checkpoint:
             return  # folds go around checkpoints, not into them
         upkeep = store.engine.upkeep
-        steps = upkeep.checkpoint() if kind == "checkpoint" else upkeep.fold()
+        steps = upkeep.checkpoint() if kind == "checkpoint" else upkeep.compact()
         self.running.append(Running(kind, steps, self.submitted))
 
     def _go(self, store: Bare, steps: int | None) -> None:

@@ -17,18 +17,21 @@ from pmkv.index.run import Run, RunInfo
 from pmkv.kernels.location import DELETE
 from pmkv.log.format import Frame
 from pmkv.log.replay import LogEnd, Replay
-from pmkv.maintenance import checkpoint as upkeep_module
-from pmkv.maintenance import joining
-from pmkv.maintenance.checkpoint import Checkpointer, Steps
+from pmkv.maintenance import checkpoint as checkpoint_module
+from pmkv.maintenance import compaction as compaction_module
+from pmkv.maintenance import memory_merge
+from pmkv.maintenance.checkpoint import Checkpointer, FrozenState
+from pmkv.maintenance.committed import CommittedState, Steps
 from pmkv.versions.index_stack import IndexStack, RunSet
 from pmkv.versions.layer import CountBatch, CountResult, Layer, LayerTree, LiveCounter, MemTable
 from pmkv.versions.manifest import CollectionRecord, Manifest
 from tests.crash.files import SimulatedAppender, SimulatedCatalog
 from tests.crash.mutants import MUTANTS, Patch, mutant
 
-init, checkpoint, commit, tidy = Checkpointer.__init__, Checkpointer.checkpoint, Checkpointer._commit, Checkpointer.tidy
-write_run, close, adopt = upkeep_module.write_run, Layer.close, Layer.adopt
-neighbours, wanted_at = upkeep_module.neighbours, joining.wanted_at
+init, remove, commit_state = CommittedState.__init__, CommittedState.remove_unneeded_files, CommittedState.commit
+checkpoint, commit = Checkpointer.checkpoint, Checkpointer._commit
+write_run, freeze, adopt = checkpoint_module.write_run, Layer.freeze, Layer.adopt
+group_small, batch_at = memory_merge.group_small, memory_merge.batch_at
 others = set(MUTANTS)
 
 
@@ -50,7 +53,7 @@ class Hasty:
 
 @mutant("a checkpoint is committed before the log is durable up to it")
 def _() -> list[Patch]:
-    return [(Checkpointer, "__init__", lambda self, log, *rest: init(self, Hasty(log), *rest))]
+    return [(CommittedState, "__init__", lambda self, log, *rest: init(self, Hasty(log), *rest))]
 
 
 @mutant("a file of runs is committed before it is synced")
@@ -60,29 +63,29 @@ def _() -> list[Patch]:
 
 @mutant("a checkpoint commits the end of the log as it is now, not as it was")
 def _() -> list[Patch]:
-    def late(self: Checkpointer, state: Manifest, *names: Any) -> None:
+    def late(self: Checkpointer, frozen: FrozenState, manifest: Manifest) -> None:
         with self._log.locks.state:
-            state = replace(state, end=self._log.end_position())
-        commit(self, state, *names)
+            manifest = replace(manifest, end=self._log.end_position())
+        commit(self, frozen, manifest)
 
     return [(Checkpointer, "_commit", late)]
 
 
 @mutant("a checkpoint commits the runs as they are now, not as they were")
 def _() -> list[Patch]:
-    def present(self: Checkpointer, state: Manifest, *names: Any) -> None:
-        for name in state.parts.keys() & self._trees().keys():
-            state = state.with_part(name, as_now(state.parts[name], self._trees()[name]))
-        commit(self, state, *names)
+    def present(self: CommittedState, manifest: Manifest, *names: Any) -> None:
+        for name in manifest.collections.keys() & self.trees().keys():
+            manifest = manifest.with_collection(name, as_now(manifest.collections[name], self.trees()[name]))
+        commit_state(self, manifest, *names)
 
-    def as_now(part: CollectionRecord, tree: LayerTree) -> CollectionRecord:
-        for kept in part.layers:
+    def as_now(collection: CollectionRecord, tree: LayerTree) -> CollectionRecord:
+        for kept in collection.layers:
             layer = tree.layers.get(kept.id)
             if layer is not None and len(layer.runs) >= len(kept.runs):
-                part = part.with_runs(kept.id, layer.runs)
-        return part
+                collection = collection.with_runs(kept.id, layer.runs)
+        return collection
 
-    return [(Checkpointer, "_commit", present)]
+    return [(CommittedState, "commit", present)]
 
 
 @mutant("replay goes on behind the first frame that a checkpoint does not hold")
@@ -100,13 +103,13 @@ def _() -> list[Patch]:
 
 @mutant("files that the present state needs are removed before the next is committed")
 def _() -> list[Patch]:
-    def early(self: Checkpointer, state: Manifest, *names: Any) -> None:
-        for name in self._shelf.names():
-            if name not in state.files:
-                self._shelf.remove(name)
-        commit(self, state, *names)
+    def early(self: CommittedState, manifest: Manifest, *names: Any) -> None:
+        for name in self.run_files.names():
+            if name not in manifest.files:
+                self.run_files.remove(name)
+        commit_state(self, manifest, *names)
 
-    return [(Checkpointer, "_commit", early)]
+    return [(CommittedState, "commit", early)]
 
 
 @mutant("files of a commit that failed are removed")
@@ -115,8 +118,8 @@ def _() -> list[Patch]:
         try:
             yield from checkpoint(self)
         except BaseException:
-            self._unsure = set()
-            self.tidy()
+            self._state.uncertain_files = set()
+            self._state.remove_unneeded_files()
             raise
 
     return [(Checkpointer, "checkpoint", sure)]
@@ -124,12 +127,12 @@ def _() -> list[Patch]:
 
 @mutant("a checkpoint beside a fold removes its file")
 def _() -> list[Patch]:
-    def thorough(self: Checkpointer) -> None:
-        self.folding, before = False, self.folding
-        tidy(self)
-        self.folding = before
+    def thorough(self: CommittedState) -> None:
+        self.is_compacting, before = False, self.is_compacting
+        remove(self)
+        self.is_compacting = before
 
-    return [(Checkpointer, "tidy", thorough)]
+    return [(CommittedState, "remove_unneeded_files", thorough)]
 
 
 # --- chains
@@ -139,7 +142,7 @@ def _() -> list[Patch]:
 def _() -> list[Patch]:
     def forgetful(self: Layer, closed: tuple[MemTable, ...], run: Run | None) -> None:
         adopt(self, closed, run)
-        self.open = None
+        self.memtable = None
 
     return [(Layer, "adopt", forgetful)]
 
@@ -147,47 +150,47 @@ def _() -> list[Patch]:
 @mutant("closed runs are lost when a checkpoint fails")
 def _() -> list[Patch]:
     def forgetful(self: Layer) -> None:
-        self.closed = ()
-        close(self)
+        self.frozen = ()
+        freeze(self)
 
-    return [(Layer, "close", forgetful)]
+    return [(Layer, "freeze", forgetful)]
 
 
 @mutant("the deletes among what was closed are dropped above older runs")
 def _() -> list[Patch]:
-    return [(upkeep_module, "write_run", lambda *a, **how: write_run(*a, **how | {"bottom": True}))]
+    return [(checkpoint_module, "write_run", lambda *a, **how: write_run(*a, **how | {"bottom": True}))]
 
 
 @mutant("a fold drops deletes that is not at the bottom")
 def _() -> list[Patch]:
-    def bottomless(out: Any, sources: Any, **how: Any) -> Any:
-        return write_run(out, sources, **how | {"bottom": how["bottom"] or isinstance(sources[0], Run)})
-
-    return [(upkeep_module, "write_run", bottomless)]
+    return [(compaction_module, "write_run", lambda *a, **how: write_run(*a, **how | {"bottom": True}))]
 
 
 @mutant("what is older wins in a fold")
 def _() -> list[Patch]:
-    return [(upkeep_module, "write_run", lambda out, sources, **how: write_run(out, sources[::-1], **how))]
+    def backwards(out: Any, sources: Any, **how: Any) -> Any:
+        return write_run(out, sources[::-1], **how)
+
+    return [(checkpoint_module, "write_run", backwards), (compaction_module, "write_run", backwards)]
 
 
 @mutant("of closed runs that are joined the older one wins")
 def _() -> list[Patch]:
-    return [(upkeep_module, "neighbours", lambda runs: [group[::-1] for group in neighbours(runs)])]
+    return [(checkpoint_module, "group_small", lambda memtables: [group[::-1] for group in group_small(memtables)])]
 
 
 @mutant("closed runs that are joined lose their deletes")
 def _() -> list[Patch]:
     def lost(tree: LayerTree, words: Any, locations: Any, *rest: Any) -> Any:
         locations &= ~DELETE
-        return wanted_at(tree, words, locations, *rest)
+        return batch_at(tree, words, locations, *rest)
 
-    return [(joining, "wanted_at", lost)]
+    return [(memory_merge, "batch_at", lost)]
 
 
 @mutant("a checkpoint counts what closed runs below have, too, as new")
 def _() -> list[Patch]:
-    return [(upkeep_module, "RunSet", lambda closed, runs, seed: RunSet((), runs, seed))]
+    return [(checkpoint_module, "RunSet", lambda frozen, runs, seed: RunSet((), runs, seed))]
 
 
 @mutant("what lies below a run is not looked at when it is counted")
@@ -200,12 +203,12 @@ def _() -> list[Patch]:
 
 @mutant("the oldest run is asked who lives, whatever newer ones deleted")
 def _() -> list[Patch]:
-    look_for_any = RunSet.look_for_any
+    find_any_on_disk = RunSet.find_any_on_disk
 
     def backwards(self: RunSet, wanted: LookupBatch, found: np.ndarray) -> None:
-        look_for_any(self if wanted.keyed else RunSet(self.closed, self.runs[::-1], self.seed), wanted, found)
+        find_any_on_disk(self if wanted.keyed else RunSet(self.frozen, self.runs[::-1], self.seed), wanted, found)
 
-    return [(RunSet, "look_for_any", backwards)]
+    return [(RunSet, "find_any_on_disk", backwards)]
 
 
 @mutant("what is counted is not looked for in runs at whose lowest or highest id it stands")
@@ -235,8 +238,8 @@ def _() -> list[Patch]:
 @mutant("a word that was written since it was looked for becomes hot")
 def _() -> list[Patch]:
     def learn(self: IndexStack, wanted: LookupBatch, found: np.ndarray, which: np.ndarray, runs: Any) -> None:
-        if self.hot is not None:
-            self.hot.admit(wanted.words[which], found[which])
+        if self.cache is not None:
+            self.cache.admit(wanted.words[which], found[which])
 
     return [(IndexStack, "_admit_to_cache", learn)]
 

@@ -15,10 +15,9 @@ from pmkv.engine.open_view import OpenView
 from pmkv.engine.version_plan import Plan
 from pmkv.log.durability import DurabilityGate
 from pmkv.log.format import Frame
-from pmkv.maintenance import checkpoint as upkeep_module
+from pmkv.maintenance import compaction as compaction_module
 from pmkv.maintenance import compaction_policy as fold_module
 from pmkv.maintenance.checkpoint import Checkpointer, FrozenState
-from pmkv.versions import manifest as state_module
 from pmkv.versions import view_set as heads_module
 from pmkv.versions.index_stack import IndexStack
 from pmkv.versions.layer import Layer, LayerTree, SkipRun
@@ -27,7 +26,7 @@ from pmkv.versions.view_set import UNDO, ViewEntry, ViewSet
 from tests.crash.mutants import MUTANTS, Patch, mutant
 
 carry_out, follow, rotate, apply = ViewSet.carry_out, OpenView.follow, Engine._rotate, Engine._apply
-plan_promote, plan_undo, view_state, commit = (
+plan_promote, plan_undo, view_record, commit = (
     plans.plan_promote,
     plans.plan_undo,
     heads_module.view_record,
@@ -60,7 +59,7 @@ def _() -> list[Patch]:
         for layer in list(self.layers.values()):
             while layer.sealed and layer.below is not None and layer.id in self.layers:
                 layer.below.refs = 1
-                layer.absorb()
+                layer.merge_below()
 
     return [(LayerTree, "merge", merge)]
 
@@ -74,7 +73,7 @@ def _() -> list[Patch]:
         for fold in folds_of(tree, part, *how):
             yield replace(fold, bottom=fold.inputs[-1].name in lowest)
 
-    return [(upkeep_module, "compactions_of", bottomless)]
+    return [(compaction_module, "compactions_of", bottomless)]
 
 
 @mutant("a span hides what is below it")
@@ -97,42 +96,42 @@ def _() -> list[Patch]:
 
 @mutant("nobody counts who stands on a layer")
 def _() -> list[Patch]:
-    return [(Layer, "hold", lambda self: self)]
+    return [(Layer, "acquire", lambda self: self)]
 
 
 @mutant("a layer that nobody needs is kept")
 def _() -> list[Patch]:
-    return [(Layer, "let_go", lambda self: None)]
+    return [(Layer, "release", lambda self: None)]
 
 
 @mutant("chains do not hear that runs were exchanged")
 def _() -> list[Patch]:
-    return [(LayerTree, "changed", lambda self: None)]
+    return [(LayerTree, "invalidate_stacks", lambda self: None)]
 
 
 @mutant("what was hot stays so when another layer is on top")
 def _() -> list[Patch]:
-    return [(IndexStack, "_forget_exchanged", lambda self, runs: None)]
+    return [(IndexStack, "_drop_replaced", lambda self, runs: None)]
 
 
 @mutant("what only the chain before had stays hot")
 def _() -> list[Patch]:
-    exchanged = IndexStack._forget_exchanged
+    exchanged = IndexStack._drop_replaced
 
     def forgetful(self: IndexStack, before: Any) -> None:
         exchanged(self, before and (tuple(run for run in before[0] if run in self._runs), before[1]))
 
-    return [(IndexStack, "_forget_exchanged", forgetful)]
+    return [(IndexStack, "_drop_replaced", forgetful)]
 
 
 @mutant("what only the new chain has, on no file yet, stays hot")
 def _() -> list[Patch]:
-    exchanged = IndexStack._forget_exchanged
+    exchanged = IndexStack._drop_replaced
 
     def forgetful(self: IndexStack, before: Any) -> None:
-        exchanged(self, before and (before[0], {*self.mutables}))
+        exchanged(self, before and (before[0], {*self.memtables}))
 
-    return [(IndexStack, "_forget_exchanged", forgetful)]
+    return [(IndexStack, "_drop_replaced", forgetful)]
 
 
 @mutant("tables and keyspaces of a branch do not follow it")
@@ -161,7 +160,7 @@ def rotated(change: Any) -> list[Patch]:
 def _() -> list[Patch]:
     def without(engine: Engine, rotation: FrozenState) -> FrozenState:
         mains = {layer.id for top in engine.heads.maps["main"].parts.values() if top for layer in top.down()}
-        return replace(rotation, closed=[closed for closed in rotation.closed if closed.layer in mains])
+        return replace(rotation, layers=[one for one in rotation.layers if one.layer in mains])
 
     return rotated(without)
 
@@ -169,23 +168,23 @@ def _() -> list[Patch]:
 @mutant("the catalog does not keep `undo`")
 def _() -> list[Patch]:
     def without(engine: Engine, rotation: FrozenState) -> FrozenState:
-        views = {name: view for name, view in rotation.state.views.items() if name != UNDO}
-        return replace(rotation, state=replace(rotation.state, views=views))
+        views = {name: view for name, view in rotation.manifest.views.items() if name != UNDO}
+        return replace(rotation, manifest=replace(rotation.manifest, views=views))
 
     return rotated(without)
 
 
 @mutant("the catalog does not count promotions and rollbacks")
 def _() -> list[Patch]:
-    return rotated(lambda engine, rotation: replace(rotation, state=replace(rotation.state, switches=(0, 0))))
+    return rotated(lambda engine, rotation: replace(rotation, manifest=replace(rotation.manifest, switches=(0, 0))))
 
 
 @mutant("a checkpoint commits which views there are, and how often they were exchanged, as it is now, not as it was")
 def _() -> list[Patch]:
-    def late(self: Checkpointer, state: Manifest, *names: Any) -> None:
-        heads = self._rotate.__self__.heads
-        views = {name: view for name, view in state.views.items() if name in heads.maps}
-        commit(self, replace(state, views=views, switches=heads.switches), *names)
+    def late(self: Checkpointer, frozen: FrozenState, manifest: Manifest) -> None:
+        heads = self._freeze.__self__.heads
+        views = {name: view for name, view in manifest.views.items() if name in heads.maps}
+        commit(self, frozen, replace(manifest, views=views, switches=heads.switches))
 
     return [(Checkpointer, "_commit", late)]
 
@@ -194,27 +193,25 @@ def kept(**changes: Any) -> list[Patch]:
     """Views of which the catalog keeps less."""
 
     def state(view: ViewEntry, trees: dict[str, LayerTree]) -> ViewRecord:
-        return replace(view_state(view, trees), **changes)
+        return replace(view_record(view, trees), **changes)
 
     return [(heads_module, "view_record", state)]
 
 
 @mutant("the catalog does not know what a branch stands on")
 def _() -> list[Patch]:
-    return kept(stands_on={})
+    return kept(bases={})
 
 
 @mutant("the catalog does not know what an undo brings back")
 def _() -> list[Patch]:
-    return kept(exchanged=())
+    return kept(restored=())
 
 
 @mutant("the catalog does not count what was written to a layer")
 def _() -> list[Patch]:
-    def uncounted(*fields: Any) -> LayerRecord:
-        return replace(LayerRecord(*fields), writes=0)
-
-    return [(heads_module, "LayerRecord", uncounted), (state_module, "LayerRecord", uncounted)]
+    to_record = LayerRecord.to_record
+    return [(LayerRecord, "to_record", lambda self: to_record(replace(self, writes=0)))]
 
 
 # --- replay
@@ -263,18 +260,18 @@ def _() -> list[Patch]:
 
 @mutant("a promoted branch stands where it stood")
 def _() -> list[Patch]:
-    return [(ViewSet, "_stand_on_promoted", lambda self, branch, parts: None)]
+    return [(ViewSet, "_rebase_promoted", lambda self, branch, parts: None)]
 
 
 @mutant("a branch whose promote was undone stands on what it promoted")
 def _() -> list[Patch]:
-    return [(ViewSet, "_stand_as_before", lambda self, before: None)]
+    return [(ViewSet, "_restore_bases", lambda self, before: None)]
 
 
 @mutant("an undo brings back everything")
 def _() -> list[Patch]:
     def everything(heads: ViewSet) -> Plan:
-        with patch.object(heads.maps[UNDO], "exchanged", tuple(heads.maps[UNDO].parts)):
+        with patch.object(heads.maps[UNDO], "restored", tuple(heads.maps[UNDO].parts)):
             return replace(plan_undo(heads), conflicts=plan_undo(heads).conflicts)
 
     return [(engine_module, "plan_undo", everything)]
@@ -308,14 +305,14 @@ def _() -> list[Patch]:
 
 @mutant("what goes on behind a seal forgets by which decision it has what it has")
 def _() -> list[Patch]:
-    go_on = LayerTree.go_on
+    go_on = LayerTree.continue_from
 
     def forgetful(self: LayerTree, id: int, top: Layer) -> Layer:
         layer = go_on(self, id, top)
-        layer.since = 0
+        layer.visible_since = 0
         return layer
 
-    return [(LayerTree, "go_on", forgetful)]
+    return [(LayerTree, "continue_from", forgetful)]
 
 
 # --- what is shown until it is durable
@@ -352,11 +349,11 @@ def _() -> list[Patch]:
         keep(self, lsn)
         if self._former is not None and self._former._top.shown:
             self._former._top.shown -= 1
-            self._former._top.let_go()
+            self._former._top.release()
 
     def leave(self: PreviousVersion) -> None:
         if self._chain is not None:
-            self._chain.leave()
+            self._chain.close()
 
     keep = Collection.keep_shown
     return [(Collection, "keep_shown", keep_shown), (PreviousVersion, "leave", leave)]

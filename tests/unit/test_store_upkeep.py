@@ -59,7 +59,7 @@ def test_closing_does_not_wait_for_a_fold(tmp_path: Path) -> None:
         finally:
             steps.append("ended")
 
-    store._engine.upkeep.fold = endless
+    store._engine.upkeep.compact = endless
     store.checkpoint()
     while len(steps) < 10:
         time.sleep(0.001)
@@ -72,7 +72,7 @@ def test_closing_gives_up_a_commit_that_takes_long(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("pmkv.store.CLOSING", 0.05)
     store, begun = pmkv.open(tmp_path, capacity=SMALL), threading.Event()
     store.put_many({b"%d" % i: b"" for i in range(1000)})
-    commit = store._engine.upkeep._catalog.commit
+    commit = store._engine.upkeep.catalog.commit
 
     def slow(state: dict, new: object = (), dead: object = (), pause: Callable[[], None] = lambda: None) -> int:
         for _ in range(5000):
@@ -81,7 +81,7 @@ def test_closing_gives_up_a_commit_that_takes_long(tmp_path: Path, monkeypatch: 
             pause()
         return commit(state, new, dead, pause)
 
-    store._engine.upkeep._catalog.commit = slow
+    store._engine.upkeep.catalog.commit = slow
 
     def ask() -> None:
         with pytest.raises(ClosedError):
@@ -117,16 +117,16 @@ def test_folds_go_on_beside_checkpoints_that_are_always_due(tmp_path: Path, monk
         upkeep, steps = store._engine.upkeep, []
 
         def fold() -> Iterator[None]:
-            if upkeep.folding:
+            if upkeep.is_compacting:
                 return
-            upkeep.folding = True
+            upkeep.is_compacting = True
             while len(steps) < 100:
                 steps.append(upkeep.checkpoints)
                 time.sleep(0.001)
                 yield
-            upkeep.folding = False
+            upkeep.is_compacting = False
 
-        upkeep.fold = fold
+        upkeep.compact = fold
         monkeypatch.setattr("pmkv.store.DUE", -1.0)
         store.put(b"k", b"v")
         deadline = time.monotonic() + 10
@@ -210,12 +210,12 @@ def test_a_store_at_rest_folds_what_is_left(tmp_path: Path) -> None:
     """Behind its last checkpoint, although none is due; and does not look again and again."""
     with pmkv.open(tmp_path, capacity=SMALL) as store:
         upkeep, looks = store._engine.upkeep, []
-        choose = upkeep._choose
-        upkeep._choose = lambda at_rest: looks.append(at_rest) or choose(at_rest)
+        choose = upkeep._compactor._choose
+        upkeep._compactor._choose = lambda at_rest: looks.append(at_rest) or choose(at_rest)
         for number in range(TIER - 1):
             store.put(b"%d" % number, b"v")
             store.checkpoint()
-        until(lambda: len(store.keyspace(0).chain.runs) == 1 and not upkeep.may_fold_at_rest)
+        until(lambda: len(store.keyspace(0).chain.runs) == 1 and not upkeep.may_compact_at_rest)
         looks.clear()
         store.put(b"more", b"v")  # and a MARK again, when nobody writes
         until(lambda: store._log.is_idle)

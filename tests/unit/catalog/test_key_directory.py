@@ -6,14 +6,14 @@ import random
 
 import pytest
 
-from pmkv.catalog.key_directory import CHUNK, LONG, Batch, entry, span
+from pmkv.catalog.key_directory import CHUNK, LONG_ENTRY_BYTES, Batch, entry, span
 from pmkv.errors import InvalidError
 from pmkv.runtime.scheduling import GilYielder
 
 
 def test_an_entry_fits_and_no_two_short_keys_share_one() -> None:
     keys = [b"", b"\0", b"k" * 500, b"k" * 501, b"k" * 65536]
-    assert [len(entry(7, key, 1)) for key in keys] == [1, 2, 501, LONG, LONG]
+    assert [len(entry(7, key, 1)) for key in keys] == [1, 2, 501, LONG_ENTRY_BYTES, LONG_ENTRY_BYTES]
     assert entry(7, b"k" * 501, 1) != entry(7, b"k" * 501, 2)
 
 
@@ -35,5 +35,5 @@ def test_a_batch_gives_every_entry_sorted_by_what_follows_their_common_beginning
     batch = Batch(((0, key, 0) for key in shuffled), GilYielder())
     for _ in range(2):
         assert [one for chunk in batch for one in chunk] == [entry(0, key, 0) for key in keys]
-    batch.forget()
+    batch.free()
     assert list(batch) == []

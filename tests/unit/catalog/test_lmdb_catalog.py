@@ -230,7 +230,7 @@ def test_half_a_new_catalog_is_made_again(tmp_path: Path) -> None:
 
 
 def test_the_map_grows_with_what_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAP", 1 << 20)
+    monkeypatch.setattr(module, "MAP_BYTES", 1 << 20)
     catalog = LmdbCatalog(tmp_path, POOL)
     catalog.commit({"y": 1}, named(b"a"))
     catalog.commit({str(one): "x" * 50_000 for one in range(100)}, named(*(b"%06d" % one for one in range(40_000))))
@@ -243,7 +243,7 @@ def test_the_map_grows_with_what_is_kept(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_reads_go_on_while_the_map_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAP", 1 << 20)
+    monkeypatch.setattr(module, "MAP_BYTES", 1 << 20)
     catalog = LmdbCatalog(tmp_path, POOL)
     catalog.commit({}, named(*(b"%06d" % one for one in range(200))))
     failures: list[BaseException] = []
@@ -276,7 +276,7 @@ FULL_DISK = """
 import resource, sys
 from pmkv.errors import FullError
 from pmkv.catalog import lmdb_catalog as module
-module.MAP = 1 << 20
+module.MAP_BYTES = 1 << 20
 catalog = module.LmdbCatalog(sys.argv[1], bytes(range(16)))
 catalog.commit({"y": 1}, [(0, b"a", 1)])
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)
@@ -393,7 +393,7 @@ def readers_of(catalog: LmdbCatalog) -> set[int]:
 def test_a_reader_keeps_to_its_commit_and_is_seen_by_the_writer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MAP", 1 << 20)
+    monkeypatch.setattr(module, "MAP_BYTES", 1 << 20)
     catalog = LmdbCatalog(tmp_path, POOL)
     for n in range(1, 4):
         catalog.commit({"n": n}, named(b"%d" % n))

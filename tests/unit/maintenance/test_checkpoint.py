@@ -1,4 +1,4 @@
-"""Checkpoints and folds of small engines, step by step, with files in memory."""
+"""Checkpoints of small engines, step by step, with files in memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from pmkv.engine.engine import Engine
 from pmkv.errors import CorruptionError, FlushError, FullError, ReadOnlyError
 from pmkv.index.run_files import MemoryRunFiles
 from pmkv.log.segments import Pool
-from pmkv.maintenance.compaction_policy import MOST, TIER
 from pmkv.media.memory import MemoryMedium
 from pmkv.stats import stats_of
 from tests.engines import Clock, contents, copy_of, eio, failing_engine, small_medium
@@ -121,9 +120,9 @@ def test_abandoned_checkpoints_lose_nothing() -> None:
         next(steps)
         steps.close()
         assert contents(world.reopen()) == contents(world.engine)
-    assert len(world.engine.table("t").chain.closed) == 3
+    assert len(world.engine.table("t").chain.frozen) == 3
     world.checkpoint()
-    assert world.engine.table("t").chain.closed == () and len(world.engine.table("t").chain.runs) == 1
+    assert world.engine.table("t").chain.frozen == () and len(world.engine.table("t").chain.runs) == 1
     assert contents(world.reopen()) == contents(world.engine)
     world.engine.check()
 
@@ -152,110 +151,6 @@ def test_a_checkpoint_that_fails_is_taken_again(where: str, monkeypatch: pytest.
     assert contents(world.reopen()) == contents(world.engine)
     assert len(world.shelf.names()) == 1, "what a failed one left is gone"
     world.engine.check()
-
-
-def test_folds_keep_runs_few_and_drop_nothing() -> None:
-    world = World(60)
-    world.clock.now = 1000
-    rng = np.random.default_rng(1)
-    for number in range(20):
-        ids = rng.integers(0, 300, 40)
-        fill(world.engine, int(rng.integers(0, 100)), 10)
-        world.engine.table("t").put(ids, ids + number)
-        world.engine.table("t").delete(rng.integers(0, 300, 10))
-        world.engine.keyspaces[1].put(b"%d" % rng.integers(0, 9), b"v", expire_at=FAR + number)
-        world.engine.keyspaces[0].delete(b"key %d" % rng.integers(0, 100))
-        world.checkpoint()
-        before = contents(world.engine)
-        exhaust(world.engine.upkeep.fold())
-        assert contents(world.engine) == before
-        assert len(world.engine.table("t").chain.runs) <= MOST
-    assert world.engine.upkeep.folds
-    world.engine.check()
-    again = world.reopen()
-    assert contents(again) == before and again.recovery.records == 0
-    again.check()
-    assert set(world.shelf.names()) == again.upkeep.committed.files
-
-
-def test_a_checkpoint_beside_a_fold() -> None:
-    world = World(60)
-    for first in range(0, 10 * TIER, 10):
-        fill(world.engine, first, 10)
-        world.checkpoint()
-    fold = world.engine.upkeep.fold()
-    next(fold)
-    fill(world.engine, 5, 10)
-    world.checkpoint()
-    exhaust(fold)
-    assert len(world.engine.table("t").chain.runs) == 2
-    assert contents(world.reopen()) == contents(world.engine)
-
-
-def test_a_fold_within_a_fold_leaves_it_alone() -> None:
-    """Whatever becomes due beside a fold runs within its steps: checkpoints, and then folds, too."""
-    world = World(60)
-    for first in range(0, 10 * TIER, 10):
-        fill(world.engine, first, 10)
-        world.checkpoint()
-    fold = world.engine.upkeep.fold()
-    next(fold)
-    assert exhaust(world.engine.upkeep.fold()) == 0
-    fill(world.engine, 5, 10)
-    world.checkpoint()
-    exhaust(fold)
-    assert len(world.engine.table("t").chain.runs) == 2
-    assert contents(world.reopen()) == contents(world.engine)
-
-
-def test_a_fold_takes_no_name_of_an_earlier_process() -> None:
-    """It covers the LSNs of its newest input, and is so named; another table may have a run in that input's file."""
-    world = World(60)
-    for first in range(0, 10 * TIER, 10):
-        world.engine.keyspaces[1].put(b"%d" % first, b"elsewhere")
-        fill(world.engine, first, 10)
-        world.checkpoint()
-        pool = Pool.load(copy_of(world.medium))
-        world.medium, world.shelf = pool.medium, copied(world.shelf)
-        world.engine = Engine(pool, now=world.clock, files=(world.catalog, world.shelf))
-    before = contents(world.engine)
-    for _ in world.engine.upkeep.fold():
-        assert contents(world.reopen()) == before
-    assert world.engine.upkeep.folds == 3 and contents(world.reopen()) == before
-
-
-@pytest.mark.parametrize("beside", [False, True])
-def test_keys_that_half_a_commit_took_out_of_the_directory_enter_it_again(
-    beside: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """No fold makes that half current, before another checkpoint; nor one that was under way (beside)."""
-    world = World(60)
-    space, commit = world.engine.keyspaces[0], world.catalog.commit
-
-    def half(*what: Any) -> None:
-        commit(*what)
-        raise FlushError("whether this took place is not known")
-
-    for number in range(TIER):
-        space.put(b"%d" % number, b"v")
-        if not number:
-            space.put(b"key", b"1")
-        world.checkpoint()
-    fold = world.engine.upkeep.fold()
-    if beside:
-        next(fold)
-    space.delete(b"key")
-    with monkeypatch.context() as patch, pytest.raises(FlushError):
-        patch.setattr(world.catalog, "commit", half)
-        world.checkpoint()
-    exhaust(fold)
-    assert not world.engine.upkeep.folds
-    space.put(b"key", b"2")
-    again = world.reopen()
-    for engine in (world.engine, again):
-        exhaust(engine.upkeep.checkpoint())
-        exhaust(engine.upkeep.fold())
-        assert dict(engine.keyspaces[0].scan())[b"key"] == b"2" and engine.upkeep.folds
 
 
 def test_expiries_count_wherever_they_stand() -> None:
@@ -332,30 +227,6 @@ def test_a_failed_flush_goes_back_behind_the_last_checkpoint() -> None:
     engine.check()
 
 
-@pytest.mark.parametrize("damage", ["gone", "cut", "flipped", "older pool"])
-def test_derived_files_that_do_not_fit_are_refused(damage: str) -> None:
-    world = World()
-    fill(world.engine)
-    world.checkpoint()
-    (name,) = world.shelf.names()
-    older = copy_of(world.medium)
-    fill(world.engine, 100)
-    world.checkpoint()
-    match damage:
-        case "gone":
-            world.shelf.remove(name)
-        case "cut":
-            world.shelf._files[name].data = world.shelf._files[name].data[:6000]
-        case "flipped":
-            world.shelf._files[name].data[4100] ^= 1
-        case "older pool":
-            with pytest.raises(CorruptionError, match="older"):
-                world.reopen(older)
-            return
-    with pytest.raises(CorruptionError, match=name.partition(":")[0]):
-        contents(world.reopen())
-
-
 def test_a_rotation_that_waited_for_a_failing_flush_is_refused() -> None:
     engine, medium = failing_engine(16)
     files = MemoryCatalog(engine.pool.pool_id), MemoryRunFiles(engine.pool.pool_id)
@@ -390,7 +261,7 @@ def test_damage_of_one_index_is_not_everybodys() -> None:
     world.checkpoint()
     world.engine = world.reopen()
     damaged = world.engine.table("t").chain.runs[0]
-    files = world.engine.upkeep._shelf._files
+    files = world.engine.upkeep.run_files._files
     files[damaged.info.file].data[damaged.info.offset + 4] ^= 1
     world.engine.table("t").put([7], [70])
     world.engine.table("other").put([2], [2])
@@ -427,19 +298,6 @@ def test_keys_are_entered_again_after_a_commit_that_only_seemed_to_fail(monkeypa
     assert list(world.reopen().keyspaces[0].scan()) == [(b"a", b"2"), (b"b", b"1")]
 
 
-def test_a_clear_between_the_choice_of_a_fold_and_its_start() -> None:
-    world = World(60)
-    for first in range(0, 10 * TIER, 10):
-        fill(world.engine, first, 10)
-        world.checkpoint()
-    fold = world.engine.upkeep._fold(world.engine.upkeep._choose(at_rest=False))
-    world.engine.clear_all()
-    world.engine.drop_table("t")
-    expected = contents(world.engine)
-    exhaust(fold)
-    assert contents(world.engine) == contents(world.reopen()) == expected == {}
-
-
 def test_what_a_clear_left_in_the_directory_leaves_it_by_and_by(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pmkv.engine.keyspace.MOST_DEAD", 20)
     world = World()
@@ -451,17 +309,3 @@ def test_what_a_clear_left_in_the_directory_leaves_it_by_and_by(monkeypatch: pyt
     for _ in range(4):
         world.checkpoint()
     assert world.catalog.keys(0, b"", None, False, 1000, lambda prefix, word: []) == [b"key 5"]
-
-
-def test_without_room_for_a_commit_its_file_does_not_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    world = World()
-    fill(world.engine)
-
-    def full(*_: object) -> None:
-        raise FullError("no room")
-
-    monkeypatch.setattr(world.catalog, "commit", full)
-    for _ in range(3):
-        with pytest.raises(FullError):
-            world.checkpoint()
-    assert world.shelf.names() == []

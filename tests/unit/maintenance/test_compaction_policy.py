@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pmkv.maintenance import compaction_policy as fold
-from pmkv.maintenance.compaction_policy import MOST, SPAN_TIER, TIER, CompactionPlan, compactable, tier_of, together
+from pmkv.maintenance.compaction_policy import MOST, SPAN_TIER, TIER, CompactionPlan, cheapest, compactable, tier_of
 from pmkv.versions.manifest import LayerRecord
 
 
@@ -56,9 +56,9 @@ def test_too_many_are_folded_whatever_their_sizes() -> None:
 def test_small_folds_share_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fold, "AT_ONCE", 100)
     folds = [CompactionPlan(None, 0, (Sized(size), Sized(size)), False) for size in (30, 500, 10, 20)]
-    assert [one.size for one in together(folds)] == [20, 40]
-    assert [one.size for one in together(folds[1:2])] == [1000]
-    assert together([]) == []
+    assert [one.size for one in cheapest(folds)] == [20, 40]
+    assert [one.size for one in cheapest(folds[1:2])] == [1000]
+    assert cheapest([]) == []
 
 
 def test_a_thousand_layers_of_one_size_are_a_few_dozen_spans_at_once_and_then_one() -> None:

@@ -19,8 +19,8 @@ AT_ONCE = 5.0  # seconds that an orchestrator gives at least
 PORTION = 50
 EAGER = "import pmkv.store as s; s.DUE = 0.0005; s.DUE_AT_END = 0"  # a checkpoint every few milliseconds, and folds
 FOLDING = f"""{EAGER}
-import time, pmkv.maintenance.checkpoint as u
-fold = u.Checkpointer._fold
+import time, pmkv.maintenance.compaction as c
+fold = c.Compactor._compact
 def slow(*arguments):
     for _ in fold(*arguments):
         print("a fold is under way", file=__import__("sys").stderr, flush=True)
@@ -29,7 +29,7 @@ def slow(*arguments):
     while True:
         time.sleep(0.02)
         yield
-u.Checkpointer._fold = slow
+c.Compactor._compact = slow
 """
 STUCK = "import time, pmkv.store as s; s.Store.close = lambda *_: time.sleep(60)"
 

@@ -20,7 +20,7 @@ from pmkv.index.lookup_batch import NOTHING, IdBatch, lives, new_keys
 from pmkv.index.run import Run, write_run
 from pmkv.index.run_files import MemoryRunFiles
 from pmkv.kernels.location import DELETE
-from pmkv.versions.index_stack import IndexStack, RunSet, merged, netted
+from pmkv.versions.index_stack import IndexStack, RunSet, merge_windows, net_expiries
 from pmkv.versions.layer import CountBatch, IndexMemory, Layer, LayerTree, MemTable, replaced
 
 POOL = bytes(16)
@@ -34,7 +34,7 @@ class Small:
     def __init__(self, hot: int = 1 << 20) -> None:
         self.dram = IndexMemory(Arena(), CacheBudget(hot))
         self.tree, self.layers = LayerTree("table/1", self.dram, 77, 8), 1
-        self.chain = IndexStack(self.tree.begin(1).hold())
+        self.chain = IndexStack(self.tree.begin(1).acquire())
         self.shelf, self.files = MemoryRunFiles(POOL), 0
 
     def put(self, *pairs: tuple[int, int]) -> None:
@@ -50,16 +50,16 @@ class Small:
 
     def close(self) -> tuple[MemTable, ...]:
         """What a rotation does; returns all that is closed."""
-        self.chain.top.close()
-        self.tree.changed()
-        return self.chain.closed
+        self.chain.top.freeze()
+        self.tree.invalidate_stacks()
+        return self.chain.frozen
 
     def seal(self) -> Layer:
         """What a snapshot does; returns the sealed layer."""
         below = self.chain.top.seal()
         self.layers += 1
-        self.chain.stand_on(self.tree.begin(self.layers, below).hold())
-        below.let_go()
+        self.chain.rebase(self.tree.begin(self.layers, below).acquire())
+        below.release()
         return below
 
     def write(self) -> None:
@@ -67,18 +67,18 @@ class Small:
         self.close()
         self.chain.count(0)
         for layer in reversed(list(self.chain.top.down())):
-            closed, below = layer.closed, any(one.runs for one in layer.down())
+            closed, below = layer.frozen, any(one.runs for one in layer.down())
             live = sum(mutable.index.live - mutable.tally.covered for mutable in closed)
             if closed:
                 layer.adopt(closed, self._run([mutable.index for mutable in closed], not below, live))
-        self.tree.changed()
+        self.tree.invalidate_stacks()
 
     def fold(self, layer: Layer, first: int, stop: int) -> None:
         inputs = layer.runs[first:stop]
         live = sum(run.info.live for run in inputs)
         bottom = layer.below is None and stop == len(layer.runs)
         layer.runs = replaced(layer.runs, inputs, self._run(list(inputs), bottom, live))
-        self.tree.changed()
+        self.tree.invalidate_stacks()
 
     def _run(self, sources: list, bottom: bool, live: int) -> Run | None:
         self.files += 1
@@ -126,7 +126,7 @@ def test_what_is_hot_is_forgotten_when_it_is_written(rounds: int) -> None:
     small.write()
     for _ in range(4):
         small.get(*range(100))
-    assert small.chain.hot is not None and small.chain.hot.hits > 0
+    assert small.chain.cache is not None and small.chain.cache.hits > 0
     for _ in range(rounds):
         small.put((7, 20_000))
         assert small.get(7) == [20_000]
@@ -157,7 +157,7 @@ def test_what_the_runs_say_beside_a_batch_does_not_stay_hot(asked: str, offered:
         before = small.chain.insert(batch, there)
         if offered == "before":
             small.chain.find_on_disk(both, found, small.chain.runs, Lock())
-        small.chain.entered(batch, new_keys(batch, there, before))
+        small.chain.finish_insert(batch, new_keys(batch, there, before))
     if offered == "behind":
         small.chain.find_on_disk(both, found, small.chain.runs, Lock())
     assert found.tolist() == [8192, 8200], "whoever asked before is shown what was there"
@@ -183,12 +183,12 @@ class Exchanged(Small):
 
     def branch(self) -> Layer:
         self.layers += 1
-        return self.tree.begin(self.layers, self.base).hold()
+        return self.tree.begin(self.layers, self.base).acquire()
 
     @property
     def is_hot(self) -> list[bool]:
         found, ids = np.zeros(20, np.uint64), np.arange(20)
-        self.chain.hot.find(ids, found)
+        self.chain.cache.find(ids, found)
         return lives(found).tolist()
 
 
@@ -197,19 +197,19 @@ def test_what_two_chains_have_in_common_stays_hot(written: bool) -> None:
     small = Exchanged()
     main, branch = small.chain.top, small.branch()
     assert all(small.is_hot)
-    assert small.chain.stand_on(branch) and all(small.is_hot)
+    assert small.chain.rebase(branch) and all(small.is_hot)
     small.put((7, 20_000))
     if written:
         small.write()
         small.look()
-    assert small.chain.stand_on(main)
+    assert small.chain.rebase(main)
     assert small.is_hot == [i != 7 for i in range(20)]
     assert small.get(7, 8) == [8192 + 56, 8192 + 64]
     small.put((9, 30_000))
     if written:
         small.write()
         small.look()
-    assert small.chain.stand_on(branch)
+    assert small.chain.rebase(branch)
     assert small.is_hot == [i not in (7, 9) for i in range(20)]
     assert small.get(7, 9) == [20_000, 8192 + 72]
     small.write()
@@ -217,16 +217,16 @@ def test_what_two_chains_have_in_common_stays_hot(written: bool) -> None:
 
 
 def test_where_much_was_exchanged_nothing_stays_hot(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pmkv.versions.index_stack.FEW", 3)
+    monkeypatch.setattr("pmkv.versions.index_stack.WALKED_ENTRIES_MAX", 3)
     small = Exchanged()
     branch, other = small.branch(), small.branch()
-    small.chain.stand_on(branch)
+    small.chain.rebase(branch)
     small.put(*((i, 20_000 + 8 * i) for i in range(4)))
-    small.chain.stand_on(other)
+    small.chain.rebase(other)
     assert small.is_hot == [i > 3 for i in range(20)]
     small.look()
     assert all(small.is_hot)
-    small.chain.stand_on(branch)
+    small.chain.rebase(branch)
     assert not any(small.is_hot)
     assert small.get(0, 10) == [20_000, 8192 + 80]
 
@@ -234,19 +234,19 @@ def test_where_much_was_exchanged_nothing_stays_hot(monkeypatch: pytest.MonkeyPa
 def test_a_chain_whose_runs_are_not_known_forgets_all() -> None:
     small = Exchanged()
     branch = small.branch()
-    small.chain.forget()
-    small.chain.stand_on(branch)
+    small.chain.invalidate()
+    small.chain.rebase(branch)
     assert not any(small.is_hot) and small.get(7) == [8192 + 56]
 
 
 def test_damage_in_what_was_exchanged_is_told_to_who_reads_it() -> None:
     small = Exchanged()
     main, branch = small.chain.top, small.branch()
-    small.chain.stand_on(branch)
+    small.chain.rebase(branch)
     small.put((7, 20_000))
     small.write()
     with patch.object(Run, "walk", side_effect=CorruptionError("damaged")):
-        small.chain.stand_on(main)
+        small.chain.rebase(main)
     assert not any(small.is_hot) and small.get(7) == [8192 + 56]
 
 
@@ -287,7 +287,7 @@ def test_a_chain_that_was_discarded_learns_nothing() -> None:
     small.write()
     wanted, runs = IdBatch(np.array([7])), small.chain.runs
     budget = small.dram.budget
-    small.chain.leave()
+    small.chain.close()
     used = budget.used
     for _ in range(4):
         small.chain.find_on_disk(wanted, np.zeros(1, np.uint64), runs, Lock())
@@ -299,7 +299,7 @@ def test_memory_of_a_discarded_chain_waits_for_who_reads_it() -> None:
     small.put((1, 8192))
     (held,) = small.close()
     held.held = True
-    small.chain.top.let_go()
+    small.chain.top.release()
     assert held.index.count == 1
     held.release(contextlib.nullcontext())
     assert small.dram.heap.used == 0
@@ -359,7 +359,7 @@ def test_what_was_noted_is_counted_as_a_whole_in_pieces(monkeypatch: pytest.Monk
     below = RunSet(closed, small.chain.runs, small.chain.seed)
     notes = [IdBatch(np.array(ids, np.int64)) for ids in (range(390, 410), [], [1000, 3, 3, 599])]
     breaks: list[int] = []
-    covered = below.count_noted(CountBatch(0, notes), lambda: breaks.append(1))
+    covered = below.count_batch(CountBatch(0, notes), lambda: breaks.append(1))
     assert covered.count == sum(int(np.count_nonzero(lives(below.find(note)))) for note in notes) == 23
     assert not covered.expiries
     assert len(breaks) == 5, "one before each piece, one when all are in order"
@@ -368,7 +368,7 @@ def test_what_was_noted_is_counted_as_a_whole_in_pieces(monkeypatch: pytest.Monk
         raise InterruptedError("the store is being closed")
 
     with pytest.raises(InterruptedError):
-        below.count_noted(CountBatch(0, notes), give_up)
+        below.count_batch(CountBatch(0, notes), give_up)
 
 
 @pytest.mark.parametrize("deletes", [0, 1, None])
@@ -388,7 +388,7 @@ def test_counting_asks_the_oldest_run_first_where_nothing_was_deleted(
     asked: list[Run] = []
     find = Run.find_places
     monkeypatch.setattr(Run, "find_places", lambda run, *how: (asked.append(run), find(run, *how))[1])
-    covered = RunSet((), (newest, oldest), small.chain.seed).count_noted(CountBatch(0, [IdBatch(np.arange(1, 5))]))
+    covered = RunSet((), (newest, oldest), small.chain.seed).count_batch(CountBatch(0, [IdBatch(np.arange(1, 5))]))
     assert covered.count == (3 if deletes else 4)
     assert asked == ([oldest] if deletes == 0 else [newest])
     monkeypatch.undo()
@@ -420,10 +420,10 @@ def test_counting_asks_only_runs_that_may_have_what_is_counted(monkeypatch: pyte
     ]:
         asked.clear()
         notes = [IdBatch(np.array([some], np.int64)) for some in ids]
-        assert below.count_noted(CountBatch(0, notes)).count == covered
+        assert below.count_batch(CountBatch(0, notes)).count == covered
         assert asked == runs, ids
     monkeypatch.setattr(oldest, "info", replace(oldest.info, ids=None))  # as an earlier version left it
-    assert below.count_noted(CountBatch(0, [IdBatch(np.array([300]))])).count == 0 and asked[-1] is oldest
+    assert below.count_batch(CountBatch(0, [IdBatch(np.array([300]))])).count == 0 and asked[-1] is oldest
     small.put((300, 8), (5, GONE), (-7, 8))
     assert small.chain.count(0) == 301
     small.write()
@@ -435,10 +435,10 @@ def test_walks_merge_in_order() -> None:
     def walk(*windows: list[int]) -> list[np.ndarray]:
         return iter([tuple(np.array(window, np.uint64) for _ in range(3)) for window in windows])
 
-    both = merged([walk([1, 4], [], [9]), walk([2, 3, 4], [10]), walk()])
+    both = merge_windows([walk([1, 4], [], [9]), walk([2, 3, 4], [10]), walk()])
     assert [int(p) for places, _, _ in both for p in places] == [1, 2, 3, 4, 4, 9, 10]
 
 
 def test_expiries_that_come_and_go_cancel_out() -> None:
-    added, gone = netted(np.array([5, 1, 5, 7]), np.array([5, 7, 9]))
+    added, gone = net_expiries(np.array([5, 1, 5, 7]), np.array([5, 7, 9]))
     assert (added.tolist(), gone.tolist()) == ([1, 5], [9])

@@ -18,16 +18,16 @@ class Forest:
     def __init__(self) -> None:
         self.dram = IndexMemory(Arena(), CacheBudget(0))
         self.tree = LayerTree("table/1", self.dram, 7, 8)
-        self.top, self.number = self.tree.begin(1).hold(), 1
+        self.top, self.number = self.tree.begin(1).acquire(), 1
 
     def put(self, word: int) -> None:
         IndexStack(self.top).enter(IdBatch(np.array([word])), np.array([8 * word + 8], np.uint64), self.number)
 
     def seal(self) -> Layer:
         """The sealed layer, held as a snapshot holds it."""
-        before, self.number = self.top.seal().hold(), self.number + 1
-        self.top = self.tree.begin(self.number, before).hold()
-        before.let_go()  # by the head
+        before, self.number = self.top.seal().acquire(), self.number + 1
+        self.top = self.tree.begin(self.number, before).acquire()
+        before.release()  # by the head
         return before
 
     def words(self, top: Layer | None = None) -> set[int]:
@@ -52,25 +52,25 @@ def test_layers_go_in_any_order_and_take_their_memory(forest: Forest) -> None:
     for word in range(4):
         forest.put(word)
         held.append(forest.seal())
-    held[2].let_go()
-    held[0].let_go()
+    held[2].release()
+    held[0].release()
     assert forest.words() == {0, 1, 2, 3} and forest.words(held[1]) == {0, 1}
-    forest.top.let_go()  # the head is cleared
+    forest.top.release()  # the head is cleared
     assert forest.words(held[3]) == {0, 1, 2, 3}
-    held[3].let_go()
+    held[3].release()
     assert set(forest.tree.layers.values()) == {held[0], held[1]}
-    held[1].let_go()
+    held[1].release()
     assert not forest.tree.layers and forest.dram.heap.used == 0
 
 
 def test_two_become_one_when_nobody_tells_them_apart(forest: Forest) -> None:
     for word in range(4):
         forest.put(word)
-        held = forest.seal() if word in (1, 3) else forest.seal().let_go()
+        held = forest.seal() if word in (1, 3) else forest.seal().release()
     forest.tree.merge(set())
     assert held is not None and held.writes == 2 and forest.words(held) == {0, 1, 2, 3}
     assert len(forest.tree.layers) == 3, "the head's, and one of each snapshot"
-    held.let_go()
+    held.release()
     forest.tree.merge(set())
     assert len(forest.tree.layers) == 3, "what a head writes to is never merged: it would look written"
     forest.tree.check()
@@ -81,21 +81,21 @@ def test_what_a_span_ends_at_must_be_there(forest: Forest) -> None:
     for word in range(3):
         forest.put(word)
         layers.append(forest.seal())
-    forest.tree.spans = {layers[2].id: SkipRun(None, layers[2].id, layers[0].id)}
+    forest.tree.skip_runs = {layers[2].id: SkipRun(None, layers[2].id, layers[0].id)}
     forest.tree.merge(set())
-    assert forest.tree.spans
-    layers[0].let_go()
+    assert forest.tree.skip_runs
+    layers[0].release()
     forest.tree.merge(set())
-    assert not forest.tree.spans
+    assert not forest.tree.skip_runs
 
 
 def test_a_span_goes_with_the_layer_that_it_begins_at(forest: Forest) -> None:
     forest.put(1)
     held = forest.seal()
-    top = forest.tree.begin(99, held).hold()
-    forest.tree.spans = {99: SkipRun(None, 99, None)}
-    top.let_go()
-    assert not forest.tree.spans
+    top = forest.tree.begin(99, held).acquire()
+    forest.tree.skip_runs = {99: SkipRun(None, 99, None)}
+    top.release()
+    assert not forest.tree.skip_runs
 
 
 def test_notes_are_settled_once_a_portion_at_a_time() -> None:

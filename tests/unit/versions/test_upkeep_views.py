@@ -11,7 +11,7 @@ import pytest
 from pmkv.engine.engine import Engine
 from pmkv.errors import PmkvError
 from pmkv.kernels.location import DELETE
-from pmkv.maintenance.checkpoint import with_deletes
+from pmkv.maintenance.checkpoint import only_deleted
 from pmkv.maintenance.compaction_policy import MOST, TIER
 from tests.engines import contents
 from tests.unit.maintenance.test_checkpoint import World, exhaust, fill
@@ -35,13 +35,13 @@ def test_spans_let_reads_skip_many_snapshots() -> None:
         world.engine.keyspaces[0].delete(b"key %d" % rng.integers(0, 70))
         if number % 3 == 0:
             world.checkpoint()
-            exhaust(world.engine.upkeep.fold())
+            exhaust(world.engine.upkeep.compact())
     world.checkpoint()
     before = shown(world.engine)
-    exhaust(world.engine.upkeep.fold())
+    exhaust(world.engine.upkeep.compact())
     assert shown(world.engine) == before
     tree = world.engine.heads.trees["table/1"]
-    assert tree.spans and len(world.engine.table("t").chain.runs) <= MOST + 2 < len(tree.layers)
+    assert tree.skip_runs and len(world.engine.table("t").chain.runs) <= MOST + 2 < len(tree.layers)
     world.engine.check()
     again = world.reopen()
     assert shown(again) == before and again.recovery.records == 0
@@ -51,11 +51,11 @@ def test_spans_let_reads_skip_many_snapshots() -> None:
         del before[f"s{number}"]
         if number % 7 == 0:
             exhaust(again.upkeep.checkpoint())
-            exhaust(again.upkeep.fold())
+            exhaust(again.upkeep.compact())
             assert shown(again) == before
             again.check()
-    again.upkeep.tidy()
-    assert set(again.upkeep._shelf.names()) == again.upkeep.committed.files
+    again.upkeep.remove_unneeded_files()
+    assert set(again.upkeep.run_files.names()) == again.upkeep.manifest.files
 
 
 @pytest.mark.parametrize("step", range(6))
@@ -92,7 +92,7 @@ def test_versions_beside_the_steps_of_checkpoints_and_folds(step: int) -> None:
     for place in range(3):
         fill(world.engine, 3, 10)
         before = shown(world.engine)
-        steps = world.engine.upkeep.checkpoint() if place < 2 else world.engine.upkeep.fold()
+        steps = world.engine.upkeep.checkpoint() if place < 2 else world.engine.upkeep.compact()
         for number, _ in enumerate(steps):
             if number == place:
                 with contextlib.suppress(PmkvError):
@@ -125,18 +125,18 @@ def test_spans_go_with_their_layers() -> None:
         fill(world.engine, number, 5)
         world.engine.snapshot(f"s{number}")
         world.checkpoint()
-    exhaust(world.engine.upkeep.fold())
-    assert world.engine.heads.trees["table/1"].spans
+    exhaust(world.engine.upkeep.compact())
+    assert world.engine.heads.trees["table/1"].skip_runs
     world.engine.rollback("s0")
     for name in list(world.engine.views())[1:]:
         world.engine.delete_view(name)
     world.engine.check()
-    assert not world.engine.heads.trees["table/1"].spans
+    assert not world.engine.heads.trees["table/1"].skip_runs
 
 
 def test_dead_keys_are_sought_only_among_hashes_that_were_deleted() -> None:
     words, locations = np.array([5, 5, 6, 7, 7], np.uint64), np.array([80, 90, 100, 110, 120], np.uint64)
-    assert [some.size for some in with_deletes(words, locations)] == [0, 0]
+    assert [some.size for some in only_deleted(words, locations)] == [0, 0]
     locations[4] |= DELETE
-    kept, there = with_deletes(words, locations)
+    kept, there = only_deleted(words, locations)
     assert kept.tolist() == [7, 7] and there.tolist() == locations[3:].tolist()

@@ -15,7 +15,7 @@ from pmkv.index.lookup_batch import IdBatch
 from pmkv.log.replay import LogEnd
 from pmkv.versions.index_stack import IndexStack
 from pmkv.versions.layer import IndexMemory, LayerTree
-from pmkv.versions.manifest import Manifest, from_records
+from pmkv.versions.manifest import Manifest
 from pmkv.versions.view_set import MAIN, UNDO, ViewSet, id_of
 
 END = LogEnd(lsn=9, previous=1, last=4224, position=4352, segments=[[0, 1]])
@@ -107,7 +107,7 @@ def test_writes_are_counted_since_a_branch_was_cut(small: Small) -> None:
     small.put(1)
     small.do(op="seal")
     small.do(op="branch", name="b", at=MAIN)
-    base = small.heads.maps["b"].stands_on["table/1"]
+    base = small.heads.maps["b"].bases["table/1"]
     small.put(2)
     small.do(op="snapshot", name="between")
     small.put(3)
@@ -127,12 +127,12 @@ def test_a_state_is_restored_as_it_was(small: Small) -> None:
     small.do(op="snapshot", name="s")
     small.do(op="drop_table", id=1)
     heads = small.heads
-    state = Manifest(END, heads.last_table, heads.parts(), heads.views(), heads.switches)
-    records = orjson.loads(orjson.dumps(state.as_records()))
+    state = Manifest(END, heads.last_table, heads.collection_records(), heads.view_records(), heads.switches)
+    records = orjson.loads(orjson.dumps(state.to_records()))
     again = new_heads()
-    again.restore(from_records(records, lambda info: None))
+    again.restore(Manifest.from_records(records, lambda info: None))
     again.check()
-    assert again.views() == heads.views() and again.parts() == heads.parts()
+    assert again.view_records() == heads.view_records() and again.collection_records() == heads.collection_records()
     assert (again.switches, again.last_table) == (heads.switches, heads.last_table)
     for name, view in heads.maps.items():
         other = again.maps[name]
@@ -143,3 +143,21 @@ def test_a_state_is_restored_as_it_was(small: Small) -> None:
 def test_what_nobody_knows_is_damage(small: Small) -> None:
     with pytest.raises(CorruptionError, match="does not know"):
         small.do(op="conquer")
+
+
+def test_the_head_that_writes_to_a_layer_is_found(small: Small) -> None:
+    small.put(1)
+    small.do(op="snapshot", name="s")
+    small.do(op="branch", name="b", at="s")
+    heads = small.heads
+    main, branch, sealed = (heads.maps[name].parts["table/1"] for name in (MAIN, "b", "s"))
+    assert heads.head_of_layer("table/1", main.id) is heads.maps[MAIN]
+    assert heads.head_of_layer("table/1", branch.id) is heads.maps["b"]
+    assert heads.head_of_layer("table/1", sealed.id) is None, "nothing is written to a sealed layer"
+    assert heads.head_of_layer("table/1", 999) is None and heads.head_of_layer("table/9", main.id) is None
+    small.do(op="delete_view", name="b")
+    small.do(op="branch", name="b", at="s")
+    assert heads.head_of_layer("table/1", branch.id) is None, "it was another branch's of this name"
+    small.do(op="promote", name="b", parts=["table/1"], drop=[])
+    assert heads.head_of_layer("table/1", main.id) is None
+    assert heads.head_of_layer("table/1", heads.maps[MAIN].parts["table/1"].id) is heads.maps[MAIN]

@@ -1,0 +1,145 @@
+"""What the catalog says at present, and the run files that belong to it: shared by checkpoints and compactions.
+
+The catalog's commit is the only switch from one manifest to the next. A crash before it leaves run files that no
+manifest names; `remove_unneeded_files` removes these at the next opening. A commit that failed may have taken effect
+nevertheless, so the files of both manifests are kept until another commit succeeds.
+
+All of it runs in the maintenance thread. Other threads only read the counters.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Generator, Iterable, Iterator
+
+import numpy as np
+
+from ..catalog.key_directory import Key
+from ..catalog.lmdb_catalog import Catalog
+from ..errors import ClosedError, CorruptionError, FullError, PmkvError
+from ..index.run import Run, RunInfo
+from ..index.run_files import RunFiles, RunFileWriter
+from ..log.log import Log
+from ..runtime.scheduling import no_yield, yield_cpu
+from ..versions.layer import LayerTree
+from ..versions.manifest import Manifest, run_name
+
+Steps = Generator[None, None, None]  # yields where other work may go first; never holds locks.state across a yield
+
+
+class CommittedState:
+    """Holds the committed manifest of one store, its catalog and its run files. trees: returns the present trees."""
+
+    def __init__(
+        self, log: Log, catalog: Catalog, run_files: RunFiles, trees: Callable[[], dict[str, LayerTree]]
+    ) -> None:
+        self.log, self.catalog, self.run_files, self.trees = log, catalog, run_files, trees
+        self.segments = (log.pool.start(0), log.pool.segment_size)
+        self.uncertain_files: set[str] = set()  # files of failed commits: a restart may find the commit done
+        self.is_compacting = False  # a compaction has a file that no manifest names yet
+        self._file_number = 0
+        self._maps: dict[str, np.ndarray] = {}  # mapped run files by name
+        records = catalog.load()
+        self.manifest = Manifest.from_records(records, self.open_run) if records is not None else None
+        self.complete_to = 0, 0, 0  # of what the log appended, a checkpoint covers so many frames, records, bytes
+        self.bytes_written = 0  # of run files
+        self.pause: Callable[[], None] = no_yield  # called within steps; may raise to give the step up
+        self.error: str | None = None  # why the last checkpoint or compaction failed; None if it did not
+
+    def open_run(self, info: RunInfo) -> Run:
+        """Map a run. CorruptionError: its file is missing or damaged."""
+        if info.file not in self._maps:
+            try:
+                self._maps[info.file] = self.run_files.open(info.file)
+            except FileNotFoundError as error:
+                raise CorruptionError(
+                    f"the catalog names {info.file} among the runs, and there is no such file: restore it, or move "
+                    "`catalog` and `runs` away: the log holds everything, and is replayed from its beginning then"
+                ) from error
+        return Run(info, self._maps[info.file], run_name(info))
+
+    def open_new_run(self, info: RunInfo) -> Run | None:
+        """Map a run that was just written, whose pages are in the page cache. Return None for an empty one."""
+        if not info.count:
+            return None
+        run = self.open_run(info)
+        run.is_warm = True
+        return run
+
+    def remove_unneeded_files(self) -> None:
+        """Remove the run files that no manifest needs. A readonly store keeps what it has mapped."""
+        if self.is_compacting:
+            return  # the compaction removes them when it ends
+        needed = (self.manifest.files if self.manifest else set()) | self.uncertain_files
+        for name in self.run_files.names():
+            if name not in needed:
+                self.run_files.remove(name)
+        self._maps = {name: data for name, data in self._maps.items() if name in needed}
+
+    def try_to_remove_unneeded_files(self) -> None:
+        """Do the same after a commit, ignoring errors: the commit is valid without it, and the next one tries again."""
+        with contextlib.suppress(PmkvError, OSError):
+            self.remove_unneeded_files()
+
+    def warm(self) -> Steps:
+        """Read all runs of the manifest once, so that probes need not wait for the disk."""
+        damaged = None
+        for _, run in list(self.manifest.runs if self.manifest else ()):
+            try:
+                yield from run.warm()
+            except CorruptionError as error:  # read the other runs nevertheless
+                damaged = error
+        if damaged is not None:
+            raise damaged
+
+    @property
+    def nbytes(self) -> int:
+        """Return the bytes of the mapped run files."""
+        return sum(data.size for data in list(self._maps.values()))
+
+    def close(self) -> None:
+        """Close the catalog and forget the mapped files."""
+        self.catalog.close()
+        self._maps = {}
+
+    @contextlib.contextmanager
+    def new_file(self, lsn: int) -> Iterator[RunFileWriter]:
+        """Open a new run file; sync it at the end of the body, or remove it if the body fails.
+
+        Its name must be new: a compaction covers the same LSNs as a checkpoint, possibly one of an earlier process,
+        whose file also holds runs of other collections."""
+        existing, name = set(self.run_files.names()), ""
+        while not name or name in existing:
+            self._file_number += 1
+            name = f"{lsn:016x}-{self._file_number}.runs"
+        out = self.run_files.create(name)
+        try:
+            yield out
+            out.sync()
+            self.bytes_written += out.size
+        except BaseException:
+            out.close()
+            self.run_files.remove(name)
+            raise
+        out.close()
+
+    def commit(self, manifest: Manifest, new: Iterable[Key] = (), dead: Iterable[Key] = ()) -> None:
+        """Make `manifest` current. new, dead: keys that enter and leave the ordered directory with it."""
+        before = self.uncertain_files
+        self.uncertain_files = before | manifest.files
+        try:
+            self.catalog.commit(manifest.to_records(), new, dead, self.pause)
+        except (FullError, ClosedError):  # nothing was switched, so the new file is not needed
+            self.uncertain_files = before
+            self.try_to_remove_unneeded_files()
+            raise
+        self.manifest, self.uncertain_files, self.error = manifest, set(), None
+
+    def is_present(self, tree: LayerTree) -> bool:
+        """Return False once the collection of this tree was dropped, or memory was rebuilt after a failed flush."""
+        return self.trees().get(tree.name) is tree
+
+    def let_others_run(self) -> None:
+        """Yield the core between two pieces of a step. Raises if the store is closing."""
+        yield_cpu()
+        self.pause()
