@@ -17,7 +17,7 @@ KERNEL_TESTS := $(BIN)/python -m pytest -q tests/unit/kernels tests/unit/runtime
 # It needs Python to be allowed to keep them.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: serve test test-long lint bench demo clean kernel-modes
+.PHONY: serve test test-long lint bench demo docs clean kernel-modes
 .DEFAULT_GOAL := serve
 
 serve: $(KERNELS)
@@ -43,6 +43,10 @@ bench: $(DEV) $(KERNELS)
 
 demo: $(DEMO) $(KERNELS)
 	$(BIN)/python examples/demo.py $(ARGS)
+
+docs: $(DEV)
+	$(BIN)/python -m pmkv_server.commands.reference > docs/COMMANDS.md.new
+	mv docs/COMMANDS.md.new docs/COMMANDS.md
 
 clean:
 	rm -rf $(VENV) build dist client/build client/dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis
