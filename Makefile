@@ -22,7 +22,7 @@ unexport PYTHONDONTWRITEBYTECODE
 PYTEST  := $(BIN)/python -m pytest
 UNLESS_EMPTY := || test $$? -eq 5
 
-.PHONY: serve quick test test-long lint bench demo clean kernel-modes
+.PHONY: serve quick test test-long lint bench demo docs clean kernel-modes
 .DEFAULT_GOAL := serve
 
 serve: $(KERNELS)
@@ -52,6 +52,10 @@ bench: $(DEV) $(KERNELS)
 
 demo: $(DEMO) $(KERNELS)
 	$(BIN)/python examples/demo.py $(ARGS)
+
+docs: $(DEV)
+	$(BIN)/python -m pmkv_server.commands.reference > docs/COMMANDS.md.new
+	mv docs/COMMANDS.md.new docs/COMMANDS.md
 
 clean:
 	rm -rf $(VENV) build dist client/build client/dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis

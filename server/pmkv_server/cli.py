@@ -1,4 +1,4 @@
-"""The `pmkv` command. Every option is also a variable PMKV_... and a key of the TOML file given by --config."""
+"""The `pmkv` command. Each option of `serve` is also a variable PMKV_... and a key of the TOML file of --config."""
 
 from __future__ import annotations
 
@@ -27,15 +27,17 @@ from pmkv_server.config import Config
 _DEFAULTS = {field.name: field.default for field in fields(Config)}
 
 
-def setting(name: str, **how: Any) -> Callable:
-    """An option of the same name and default as a field of Config."""
+def setting(name: str, **attributes: Any) -> Callable:
+    """Return the decorator for an option with the name and default of a field of Config."""
     field = name.replace("-", "_")
-    how.setdefault("default", _DEFAULTS[field])
-    return click.option(f"--{name}", field, envvar=f"PMKV_{field.upper()}", show_default=True, show_envvar=True, **how)
+    attributes.setdefault("default", _DEFAULTS[field])
+    return click.option(
+        f"--{name}", field, envvar=f"PMKV_{field.upper()}", show_default=True, show_envvar=True, **attributes
+    )
 
 
 def _read_config(context: click.Context, option: click.Parameter, path: str | None) -> str | None:
-    """Let a TOML file give the defaults of the other options."""
+    """Take the defaults of the other options from a TOML file."""
     if path is None:
         return None
     try:
@@ -51,7 +53,7 @@ def _read_config(context: click.Context, option: click.Parameter, path: str | No
 
 
 class RestPort(click.ParamType):
-    """A port, or "off"."""
+    """A port number, or "off", which becomes None."""
 
     name = "port|off"
 
@@ -63,12 +65,15 @@ class RestPort(click.ParamType):
 
 @contextlib.contextmanager
 def quick_imports() -> Iterator[None]:
-    """A third less work at the start. numba imports SciPy, where there is one, for linear algebra that no kernel does;
-    OpenBLAS starts threads for the same; garbage is collected again and again while there is none. Frozen, what was
-    imported is never looked through again."""
+    """Shorten the imports at the start by about a third.
+
+    numba imports SciPy, if it is installed, for linear algebra that no kernel uses: it is hidden. OpenBLAS would start
+    threads for the same. The garbage collector is off, because imports make no garbage; afterwards the imported objects
+    are frozen, so that it never scans them.
+    """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    absent = "scipy" not in sys.modules
-    if absent:
+    is_absent = "scipy" not in sys.modules
+    if is_absent:
         sys.modules["scipy"] = None  # type: ignore[assignment]
     gc.disable()
     try:
@@ -76,37 +81,48 @@ def quick_imports() -> Iterator[None]:
     finally:
         gc.enable()
         gc.freeze()
-        if absent:
+        if is_absent:
             del sys.modules["scipy"]
 
 
 def connected(function: Callable) -> Callable:
-    """The options of commands that talk to a running server."""
-    for name, how in (("password", {}), ("port", {"type": click.IntRange(1, 65535)}), ("host", {})):
-        function = setting(name, **how)(function)
+    """Add the options of a command that talks to a running server."""
+    for name, attributes in (("password", {}), ("port", {"type": click.IntRange(1, 65535)}), ("host", {})):
+        function = setting(name, **attributes)(function)
     return function
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="pmkv")
 def main() -> None:
-    """pmkv: crash-consistent storage for online features and embeddings."""
+    """pmkv: crash-consistent storage for online features and embeddings.
+
+    serve starts a server; check and dump read a data directory; all other commands talk to a running server.
+    """
 
 
 @main.command()
 @setting("config", help="A TOML file with any of these options.", callback=_read_config, is_eager=True)
 @setting("data", help="The data directory; created if missing.")
-@setting("host", help="Where to listen; beyond loopback only with a password.")
-@setting("port", type=click.IntRange(0, 65535), help="The Redis protocol; 0 takes a free port.")
-@setting("rest-port", type=RestPort(), help='REST; 0 takes a free port, "off" starts none.')
-@setting("capacity", help="Size of the pool: 16GiB when new, else as it is; a larger one lets it grow.")
-@setting("dram", help="DRAM for hot rows.")
-@setting("durability", type=click.Choice(["commit", "interval", "none"]), help="When a write is acknowledged.")
-@setting("pool", help='Where values live: "auto", a path, or ":memory:".')
-@setting("require", type=click.Choice(["page", "cache_line", "byte"]), help="Refuse to start on a coarser medium.")
-@setting("password", help="What clients have to say by AUTH.")
-@setting("max-clients", type=click.IntRange(1), help="Connections at a time.")
-@setting("workers", type=click.IntRange(1, 64), help="Threads for long values and large gathers.")
+@setting("host", help="Address to listen on; other than loopback only with a password.")
+@setting("port", type=click.IntRange(0, 65535), help="Port of the Redis protocol; 0 takes a free port.")
+@setting("rest-port", type=RestPort(), help='Port of REST; 0 takes a free port, "off" starts no REST.')
+@setting("capacity", help="Size of the pool: 16GiB when new, else as it is; a larger size grows it.")
+@setting("dram", help="DRAM budget; a quarter of it is for the cache of locations.")
+@setting(
+    "durability",
+    type=click.Choice(["commit", "interval", "none"]),
+    help="When a write is acknowledged.",
+)
+@setting("pool", help='Medium of the pool: "auto" (a file in the data directory), a path, or ":memory:".')
+@setting(
+    "require",
+    type=click.Choice(["page", "cache_line", "byte"]),
+    help="Refuse to start on a medium of coarser granularity.",
+)
+@setting("password", help="Password of AUTH and of REST; prefer the variable, as other users see command lines.")
+@setting("max-clients", type=click.IntRange(1), help="Maximum number of connections to the Redis port.")
+@setting("workers", type=click.IntRange(1, 64), help="Worker threads for long values and large batches.")
 def serve(**options: Any) -> None:
     """Serve a data directory over the Redis protocol and REST."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -114,7 +130,7 @@ def serve(**options: Any) -> None:
         with quick_imports():
             from pmkv_server.server import Server
 
-            pmkv.open  # noqa: B018 - the engine is imported when it is asked for
+            pmkv.open  # noqa: B018 - this access imports the engine
         Server(Config(**options)).serve()
     except (PmkvError, OSError) as problem:
         raise click.ClickException(str(problem)) from None
@@ -123,7 +139,7 @@ def serve(**options: Any) -> None:
 @main.command()
 @connected
 def stats(host: str, port: int, password: str) -> None:
-    """What a running server says of itself."""
+    """Print INFO of a running server."""
     click.echo(_ask(host, port, password, "INFO", "everything").decode().replace("\r\n", "\n"), nl=False)
 
 
@@ -131,7 +147,7 @@ def stats(host: str, port: int, password: str) -> None:
 @connected
 @click.argument("key")
 def get(host: str, port: int, password: str, key: str) -> None:
-    """Print the value of a key of a running server, byte for byte."""
+    """Print the value of KEY, byte for byte."""
     value = _ask(host, port, password, "GET", key)
     if value is None:
         raise click.ClickException(f"no key '{key}'")
@@ -143,7 +159,10 @@ def get(host: str, port: int, password: str, key: str) -> None:
 @click.argument("key")
 @click.argument("value", required=False)
 def put(host: str, port: int, password: str, key: str, value: str | None) -> None:
-    """Give a key of a running server a value (without VALUE: standard input, byte for byte)."""
+    """Set the value of KEY.
+
+    Without VALUE, the value is the bytes of standard input.
+    """
     content = click.get_binary_stream("stdin").read() if value is None else value.encode()
     _ask(host, port, password, "SET", key, content)
 
@@ -153,14 +172,17 @@ def put(host: str, port: int, password: str, key: str, value: str | None) -> Non
 @setting("rest-port", type=click.IntRange(1, 65535))
 @setting("password")
 @click.argument("prefix", default="")
-@click.option("--reverse", is_flag=True, help="The last ones first.")
-@click.option("--limit", type=click.IntRange(1), help="At most so many.")
+@click.option("--reverse", is_flag=True, help="List in descending order.")
+@click.option("--limit", type=click.IntRange(1), help="Print at most this many keys.")
 def scan(host: str, rest_port: int, password: str, prefix: str, reverse: bool, limit: int | None) -> None:
-    """Print the keys of a running server that begin with PREFIX, in order, one a line (over REST)."""
-    asked = {"prefix": prefix, "reverse": str(reverse).lower()}
+    """Print the keys that begin with PREFIX.
+
+    They come in order, one a line, over REST.
+    """
+    query = {"prefix": prefix, "reverse": str(reverse).lower()}
     left, cursor = limit or sys.maxsize, ""
     while left and cursor is not None:
-        page = _ask_rest(host, rest_port, password, asked | {"limit": str(min(left, 10_000)), "cursor": cursor})
+        page = _ask_rest(host, rest_port, password, query | {"limit": str(min(left, 10_000)), "cursor": cursor})
         for key in page["keys"]:
             click.echo(_decoded(key["key64"]) if "key64" in key else key["key"])
         left, cursor = left - len(page["keys"]), page["cursor"]
@@ -171,8 +193,8 @@ def _decoded(key64: str) -> bytes:
 
 
 def _ask_rest(host: str, port: int, password: str, query: dict[str, str]) -> Any:
-    """A page of keys."""
-    from urllib.error import HTTPError  # here, since a server needs none of it and should start quickly
+    """Return one page of the list of keys."""
+    from urllib.error import HTTPError  # here, because a server does not need it and should start quickly
     from urllib.parse import urlencode
     from urllib.request import Request, urlopen
 
@@ -191,21 +213,24 @@ def _ask_rest(host: str, port: int, password: str, query: dict[str, str]) -> Any
 @main.command()
 @connected
 def checkpoint(host: str, port: int, password: str) -> None:
-    """Let a running server take a checkpoint, and wait for it: a restart replays nothing of what was written before."""
+    """Take a checkpoint and wait for it.
+
+    A restart replays only what was written after the checkpoint.
+    """
     _ask(host, port, password, "SAVE", timeout=None)
 
 
 named = click.argument("name")
 tables_option = click.option("--table", "tables", multiple=True, metavar="T", help="Only this table; may be repeated.")
-keys_option = click.option("--keys/--no-keys", default=None, help="Keyspaces, too?  [default: unless tables are named]")
-force_option = click.option("--force", is_flag=True, help="Drop what was written there since.")
+keys_option = click.option("--keys/--no-keys", default=None, help="With keyspaces?  [default: unless tables are named]")
+force_option = click.option("--force", is_flag=True, help="Go on even if that drops later writes.")
 
 
 @main.command()
 @connected
 @named
 def snapshot(host: str, port: int, password: str, name: str) -> None:
-    """Keep the present state of a running server's tables and keys as the snapshot NAME."""
+    """Keep the present state as snapshot NAME."""
     _ask(host, port, password, "SNAPSHOT.CREATE", name)
 
 
@@ -215,16 +240,22 @@ def snapshot(host: str, port: int, password: str, name: str) -> None:
 @tables_option
 @keys_option
 def rollback(host: str, port: int, password: str, name: str, tables: tuple[str, ...], keys: bool | None) -> None:
-    """Let a running server go back to the snapshot NAME; `pmkv undo` takes that back."""
-    _ask(host, port, password, "SNAPSHOT.ROLLBACK", name, *_parts(tables, keys))
+    """Return main to snapshot NAME.
+
+    `pmkv undo` reverses that.
+    """
+    _ask(host, port, password, "SNAPSHOT.ROLLBACK", name, *_scope(tables, keys))
 
 
 @main.command()
 @connected
 @named
-@click.option("--at", default="main", metavar="VIEW", show_default=True, help="Where it begins.")
+@click.option("--at", default="main", metavar="VIEW", show_default=True, help="View that the branch starts from.")
 def branch(host: str, port: int, password: str, name: str, at: str) -> None:
-    """Begin the branch NAME of a running server: written without `main` noticing, until it is promoted."""
+    """Create branch NAME.
+
+    Its writes are not visible in main until it is promoted.
+    """
     _ask(host, port, password, "BRANCH.CREATE", name, "AT", at)
 
 
@@ -237,11 +268,14 @@ def branch(host: str, port: int, password: str, name: str, at: str) -> None:
 def promote(
     host: str, port: int, password: str, name: str, tables: tuple[str, ...], keys: bool | None, force: bool
 ) -> None:
-    """Let `main` of a running server have what was written to the branch NAME; `pmkv undo` takes that back."""
-    _ask(host, port, password, "BRANCH.PROMOTE", name, *_parts(tables, keys), *["FORCE"][: int(force)])
+    """Bring into main what branch NAME wrote.
+
+    `pmkv undo` reverses that.
+    """
+    _ask(host, port, password, "BRANCH.PROMOTE", name, *_scope(tables, keys), *["FORCE"][: int(force)])
 
 
-def _parts(tables: tuple[str, ...], keys: bool | None) -> list[str]:
+def _scope(tables: tuple[str, ...], keys: bool | None) -> list[str]:
     named = ["TABLES", str(len(tables)), *tables] if tables else []
     return named if keys is None else [*named, "KEYS", "yes" if keys else "no"]
 
@@ -250,16 +284,19 @@ def _parts(tables: tuple[str, ...], keys: bool | None) -> list[str]:
 @connected
 @force_option
 def undo(host: str, port: int, password: str, force: bool) -> None:
-    """Undo the last promote or rollback of a running server."""
+    """Undo the last promote or rollback."""
     _ask(host, port, password, "VIEW.UNDO", *["FORCE"][: int(force)])
 
 
 @main.command()
 @connected
 def views(host: str, port: int, password: str) -> None:
-    """List a running server's views: main, branches, snapshots, and what `pmkv undo` would bring back."""
-    with _dialog(host, port, password) as say:
-        found = [say("VIEW.INFO", name) for name in say("VIEW.LIST")]
+    """List main, branches, snapshots and undo.
+
+    `undo` is the state that `pmkv undo` restores.
+    """
+    with _connection(host, port, password) as send:
+        found = [send("VIEW.INFO", name) for name in send("VIEW.LIST")]
     facts = [dict(zip((word.decode() for word in info[::2]), info[1::2])) for info in found]
     lines = [["NAME", "KIND", "BASE", "CREATED", "TABLES", "WRITES"], *map(_line, facts)]
     widths = [max(map(len, column)) for column in zip(*lines)]
@@ -277,15 +314,21 @@ def _line(view: dict[str, Any]) -> list[str]:
 @connected
 @named
 def delete_view(host: str, port: int, password: str, name: str) -> None:
-    """Delete the branch or snapshot NAME of a running server; what stands on it stays."""
+    """Delete branch or snapshot NAME.
+
+    Views created from it stay.
+    """
     _ask(host, port, password, "VIEW.DELETE", name)
 
 
 @main.command()
 @click.argument("directory", type=click.Path(exists=True, file_okay=False))
-@click.option("--salvage", type=click.Path(file_okay=False), help="Copy what is whole into this new directory.")
+@click.option("--salvage", type=click.Path(file_okay=False), help="Copy all undamaged frames into this new directory.")
 def check(directory: str, salvage: str | None) -> None:
-    """Verify every invariant of a data directory that no server has open; exit status 1 when something is damaged."""
+    """Verify a data directory.
+
+    No process may have it open. The exit status is 1 if something is damaged.
+    """
     from pmkv.tools.check import check as verify
     from pmkv.tools.salvage import salvage as rescue
 
@@ -296,7 +339,7 @@ def check(directory: str, salvage: str | None) -> None:
     if salvage:
         saved = _run(rescue, directory, salvage)
         click.echo(f"{saved.frames:,} frames with {saved.records:,} records copied to {salvage}")
-        click.echo("what was lost is not known: deleted keys may be back, old values may stand for newer ones")
+        click.echo("salvage cannot know what was lost: deleted keys may be back, and old values may replace newer ones")
         for problem in saved.problems:
             click.echo(f"left out: {problem}", err=True)
     if report.problems:
@@ -306,14 +349,14 @@ def check(directory: str, salvage: str | None) -> None:
 @main.command()
 @click.argument("directory", type=click.Path(exists=True, file_okay=False))
 def dump(directory: str) -> None:
-    """Print a data directory, entry by entry."""
+    """Print the entries of a data directory."""
     from pmkv.tools.dump import dump as run
 
     _run(run, directory, sys.stdout)
 
 
 def _run(run: Callable, *arguments: Any) -> Any:
-    """Errors of the engine are for people to read."""
+    """Call a function; print an error of the engine without a traceback."""
     try:
         return run(*arguments)
     except PmkvError as problem:
@@ -321,21 +364,21 @@ def _run(run: Callable, *arguments: Any) -> Any:
 
 
 def _ask(host: str, port: int, password: str, *words: str | bytes, timeout: float | None = 10) -> Any:
-    """One command to a running server, and its reply."""
-    with _dialog(host, port, password, timeout) as say:
-        return say(*words)
+    """Send one command to a running server and return its reply."""
+    with _connection(host, port, password, timeout) as send:
+        return send(*words)
 
 
 @contextlib.contextmanager
-def _dialog(host: str, port: int, password: str, timeout: float | None = 10) -> Iterator[Callable[..., Any]]:
-    """A function that says one command to a running server and returns the reply."""
+def _connection(host: str, port: int, password: str, timeout: float | None = 10) -> Iterator[Callable[..., Any]]:
+    """Yield a function that sends one command to a running server and returns its reply."""
     try:
         with socket.create_connection((host, port), timeout=10) as connection:
             connection.settimeout(timeout)
-            say = functools.partial(_call, connection.makefile("rwb"))
+            send = functools.partial(_call, connection.makefile("rwb"))
             if password:
-                say("AUTH", password)
-            yield say
+                send("AUTH", password)
+            yield send
     except OSError as problem:
         raise click.ClickException(f"no answer from {host}:{port}: {problem}") from None
 

@@ -1,4 +1,4 @@
-"""The settings of a server. `cli` fills them from options, PMKV_... variables and a TOML file."""
+"""The settings of a server; `cli` fills them from options, PMKV_... variables and a TOML file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pmkv.errors import InvalidError
 
 @dataclass
 class Config:
-    """One field an option of `pmkv serve`, with the same name and default."""
+    """Settings of `pmkv serve`: each field has the name and default of one option."""
 
     data: str = "data"
     host: str = "127.0.0.1"
@@ -27,7 +27,7 @@ class Config:
     workers: int = 2
 
     def check(self) -> None:
-        """Refuse what would be unsafe."""
+        """Raise InvalidError for settings that would be unsafe."""
         if not self.password and not is_loopback(self.host):
             raise InvalidError(
                 f"host {self.host} can be reached from other machines, and no password is set: give --password "
@@ -36,6 +36,7 @@ class Config:
 
 
 def is_loopback(host: str) -> bool:
+    """Tell whether only this machine can reach an address."""
     if host == "localhost":
         return True
     try:

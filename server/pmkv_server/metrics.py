@@ -1,5 +1,7 @@
-"""What Prometheus may ask of a server, read when it asks: nothing is counted twice. Names are redis_exporter's where
-the meaning is the same; what only pmkv has begins with pmkv_."""
+"""Metrics for Prometheus, computed from the statistics of store and server at each scrape.
+
+Names are those of redis_exporter where the help_text is the same; metrics that only pmkv has begin with pmkv_.
+"""
 
 from __future__ import annotations
 
@@ -13,45 +15,45 @@ from prometheus_client.registry import Collector
 
 from pmkv_server.bgsave import saved_at
 
-# names in the store's statistics, and what they are called here
+# Fields of the store's statistics: name and help text of the metric
 GAUGES = {
-    "capacity": ("pmkv_pool_capacity_bytes", "Bytes of the pool."),
-    "used": ("pmkv_pool_used_bytes", "Bytes of the segments that hold the log."),
-    "segments": ("pmkv_pool_segments", "Segments of the pool."),
-    "segments_free": ("pmkv_pool_segments_free", "Segments that hold nothing."),
-    "views": ("pmkv_views", "Views: main, branches, snapshots, undo."),
-    "index_bytes": ("pmkv_index_bytes", "DRAM of the indexes."),
-    "hot_bytes": ("pmkv_hot_bytes", "DRAM of hot words' locations."),
-    "hot_budget": ("pmkv_hot_budget_bytes", "DRAM that hot words' locations may take."),
-    "runs": ("pmkv_runs", "Indexes on file of the table or keyspace that has most."),
-    "run_bytes": ("pmkv_run_bytes", "Bytes of the files of indexes."),
-    "is_cold": ("pmkv_cold", "Whether there are indexes on file that were not read yet since the start."),
-    "replay_seconds": ("pmkv_replay_seconds", "What a restart now would take to replay the log, about."),
-    "replay_records": ("redis_rdb_changes_since_last_save", "Records written since the last checkpoint."),
-    "durable_lsn": (
-        "pmkv_durable_lsn",
-        "Everything up to this LSN is durable (rounded to 53 bits, as all numbers here).",
+    "capacity": ("pmkv_pool_capacity_bytes", "Size of the pool in bytes."),
+    "used": ("pmkv_pool_used_bytes", "Bytes of the pool's segments that hold log frames."),
+    "segments": ("pmkv_pool_segments", "Number of segments in the pool."),
+    "segments_free": ("pmkv_pool_segments_free", "Number of segments that hold no log frames."),
+    "views": ("pmkv_views", "Number of views: main, branches, snapshots and undo."),
+    "index_bytes": ("pmkv_index_bytes", "DRAM used by memtables, in bytes."),
+    "hot_bytes": ("pmkv_hot_bytes", "DRAM used by the cache of locations, in bytes."),
+    "hot_budget": ("pmkv_hot_budget_bytes", "DRAM that the cache of locations may use, in bytes."),
+    "runs": ("pmkv_runs", "Number of index files (runs) of the table or keyspace that has most."),
+    "run_bytes": ("pmkv_run_bytes", "Size of all index files (runs), in bytes."),
+    "is_cold": ("pmkv_cold", "1 while index files have not been read since the start, else 0."),
+    "replay_seconds": (
+        "pmkv_replay_seconds",
+        "Estimated seconds that a restart now would take to replay the log.",
     ),
-    "epoch": ("pmkv_epoch", "How many times the store was opened for writing."),
-    "recovery_seconds": ("pmkv_recovery_seconds", "What the last start took to read the log."),
-    "recovery_frames": ("pmkv_recovery_frames", "Frames replayed by the last start."),
-    "recovery_records": ("pmkv_recovery_records", "Records replayed by the last start."),
+    "replay_records": ("redis_rdb_changes_since_last_save", "Records written since the last checkpoint."),
+    "durable_lsn": ("pmkv_durable_lsn", "LSN up to which all frames are durable (rounded: metrics are 64-bit floats)."),
+    "epoch": ("pmkv_epoch", "Number of times the store was opened for writing."),
+    "recovery_seconds": ("pmkv_recovery_seconds", "Time that the last start took to replay the log, in seconds."),
+    "recovery_frames": ("pmkv_recovery_frames", "Number of log frames replayed by the last start."),
+    "recovery_records": ("pmkv_recovery_records", "Number of records replayed by the last start."),
 }
 
 
 COUNTERS = {
-    "flushes": ("pmkv_flushes", "Groups made durable."),
-    "switches": ("pmkv_switches", "Promotes, rollbacks and undos of main, since there is this store."),
-    "checkpoints": ("redis_rdb_saves", "Checkpoints taken."),
-    "folds": ("pmkv_folds", "Times that indexes on file were made one."),
-    "run_bytes_written": ("pmkv_run_bytes_written", "Bytes of indexes written to files."),
-    "hot_hits": ("pmkv_hot_hits", "Words found among the hot ones."),
-    "hot_misses": ("pmkv_hot_misses", "Words looked for among the hot ones in vain."),
+    "flushes": ("pmkv_flushes", "Group commits since the start."),
+    "switches": ("pmkv_switches", "Promotes, rollbacks and undos of main since the store was created."),
+    "checkpoints": ("redis_rdb_saves", "Checkpoints taken since the start."),
+    "folds": ("pmkv_folds", "Compactions of index files (runs) since the start."),
+    "run_bytes_written": ("pmkv_run_bytes_written", "Bytes of index files (runs) written since the start."),
+    "hot_hits": ("pmkv_hot_hits", "Lookups of ids and keys that the cache of locations answered."),
+    "hot_misses": ("pmkv_hot_misses", "Lookups of ids and keys that the cache of locations could not answer."),
 }
 
 
 class StoreCollector(Collector):
-    """Reads `store.stats()` and `server.stats`."""
+    """Collects the metrics of one server from `store.stats()` and `server.stats`."""
 
     def __init__(self, server: Any) -> None:
         self._server = server
@@ -64,64 +66,97 @@ class StoreCollector(Collector):
 
     def _of_the_server(self) -> Iterator[Metric]:
         server, stats = self._server, self._server.stats
-        yield GaugeMetricFamily("redis_up", "Whether the store takes reads and writes.", int(not server.store.failed))
-        yield GaugeMetricFamily("redis_uptime_in_seconds", "Since the start.", time.time() - stats.started)
-        yield GaugeMetricFamily("redis_connected_clients", "Over the Redis protocol.", len(server.sessions))
+        yield GaugeMetricFamily(
+            "redis_up", "1 while the store takes writes, 0 after a failed flush.", int(not server.store.failed)
+        )
+        yield GaugeMetricFamily("redis_uptime_in_seconds", "Seconds since the start.", time.time() - stats.started)
+        yield GaugeMetricFamily(
+            "redis_connected_clients", "Number of open connections of the Redis protocol.", len(server.sessions)
+        )
         waiting = server.switches.waiting
-        yield GaugeMetricFamily("redis_blocked_clients", "Waiting for main to be promoted or rolled back.", waiting)
-        for name, value, meaning in (
-            ("redis_connections_received", stats.connections, "Connections accepted."),
-            ("redis_rejected_connections", stats.rejected, "Connections refused, for there were too many."),
+        yield GaugeMetricFamily("redis_blocked_clients", "Number of clients that wait for a version of main.", waiting)
+        for name, value, help_text in (
+            ("redis_connections_received", stats.connections, "Connections of the Redis protocol accepted."),
+            ("redis_rejected_connections", stats.rejected, "Connections refused because --max-clients was reached."),
             (
                 "pmkv_connections_cut_off",
                 stats.cut_off,
                 "Connections closed: the client never read its replies.",
             ),
-            ("redis_commands_processed", stats.commands, "Commands of the Redis protocol."),
-            ("redis_net_input_bytes", stats.input_bytes, "Bytes of requests."),
-            ("redis_net_output_bytes", stats.output_bytes, "Bytes of replies."),
-            ("pmkv_ticks", stats.ticks, "Turns of the loop that served commands."),
+            ("redis_commands_processed", stats.commands, "Commands of the Redis protocol received."),
+            ("redis_net_input_bytes", stats.input_bytes, "Bytes received by the Redis protocol."),
+            ("redis_net_output_bytes", stats.output_bytes, "Bytes sent by the Redis protocol."),
+            ("pmkv_ticks", stats.ticks, "Passes of the event loop that served commands."),
         ):
-            yield CounterMetricFamily(name, meaning, value)
+            yield CounterMetricFamily(name, help_text, value)
 
     def _of_checkpoints(self, stats: Any) -> Iterator[Metric]:
         server, saving = self._server, self._server.saving
-        good = not (stats.upkeep_error or saving.failed)
-        for name, value, meaning in (
-            ("redis_loading_dump_file", 0, "Serving only begins when everything is there."),
-            ("redis_rdb_bgsave_in_progress", int(saving.is_under_way), "Whether a client's BGSAVE is under way."),
-            ("redis_rdb_current_bgsave_duration_sec", saving.seconds, "For how long; -1 without one."),
-            ("redis_rdb_last_bgsave_duration_sec", saving.last_seconds, "How long the last took; -1 for none."),
-            ("redis_rdb_last_bgsave_status", int(good), "Whether the last checkpoint succeeded, whoever asked for it."),
-            ("redis_rdb_last_save_timestamp_seconds", saved_at(server), "When it was taken, or the start."),
-            ("redis_aof_enabled", int(stats.durability != "none"), "Whether the log is synced."),
-            ("redis_aof_last_write_status", int(not stats.failed), "Whether it could be written to."),
+        succeeded = not (stats.upkeep_error or saving.failed)
+        for name, value, help_text in (
+            ("redis_loading_dump_file", 0, "Always 0: the server accepts connections only after recovery."),
+            (
+                "redis_rdb_bgsave_in_progress",
+                int(saving.is_under_way),
+                "1 while a SAVE or BGSAVE is in progress, else 0.",
+            ),
+            (
+                "redis_rdb_current_bgsave_duration_sec",
+                saving.seconds,
+                "Seconds since the SAVE or BGSAVE in progress began; -1: none.",
+            ),
+            (
+                "redis_rdb_last_bgsave_duration_sec",
+                saving.last_seconds,
+                "Seconds that the last SAVE or BGSAVE took; -1: none yet.",
+            ),
+            ("redis_rdb_last_bgsave_status", int(succeeded), "1 if the last checkpoint succeeded, else 0."),
+            (
+                "redis_rdb_last_save_timestamp_seconds",
+                saved_at(server),
+                "Unix time in seconds of the last checkpoint, or else of the start.",
+            ),
+            (
+                "redis_aof_enabled",
+                int(stats.durability != "none"),
+                "1 if writes are synced (--durability commit or interval), else 0.",
+            ),
+            (
+                "redis_aof_last_write_status",
+                int(not stats.failed),
+                "1 if the log can be written to, 0 after a failed flush.",
+            ),
         ):
-            yield GaugeMetricFamily(name, meaning, value)
+            yield GaugeMetricFamily(name, help_text, value)
 
 
 def _of_the_store(stats: Any) -> Iterator[Metric]:
-    for field, (name, meaning) in GAUGES.items():
-        yield GaugeMetricFamily(name, meaning, getattr(stats, field))
-    yield GaugeMetricFamily("pmkv_pending_frames", "Frames not durable yet.", stats.lsn - stats.durable_lsn)
-    for field, (name, meaning) in COUNTERS.items():
-        yield CounterMetricFamily(name, meaning, getattr(stats, field))
-    yield _labelled(
-        "redis_db_keys", "Keys in a keyspace.", "db", {f"db{number}": n for number, n in stats.keys.items()}
+    for field, (name, help_text) in GAUGES.items():
+        yield GaugeMetricFamily(name, help_text, getattr(stats, field))
+    yield GaugeMetricFamily(
+        "pmkv_pending_frames", "Number of log frames that are not durable yet.", stats.lsn - stats.durable_lsn
     )
-    yield _labelled("pmkv_table_rows", "Rows in a table.", "table", stats.tables)
+    for field, (name, help_text) in COUNTERS.items():
+        yield CounterMetricFamily(name, help_text, getattr(stats, field))
+    yield _labelled(
+        "redis_db_keys",
+        "Number of live keys in a keyspace.",
+        "db",
+        {f"db{number}": n for number, n in stats.keys.items()},
+    )
+    yield _labelled("pmkv_table_rows", "Number of live rows in a table.", "table", stats.tables)
 
 
-def _labelled(name: str, meaning: str, label: str, values: Mapping[str, int]) -> Metric:
-    family = GaugeMetricFamily(name, meaning, labels=[label])
+def _labelled(name: str, help_text: str, label: str, values: Mapping[str, int]) -> Metric:
+    family = GaugeMetricFamily(name, help_text, labels=[label])
     for value, number in values.items():
         family.add_metric([value], number)
     return family
 
 
 def registry(server: Any) -> CollectorRegistry:
-    """What one server exports, with the memory and file numbers of its process."""
-    made = CollectorRegistry()
-    made.register(StoreCollector(server))
-    ProcessCollector(registry=made)
-    return made
+    """Return the registry of one server's metrics, with the memory and file descriptors of its process."""
+    metrics = CollectorRegistry()
+    metrics.register(StoreCollector(server))
+    ProcessCollector(registry=metrics)
+    return metrics

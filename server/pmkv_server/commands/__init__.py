@@ -1,4 +1,4 @@
-"""The table of commands and the way into it: find, check, queue or let pass."""
+"""The command table and its entrance: `admit` finds a command, checks it, and queues it or lets it run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _known = {spelling: entry for name, entry in COMMANDS.items() for spelling in (n
 
 
 def find(arguments: list[bytes]) -> Command:
-    """The entry for these arguments, its arity checked."""
+    """Return the entry for these arguments; raises CommandError if it is unknown or its arity is wrong."""
     name = arguments[0]
     entry = _known.get(name) or COMMANDS.get(name.lower())
     if entry is None:
@@ -48,7 +48,7 @@ def find(arguments: list[bytes]) -> Command:
 
 
 def admit(session: Session, arguments: list[bytes]) -> Command | bytes:
-    """The command to run now, or the reply if it is not to run: refused, or queued by MULTI."""
+    """Return the command to run now, or the reply if it is refused or was queued by MULTI."""
     try:
         entry = find(arguments)
         if not session.authenticated and "no_auth" not in entry.flags:
@@ -65,7 +65,7 @@ def admit(session: Session, arguments: list[bytes]) -> Command | bytes:
 
 
 def _refused(session: Session, arguments: list[bytes], problem: str) -> bytes:
-    """The reply to a command that may not run; a transaction will not be run after it."""
+    """Return the error reply for a command that may not run, and mark an open transaction as broken."""
     session.broken = True
     if arguments[0].lower() == b"exec":
         session.end()

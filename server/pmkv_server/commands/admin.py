@@ -21,32 +21,32 @@ _REDIS_FLAGS = {"no_auth", "write", "readonly", "denyoom", "fast", "no_multi", "
 
 @command("time", 1, "fast loop")
 def time_(session: Session, arguments: list[bytes]) -> Reply:
-    """The unix time: seconds, microseconds."""
+    """Return the unix time as seconds and microseconds."""
     seconds, micros = divmod(time.time_ns() // 1000, 1_000_000)
     return bulks((b"%d" % seconds, b"%d" % micros))
 
 
 @command("command", -1, "loop")
 def command_(session: Session, arguments: list[bytes]) -> Reply:
-    """All commands with arity, flags and keys."""
+    """Return all commands with arity, flags and key positions."""
     return array(_described(entry, session.protocol) for entry in COMMANDS.values())
 
 
 @command("command|count", 2, "loop")
 def command_count(session: Session, arguments: list[bytes]) -> Reply:
-    """How many commands there are."""
+    """Return the count of commands."""
     return integer(len(COMMANDS))
 
 
 @command("command|list", 2, "loop")
 def command_list(session: Session, arguments: list[bytes]) -> Reply:
-    """The names of all commands."""
+    """Return the names of all commands."""
     return bulks(COMMANDS)
 
 
 @command("command|info", -2, "loop")
 def command_info(session: Session, arguments: list[bytes]) -> Reply:
-    """Arity, flags and keys of some commands."""
+    """Return arity, flags and key positions of the commands named."""
     names = [name.lower() for name in arguments[2:]] or list(COMMANDS)
     none = NULL[session.protocol]
     return array(_described(COMMANDS[name], session.protocol) if name in COMMANDS else none for name in names)
@@ -54,7 +54,7 @@ def command_info(session: Session, arguments: list[bytes]) -> Reply:
 
 @command("command|docs", -2, "loop")
 def command_docs(session: Session, arguments: list[bytes]) -> Reply:
-    """What some commands are for."""
+    """Return a summary of the commands named."""
     names = [name.lower() for name in arguments[2:]] or list(COMMANDS)
     entries = [COMMANDS[name] for name in names if name in COMMANDS]
     return a_map(
@@ -80,17 +80,17 @@ group.container("config")
 
 @command("config|get", -3, "loop")
 def config_get(session: Session, arguments: list[bytes]) -> Reply:
-    """Parameters whose names match a pattern."""
+    """Return the parameters whose names match a pattern."""
     names = [name.encode() for name in session.server.parameters()]
-    wanted = {name for word in arguments[2:] for name in glob.Pattern(word.lower()).select(names)}
+    matching = {name for word in arguments[2:] for name in glob.Pattern(word.lower()).select(names)}
     values = session.server.parameters()
-    pairs = [(bulk(name), bulk(str(values[name.decode()]).encode())) for name in names if name in wanted]
+    pairs = [(bulk(name), bulk(str(values[name.decode()]).encode())) for name in names if name in matching]
     return a_map(pairs, session.protocol)
 
 
 @command("config|set", -4, "loop")
 def config_set(session: Session, arguments: list[bytes]) -> Reply:
-    """Change parameters; most are fixed at the start."""
+    """Set `requirepass`; other parameters can only be set to the value they have."""
     if len(arguments) % 2:
         raise CommandError(wrong_arity("config|set"))
     pairs = list(zip(arguments[2::2], arguments[3::2], strict=True))
@@ -124,7 +124,7 @@ group.container("function")
 
 @command("function|flush", -2, "loop")
 def function_flush(session: Session, arguments: list[bytes]) -> Reply:
-    """There are no functions, so there is nothing to do; test suites ask for it."""
+    """Do nothing: there are no functions. Test suites call it."""
     if len(arguments) > 3:
         shown = printable(arguments[1])
         raise CommandError(f"ERR unknown subcommand or wrong number of arguments for '{shown}'. Try FUNCTION HELP.")
@@ -138,7 +138,7 @@ _SAVING = "ERR Background save already in progress"
 
 @command("save", 1, "no_multi", heavy=lambda session, arguments: True)
 def save(session: Session, arguments: list[bytes]) -> Reply:
-    """Take a checkpoint; the reply comes when it is taken."""
+    """Take a checkpoint and reply when it is complete."""
     if not session.server.saving.save(session.server.store):
         raise CommandError(_SAVING)
     return OK
@@ -146,7 +146,7 @@ def save(session: Session, arguments: list[bytes]) -> Reply:
 
 @command("bgsave", -1, "loop")
 def bgsave(session: Session, arguments: list[bytes]) -> Reply:
-    """Begin to take a checkpoint."""
+    """Begin a checkpoint in the background."""
     if [word.upper() for word in arguments[1:]] not in ([], [b"SCHEDULE"]):
         raise CommandError(SYNTAX)
     if not session.server.saving.begin(session.server.store):
@@ -156,7 +156,7 @@ def bgsave(session: Session, arguments: list[bytes]) -> Reply:
 
 @command("lastsave", 1, "fast loop")
 def lastsave(session: Session, arguments: list[bytes]) -> Reply:
-    """When the last checkpoint was taken (unix seconds), or the server was started."""
+    """Return the unix time in seconds of the last checkpoint, or else of the start."""
     return integer(saved_at(session.server))
 
 
@@ -166,7 +166,7 @@ def _saves_first(session: Session, arguments: list[bytes]) -> bool:
 
 @command("shutdown", -1, "loop no_multi", heavy=_saves_first)
 def shutdown(session: Session, arguments: list[bytes]) -> Reply:
-    """Commit, close and end the server: SAVE takes a checkpoint, without a word only if one is due, NOSAVE none."""
+    """Stop the server. SAVE: take a checkpoint; NOSAVE: none; default: a short one only."""
     words = {word.upper() for word in arguments[1:]}
     if words - {b"SAVE", b"NOSAVE", b"NOW", b"FORCE", b"ABORT"} or {b"SAVE", b"NOSAVE"} <= words:
         raise CommandError(SYNTAX)

@@ -1,4 +1,4 @@
-"""Commands about the connection itself: who, which protocol, which keyspace."""
+"""Commands about the connection itself: authentication, protocol, keyspace, name."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _BAD_NAME = "ERR Client names cannot contain spaces, newlines or special charact
 
 @command("ping", -1, "fast")
 def ping(session: Session, arguments: list[bytes]) -> Reply:
-    """PONG, or what was sent."""
+    """Return PONG, or the argument."""
     if len(arguments) > 2:
         raise CommandError("ERR wrong number of arguments for 'ping' command")
     return bulk(arguments[1]) if len(arguments) == 2 else b"+PONG\r\n"
@@ -36,7 +36,7 @@ def ping(session: Session, arguments: list[bytes]) -> Reply:
 
 @command("echo", 2, "fast")
 def echo(session: Session, arguments: list[bytes]) -> Reply:
-    """What was sent."""
+    """Return the argument."""
     return bulk(arguments[1])
 
 
@@ -56,14 +56,14 @@ def quit_(session: Session, arguments: list[bytes]) -> Reply:
 
 @command("reset", 1, "fast loop no_auth in_multi")
 def reset(session: Session, arguments: list[bytes]) -> Reply:
-    """Make the connection as if just opened."""
+    """Return the connection to its initial state."""
     session.reset()
     return b"+RESET\r\n"
 
 
 @command("auth", -2, "fast loop no_auth")
 def auth(session: Session, arguments: list[bytes]) -> Reply:
-    """Say the password."""
+    """Authenticate with the password."""
     if len(arguments) > 3:
         raise CommandError(SYNTAX)
     if len(arguments) == 2 and not session.server.config.password:
@@ -74,15 +74,15 @@ def auth(session: Session, arguments: list[bytes]) -> Reply:
 
 def _authenticate(session: Session, user: bytes, password: bytes) -> None:
     expected = session.server.config.password
-    right = not expected or hmac.compare_digest(expected.encode(), password)
-    if user != b"default" or not right:
+    is_right = not expected or hmac.compare_digest(expected.encode(), password)
+    if user != b"default" or not is_right:
         raise CommandError(_WRONG_PASSWORD)
     session.authenticate(True)
 
 
 @command("hello", -1, "fast loop no_auth")
 def hello(session: Session, arguments: list[bytes]) -> Reply:
-    """Choose the protocol, authenticate, name the connection; answers who the server is."""
+    """Choose RESP2 or RESP3, authenticate, name the connection; return server facts."""
     protocol = session.protocol
     if len(arguments) > 1:
         protocol = parse_int(arguments[1], "ERR Protocol version is not an integer or out of range")
@@ -109,7 +109,7 @@ def hello(session: Session, arguments: list[bytes]) -> Reply:
 
 
 def _hello_options(session: Session, words: list[bytes]) -> bytes | None:
-    """Read AUTH user password and SETNAME name; the name."""
+    """Carry out AUTH and return the name given by SETNAME."""
     name, login, i = None, None, 0
     while i < len(words):
         option = words[i].upper()
@@ -137,7 +137,7 @@ group.container("client")
 
 @command("client|id", 2, "fast loop")
 def client_id(session: Session, arguments: list[bytes]) -> Reply:
-    """The number of this connection."""
+    """Return the number of this connection."""
     return integer(session.id)
 
 
@@ -150,13 +150,13 @@ def client_setname(session: Session, arguments: list[bytes]) -> Reply:
 
 @command("client|getname", 2, "fast loop")
 def client_getname(session: Session, arguments: list[bytes]) -> Reply:
-    """The name of this connection."""
+    """Return the name of this connection."""
     return bulk(session.name) if session.name else NULL[session.protocol]
 
 
 @command("client|setinfo", 4, "fast loop")
 def client_setinfo(session: Session, arguments: list[bytes]) -> Reply:
-    """Say which client library this is."""
+    """Set the name or version of the client library."""
     attribute = arguments[2].upper()
     if attribute not in (b"LIB-NAME", b"LIB-VER"):
         raise CommandError(f"ERR Unrecognized option '{printable(arguments[2])}'")
@@ -168,13 +168,13 @@ def client_setinfo(session: Session, arguments: list[bytes]) -> Reply:
 
 @command("client|no-evict", 3, "loop")
 def client_no_evict(session: Session, arguments: list[bytes]) -> Reply:
-    """Clients are never evicted, so both ON and OFF are fine."""
+    """Accept ON and OFF; clients are never evicted."""
     return _on_or_off(arguments)
 
 
 @command("client|no-touch", 3, "loop")
 def client_no_touch(session: Session, arguments: list[bytes]) -> Reply:
-    """Reads never change a key here, so both ON and OFF are fine."""
+    """Accept ON and OFF; reads never change a key."""
     return _on_or_off(arguments)
 
 
@@ -186,13 +186,13 @@ def _on_or_off(arguments: list[bytes]) -> Reply:
 
 @command("client|info", 2, "loop")
 def client_info(session: Session, arguments: list[bytes]) -> Reply:
-    """What is known of this connection."""
+    """Return facts about this connection."""
     return text(_line(session), session.protocol)
 
 
 @command("client|list", -2, "loop")
 def client_list(session: Session, arguments: list[bytes]) -> Reply:
-    """What is known of all connections, a line each."""
+    """Return facts about all connections, one line each."""
     sessions = list(session.server.sessions.values())
     words = arguments[2:]
     if words:
@@ -208,8 +208,8 @@ def _selected(sessions: list[Session], words: list[bytes]) -> list[Session]:
             raise CommandError(f"ERR Unknown client type '{printable(words[1])}'")
         return sessions if kind == b"normal" else []
     if option == b"ID" and len(words) > 1:
-        wanted = {parse_int(word, "ERR Invalid client ID", 1) for word in words[1:]}
-        return [session for session in sessions if session.id in wanted]
+        ids = {parse_int(word, "ERR Invalid client ID", 1) for word in words[1:]}
+        return [session for session in sessions if session.id in ids]
     raise CommandError(SYNTAX)
 
 

@@ -1,4 +1,4 @@
-"""Running one command: is it work for a worker, and what becomes of its exceptions."""
+"""Run one command: decide whether a worker runs it, and turn its exceptions into error replies."""
 
 from __future__ import annotations
 
@@ -11,22 +11,25 @@ from pmkv_server.resp.scan import Reply, error
 
 log = logging.getLogger("pmkv.server")
 
-HEAVY_BYTES = 1 << 20
-HEAVY_ARGUMENTS = 4096
+HEAVY_BYTES = 1 << 20  # of all arguments
+HEAVY_ARGUMENTS = 4096  # a count
 
 
 def is_heavy(session: Session, entry: Command, arguments: list[bytes]) -> bool:
-    """Does this belong in a worker? Long arguments, many of them, what the command itself says; and whatever looks
-    something up, as long as the disk may have to be read for it."""
+    """Tell whether a command belongs in a worker.
+
+    Heavy are long arguments, many arguments, what the entry's own `heavy` says, and every lookup while index files
+    may have to be read from disk.
+    """
     if session.server.store.is_cold and "loop" not in entry.flags and entry.group != "connection":
         return True
-    if len(arguments) > HEAVY_ARGUMENTS and "loop" not in entry.flags:  # to look what these are about takes long itself
+    if len(arguments) > HEAVY_ARGUMENTS and "loop" not in entry.flags:  # even their inspection takes long
         return True
     try:
         if entry.heavy is not None and entry.heavy(session, arguments):
             return True
     except Exception:
-        return False  # running it will meet the same, and say so
+        return False  # running the command raises the same error, which becomes its reply
     return sum(map(len, arguments)) > HEAVY_BYTES and "loop" not in entry.flags
 
 
@@ -38,7 +41,7 @@ def run(session: Session, entry: Command, arguments: list[bytes]) -> Reply:
 
 
 async def run_waiting(session: Session, entry: Command, arguments: list[bytes]) -> Reply:
-    """The reply of a command that waits for something to happen, once it has."""
+    """Return the reply of a command that waits for an event."""
     try:
         return await entry.waits(session, arguments)
     except Exception as problem:
@@ -46,7 +49,7 @@ async def run_waiting(session: Session, entry: Command, arguments: list[bytes]) 
 
 
 def failure(problem: Exception) -> bytes:
-    """The error reply for an exception."""
+    """Return the error reply for an exception."""
     match problem:
         case CommandError():
             return error(str(problem))
@@ -70,5 +73,5 @@ def failure(problem: Exception) -> bytes:
 
 
 def not_durable(problem: Exception) -> bytes:
-    """The reply to whoever waited for a flush that failed."""
+    """Return the reply for a command whose flush failed."""
     return error(f"MISCONF Errors writing to the log: {problem}. What this reply waited for may be lost.")

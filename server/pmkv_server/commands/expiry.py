@@ -1,8 +1,8 @@
-"""When keys cease: absolute unix milliseconds in the store, seconds and milliseconds outside."""
+"""Commands on the expiry of keys, which the store keeps as unix time in milliseconds."""
 
 from __future__ import annotations
 
-from pmkv_server.commands.registry import FAR, INT_MIN, CommandError, Group, parse_int, printable
+from pmkv_server.commands.registry import EXPIRY_LIMIT_MS, INT_MIN, CommandError, Group, parse_int, printable
 from pmkv_server.commands.strings import now_ms
 from pmkv_server.net.session import Session
 from pmkv_server.resp.scan import ONE, ZERO, Reply, integer
@@ -10,37 +10,37 @@ from pmkv_server.resp.scan import ONE, ZERO, Reply, integer
 group = Group("generic")
 command = group.command
 
-_ABSENT, _ETERNAL = integer(-2), integer(-1)
+_NO_KEY, _NO_EXPIRY = integer(-2), integer(-1)
 
 
 @command("expire", -3, "write fast", (1, 1, 1))
 def expire(session: Session, arguments: list[bytes]) -> Reply:
-    """Let a key cease in so many seconds."""
+    """Set the time to live of a key in seconds."""
     return _expire(session, arguments, 1000, now_ms())
 
 
 @command("pexpire", -3, "write fast", (1, 1, 1))
 def pexpire(session: Session, arguments: list[bytes]) -> Reply:
-    """Let a key cease in so many milliseconds."""
+    """Set the time to live of a key in milliseconds."""
     return _expire(session, arguments, 1, now_ms())
 
 
 @command("expireat", -3, "write fast", (1, 1, 1))
 def expireat(session: Session, arguments: list[bytes]) -> Reply:
-    """Let a key cease at a unix time in seconds."""
+    """Set the expiry of a key as unix time in seconds."""
     return _expire(session, arguments, 1000, 0)
 
 
 @command("pexpireat", -3, "write fast", (1, 1, 1))
 def pexpireat(session: Session, arguments: list[bytes]) -> Reply:
-    """Let a key cease at a unix time in milliseconds."""
+    """Set the expiry of a key as unix time in milliseconds."""
     return _expire(session, arguments, 1, 0)
 
 
 def _expire(session: Session, arguments: list[bytes], factor: int, base: int) -> bytes:
     flags = _conditions(arguments[3:])
     at = parse_int(arguments[2]) * factor
-    if not INT_MIN <= at < FAR - base:
+    if not INT_MIN <= at < EXPIRY_LIMIT_MS - base:
         raise CommandError(f"ERR invalid expire time in '{arguments[0].decode().lower()}' command")
     at += base
     key, keyspace = arguments[1], session.keyspace
@@ -68,7 +68,7 @@ def _conditions(words: list[bytes]) -> set[bytes]:
 
 
 def _allowed(flags: set[bytes], at: int, current: int) -> bool:
-    """Do NX, XX, GT and LT let the expiry go from `current` (0: none, which counts as infinite) to `at`?"""
+    """Tell whether the flags allow to move the expiry from `current` (0: none, later than any other) to `at`."""
     if (b"NX" in flags and current) or (b"XX" in flags and not current):
         return False
     if b"GT" in flags and (not current or at <= current):
@@ -78,7 +78,7 @@ def _allowed(flags: set[bytes], at: int, current: int) -> bool:
 
 @command("persist", 2, "write fast", (1, 1, 1))
 def persist(session: Session, arguments: list[bytes]) -> Reply:
-    """Take the expiry from a key."""
+    """Remove the expiry of a key."""
     key = arguments[1]
     with session.server.store.batch():
         if not session.keyspace.expiry(key):
@@ -90,29 +90,29 @@ def persist(session: Session, arguments: list[bytes]) -> Reply:
 def _when(session: Session, key: bytes, reply) -> bytes:
     at = session.keyspace.expiry(key)
     if at is None:
-        return _ABSENT
-    return integer(reply(at)) if at else _ETERNAL
+        return _NO_KEY
+    return integer(reply(at)) if at else _NO_EXPIRY
 
 
 @command("ttl", 2, "readonly fast", (1, 1, 1))
 def ttl(session: Session, arguments: list[bytes]) -> Reply:
-    """Seconds until a key ceases; -1 if never, -2 if there is none."""
+    """Return the time to live of a key in seconds; -1: no expiry, -2: no such key."""
     return _when(session, arguments[1], lambda at: (max(at - now_ms(), 0) + 500) // 1000)
 
 
 @command("pttl", 2, "readonly fast", (1, 1, 1))
 def pttl(session: Session, arguments: list[bytes]) -> Reply:
-    """Milliseconds until a key ceases; -1 if never, -2 if there is none."""
+    """Return the time to live of a key in milliseconds; -1: no expiry, -2: no such key."""
     return _when(session, arguments[1], lambda at: max(at - now_ms(), 0))
 
 
 @command("expiretime", 2, "readonly fast", (1, 1, 1))
 def expiretime(session: Session, arguments: list[bytes]) -> Reply:
-    """The unix time in seconds at which a key ceases; -1 if never, -2 if there is none."""
+    """Return the expiry of a key as unix time in s; -1: none, -2: no such key."""
     return _when(session, arguments[1], lambda at: (at + 500) // 1000)
 
 
 @command("pexpiretime", 2, "readonly fast", (1, 1, 1))
 def pexpiretime(session: Session, arguments: list[bytes]) -> Reply:
-    """The unix time in milliseconds at which a key ceases; -1 if never, -2 if there is none."""
+    """Return the expiry of a key as unix time in ms; -1: none, -2: no such key."""
     return _when(session, arguments[1], lambda at: at)

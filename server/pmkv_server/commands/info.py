@@ -1,4 +1,4 @@
-"""INFO: what the server and its store say of themselves, in Redis' sections and one of our own."""
+"""INFO: facts and counters in the sections of Redis, and in a section `Pmkv` of its own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 
 from pmkv_server import REDIS_VERSION
 from pmkv_server.bgsave import saved_at
-from pmkv_server.commands.keys import KEYSPACES, MANY_UNCOUNTED
+from pmkv_server.commands.keys import HEAVY_UNCOUNTED, KEYSPACES
 from pmkv_server.commands.registry import Group
 from pmkv_server.net.session import Session
 from pmkv_server.resp.scan import Reply, text
@@ -21,23 +21,37 @@ Fields = dict[str, object]
 
 
 def _counts_much(session: Session, arguments: list[bytes]) -> bool:
-    """Counting looks at indexes: the disk may have to be read for them, or there is much to look up."""
+    """Tell whether counting keys and rows takes long: many are uncounted, or indexes may be read from disk."""
     store = session.server.store
     spaces = (store.keyspace(number) for number in range(KEYSPACES))
-    return store.is_cold or any(one.uncounted > MANY_UNCOUNTED for one in (*spaces, *store.tables().values()))
+    return store.is_cold or any(part.uncounted > HEAVY_UNCOUNTED for part in (*spaces, *store.tables().values()))
 
 
 @command("info", -1, "loop", heavy=_counts_much)
 def info(session: Session, arguments: list[bytes]) -> Reply:
-    """Facts and counters about the server."""
-    wanted = {word.decode("latin-1").lower() for word in arguments[1:]} or {"default"}
-    everything = wanted & {"default", "all", "everything"}
-    parts = [
-        f"# {name}\r\n" + "".join(f"{field}:{value}\r\n" for field, value in section(session.server).items())
+    """Return facts and counters about the server."""
+    names = {word.decode("latin-1").lower() for word in arguments[1:]} or {"default"}
+    everything = names & {"default", "all", "everything"}
+    texts = [
+        f"# {name}\r\n" + "".join(f"{field}:{_shown(value)}\r\n" for field, value in section(session.server).items())
         for name, section in _SECTIONS.items()
-        if everything or name.lower() in wanted
+        if everything or name.lower() in names
     ]
-    return text("\r\n".join(parts).encode(), session.protocol)
+    return text("\r\n".join(texts).encode(), session.protocol)
+
+
+def _shown(value: object) -> str:
+    """Return a value as text of one line: flags as 0 or 1, nothing as the empty string, counts by name as `a=1,b=2`."""
+    match value:
+        case None:
+            return ""
+        case bool():
+            return str(int(value))
+        case float():
+            return f"{value:.6f}"
+        case dict():
+            return ",".join(f"{name}={count}" for name, count in value.items())
+    return " ".join(str(value).splitlines())
 
 
 def _server(server) -> Fields:
@@ -78,7 +92,7 @@ def _memory(server) -> Fields:
 
 
 def _persistence(server) -> Fields:
-    """A checkpoint is Redis' RDB file, the log its append-only one, which nobody has to rewrite."""
+    """Present a checkpoint as Redis' RDB file and the log as its append-only file, which is never rewritten."""
     stats, saving = server.store.stats(), server.saving
     enabled = server.store.durability != "none"
     return {
@@ -129,7 +143,7 @@ def _cluster(server) -> Fields:
 
 
 def _pmkv(server) -> Fields:
-    """The store's own numbers, as `store.stats()` has them."""
+    """Return the figures of `store.stats()`."""
     promotions, lsn = server.switches.latest
     figures = {"version": f"{promotions}-{lsn}", **server.store.stats().asdict()}
     return {f"pmkv_{name}": value for name, value in figures.items()}

@@ -1,4 +1,4 @@
-"""Keys of any type: delete, look, list, rename, copy."""
+"""Commands on keys whatever their value: DEL, EXISTS, SCAN, RENAME, COPY, FLUSHDB and the like."""
 
 from __future__ import annotations
 
@@ -11,27 +11,26 @@ from pmkv_server.resp.scan import NULL, OK, ONE, ZERO, Reply, array, bulk, bulks
 group = Group("generic")
 command = group.command
 
-MANY_KEYS = 10_000
-MANY_UNCOUNTED = 1 << 14  # some milliseconds
-FEWEST_SCANNED = 100  # keys a SCAN looks at, whatever its COUNT, which is a hint: to take up a walk costs as much
-MANY_SCANNED = 1000
+HEAVY_KEYS = 10_000  # KEYS on larger keyspaces runs in a worker
+HEAVY_UNCOUNTED = 1 << 14  # counting more keys or rows than that takes milliseconds and runs in a worker
+MIN_SCAN_KEYS = 100  # that a SCAN visits whatever its COUNT: resuming the iteration costs as much as visiting 100 keys
+HEAVY_SCAN_KEYS = 1000  # larger COUNTs run in a worker
 KEYSPACES = 16
 DB_OUT_OF_RANGE = "ERR DB index is out of range"
 
 
 def has_many_keys(session: Session, arguments: list[bytes]) -> bool:
-    return counts_much(session, arguments) or len(session.keyspace) > MANY_KEYS
+    return counts_much(session, arguments) or len(session.keyspace) > HEAVY_KEYS
 
 
 def counts_much(session: Session, arguments: list[bytes]) -> bool:
-    """A count has to look up first what was written since the last one: after a restart, or many writes, that takes
-    long."""
-    return session.keyspace.uncounted > MANY_UNCOUNTED
+    """Tell whether counting the keys takes long: after a restart or many writes it first looks up what was written."""
+    return session.keyspace.uncounted > HEAVY_UNCOUNTED
 
 
 @command("del", -2, "write", (1, -1, 1))
 def delete(session: Session, arguments: list[bytes]) -> Reply:
-    """Delete keys; how many there were."""
+    """Delete keys and return how many existed."""
     keyspace, keys = session.keyspace, arguments[1:]
     return integer(keyspace.delete_many(keys))
 
@@ -41,7 +40,7 @@ command("unlink", -2, "write fast", (1, -1, 1))(delete)
 
 @command("exists", -2, "readonly fast", (1, -1, 1))
 def exists(session: Session, arguments: list[bytes]) -> Reply:
-    """How many of the keys exist; one named twice counts twice."""
+    """Return how many of the keys exist; a key named twice counts twice."""
     return integer(sum(session.keyspace.contains_many(arguments[1:])))
 
 
@@ -50,19 +49,19 @@ command("touch", -2, "readonly fast", (1, -1, 1))(exists)
 
 @command("type", 2, "readonly fast", (1, 1, 1))
 def type_(session: Session, arguments: list[bytes]) -> Reply:
-    """The type of a key."""
+    """Return the type of a key: string or none."""
     return simple(b"string" if arguments[1] in session.keyspace else b"none")
 
 
 @command("dbsize", 1, "readonly fast", heavy=counts_much)
 def dbsize(session: Session, arguments: list[bytes]) -> Reply:
-    """How many keys this keyspace has."""
+    """Return the count of keys in this keyspace."""
     return integer(len(session.keyspace))
 
 
 @command("keys", 2, "readonly", heavy=has_many_keys)
 def keys(session: Session, arguments: list[bytes]) -> Reply:
-    """All keys that match a pattern."""
+    """Return all keys that match a pattern."""
     pattern = glob.Pattern(arguments[1])
     found: set[bytes] = set()
     cursor = 0
@@ -74,25 +73,27 @@ def keys(session: Session, arguments: list[bytes]) -> Reply:
 
 
 def _scans_much(session: Session, arguments: list[bytes]) -> bool:
-    return _scan_options(arguments[2:])[0] > MANY_SCANNED
+    return _scan_options(arguments[2:])[0] > HEAVY_SCAN_KEYS
 
 
 @command("scan", -2, "readonly", heavy=_scans_much)
 def scan(session: Session, arguments: list[bytes]) -> Reply:
-    """Some keys and the cursor for the next, 0 at the end. What is there from beginning to end is returned at least
-    once, what never is not at all."""
+    """Return the next cursor (0 at the end) and some keys, at least 100 if there are as many.
+
+    A key that exists from the first call to the last is returned at least once; one that never exists is not returned.
+    """
     cursor = parse_int(arguments[1], "ERR invalid cursor", 0, (1 << 64) - 1)
-    count, pattern, wanted = _scan_options(arguments[2:])
-    cursor, names = session.keyspace.keys(cursor, max(count, FEWEST_SCANNED))
+    count, pattern, kind = _scan_options(arguments[2:])
+    cursor, names = session.keyspace.keys(cursor, max(count, MIN_SCAN_KEYS))
     if pattern:
         names = pattern.select(names)
-    if wanted not in (None, b"string"):
+    if kind not in (None, b"string"):
         names = []
     return array([bulk(b"%d" % cursor), bulks(names)])
 
 
 def _scan_options(words: list[bytes]) -> tuple[int, glob.Pattern | None, bytes | None]:
-    count, pattern, wanted = 10, None, None
+    count, pattern, kind = 10, None, None
     for i in range(0, len(words), 2):
         option = words[i].upper()
         if i + 1 >= len(words) or option not in (b"COUNT", b"MATCH", b"TYPE"):
@@ -104,27 +105,27 @@ def _scan_options(words: list[bytes]) -> tuple[int, glob.Pattern | None, bytes |
         elif option == b"MATCH":
             pattern = glob.Pattern(words[i + 1])
         else:
-            wanted = words[i + 1].lower()
-    return min(count, 1 << 20), pattern, wanted
+            kind = words[i + 1].lower()
+    return min(count, 1 << 20), pattern, kind
 
 
 @command("randomkey", 1, "readonly")
 def randomkey(session: Session, arguments: list[bytes]) -> Reply:
-    """Any key."""
+    """Return a random key."""
     key = session.keyspace.random_key()
     return NULL[session.protocol] if key is None else bulk(key)
 
 
 @command("rename", 3, "write", (1, 2, 1), value_is_long)
 def rename(session: Session, arguments: list[bytes]) -> Reply:
-    """Give a value another key, in place of what was there."""
+    """Rename a key, replacing the value of the new name."""
     _move(session, arguments, replace=True)
     return OK
 
 
 @command("renamenx", 3, "write fast", (1, 2, 1), value_is_long)
 def renamenx(session: Session, arguments: list[bytes]) -> Reply:
-    """Give a value another key, if that is free."""
+    """Rename a key if the new name does not exist."""
     return ONE if _move(session, arguments, replace=False) else ZERO
 
 
@@ -146,17 +147,17 @@ def _move(session: Session, arguments: list[bytes], replace: bool) -> bool:
 
 @command("copy", -3, "write denyoom", (1, 2, 1), value_is_long)
 def copy(session: Session, arguments: list[bytes]) -> Reply:
-    """Copy a value, also to another keyspace."""
+    """Copy a value to another key, also of another keyspace."""
     _, source, target, *words = arguments
     replace, db = _copy_options(words, session.db)
     if source == target and db == session.db:
         raise CommandError("ERR source and destination objects are the same")
-    there = session.view.keyspace(db)
+    destination = session.view.keyspace(db)
     with session.server.store.batch():
         found = session.keyspace.entry(source)
-        if found is None or (not replace and target in there):
+        if found is None or (not replace and target in destination):
             return ZERO
-        there.put(target, found[0], expire_at=found[1] or None)
+        destination.put(target, found[0], expire_at=found[1] or None)
         return ONE
 
 

@@ -1,12 +1,13 @@
-"""What a command is: the table's entries, and how its arguments are read.
+"""The command table: entries, the decorator that registers them, and parsers of arguments.
 
-A command is a function `(session, arguments) -> Reply`; `arguments[0]` is its name. It runs on the loop's thread, or
-in a worker when it is heavy, always inside `store.deferred()`. It raises `CommandError` for what Redis answers with
-`-`.
+A command is a function `(session, arguments) -> Reply`; `arguments[0]` is its name. It runs on the thread of the event
+loop, or in a worker when it is heavy, always inside `store.deferred()`. It raises `CommandError` for an error reply.
+Its docstring's first line is the summary in COMMAND DOCS and docs/COMMANDS.md.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -21,11 +22,11 @@ Heavy = Callable[["Session", list[bytes]], bool]
 Waits = Callable[["Session", list[bytes]], Awaitable[Reply]]
 
 INT_MIN, INT_MAX = -(1 << 63), (1 << 63) - 1
-FAR = 1 << 62  # unix ms: the store knows no expiry as far away as this
+EXPIRY_LIMIT_MS = 1 << 62  # unix time; the store takes only earlier expiries
 
 
 class CommandError(Exception):
-    """An error reply: its first word is the code that clients look at."""
+    """An error reply; its first word is the error code."""
 
 
 SYNTAX = "ERR syntax error"
@@ -44,26 +45,35 @@ class Command:
     keys: tuple[int, int, int]  # first, last (negative: from the end), step
     heavy: Heavy | None
     group: str
-    values: slice  # arguments that may be views of the buffer they came in
-    waits: Waits | None = None  # outside of MULTI: a reply that comes when something happens
+    values: slice  # arguments that may be views of the receive buffer
+    is_container: bool = False  # has only subcommands
+    waits: Waits | None = None  # outside of MULTI: awaits an event before it replies
     subcommands: dict[bytes, Command] = field(default_factory=dict)
 
     @property
     def summary(self) -> str:
+        """The docstring's first line."""
         return (self.function.__doc__ or "").strip().splitlines()[0]
+
+    @property
+    def syntax(self) -> list[str]:
+        """The docstring's lines that begin with "Syntax:", without that word."""
+        return re.findall(r"^ *Syntax: (.*)$", self.function.__doc__ or "", re.MULTILINE)
 
     @property
     def writes(self) -> bool:
         return "write" in self.flags or self.name == "exec"
 
     def keys_of(self, arguments: list[bytes]) -> list[bytes]:
+        """Return the arguments that are keys."""
+        """Return the arguments that are keys."""
         first, last, step = self.keys
         if not first:
             return []
         return arguments[first : (len(arguments) + last if last < 0 else last) + 1 : step]
 
     def owned(self, arguments: list[bytes]) -> list[bytes]:
-        """The arguments, only values still views: the others as bytes, copied (if long) without holding up threads."""
+        """Return the arguments as bytes, except values, which stay views. Copies long ones without the GIL."""
         kept = range(*self.values.indices(len(arguments)))
         return [
             b"".join((word,)) if i not in kept and isinstance(word, memoryview) else word
@@ -71,14 +81,16 @@ class Command:
         ]
 
     def fits(self, count: int) -> bool:
+        """Tell whether the arity allows so many arguments, the name included."""
+        """Tell whether the arity allows so many arguments, the name included."""
         return count == self.arity if self.arity >= 0 else count >= -self.arity
 
 
-COMMANDS: dict[bytes, Command] = {}  # THE table, by lower-case name
+COMMANDS: dict[bytes, Command] = {}  # by lower-case name
 
 
 class Group:
-    """The commands of one module; `command` is the decorator that enters a function in the table."""
+    """A group of commands, as in COMMAND DOCS; `command` is the decorator that registers a function in the table."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -92,9 +104,12 @@ class Group:
         heavy: Heavy | None = None,
         values: slice = slice(0),
         waits: Waits | None = None,
+        is_container: bool = False,
     ) -> Callable[[Function], Function]:
         def enter(function: Function) -> Function:
-            entry = Command(name, function, arity, frozenset(flags.split()), keys, heavy, self.name, values, waits)
+            entry = Command(
+                name, function, arity, frozenset(flags.split()), keys, heavy, self.name, values, is_container, waits
+            )
             parent, _, child = name.partition("|")
             entries = COMMANDS[parent.encode()].subcommands if child else COMMANDS
             entries[(child or parent).encode()] = entry
@@ -103,13 +118,13 @@ class Group:
         return enter
 
     def container(self, name: str) -> None:
-        """A command that only has subcommands."""
+        """Register a command that has only subcommands."""
 
         def refuse(session: Session, arguments: list[bytes]) -> Reply:
-            """A container of subcommands."""
+            """Refuse: a subcommand is needed."""
             raise CommandError(unknown_subcommand(arguments))
 
-        self.command(name, -2)(refuse)
+        self.command(name, -2, is_container=True)(refuse)
 
 
 def wrong_arity(title: str) -> str:
@@ -117,12 +132,12 @@ def wrong_arity(title: str) -> str:
 
 
 def printable(word: bytes, limit: int = 128) -> str:
-    """A word of the client in a message: as Redis, cut at a NUL and at `limit` bytes."""
+    """Return a client's word for a message: cut at a NUL and at `limit` bytes, as in Redis."""
     return bytes(word[:limit]).split(b"\0")[0].decode("latin-1")
 
 
 def name_of(word: bytes) -> str:
-    """A name of a table or view; what cannot be one is left for the store to refuse."""
+    """Return the name of a table or view; the store refuses names that are not valid."""
     return word.decode("latin-1")
 
 
@@ -144,7 +159,7 @@ def unknown_subcommand(arguments: list[bytes]) -> str:
 
 
 def parse_int(word: bytes, message: str = NOT_AN_INTEGER, low: int = INT_MIN, high: int = INT_MAX) -> int:
-    """A decimal in its one canonical form (no sign but '-', no spaces, no leading zeros) within bounds."""
+    """Return an integer within bounds from its canonical decimal form: no '+', spaces or leading zeros."""
     try:
         value = int(word) if len(word) <= 20 else None
     except ValueError:

@@ -1,4 +1,4 @@
-"""Strings: GET, SET and all their relatives."""
+"""Commands on string values: GET, SET, INCR, APPEND and the like."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from pmkv import BytesArray
 from pmkv_server.commands.registry import (
-    FAR,
+    EXPIRY_LIMIT_MS,
     INT_MAX,
     INT_MIN,
     NOT_AN_INTEGER,
@@ -39,7 +39,7 @@ from pmkv_server.resp.scan import (
 group = Group("string")
 command = group.command
 
-LONG = 1 << 20
+LONG_VALUE_BYTES = 1 << 20  # longer values are handled in a worker
 _UNITS = {b"EX": (1000, True), b"PX": (1, True), b"EXAT": (1000, False), b"PXAT": (1, False)}
 TOO_LONG = "ERR string exceeds maximum allowed size (proto-max-bulk-len)"
 
@@ -49,26 +49,26 @@ def now_ms() -> int:
 
 
 def value_is_long(session: Session, arguments: list[bytes]) -> bool:
-    """Is the value stored under the first key (or sent along) too long for the loop?"""
-    return sum(map(len, arguments)) > LONG or (session.keyspace.size(arguments[1]) or 0) > LONG
+    """Tell whether the arguments, or the value stored under the first key, are too long for the event loop."""
+    return sum(map(len, arguments)) > LONG_VALUE_BYTES or (session.keyspace.size(arguments[1]) or 0) > LONG_VALUE_BYTES
 
 
 def some_value_is_long(session: Session, arguments: list[bytes]) -> bool:
-    return any((size or 0) > LONG for size in session.keyspace.sizes(arguments[1:]))
+    return any((size or 0) > LONG_VALUE_BYTES for size in session.keyspace.sizes(arguments[1:]))
 
 
-def deadline(word: bytes, unit: bytes, title: str) -> int:
-    """Unix milliseconds from the argument of EX, PX, EXAT or PXAT."""
+def expiry_ms(word: bytes, unit: bytes, title: str) -> int:
+    """Return the unix time in ms that the argument of EX, PX, EXAT or PXAT means."""
     factor, relative = _UNITS[unit]
     value = parse_int(word)
     at = value * factor + (now_ms() if relative else 0)
-    if value <= 0 or at >= FAR:
+    if value <= 0 or at >= EXPIRY_LIMIT_MS:
         raise CommandError(f"ERR invalid expire time in '{title}' command")
     return at
 
 
 class Options:
-    """The options behind a key or value: NX, XX, GET, KEEPTTL, PERSIST and one of the four expiries."""
+    """The options after a key or value: NX, XX, GET, KEEPTTL, PERSIST and one of the four expiries."""
 
     def __init__(self, words: list[bytes], allowed: frozenset[bytes]) -> None:
         self.flags: set[bytes] = set()
@@ -89,9 +89,9 @@ class Options:
         if exclusive > 1 or {b"NX", b"XX"} <= self.flags:
             raise CommandError(SYNTAX)
 
-    def deadline(self, title: str) -> int:
-        """Unix milliseconds; 0 without an expiry."""
-        return deadline(self.expiry[1], self.expiry[0], title) if self.expiry else 0
+    def expiry_ms(self, title: str) -> int:
+        """Return the expiry as unix time in ms, 0 for none."""
+        return expiry_ms(self.expiry[1], self.expiry[0], title) if self.expiry else 0
 
 
 _SET_OPTIONS = frozenset((b"NX", b"XX", b"GET", b"KEEPTTL", *_UNITS))
@@ -100,19 +100,19 @@ _GETEX_OPTIONS = frozenset((b"PERSIST", *_UNITS))
 
 @command("get", 2, "readonly fast", (1, 1, 1), value_is_long)
 def get(session: Session, arguments: list[bytes]) -> Reply:
-    """The value of a key."""
+    """Return the value of a key."""
     return blob_or_null(session.keyspace.get(arguments[1]), session.protocol)
 
 
 @command("set", -3, "write denyoom", (1, 1, 1), values=slice(2, 3))
 def set_(session: Session, arguments: list[bytes]) -> Reply:
-    """Give a key a value, with an expiry, or only if it is (not) there."""
+    """Set the value of a key, with options for its expiry and for whether the key exists."""
     key, value = arguments[1], arguments[2]
     if len(arguments) == 3:
         session.keyspace.put(key, value)
         return OK
     options = Options(arguments[3:], _SET_OPTIONS)
-    expire_at = options.deadline("set")
+    expire_at = options.expiry_ms("set")
     with session.server.store.batch():
         return _set_with(session, key, value, options, expire_at)
 
@@ -132,7 +132,7 @@ def _set_with(session: Session, key: bytes, value: bytes, options: Options, expi
 
 @command("setnx", 3, "write denyoom fast", (1, 1, 1), values=slice(2, 3))
 def setnx(session: Session, arguments: list[bytes]) -> Reply:
-    """Give a key a value if it has none."""
+    """Set the value of a key if the key does not exist."""
     _, key, value = arguments
     with session.server.store.batch():
         if key in session.keyspace:
@@ -143,26 +143,26 @@ def setnx(session: Session, arguments: list[bytes]) -> Reply:
 
 @command("setex", 4, "write denyoom", (1, 1, 1), values=slice(3, 4))
 def setex(session: Session, arguments: list[bytes]) -> Reply:
-    """Give a key a value and a time to live in seconds."""
+    """Set the value of a key and its time to live in seconds."""
     return _set_expiring(session, arguments, b"EX", "setex")
 
 
 @command("psetex", 4, "write denyoom", (1, 1, 1), values=slice(3, 4))
 def psetex(session: Session, arguments: list[bytes]) -> Reply:
-    """Give a key a value and a time to live in milliseconds."""
+    """Set the value of a key and its time to live in milliseconds."""
     return _set_expiring(session, arguments, b"PX", "psetex")
 
 
 def _set_expiring(session: Session, arguments: list[bytes], unit: bytes, title: str) -> Reply:
     _, key, time_to_live, value = arguments
-    expire_at = deadline(time_to_live, unit, title)
+    expire_at = expiry_ms(time_to_live, unit, title)
     session.keyspace.put_entries([key], [value], [expire_at])
     return OK
 
 
 @command("getset", 3, "write denyoom fast", (1, 1, 1), value_is_long, values=slice(2, 3))
 def getset(session: Session, arguments: list[bytes]) -> Reply:
-    """Give a key a value and answer the one before."""
+    """Set the value of a key and return the previous one."""
     _, key, value = arguments
     with session.server.store.batch():
         old = session.keyspace.get(key)
@@ -172,7 +172,7 @@ def getset(session: Session, arguments: list[bytes]) -> Reply:
 
 @command("getdel", 2, "write fast", (1, 1, 1), value_is_long)
 def getdel(session: Session, arguments: list[bytes]) -> Reply:
-    """The value of a key, which is deleted."""
+    """Delete a key and return its value."""
     key = arguments[1]
     with session.server.store.batch():
         old = session.keyspace.get(key)
@@ -183,14 +183,14 @@ def getdel(session: Session, arguments: list[bytes]) -> Reply:
 
 @command("getex", -2, "write fast", (1, 1, 1), value_is_long)
 def getex(session: Session, arguments: list[bytes]) -> Reply:
-    """The value of a key, whose expiry is set or removed."""
+    """Return the value of a key and set or remove its expiry."""
     key = arguments[1]
     options = Options(arguments[2:], _GETEX_OPTIONS)
     with session.server.store.batch():
         found = session.keyspace.entry(key)
         if found is None:
             return NULL[session.protocol]
-        expire_at = options.deadline("getex")
+        expire_at = options.expiry_ms("getex")
         if expire_at or (b"PERSIST" in options.flags and found[1]):
             session.keyspace.expire(key, expire_at)
     return blob(found[0])
@@ -198,30 +198,30 @@ def getex(session: Session, arguments: list[bytes]) -> Reply:
 
 @command("mget", -2, "readonly fast", (1, -1, 1), some_value_is_long)
 def mget(session: Session, arguments: list[bytes]) -> Reply:
-    """The values of several keys."""
+    """Return the values of several keys."""
     keys, protocol = arguments[1:], session.protocol
     values = session.keyspace.get_spans(keys)
-    if values is not None and (protocol == 2 or not values.absent):  # what is null in RESP3 is not there
+    if values is not None and (protocol == 2 or not values.absent):  # `get_spans` has no null of RESP3
         return bulks(values)
     return joined([blob_or_null(value, protocol) for value in session.keyspace.get_many(keys)])
 
 
 def bulks(values: BytesArray) -> Reply:
-    """An array of bulk strings."""
+    """Return an array of bulk strings."""
     head, replies = b"*%d\r\n" % len(values), Replies.bulks(values).data
     return [head, memoryview(replies)] if replies.size > IN_PLACE else head + replies.tobytes()
 
 
 @command("mset", -3, "write denyoom", (1, -1, 2), values=slice(2, None, 2))
 def mset(session: Session, arguments: list[bytes]) -> Reply:
-    """Give several keys their values."""
+    """Set the values of several keys."""
     session.keyspace.put_many(_pairs(arguments, "mset"))
     return OK
 
 
 @command("msetnx", -3, "write denyoom", (1, -1, 2), values=slice(2, None, 2))
 def msetnx(session: Session, arguments: list[bytes]) -> Reply:
-    """Give several keys their values if none of them is there."""
+    """Set the values of several keys if none of them exists."""
     pairs = _pairs(arguments, "msetnx")
     with session.server.store.batch():
         if any(session.keyspace.contains_many(arguments[1::2])):
@@ -238,7 +238,7 @@ def _pairs(arguments: list[bytes], title: str) -> list[tuple[bytes, bytes]]:
 
 @command("append", 3, "write denyoom fast", (1, 1, 1), value_is_long, values=slice(2, 3))
 def append(session: Session, arguments: list[bytes]) -> Reply:
-    """Put bytes behind a value."""
+    """Append bytes to a value and return its new length."""
     _, key, tail = arguments
     if (session.keyspace.size(key) or 0) + len(tail) > MAX_BULK:
         raise CommandError(TOO_LONG)
@@ -246,7 +246,7 @@ def append(session: Session, arguments: list[bytes]) -> Reply:
 
 
 def _change(session: Session, key: bytes, change: Callable[[bytes], bytes]) -> bytes:
-    """Replace the value of a key (empty if absent) by change(value), its expiry kept; the new value."""
+    """Replace the value of a key (empty if absent) by change(value), keep its expiry, and return the new value."""
     keyspace = session.keyspace
     with session.server.store.batch():
         old, expire_at = keyspace.entry(key) or (b"", 0)
@@ -257,13 +257,13 @@ def _change(session: Session, key: bytes, change: Callable[[bytes], bytes]) -> b
 
 @command("strlen", 2, "readonly fast", (1, 1, 1))
 def strlen(session: Session, arguments: list[bytes]) -> Reply:
-    """The length of a value."""
+    """Return the length of a value in bytes."""
     return integer(session.keyspace.size(arguments[1]) or 0)
 
 
 @command("getrange", 4, "readonly", (1, 1, 1), value_is_long)
 def getrange(session: Session, arguments: list[bytes]) -> Reply:
-    """A part of a value; negative offsets count from its end."""
+    """Return a part of a value; negative offsets count from its end."""
     start, end = parse_int(arguments[2]), parse_int(arguments[3])
     value = session.keyspace.get(arguments[1]) or b""
     if start < 0 and end < 0 and start > end:
@@ -277,13 +277,13 @@ command("substr", 4, "readonly", (1, 1, 1), value_is_long)(getrange)
 
 
 def _setrange_is_heavy(session: Session, arguments: list[bytes]) -> bool:
-    """Also an offset far behind a short value makes a long one."""
+    """Tell whether the value is long, or becomes long because the offset has more than six digits."""
     return value_is_long(session, arguments) or len(arguments[2]) > 6
 
 
 @command("setrange", 4, "write denyoom", (1, 1, 1), _setrange_is_heavy, values=slice(3, 4))
 def setrange(session: Session, arguments: list[bytes]) -> Reply:
-    """Overwrite a part of a value, padded with zeros if it is shorter."""
+    """Overwrite a part of a value, which is first padded with zeros if it is too short."""
     _, key, offset, part = arguments
     at = parse_int(offset)
     if at < 0:
@@ -302,25 +302,25 @@ def setrange(session: Session, arguments: list[bytes]) -> Reply:
 
 @command("incr", 2, "write denyoom fast", (1, 1, 1))
 def incr(session: Session, arguments: list[bytes]) -> Reply:
-    """Add one to a number."""
+    """Add one to an integer."""
     return _add(session, arguments, 1)
 
 
 @command("decr", 2, "write denyoom fast", (1, 1, 1))
 def decr(session: Session, arguments: list[bytes]) -> Reply:
-    """Take one from a number."""
+    """Subtract one from an integer."""
     return _add(session, arguments, -1)
 
 
 @command("incrby", 3, "write denyoom fast", (1, 1, 1))
 def incrby(session: Session, arguments: list[bytes]) -> Reply:
-    """Add to a number."""
+    """Add an integer to an integer."""
     return _add(session, arguments, parse_int(arguments[2]))
 
 
 @command("decrby", 3, "write denyoom fast", (1, 1, 1))
 def decrby(session: Session, arguments: list[bytes]) -> Reply:
-    """Take from a number."""
+    """Subtract an integer from an integer."""
     amount = parse_int(arguments[2])
     if amount == INT_MIN:
         raise CommandError("ERR decrement would overflow")
@@ -338,7 +338,7 @@ def _add(session: Session, arguments: list[bytes], amount: int) -> bytes:
 
 
 def _zero(session: Session, key: bytes) -> int:
-    """What an empty value counts as: nothing if the key is absent, no number if it is there."""
+    """Return 0 for an absent key, and refuse an empty value that is stored."""
     if key in session.keyspace:
         raise CommandError(NOT_AN_INTEGER)
     return 0
@@ -346,7 +346,7 @@ def _zero(session: Session, key: bytes) -> int:
 
 @command("incrbyfloat", 3, "write denyoom fast", (1, 1, 1))
 def incrbyfloat(session: Session, arguments: list[bytes]) -> Reply:
-    """Add a fraction to a number."""
+    """Add a floating-point number to a number."""
     amount = long_double(arguments[2])
 
     def added(value: bytes) -> bytes:
@@ -359,7 +359,7 @@ def incrbyfloat(session: Session, arguments: list[bytes]) -> Reply:
 
 
 def long_double(word: bytes) -> np.longdouble:
-    """A number as C's long double, so that sums come out as Redis'."""
+    """Parse a number as C's long double, so that sums are the same as in Redis."""
     problem = CommandError("ERR value is not a valid float")
     if not word or len(word) > 255 or word.strip() != word or b"_" in word:
         raise problem

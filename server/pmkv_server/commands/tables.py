@@ -1,5 +1,8 @@
-"""TABLE.*: int64 ids to fixed-width rows. Ids and rows travel as little-endian blobs, as NumPy has them in memory. What
-reads takes `AT view` behind its options; without it, the view that the connection uses."""
+"""TABLE.*: tables map int64 ids to fixed-width rows.
+
+Ids and rows are sent as bulk strings with the bytes of a little-endian NumPy array. Reads take `AT view`; without it
+they read the view that the connection uses.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import numpy as np
 import orjson
 
 from pmkv import errors
-from pmkv_server.commands.keys import MANY_UNCOUNTED
+from pmkv_server.commands.keys import HEAVY_UNCOUNTED
 from pmkv_server.commands.registry import (
     SYNTAX,
     CommandError,
@@ -27,17 +30,17 @@ from pmkv_server.resp.scan import OK, Reply, a_map, array, blob, bulk, bulks, in
 group = Group("table")
 command = group.command
 
-HEAVY_ROWS = 4 << 20  # bytes that leave the loop
-HEAVY_PUT = 128 << 10  # of a put, beside which others are served while it fills its frames
+HEAVY_READ_BYTES = 4 << 20  # reads of more rows run in a worker
+HEAVY_PUT = 128 << 10  # bytes; longer puts run in a worker, while the loop serves other clients
 MODES = (b"SUM", b"MEAN", b"MAX")
 
 
-def _table(session: Session, name: bytes, at: str | None = None) -> Any:
+def _table_of(session: Session, name: bytes, at: str | None = None) -> Any:
     return session.at(at).table(name_of(name))
 
 
 def _at(words: list[bytes]) -> str | None:
-    """The view that is named where AT is the only option."""
+    """Return the view named by AT, where AT is the only option."""
     at = None
     for option, value in _options(words):
         if option != b"AT":
@@ -47,65 +50,69 @@ def _at(words: list[bytes]) -> str | None:
 
 
 def _options(words: list[bytes]) -> Iterator[tuple[bytes, bytes]]:
-    """Options that have a value each."""
+    """Yield pairs of option and value, for commands whose options all take a value."""
     if len(words) % 2:
         raise syntax_error(words[-1])
     yield from zip(map(bytes.upper, words[::2]), words[1::2], strict=True)
 
 
-def _ids(blob: bytes, what: str = "ids") -> np.ndarray:
+def _ids(blob: bytes, name: str = "ids") -> np.ndarray:
     if len(blob) % 8:
-        raise CommandError(f"ERR {what}: {len(blob)} bytes are not a whole number of little-endian int64")
+        raise CommandError(f"ERR {name}: {len(blob)} bytes are not a whole number of little-endian int64")
     ids = np.frombuffer(blob, "<i8")
-    return ids if ids.flags.aligned else ids.copy()  # where they came in they stand anywhere
+    return ids if ids.flags.aligned else ids.copy()  # in the receive buffer they start at any offset
 
 
-def _rows(blob: bytes, items: Any, count: int) -> np.ndarray:
-    if len(blob) != count * items.width:
+def _rows(blob: bytes, table: Any, count: int) -> np.ndarray:
+    if len(blob) != count * table.width:
         raise CommandError(
-            f"ERR rows: {len(blob)} bytes, but {count} ids of table '{items.name}' take {count} x {items.width} bytes"
+            f"ERR rows: {len(blob)} bytes, but {count} ids of table '{table.name}' take {count} x {table.width} bytes"
         )
-    return np.frombuffer(blob, items.row_dtype) if items.width else np.empty((count, *items.shape), items.dtype)
+    return np.frombuffer(blob, table.row_dtype) if table.width else np.empty((count, *table.shape), table.dtype)
 
 
 def _blob(values: np.ndarray) -> Reply:
-    """An array as one bulk string."""
+    """Return an array as one bulk string of its bytes."""
     values = np.ascontiguousarray(values)
     return blob(memoryview(values.reshape(-1).view(np.uint8)))
 
 
-def _reads_much(session: Session, arguments: list[bytes], at: str | None) -> bool:
-    """Is it many bytes of rows that this asks for?"""
+def _reads_many_bytes(session: Session, arguments: list[bytes], at: str | None) -> bool:
+    """Tell whether the ids ask for more than HEAVY_READ_BYTES of rows."""
     try:
-        return len(arguments[2]) // 8 * _table(session, arguments[1], at).width > HEAVY_ROWS
+        return len(arguments[2]) // 8 * _table_of(session, arguments[1], at).width > HEAVY_READ_BYTES
     except errors.UnknownNameError:
         return False
 
 
 def _gets_much(session: Session, arguments: list[bytes]) -> bool:
-    return _reads_much(session, arguments, _get_options(arguments[3:])[3] if len(arguments) > 3 else None)
+    return _reads_many_bytes(session, arguments, _get_options(arguments[3:])[3] if len(arguments) > 3 else None)
 
 
 def _pools_much(session: Session, arguments: list[bytes]) -> bool:
-    return _reads_much(session, arguments, _pool_options(arguments[4:], weights=True)[2])
+    return _reads_many_bytes(session, arguments, _pool_options(arguments[4:], weights=True)[2])
 
 
 def _several_read_much(session: Session, arguments: list[bytes]) -> bool:
-    return sum(map(len, arguments)) > HEAVY_ROWS // 32
+    return sum(map(len, arguments)) > HEAVY_READ_BYTES // 32
 
 
 def _writes_much(session: Session, arguments: list[bytes]) -> bool:
-    return sum(map(len, arguments)) > HEAVY_ROWS
+    return sum(map(len, arguments)) > HEAVY_READ_BYTES
 
 
 def _puts_much(session: Session, arguments: list[bytes]) -> bool:
-    """Is it many bytes of rows that this brings?"""
+    """Tell whether the rows sent are longer than HEAVY_PUT."""
     return len(arguments[3]) > HEAVY_PUT
 
 
 @command("table.create", -4, "write denyoom")
 def create(session: Session, arguments: list[bytes]) -> Reply:
-    """Make a table: name DTYPE f4 [DIM n] | SCHEMA json [ROWS n]."""
+    """Create a table of fixed-width rows; ROWS: a dense one, with the ids 0 to n-1.
+
+    Syntax: TABLE.CREATE name DTYPE dtype [DIM n] [ROWS n]
+    Syntax: TABLE.CREATE name SCHEMA json [ROWS n]
+    """
     dtype, dim, schema, rows = _create_options(arguments[2:])
     description = schema if schema is not None else dtype if dim is None else (dtype, dim)
     session.view.create_table(name_of(arguments[1]), description, rows=rows)
@@ -141,7 +148,7 @@ def _dtype(word: bytes) -> np.dtype:
 
 
 def _schema(word: bytes) -> np.dtype:
-    """A NumPy dtype from the JSON form of its `descr`: [["price", "<f4"], ["emb", "<f4", [16]]]."""
+    """Return the NumPy dtype for the JSON form of its `descr`: [["price", "<f4"], ["emb", "<f4", [16]]]."""
     try:
         return np.dtype([_field(entry) for entry in orjson.loads(word)])
     except (TypeError, ValueError, SyntaxError) as problem:
@@ -159,99 +166,127 @@ def _field(entry: list) -> tuple:
 
 @command("table.drop", 2, "write")
 def drop(session: Session, arguments: list[bytes]) -> Reply:
-    """Remove a table with all its rows."""
+    """Remove a table with all its rows.
+
+    Syntax: TABLE.DROP name
+    """
     session.view.drop_table(name_of(arguments[1]))
     return OK
 
 
 @command("table.list", -1, "readonly")
 def list_(session: Session, arguments: list[bytes]) -> Reply:
-    """The names of all tables: [AT view]."""
+    """Return the names of all tables.
+
+    Syntax: TABLE.LIST [AT view]
+    """
     return bulks(name.encode() for name in sorted(session.at(_at(arguments[1:])).tables()))
 
 
 def _counts_much(session: Session, arguments: list[bytes]) -> bool:
-    words, asks = _layout(arguments)
-    return asks and _table(session, arguments[1], _at(words)).uncounted > MANY_UNCOUNTED
+    words, with_count = _layout(arguments)
+    return with_count and _table_of(session, arguments[1], _at(words)).uncounted > HEAVY_UNCOUNTED
 
 
 def _layout(arguments: list[bytes]) -> tuple[list[bytes], bool]:
-    """The words behind LAYOUT, and whether it is not there: is a count asked for?"""
+    """Return the arguments after LAYOUT, and whether a count is asked for (LAYOUT is absent)."""
     words = arguments[2:]
-    asks = not (words and words[0].upper() == b"LAYOUT")
-    return words if asks else words[1:], asks
+    with_count = not (words and words[0].upper() == b"LAYOUT")
+    return words if with_count else words[1:], with_count
 
 
 @command("table.info", -2, "readonly fast", heavy=_counts_much)
 def info(session: Session, arguments: list[bytes]) -> Reply:
-    """What a table is: its dtype as JSON, the shape and width of a row, and how many rows it has: name [LAYOUT] [AT
-    view]. LAYOUT: without the last, which may have to be counted first."""
-    words, asks = _layout(arguments)
-    items = _table(session, arguments[1], _at(words))
+    """Return dtype (JSON), shape and width of a row, count of rows; LAYOUT: no count.
+
+    Counting may take long after a restart or many writes, so clients that need the layout alone ask for that.
+
+    Syntax: TABLE.INFO name [LAYOUT] [AT view]
+    """
+    words, with_count = _layout(arguments)
+    table = _table_of(session, arguments[1], _at(words))
     pairs = [
-        (bulk(b"name"), bulk(items.name.encode())),
-        (bulk(b"id"), integer(items.id)),
-        (bulk(b"dtype"), bulk(describe(items.dtype))),
-        (bulk(b"shape"), array(integer(n) for n in items.shape)),
-        (bulk(b"width"), integer(items.width)),
-        (bulk(b"rows"), integer(items.rows or 0)),
+        (bulk(b"name"), bulk(table.name.encode())),
+        (bulk(b"id"), integer(table.id)),
+        (bulk(b"dtype"), bulk(describe(table.dtype))),
+        (bulk(b"shape"), array(integer(n) for n in table.shape)),
+        (bulk(b"width"), integer(table.width)),
+        (bulk(b"rows"), integer(table.rows or 0)),
     ]
-    if asks:
-        pairs.append((bulk(b"len"), integer(len(items))))
+    if with_count:
+        pairs.append((bulk(b"len"), integer(len(table))))
     return a_map(pairs, session.protocol)
 
 
 def describe(dtype: np.dtype) -> bytes:
-    """A dtype as JSON: a list of fields, or one string."""
+    """Return a dtype as JSON: a list of fields, or one string."""
     return orjson.dumps(dtype.descr if dtype.names else dtype.str)
 
 
 @command("table.len", -2, "readonly fast", heavy=_counts_much)
 def length(session: Session, arguments: list[bytes]) -> Reply:
-    """How many rows a table has: name [AT view]."""
-    return integer(len(_table(session, arguments[1], _at(arguments[2:]))))
+    """Return the count of rows of a table.
+
+    Syntax: TABLE.LEN name [AT view]
+    """
+    return integer(len(_table_of(session, arguments[1], _at(arguments[2:]))))
 
 
 @command("table.put", 4, "write denyoom", heavy=_puts_much, values=slice(2, 4))
 def put(session: Session, arguments: list[bytes]) -> Reply:
-    """Write rows: name ids rows."""
-    items = _table(session, arguments[1])
+    """Write rows; an id that occurs several times keeps its last row.
+
+    Syntax: TABLE.PUT name ids rows
+    """
+    table = _table_of(session, arguments[1])
     ids = _ids(arguments[2])
-    items.put(ids, _rows(arguments[3], items, len(ids)))
+    table.put(ids, _rows(arguments[3], table, len(ids)))
     return OK
 
 
 @command("table.add", 4, "write denyoom", heavy=_writes_much)
 def add(session: Session, arguments: list[bytes]) -> Reply:
-    """Add to rows, element by element; an absent row counts as zeros."""
-    items = _table(session, arguments[1])
+    """Add to rows element by element; an absent row counts as zeros.
+
+    Syntax: TABLE.ADD name ids rows
+    """
+    table = _table_of(session, arguments[1])
     ids = _ids(arguments[2])
-    items.add(ids, _rows(arguments[3], items, len(ids)))
+    table.add(ids, _rows(arguments[3], table, len(ids)))
     return OK
 
 
 @command("table.del", 3, "write", heavy=_writes_much)
 def delete(session: Session, arguments: list[bytes]) -> Reply:
-    """Delete rows; how many there were."""
-    return integer(int(_table(session, arguments[1]).delete(_ids(arguments[2]))))
+    """Delete rows and return how many existed.
+
+    Syntax: TABLE.DEL name ids
+    """
+    return integer(int(_table_of(session, arguments[1]).delete(_ids(arguments[2]))))
 
 
 @command("table.exists", -3, "readonly", heavy=_writes_much)
 def exists(session: Session, arguments: list[bytes]) -> Reply:
-    """A byte for each id, 1 if the table has it: name ids [AT view]."""
-    items = _table(session, arguments[1], _at(arguments[3:]))
-    return _blob(items.contains(_ids(arguments[2])).astype(np.uint8))
+    """Return one byte per id: 1 if the table has a row for it, else 0.
+
+    Syntax: TABLE.EXISTS name ids [AT view]
+    """
+    table = _table_of(session, arguments[1], _at(arguments[3:]))
+    return _blob(table.contains(_ids(arguments[2])).astype(np.uint8))
 
 
 @command("table.get", -3, "readonly", heavy=_gets_much)
 def get(session: Session, arguments: list[bytes]) -> Reply:
-    """The rows of ids: name ids [DEFAULT x] [FIELDS n f...] [FOUND] [AT view]."""
-    default, fields, want_found, at = _get_options(arguments[3:])
-    items = _table(session, arguments[1], at)
+    """Return the rows of ids, absent ones filled with DEFAULT; FOUND: and one byte per id.
+
+    Syntax: TABLE.GET name ids [DEFAULT x] [FIELDS n f...] [FOUND] [AT view]
+    """
+    default, fields, return_found, at = _get_options(arguments[3:])
+    table = _table_of(session, arguments[1], at)
     ids = _ids(arguments[2])
-    if not want_found:
-        return _blob(items.get(ids, default=default, fields=fields))
-    rows, found = items.get(ids, default=default, return_found=True, fields=fields)
+    if not return_found:
+        return _blob(table.get(ids, default=default, fields=fields))
+    rows, found = table.get(ids, default=default, return_found=True, fields=fields)
     return joined([_blob(rows), _blob(found.astype(np.uint8))])
 
 
@@ -278,7 +313,7 @@ def _get_options(words: list[bytes]) -> tuple[float, list[str] | None, bool, str
 
 
 def _counted(words: list[bytes], size: int) -> tuple[list[list[bytes]], list[bytes]]:
-    """`n`, then n groups of `size` words: the groups, and the words behind them."""
+    """Split `n`, then n groups of `size` words, into the groups and the words after them."""
     n = parse_int(words[0], "ERR the number of tables is not a positive integer", 1, 1 << 16)
     stop = 1 + n * size
     if len(words) < stop:
@@ -288,7 +323,10 @@ def _counted(words: list[bytes], size: int) -> tuple[list[list[bytes]], list[byt
 
 @command("table.mget", -4, "readonly", heavy=_several_read_much)
 def mget(session: Session, arguments: list[bytes]) -> Reply:
-    """The rows of several tables, of one version: n t1 ids t2 ids ... [AT view]."""
+    """Return rows of several tables, all of one version.
+
+    Syntax: TABLE.MGET n t1 ids t2 ids ... [AT view]
+    """
     groups, rest = _counted(arguments[1:], 2)
     view = session.at(_at(rest))
     if len({name for name, _ in groups}) == len(groups):
@@ -300,12 +338,15 @@ def mget(session: Session, arguments: list[bytes]) -> Reply:
 
 @command("table.scan", -3, "readonly")
 def scan(session: Session, arguments: list[bytes]) -> Reply:
-    """Some rows: cursor for the next, ids, rows; name cursor [COUNT n] [AT view]."""
+    """Return the next cursor (0 at the end), ids, and rows.
+
+    Syntax: TABLE.SCAN name cursor [COUNT n] [AT view]
+    """
     cursor = parse_int(arguments[2], "ERR invalid cursor", 0, (1 << 64) - 1)
     count, at = _scan_options(arguments[3:])
-    items = _table(session, arguments[1], at)
-    count = min(count, max(HEAVY_ROWS // (items.width + 8), 1))
-    cursor, ids, rows = items.scan_from(cursor, count)
+    table = _table_of(session, arguments[1], at)
+    count = min(count, max(HEAVY_READ_BYTES // (table.width + 8), 1))
+    cursor, ids, rows = table.scan_from(cursor, count)
     return joined([bulk(b"%d" % cursor), _blob(ids), _blob(rows)])
 
 
@@ -323,11 +364,14 @@ def _scan_options(words: list[bytes]) -> tuple[int, str | None]:
 
 @command("table.pool", -4, "readonly", heavy=_pools_much)
 def pool(session: Session, arguments: list[bytes]) -> Reply:
-    """Sums, means or maxima of bags of rows: name ids offsets [WEIGHTS blob] [MODE sum|mean|max] [AT view]."""
+    """Return sum, mean or maximum of each bag of rows; `offsets` are the bags' starts.
+
+    Syntax: TABLE.POOL name ids offsets [WEIGHTS blob] [MODE sum|mean|max] [AT view]
+    """
     weights, mode, at = _pool_options(arguments[4:], weights=True)
-    items = _table(session, arguments[1], at)
+    table = _table_of(session, arguments[1], at)
     ids, offsets = _ids(arguments[2]), _ids(arguments[3], "offsets")
-    return _blob(items.pool(ids, offsets, weights=weights, mode=mode))
+    return _blob(table.pool(ids, offsets, weights=weights, mode=mode))
 
 
 def _pool_options(words: list[bytes], weights: bool) -> tuple[np.ndarray | None, str, str | None]:
@@ -348,7 +392,10 @@ def _pool_options(words: list[bytes], weights: bool) -> tuple[np.ndarray | None,
 
 @command("table.mpool", -5, "readonly", heavy=_several_read_much)
 def mpool(session: Session, arguments: list[bytes]) -> Reply:
-    """`TABLE.POOL` of several tables, of one version: n t1 ids offsets t2 ids offsets ... [MODE m] [AT view]."""
+    """Do TABLE.POOL for several tables, all of one version.
+
+    Syntax: TABLE.MPOOL n t1 ids offsets t2 ids offsets ... [MODE sum|mean|max] [AT view]
+    """
     groups, rest = _counted(arguments[1:], 3)
     _, mode, at = _pool_options(rest, weights=False)
     view = session.at(at)

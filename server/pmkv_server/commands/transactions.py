@@ -1,4 +1,4 @@
-"""MULTI and its relatives. A transaction is one batch of the store: a crash leaves all of it or nothing."""
+"""MULTI, EXEC, DISCARD, WATCH: a transaction is one batch of the store, so a crash leaves all of it or nothing."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pmkv_server.resp.scan import NULL_ARRAY, OK, Reply, joined
 group = Group("transactions")
 command = group.command
 
-OVERHEAD = 256  # bytes of the log, more than a record and its frame take beside key and value
+RECORD_OVERHEAD_BYTES = 256  # of the log: an upper bound for what a record and its frame take besides key and value
 _ABORTED = "EXECABORT Transaction discarded because of previous errors."
 
 
 @command("multi", 1, "fast loop in_multi")
 def multi(session: Session, arguments: list[bytes]) -> Reply:
-    """Begin a transaction: queue what follows until EXEC."""
+    """Begin a transaction: the commands that follow are queued until EXEC."""
     if session.queue is not None:
         raise CommandError("ERR MULTI calls can not be nested")
     session.begin()
@@ -27,7 +27,7 @@ def multi(session: Session, arguments: list[bytes]) -> Reply:
 
 @command("discard", 1, "fast loop in_multi")
 def discard(session: Session, arguments: list[bytes]) -> Reply:
-    """Forget the transaction."""
+    """Drop the transaction."""
     if session.queue is None:
         raise CommandError("ERR DISCARD without MULTI")
     session.end()
@@ -47,7 +47,7 @@ def watch(session: Session, arguments: list[bytes]) -> Reply:
 
 @command("unwatch", 1, "fast loop")
 def unwatch(session: Session, arguments: list[bytes]) -> Reply:
-    """Watch nothing any more."""
+    """Forget all watched keys."""
     session.watched = {}
     return OK
 
@@ -58,13 +58,13 @@ def _exec_is_heavy(session: Session, arguments: list[bytes]) -> bool:
 
 @command("exec", 1, "in_multi", heavy=_exec_is_heavy)
 def exec_(session: Session, arguments: list[bytes]) -> Reply:
-    """Run the transaction, all of it or (if a watched key was written) nothing."""
+    """Run the queued commands as one batch, or none if a watched key was written."""
     if session.queue is None:
         raise CommandError("ERR EXEC without MULTI")
     try:
         if session.broken:
             raise CommandError(_ABORTED)
-        with _alone(session):
+        with _exclusive(session):
             if _watched_changed(session):
                 return NULL_ARRAY[session.protocol]
             queue, session.queue = session.queue, None
@@ -73,17 +73,17 @@ def exec_(session: Session, arguments: list[bytes]) -> Reply:
         session.end()
 
 
-def _alone(session: Session) -> contextlib.AbstractContextManager[None]:
-    """Nobody else writes meanwhile, and what the queue writes has room, or nothing of it is written."""
+def _exclusive(session: Session) -> contextlib.AbstractContextManager[None]:
+    """Return a context without other writers, with room in the pool reserved for all that the queue writes."""
     store = session.server.store
     if store.readonly:
         return contextlib.nullcontext()
     growing = [words for entry, words in session.queue or () if "denyoom" in entry.flags]
-    return store.batch(reserve=sum(sum(map(len, words)) + OVERHEAD * len(words) for words in growing))
+    return store.batch(reserve=sum(sum(map(len, words)) + RECORD_OVERHEAD_BYTES * len(words) for words in growing))
 
 
 def _watched_changed(session: Session) -> bool:
-    """Was a watched key written since WATCH, by whomever, or has it ceased?"""
+    """Tell whether a watched key was written since WATCH, or has expired."""
     for (keyspace, key), (fingerprint, expiry) in session.watched.items():
         if keyspace.fingerprint(key) != fingerprint or (expiry and key not in keyspace):
             return True

@@ -1,4 +1,4 @@
-"""The REST face, described by /openapi.json. Imported after RESP answers, for aiohttp takes a quarter of a second."""
+"""REST over aiohttp, described by /openapi.json. The server imports it late: aiohttp takes a quarter of a second."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from aiohttp.http_exceptions import HttpProcessingError
 from . import keys, service, tables, views
 from .access import guard
 from .context import PROMOTIONS, SERVER, Server
-from .problems import tell_problems
+from .problems import problem_middleware
 
-SHUTDOWN_S = 1.0  # for requests under way; the whole server stops in less than 5 s, RESP and store included
-MAX_HEADER = 256 << 10  # a key of 64 KiB, percent-encoded, is in the request line
+SHUTDOWN_S = 1.0  # for requests in progress; the whole server, with RESP and store, stops in less than 5 s
+MAX_HEADER_BYTES = 256 << 10  # the request line can hold a percent-encoded key of 64 KiB
 
 Handler = Any
 ROUTES: list[tuple[str, str, Handler]] = [
@@ -54,39 +54,40 @@ ROUTES: list[tuple[str, str, Handler]] = [
 
 
 def application(server: Server) -> web.Application:
-    app = web.Application(middlewares=[tell_problems, guard])
+    """Return the aiohttp application that serves one server's store."""
+    app = web.Application(middlewares=[problem_middleware, guard])
     app[SERVER] = server
     app.add_routes([web.route(method, path, handler) for method, path, handler in ROUTES if method != "GET"])
     app.add_routes([web.get(path, handler) for method, path, handler in ROUTES if method == "GET"])  # and HEAD
-    app.on_response_prepare.append(_say_version)
+    app.on_response_prepare.append(_add_version_header)
     return app
 
 
-async def _say_version(request: web.Request, response: web.StreamResponse) -> None:
-    """Whoever keeps what was read by this version never keeps what was older."""
+async def _add_version_header(request: web.Request, response: web.StreamResponse) -> None:
+    """Add the header Pmkv-Version. The data of a reply is of this version or a later one, never older."""
     promotions, lsn = request.app[SERVER].switches.version
     response.headers["Pmkv-Version"] = f"{request.get(PROMOTIONS, promotions)}-{lsn}"
 
 
-def _not_the_clients_fault(record: logging.LogRecord) -> bool:
-    """aiohttp logs what is no HTTP with a stack trace; anyone could fill a disk with that."""
+def _is_not_about_malformed_http(record: logging.LogRecord) -> bool:
+    """Drop aiohttp's stack traces about malformed HTTP, with which anyone could fill the disk."""
     return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
 
 
 http_log = logging.getLogger("pmkv.rest.http")
-http_log.addFilter(_not_the_clients_fault)
+http_log.addFilter(_is_not_about_malformed_http)
 
 RUNNER: dict[str, Any] = {
     "access_log": None,
     "logger": http_log,
-    "max_line_size": MAX_HEADER,
-    "max_field_size": MAX_HEADER,
+    "max_line_size": MAX_HEADER_BYTES,
+    "max_field_size": MAX_HEADER_BYTES,
     "shutdown_timeout": SHUTDOWN_S,
 }
 
 
 async def start_rest(server: Server, host: str, port: int) -> web.AppRunner:
-    """Listen; port 0 takes a free one, found in `runner.addresses`. `await runner.cleanup()` drains and stops."""
+    """Listen on a port; 0 takes a free one, found in `runner.addresses`. `await runner.cleanup()` drains and stops."""
     runner = web.AppRunner(application(server), **RUNNER)
     await runner.setup()
     await web.TCPSite(runner, host, port).start()

@@ -1,6 +1,9 @@
-"""Who may ask. With a password every request carries it, but for the probes. Without one the server is on loopback,
-where a browser can reach it for any page it shows: a page of another origin is refused, and so is a host name that is
-not of this machine, behind which such a page may hide."""
+"""Access control: the password, and, where there is none, the origin of requests.
+
+With a password every request except the probes must carry it. Without one the server listens on loopback, where a
+browser can reach it from any web page. So requests of another origin are refused, and so are host names other than
+localhost, which a page could resolve to this machine (DNS rebinding).
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,7 @@ PROBES = ("/healthz", "/readyz")
 
 @web.middleware
 async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Refuse requests without the password, or, where there is none, from other hosts and origins."""
     password = request.app[SERVER].config.password
     if request.path not in PROBES:
         if password:
@@ -31,9 +35,9 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 def _check_bearer(request: web.Request, password: str) -> None:
     scheme, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
-    sides = (text.encode("utf-8", "surrogateescape") for text in (given.strip(), password))
-    right = hmac.compare_digest(*sides)
-    if scheme.lower() != "bearer" or not right:
+    secrets = (text.encode("utf-8", "surrogateescape") for text in (given.strip(), password))
+    is_right = hmac.compare_digest(*secrets)
+    if scheme.lower() != "bearer" or not is_right:
         detail = "this server has a password: send it as Authorization: Bearer <password>"
         raise Problem(401, "unauthorized", detail, {hdrs.WWW_AUTHENTICATE: "Bearer"})
 
@@ -46,7 +50,7 @@ def _check_host(request: web.Request) -> None:
 
 
 def _name_of(host: str) -> str:
-    """Without port and brackets; empty for what is no host."""
+    """Return a host without port and brackets, or an empty string if it is malformed."""
     try:
         return urlsplit(f"//{host}").hostname or ""
     except ValueError:

@@ -1,8 +1,7 @@
-"""Rows as Arrow IPC streams. pyarrow is not among pmkv's requirements; where it is missing, Arrow is refused with a 415
-that says so.
+"""Rows as Arrow IPC streams. pyarrow is optional: without it Arrow is refused with status 415.
 
-A row is one value, a fixed-size list of values (its shape laid flat) or, in a structured table, a struct of these. For
-pooling, `ids` is a column of lists, one bag each, and `weights` one of the same lengths.
+A row is one value, a fixed-size list of values (the row's shape flattened) or, in a structured table, a struct of
+these. For pooling, `ids` is a column of lists, one per bag, and `weights` a column of lists of the same lengths.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ Array = NDArray[Any]
 
 
 def pyarrow() -> Any:
+    """Return the module pyarrow. Raises Problem 415 where it is not installed."""
     try:
         import pyarrow  # type: ignore[import-not-found, import-untyped, unused-ignore]
     except ImportError:
@@ -32,7 +32,7 @@ def pyarrow() -> Any:
 
 
 def read_arrow(body: bytes) -> dict[str, Any]:
-    """The columns of a stream by name, each a pyarrow.Array. Raises Problem 400."""
+    """Return the columns of a stream by name, each a pyarrow.Array. Raises Problem 400."""
     pa = pyarrow()
     try:
         table = pa.ipc.open_stream(pa.py_buffer(body)).read_all()
@@ -43,7 +43,7 @@ def read_arrow(body: bytes) -> dict[str, Any]:
 
 
 def write_arrow(columns: Mapping[str, Array]) -> bytes:
-    """Arrays of equal length as one record batch."""
+    """Return arrays of equal length as a stream of one record batch. Raises Problem 406."""
     pa = pyarrow()
     try:
         arrays = [_column(pa, array) for array in columns.values()]
@@ -67,14 +67,14 @@ def _column(pa: Any, array: Array) -> Any:
 
 
 def _plain(flat: Array) -> Any:
-    """Contiguous and little-endian, as pyarrow wants it; bytes of any content as binary."""
+    """Return values in the form that pyarrow takes: contiguous and in native byte order, or a list of bytes."""
     if flat.dtype.kind in "SV":
         return flat.tolist()
     return np.ascontiguousarray(flat, flat.dtype.newbyteorder("="))
 
 
 def to_array(column: Any, dtype: np.dtype[Any], shape: tuple[int, ...], what: str) -> Array:
-    """A column as (n, *shape) of `dtype`. Raises Problem 400."""
+    """Return a column as an array (n, *shape) of `dtype`. Raises Problem 400."""
     pa = pyarrow()
     if column.null_count:
         raise invalid(f"column '{what}' has {column.null_count} nulls")
@@ -86,10 +86,10 @@ def to_array(column: Any, dtype: np.dtype[Any], shape: tuple[int, ...], what: st
         raise invalid(f"column '{what}' ({column.type}) does not fit {dtype} of shape {shape}: {error}") from None
 
 
-def _flat(pa: Any, column: Any, wanted: int, what: str) -> Any:
+def _flat(pa: Any, column: Any, size: int, what: str) -> Any:
     values = column.flatten()
-    if len(values) != wanted:
-        raise invalid(f"column '{what}' has {len(values)} values; {wanted} are wanted")
+    if len(values) != size:
+        raise invalid(f"column '{what}' has {len(values)} values instead of {size}")
     if values.null_count:
         raise invalid(f"column '{what}' has nulls in its lists")
     return values
@@ -114,17 +114,18 @@ def _elements(pa: Any, values: Any, dtype: np.dtype[Any], what: str) -> Array:
 
 
 def _same_kind(item: Any, dtype: np.dtype[Any]) -> Any:
-    """A string for a field of bytes is taken as UTF-8."""
+    """Encode a string for a field of bytes as UTF-8; return other values unchanged."""
     return item.encode() if isinstance(item, str) and dtype.kind != "U" else item
 
 
 def is_lists(column: Any) -> bool:
+    """Tell whether a column holds lists."""
     types = pyarrow().types
     return bool(types.is_list(column.type) or types.is_large_list(column.type))
 
 
 def lists(column: Any, what: str) -> tuple[Any, Array]:
-    """A column of lists as (its values, the offsets where each list begins)."""
+    """Return a column of lists as (all values, the offset at which each list begins). Raises Problem 400."""
     if not is_lists(column) or column.null_count:
         raise invalid(f"column '{what}' is {column.type}; a bag is a list without nulls")
     ends = np.cumsum(column.value_lengths().to_numpy(), dtype=np.int64)

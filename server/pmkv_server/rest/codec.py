@@ -1,5 +1,8 @@
-"""Bodies of row requests and replies. A request becomes a `Message` of arrays and options whatever its format; a reply
-is named arrays and a few scalars, written in the format asked for."""
+"""Bodies of row requests and replies, in any format.
+
+A request is decoded into a `Message` of arrays and options; a reply of named arrays and a few scalars is encoded in the
+format that the client accepts.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ NAMES = ("ids", "rows", "offsets", "weights")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What one row of a table is: the dtype of an element and the row's shape."""
+    """The layout of a table's row: the dtype of an element and the row's shape."""
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
@@ -32,19 +35,20 @@ class Row:
 
 @dataclass(slots=True)
 class Message:
-    """The arrays and options of a request; `arrays` has what was sent of ids, rows, offsets and weights."""
+    """The arrays and options of a request; `arrays` has those of ids, rows, offsets and weights that were sent."""
 
     arrays: dict[str, Array] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
 
-    def need(self, name: str) -> Array:
+    def require(self, name: str) -> Array:
+        """Return an array by name. Raises Problem 400 if it was not sent."""
         if name not in self.arrays:
             raise invalid(f"the request has no '{name}'")
         return self.arrays[name]
 
 
 def decode(body: bytes, form: str, row: Row, limit: int) -> Message:
-    """A request about one table. Raises Problem 400 or 415."""
+    """Decode a request about one table. Raises Problem 400 or 415."""
     if form == JSON:
         return _from_json(body, row)
     if form == ARROW:
@@ -57,7 +61,7 @@ def decode(body: bytes, form: str, row: Row, limit: int) -> Message:
 
 
 def decode_ids(body: bytes, form: str, limit: int) -> dict[str, Array]:
-    """A request about several tables: ids by table. JSON: {"tables": {name: ids}}; .npz: an array a table."""
+    """Decode a request about several tables: ids by table. JSON: {"tables": {name: ids}}; .npz: one array per table."""
     if form == NPZ:
         return {name: _checked(array, "ids") for name, array in npy.read_npz(body, limit).items()}
     if form != JSON:
@@ -106,7 +110,7 @@ def _from_arrow(columns: dict[str, Any], row: Row) -> dict[str, Array]:
 
 
 def _checked(array: Array, name: str) -> Array:
-    """Ids and offsets as one-dimensional int64; rows are left for the table to judge."""
+    """Return ids and offsets as one-dimensional int64; leave the check of rows to the table."""
     if name not in INTEGERS:
         return array
     if array.ndim != 1 or array.dtype.kind not in "iu" or not np.can_cast(array.dtype, np.int64):
@@ -115,7 +119,7 @@ def _checked(array: Array, name: str) -> Array:
 
 
 def encode(form: str, arrays: Mapping[str, Array], scalars: Mapping[str, Any] | None = None) -> bytes:
-    """A reply. The scalars are in its headers too, and only there in formats that have no place for them."""
+    """Encode a reply. JSON holds the scalars; other formats have no place for them, so headers carry them as well."""
     if form == JSON:
         return jsonrows.dump({**(scalars or {}), **{name: jsonrows.jsonable(array) for name, array in arrays.items()}})
     if form == ARROW:

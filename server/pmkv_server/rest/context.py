@@ -1,6 +1,6 @@
-"""What all handlers share: how they reach the store, read a body and a query, and wait before they answer.
+"""Shared chunks of all handlers: access to the store, reading of bodies and queries, and the durability wait.
 
-No reply reveals what is not durable, be it a value or an error: `run` waits for everything its work has seen.
+No reply, not even an error, reveals a write that is not durable: `run` waits for everything that its work has read.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ from aiohttp.http_exceptions import HttpProcessingError
 from .problems import Problem, invalid
 
 T = TypeVar("T")
-INLINE = 1 << 20  # bytes; more work than that would hold up the loop and goes to a thread
-MAX_BODY = 64 << 20
-MAX_VALUE = 512 << 20  # a value may be as long as that, and is then the body
+INLINE_BYTES = 1 << 20  # work on more bytes would block the event loop, so it runs in a thread
+MAX_BODY_BYTES = 64 << 20
+MAX_VALUE_BYTES = 512 << 20  # the limit where the body is one value
 KEYSPACES = 16
 
 
 class Server(Protocol):
-    """What REST needs of the server it stands in."""
+    """The chunk of the server that REST uses."""
 
     store: Any
     config: Any
     stats: Any
     saving: Any
     switches: Any
-    sessions: Any  # of RESP
+    sessions: Any  # connections of RESP
 
     async def durable(self, lsn: int) -> None: ...
 
 
 SERVER: web.AppKey[Server] = web.AppKey("server", Server)
-# Of a request: how many there were before it looked, or with its own.
+# Of a request: the number of promotions before it read, or after its own promotion.
 PROMOTIONS: web.RequestKey[int] = web.RequestKey("promotions", int)
 
 
@@ -44,23 +44,29 @@ def store_of(request: web.Request) -> Any:
 
 
 async def view_of(request: web.Request, parameters: dict[str, str]) -> Any:
-    """The view that ?at= names, or `main`, which is the store itself."""
+    """Return the view that ?at= names, or the store itself, which is `main`."""
     store, at = store_of(request), parameters.get("at")
     return store if at is None else await run(request, lambda: store.view(at))
 
 
 async def keyspace_of(request: web.Request, parameters: dict[str, str]) -> Any:
-    """The keyspace that ?db= and ?at= name."""
+    """Return the keyspace that ?db= and ?at= name."""
     store, number, at = store_of(request), database(parameters), parameters.get("at")
     return store.keyspace(number) if at is None else await run(request, lambda: store.view(at).keyspace(number))
 
 
 async def run(request: web.Request, work: Callable[[], T], size: int = 0) -> T:
-    """The result of `work`, once all it saw is durable; in a thread if it handles more than 1 MiB, or if the disk may
-    have to be read for an index."""
+    """Return the result of `work` once all it has read is durable.
+
+    `work` runs in a thread if `size` is more than 1 MiB, or while index files may have to be read from disk. Raises
+    what `work` raises, and Problem 503 if a flush fails.
+    """
     server = request.app[SERVER]
-    request.setdefault(PROMOTIONS, server.switches.latest[0])  # before: what is read is of this version or a later one
-    outcome, lsn = await off_loop(lambda: _deferred(server.store, work), INLINE + 1 if server.store.is_cold else size)
+    # The version is taken before the read, so that the data is of this version or a later one.
+    request.setdefault(PROMOTIONS, server.switches.latest[0])
+    outcome, lsn = await off_loop(
+        lambda: _deferred(server.store, work), INLINE_BYTES + 1 if server.store.is_cold else size
+    )
     try:
         await server.durable(lsn)
     except Exception as error:
@@ -71,6 +77,8 @@ async def run(request: web.Request, work: Callable[[], T], size: int = 0) -> T:
 
 
 class Failure:
+    """An error that work raised, to be raised again when what it read is durable."""
+
     def __init__(self, error: Exception) -> None:
         self.error = error
 
@@ -86,26 +94,26 @@ def _deferred(store: Any, work: Callable[[], T]) -> tuple[T | Failure, int]:
 
 
 async def off_loop(work: Callable[[], T], size: int) -> T:
-    """`work` here, or in a thread if it handles more than 1 MiB."""
-    if size <= INLINE:
+    """Run `work` here, or in a thread if `size` is more than 1 MiB."""
+    if size <= INLINE_BYTES:
         return work()
     return await asyncio.get_running_loop().run_in_executor(None, work)
 
 
-async def read_body(request: web.Request, limit: int = MAX_BODY) -> bytes:
-    """The whole body. Raises Problem 413 as soon as it is known to be too long, before it is read if it says so."""
+async def read_body(request: web.Request, limit: int = MAX_BODY_BYTES) -> bytes:
+    """Return the whole body. Raises Problem 413 as soon as Content-Length or the bytes exceed `limit`."""
     if (request.content_length or 0) > limit:
         raise _too_long(limit)
-    parts, size = [], 0
+    chunks, size = [], 0
     try:
-        async for part in request.content.iter_any():
-            size += len(part)
+        async for chunk in request.content.iter_any():
+            size += len(chunk)
             if size > limit:
                 raise _too_long(limit)
-            parts.append(part)
+            chunks.append(chunk)
     except (web.RequestPayloadError, HttpProcessingError) as error:
         raise invalid(f"the body cannot be read: {error}") from None
-    return b"".join(parts)
+    return b"".join(chunks)
 
 
 def _too_long(limit: int) -> Problem:
@@ -115,7 +123,7 @@ def _too_long(limit: int) -> Problem:
 
 
 def query(request: web.Request, *allowed: str) -> dict[str, str]:
-    """The query's parameters. Raises Problem 400 for one that is not known, or that is given twice."""
+    """Return the query's parameters. Raises Problem 400 for one that is unknown or given twice."""
     found = dict(request.query)
     if unknown := found.keys() - set(allowed):
         known = f"it may have {', '.join(allowed)}" if allowed else "it takes none"
@@ -125,17 +133,17 @@ def query(request: web.Request, *allowed: str) -> dict[str, str]:
     return found
 
 
-def integer(value: Any, name: str, least: int, most: int) -> int:
-    """An integer of a query or a JSON body, within bounds. Raises Problem 400."""
+def integer(value: Any, name: str, low: int, high: int) -> int:
+    """Return an integer of a query or a JSON body, within bounds. Raises Problem 400."""
     try:
         number = int(value) if isinstance(value, str | int) and not isinstance(value, bool) else None
     except ValueError:
         number = None
-    if number is None or not least <= number <= most:
-        raise invalid(f"'{name}' must be an integer from {least} to {most}, not {str(value)[:40]!r}")
+    if number is None or not low <= number <= high:
+        raise invalid(f"'{name}' must be an integer from {low} to {high}, not {str(value)[:40]!r}")
     return number
 
 
 def database(parameters: dict[str, str]) -> int:
-    """The number of the keyspace that ?db= names, or 0."""
+    """Return the number of the keyspace that ?db= names, or 0."""
     return integer(parameters.get("db", "0"), "db", 0, KEYSPACES - 1)

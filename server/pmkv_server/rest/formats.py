@@ -1,4 +1,4 @@
-"""In what forms rows travel, and which one a request asks for."""
+"""Media types of bodies, and the negotiation of the one that a request sends or accepts."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ BYTES = "application/octet-stream"
 ROW_FORMATS = (JSON, NPY, NPZ, ARROW)
 
 
-def sent(request: web.Request) -> str:
-    """The format of the body. Raises Problem 415, also for what curl calls a body that was given no type: a browser
-    would send that to anyone without asking."""
+def body_format(request: web.Request) -> str:
+    """Return the format of the body. Raises Problem 415.
+
+    The type that curl gives to a body by default (a form) is refused as well: browsers send forms to other sites
+    without asking those (CSRF).
+    """
     if hdrs.CONTENT_TYPE not in request.headers or not request.body_exists:
         return JSON
     if request.content_type in ROW_FORMATS:
@@ -24,8 +27,8 @@ def sent(request: web.Request) -> str:
     raise Problem(415, "format", f"the body is {request.content_type}; Content-Type may be {', '.join(ROW_FORMATS)}")
 
 
-def wanted(request: web.Request, offered: tuple[str, ...], default: str) -> str:
-    """The best offered format by the Accept header; `default` where it does not care. Raises Problem 406."""
+def accepted_format(request: web.Request, offered: tuple[str, ...], default: str) -> str:
+    """Return the offered format that the Accept header prefers, `default` among equals. Raises Problem 406."""
     ranges = _ranges(request.headers.getall(hdrs.ACCEPT, ["*/*"]))
     preferred = sorted(offered, key=lambda name: name != default)
     best = max(preferred, key=lambda name: _quality(ranges, name))
@@ -51,5 +54,5 @@ def _number(text: str) -> float:
 
 
 def _quality(ranges: dict[str, float], name: str) -> float:
-    """That of the most specific range that covers this name."""
+    """Return the quality of the most specific range that covers a media type, 0 for none."""
     return next((ranges[key] for key in (name, name.partition("/")[0] + "/*", "*/*") if key in ranges), 0.0)

@@ -1,7 +1,10 @@
-"""Rows as JSON and back. Numbers are JSON numbers (int64 in full), NaN and the infinities become null, null becomes
-NaN; a row of a structured table is an object; text is a string; bytes that are not UTF-8 are {"base64": "..."}, and so
-is text with half a surrogate pair, which no UTF-8 holds; complex numbers are [real, imaginary]; datetime64 is ISO 8601,
-timedelta64 its count; NaT is null."""
+"""Conversion of rows to JSON and back.
+
+Numbers are JSON numbers (int64 in full). NaN and the infinities become null; null becomes NaN. A row of a structured
+table is an object. Text is a string. Bytes that are not UTF-8 are {"base64": "..."}, and so is text with an unpaired
+surrogate, which UTF-8 cannot hold. Complex numbers are [real, imaginary]. datetime64 is ISO 8601, timedelta64 the count
+of its unit, NaT null.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from numpy.typing import NDArray
 
 from .problems import invalid
 
-NATIVE = {"b1", "f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"}  # what orjson writes from an array
+NATIVE = {"b1", "f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"}  # dtypes that orjson writes directly
 OPTIONS = orjson.OPT_SERIALIZE_NUMPY
 LEAVES: dict[str, set[type]] = {"b": {bool}, "i": {int}, "u": {int}, "f": {int, float, type(None)}}
 
@@ -39,7 +42,7 @@ def dump(value: Any) -> bytes:
 
 
 def jsonable(array: Array) -> Any:
-    """What `dump` writes as this array."""
+    """Return an object that `dump` writes as this array."""
     dtype = array.dtype
     if dtype.str[1:] in NATIVE:
         return np.ascontiguousarray(array, dtype.newbyteorder("="))
@@ -104,11 +107,11 @@ def _text_to_json(value: str) -> Any:
 
 
 def to_integers(value: Any, what: str) -> NDArray[np.int64]:
-    """A JSON list of integers as one-dimensional int64. Raises Problem 400."""
+    """Return a JSON list of integers as one-dimensional int64. Raises Problem 400."""
     if not isinstance(value, list):
         raise invalid(f"'{what}' must be a list of integers")
     if not all(type(item) is int for item in value):
-        raise invalid(f"'{what}' must be a list of integers; {_first_not(value, int)} is none")
+        raise invalid(f"'{what}' must be a list of integers, and {_first_not(value, int)} is not one")
     try:
         return np.array(value, np.int64)
     except OverflowError:
@@ -120,9 +123,9 @@ def _first_not(items: list[Any], kind: type) -> str:
 
 
 def to_rows(value: Any, dtype: np.dtype[Any], shape: tuple[int, ...], what: str = "rows") -> Array:
-    """A JSON list of n rows as (n, *shape) of `dtype`. Raises Problem 400, naming what does not fit."""
+    """Return a JSON list of n rows as (n, *shape) of `dtype`. Raises Problem 400, which names the misfit."""
     if not isinstance(value, list):
-        raise invalid(f"'{what}' must be a list with one row an id")
+        raise invalid(f"'{what}' must be a list with one row per id")
     if dtype.kind in "biuf" and dtype.names is None:
         return _numbers(value, dtype, (len(value), *shape), what)
     if dtype.kind == "c":
@@ -139,21 +142,24 @@ def _numbers(value: list[Any], dtype: np.dtype[Any], shape: tuple[int, ...], wha
         with np.errstate(over="raise"):
             array = np.array(value, dtype) if natural.dtype.kind == "O" or dtype.kind in "iu" else natural.astype(dtype)
     except (ValueError, TypeError, OverflowError, FloatingPointError) as error:
-        raise invalid(f"'{what}' are no array of {dtype}: {error}") from None
+        raise invalid(f"'{what}' cannot be an array of {dtype}: {error}") from None
     array = array if math.prod(shape) else natural
     if array.shape != shape:
-        raise invalid(f"'{what}' have shape {array.shape}; {shape} is wanted")
+        raise invalid(f"'{what}' have shape {array.shape}; {shape} is required")
     return array
 
 
 def _check_leaves(value: list[Any], natural: np.dtype[Any], dtype: np.dtype[Any], what: str) -> None:
-    """NumPy would turn 1.5 into 1, "1.5" into 1.5 and true into 1. It finds float64 for integers beyond int64, and
-    object where there is a null: only then are the leaves looked at one by one."""
+    """Raise Problem 400 for values that NumPy would convert silently: 1.5 to 1, "1.5" to 1.5, true to 1.
+
+    The leaves are inspected one by one only if the dtype that NumPy finds does not decide: float64 may come from
+    integers beyond int64, and object from a null.
+    """
     if natural.kind in {"b": "b", "i": "iu", "u": "iu", "f": "iuf"}[dtype.kind]:
         return
     alien = _leaf_types(value) - LEAVES[dtype.kind]
     if alien:
-        raise invalid(f"'{what}' hold {', '.join(sorted(kind.__name__ for kind in alien))}; {dtype} is wanted")
+        raise invalid(f"'{what}' hold {', '.join(sorted(kind.__name__ for kind in alien))}; {dtype} is required")
 
 
 def _leaf_types(value: Any) -> set[type]:
@@ -197,11 +203,11 @@ def _objects(flat: list[Any], dtype: np.dtype[Any], what: str) -> Array:
 
 
 def fixed(items: list[Any], dtype: np.dtype[Any]) -> Array:
-    """Text or bytes as an array. Raises ValueError for what is too long, where NumPy would cut it off."""
+    """Return text or bytes as an array. Raises ValueError for items that are too long, which NumPy would cut off."""
     kind, width = (str, dtype.itemsize // 4) if dtype.kind == "U" else (bytes, dtype.itemsize)
     for item in items:
         if not isinstance(item, kind) or len(item) > width:
-            raise ValueError(f"{str(item)[:40]!r} is no {kind.__name__} of at most {width}")
+            raise ValueError(f"{str(item)[:40]!r} is not {kind.__name__} of length {width} or less")
     return np.array(items, dtype)
 
 
@@ -218,7 +224,7 @@ def _text_of_json(item: Any) -> Any:
 
 
 def from_base64(text: Any) -> bytes:
-    """Bytes of base64 in either alphabet, padded or not. Raises Problem 400."""
+    """Decode base64 of either alphabet, padded or not. Raises Problem 400."""
     try:
         plain = text.encode("ascii").translate(bytes.maketrans(b"-_", b"+/")).rstrip(b"=")
         return base64.b64decode(plain + b"=" * (-len(plain) % 4), validate=True)

@@ -1,5 +1,7 @@
-"""/v1/keys: byte keys to byte values. A key is the percent-encoded rest of the path, slashes included, or ?key64=, in
-base64url, which is easier for binary ones."""
+"""/v1/keys: reading, writing and listing of keys and values, both bytes.
+
+A key is the percent-encoded rest of the path, slashes included, or ?key64=, its base64url, which suits binary keys.
+"""
 
 from __future__ import annotations
 
@@ -14,19 +16,19 @@ from aiohttp import ETag, hdrs, web
 
 import pmkv_server.rest.jsonrows as jsonrows
 
-from .context import INLINE, MAX_VALUE, integer, keyspace_of, query, read_body, run, store_of
-from .formats import BYTES, JSON, wanted
+from .context import INLINE_BYTES, MAX_VALUE_BYTES, integer, keyspace_of, query, read_body, run, store_of
+from .formats import BYTES, JSON, accepted_format
 from .problems import Problem, invalid
 
 PATH = "/v1/keys/"
 EXPIRES = "Pmkv-Expire-At"  # a header: milliseconds since the epoch
 MAX_LIMIT, MAX_BATCH = 10_000, 10_000
 MAX_TTL_MS = 1 << 52
-OVERHEAD = 256  # of a batch of one command in the log
-MAX_CONDITIONAL = (16 << 20) - (128 << 10)  # a batch ends at 16 MiB, key and overhead included
+BATCH_OVERHEAD_BYTES = 256  # of the log, for a batch of one write
+MAX_CONDITIONAL_BYTES = (16 << 20) - (128 << 10)  # a batch has at most 16 MiB with key and overhead
 PARAMETERS = ("db", "at", "key64")
 LISTING = ("db", "at", "prefix", "prefix64", "start", "start64", "stop", "stop64", "reverse", "limit", "cursor")
-FORWARD, BACKWARD = b">", b"<"  # how a cursor begins
+FORWARD, BACKWARD = b">", b"<"  # the first byte of a cursor
 
 
 def etag_of(value: bytes) -> str:
@@ -34,14 +36,14 @@ def etag_of(value: bytes) -> str:
 
 
 def key_of(request: web.Request, parameters: dict[str, str]) -> bytes:
-    """The raw path is decoded here: bytes that are no UTF-8, and %2F, must arrive as they were sent."""
+    """Return the key of a request, decoded from the raw path to keep %2F and bytes that are not UTF-8."""
     if "key64" in parameters:
         return jsonrows.from_base64(parameters["key64"])
     return unquote_to_bytes(request.rel_url.raw_path.removeprefix(PATH))
 
 
 class Conditions:
-    """If-Match and If-None-Match of a request."""
+    """The headers If-Match and If-None-Match of a request."""
 
     def __init__(self, request: web.Request) -> None:
         self.match, self.none = request.if_match, request.if_none_match
@@ -50,7 +52,7 @@ class Conditions:
         return self.match is not None or self.none is not None
 
     def refused(self, value: bytes | None) -> bool:
-        """Whether what is stored (None: nothing) forbids the request."""
+        """Tell whether the stored value (None: no such key) forbids the request."""
         tag = None if value is None else etag_of(value)
         missed = self.match is not None and not _covers(self.match, tag, weakly=False)
         return missed or (self.none is not None and _covers(self.none, tag, weakly=True))
@@ -72,10 +74,10 @@ def missing(key: bytes) -> Problem:
 
 async def get_key(request: web.Request) -> web.Response:
     parameters = query(request, *PARAMETERS)
-    key, space = key_of(request, parameters), await keyspace_of(request, parameters)
-    form = wanted(request, (BYTES, JSON), BYTES)
-    size = await run(request, lambda: space.size(key))
-    entry = await run(request, lambda: space.entry(key), size or 0)
+    key, keyspace = key_of(request, parameters), await keyspace_of(request, parameters)
+    form = accepted_format(request, (BYTES, JSON), BYTES)
+    size = await run(request, lambda: keyspace.size(key))
+    entry = await run(request, lambda: keyspace.entry(key), size or 0)
     conditions = Conditions(request)
     refusal = conditions.refusal(None if entry is None else entry[0])
     if refusal and conditions.match is not None:
@@ -93,7 +95,7 @@ async def get_key(request: web.Request) -> web.Response:
 
 
 def to_json(value: bytes) -> dict[str, str]:
-    """{value, encoding}: as text where it is UTF-8, else in base64."""
+    """Return {value, encoding}: the text of a value that is UTF-8, else its base64."""
     try:
         return {"value": value.decode(), "encoding": "utf8"}
     except UnicodeDecodeError:
@@ -112,20 +114,20 @@ def from_json(body: bytes) -> bytes:
 
 def text_to_bytes(text: Any, encoding: Any) -> bytes:
     if encoding not in ("utf8", "base64") or not isinstance(text, str):
-        raise invalid("'encoding' must be utf8 or base64, and what it encodes a string")
+        raise invalid("'encoding' must be utf8 or base64, and the encoded value a string")
     return text.encode() if encoding == "utf8" else jsonrows.from_base64(text)
 
 
 def conditionally(
-    store: Any, space: Any, key: bytes, conditions: Conditions, write: Callable[[], bool], size: int
+    store: Any, keyspace: Any, key: bytes, conditions: Conditions, write: Callable[[], bool], size: int
 ) -> bool:
-    """`write`, if the conditions allow it; nobody writes between the look and the write."""
+    """Call `write` if the conditions allow it; no other write comes in between. Raises Problem 412."""
     if not conditions:
         return write()
-    with store.batch(reserve=size + OVERHEAD):
-        refusal = conditions.refusal(space.get(key))
+    with store.batch(reserve=size + BATCH_OVERHEAD_BYTES):
+        refusal = conditions.refusal(keyspace.get(key))
         done = refusal is None and write()
-    if refusal:  # not raised within: the batch has to say first what was seen
+    if refusal:  # after the batch, which registers what was read: the reply waits until that is durable
         raise refusal
     return done
 
@@ -133,32 +135,32 @@ def conditionally(
 async def put_key(request: web.Request) -> web.Response:
     parameters = query(request, *PARAMETERS, "ttl_ms")
     key, store = key_of(request, parameters), store_of(request)
-    space = await keyspace_of(request, parameters)
+    keyspace = await keyspace_of(request, parameters)
     expire_at = None
     if "ttl_ms" in parameters:
         expire_at = int(time.time() * 1000) + integer(parameters["ttl_ms"], "ttl_ms", 1, MAX_TTL_MS)
     conditions = Conditions(request)
-    value = await read_body(request, MAX_CONDITIONAL if conditions else MAX_VALUE)
+    value = await read_body(request, MAX_CONDITIONAL_BYTES if conditions else MAX_VALUE_BYTES)
     if request.content_type == JSON:
         value = from_json(value)
 
     def work() -> bool:
-        existed = key in space
-        space.put(key, value, expire_at=expire_at)
+        existed = key in keyspace
+        keyspace.put(key, value, expire_at=expire_at)
         return existed
 
     size = len(key) + len(value)
-    existed = await run(request, lambda: conditionally(store, space, key, conditions, work, size), size)
+    existed = await run(request, lambda: conditionally(store, keyspace, key, conditions, work, size), size)
     return web.Response(status=204 if existed else 201, headers={hdrs.ETAG: f'"{etag_of(value)}"'})
 
 
 async def delete_key(request: web.Request) -> web.Response:
     parameters = query(request, *PARAMETERS)
     key, store = key_of(request, parameters), store_of(request)
-    space, conditions = await keyspace_of(request, parameters), Conditions(request)
+    keyspace, conditions = await keyspace_of(request, parameters), Conditions(request)
 
     def work() -> bool:
-        return conditionally(store, space, key, conditions, lambda: bool(space.delete(key)), len(key))
+        return conditionally(store, keyspace, key, conditions, lambda: bool(keyspace.delete(key)), len(key))
 
     if not await run(request, work):
         raise missing(key)
@@ -166,11 +168,11 @@ async def delete_key(request: web.Request) -> web.Response:
 
 
 async def get_keys(request: web.Request) -> web.Response:
-    """/v1/keys: the one key that ?key64= names, or a list in key order, or against it."""
+    """Return the value of ?key64=, or a list of keys in ascending or descending order."""
     if "key64" in request.query:
         return await get_key(request)
     parameters = query(request, *LISTING)
-    space = await keyspace_of(request, parameters)
+    keyspace = await keyspace_of(request, parameters)
     limit = integer(parameters.get("limit", "100"), "limit", 1, MAX_LIMIT)
     reverse = flag(parameters, "reverse")
     prefix, start, stop = (bound(parameters, name) for name in ("prefix", "start", "stop"))
@@ -182,15 +184,15 @@ async def get_keys(request: web.Request) -> web.Response:
             start = max(last + b"\0", start or b"")
 
     def work() -> list[bytes]:
-        return [key for key, _ in space.scan(prefix or b"", start, stop, reverse, limit)]
+        return [key for key, _ in keyspace.scan(prefix or b"", start, stop, reverse, limit)]
 
-    found = await run(request, work, INLINE + 1)  # a first scan sorts
+    found = await run(request, work, INLINE_BYTES + 1)  # in a thread: the first scan sorts
     cursor = to_cursor(found[-1], reverse) if len(found) == limit else None
     return reply({"keys": [key_to_json(key) for key in found], "cursor": cursor})
 
 
 def bound(parameters: dict[str, str], name: str) -> bytes | None:
-    """What a parameter says as text, or as base64url under its name with 64 behind it."""
+    """Return the bytes of a parameter: text, or base64url under its name with the suffix 64."""
     if f"{name}64" in parameters:
         return jsonrows.from_base64(parameters[f"{name}64"])
     return parameters[name].encode("utf-8", "surrogateescape") if name in parameters else None
@@ -204,14 +206,14 @@ def flag(parameters: dict[str, str], name: str) -> bool:
 
 
 def to_cursor(last: bytes, reverse: bool) -> str:
-    """For the page behind this key."""
+    """Return the cursor of the page after this key."""
     return base64url((BACKWARD if reverse else FORWARD) + last)
 
 
 def from_cursor(text: str, reverse: bool) -> bytes:
     raw = jsonrows.from_base64(text)
     if raw[:1] != (BACKWARD if reverse else FORWARD):
-        raise invalid("'cursor' is none of this list: give the one of the page before, with the same parameters")
+        raise invalid("'cursor' is not of this list: give the cursor of the previous page, with the same parameters")
     return raw[1:]
 
 
@@ -227,15 +229,15 @@ def base64url(data: bytes) -> str:
 
 
 async def batch_get(request: web.Request) -> web.Response:
-    space = await keyspace_of(request, query(request, "db", "at"))
-    asked = jsonrows.parse(await read_body(request))
-    if not isinstance(asked, dict) or not {"keys"} <= asked.keys() <= {"keys", "encoding"}:
+    keyspace = await keyspace_of(request, query(request, "db", "at"))
+    body = jsonrows.parse(await read_body(request))
+    if not isinstance(body, dict) or not {"keys"} <= body.keys() <= {"keys", "encoding"}:
         raise invalid('the body must be {"keys": [...], "encoding": "utf8" or "base64"}')
-    names, encoding = asked["keys"], asked.get("encoding", "utf8")
+    names, encoding = body["keys"], body.get("encoding", "utf8")
     if not isinstance(names, list) or len(names) > MAX_BATCH:
         raise invalid(f"'keys' must be a list of at most {MAX_BATCH} strings")
     found = [text_to_bytes(name, encoding) for name in names]
-    values = await run(request, lambda: space.get_many(found))
+    values = await run(request, lambda: keyspace.get_many(found))
     return reply({"values": [None if value is None else to_json(value) for value in values]})
 
 

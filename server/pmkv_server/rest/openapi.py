@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 description of the REST face. A test holds it against the routes."""
+"""The OpenAPI 3.1 document of REST. A test compares it with the routes."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def optional(schema: Schema) -> Schema:
 
 ROWS: Schema = {
     "type": "array",
-    "description": "One entry an id: a number, (nested) lists of the row's shape, or an object of a structured table's "
-    "fields. NaN and the infinities are null, null is NaN. Bytes are UTF-8 text or {base64: ...}, complex numbers "
-    "[real, imaginary], datetime64 ISO 8601, timedelta64 its count.",
+    "description": "One entry per id: a number, (nested) lists of the row's shape, or an object with the fields of a "
+    "structured table. NaN and the infinities are null, null is NaN. Bytes are UTF-8 text or {base64: ...}, complex "
+    "numbers [real, imaginary], datetime64 is ISO 8601, timedelta64 the count of its unit.",
 }
 DTYPE: Schema = {
     "description": 'NumPy descr: "<f4", or for a structured dtype [["price", "<f4"], ["emb", "<f4", [16]]].',
@@ -52,10 +52,13 @@ DTYPE: Schema = {
 }
 
 NAME: Schema = {"type": "string", "pattern": "^[A-Za-z0-9_][A-Za-z0-9_.:-]{0,127}$"}
-FORCE: Schema = {"type": ["boolean", "null"], "default": False, "description": "Drop later writes."}
+FORCE: Schema = {"type": ["boolean", "null"], "default": False, "description": "Go on even if that drops later writes."}
 PARTS: dict[str, Schema] = {
-    "tables": {"type": ["array", "null"], "items": STRING, "description": "Only these; without it, all."},
-    "keys": {"type": ["boolean", "null"], "description": "Keyspaces, too? Without it: unless tables are named."},
+    "tables": {"type": ["array", "null"], "items": STRING, "description": "Only these tables; default: all."},
+    "keys": {
+        "type": ["boolean", "null"],
+        "description": "Whether keyspaces are included; default: unless tables are named.",
+    },
 }
 
 SCHEMAS: dict[str, Schema] = {
@@ -83,8 +86,15 @@ SCHEMAS: dict[str, Schema] = {
         "name dtype",
         name=NAME,
         dtype=DTYPE,
-        shape={"type": "array", "items": {"type": "integer", "minimum": 1}, "description": "Of one row; [] for one."},
-        rows={"type": ["integer", "null"], "description": "Dense: ids are 0..rows-1. null: any int64."},
+        shape={
+            "type": "array",
+            "items": {"type": "integer", "minimum": 1},
+            "description": "Shape of a row; [] for one element.",
+        },
+        rows={
+            "type": ["integer", "null"],
+            "description": "A number makes the table dense: ids are 0 to rows-1. null: any int64.",
+        },
     ),
     "Table": record(
         "name id dtype shape width rows length",
@@ -92,9 +102,9 @@ SCHEMAS: dict[str, Schema] = {
         id=INTEGER,
         dtype=DTYPE,
         shape=listing({"type": "integer"}),
-        width={"type": "integer", "description": "Bytes a row."},
+        width={"type": "integer", "description": "Bytes per row."},
         rows={"type": ["integer", "null"]},
-        length={"type": "integer", "description": "How many ids are stored."},
+        length={"type": "integer", "description": "Count of the ids that have a row."},
     ),
     "Tables": record("tables", tables=listing(ref("Table"))),
     "RowsToGet": record(
@@ -125,11 +135,11 @@ SCHEMAS: dict[str, Schema] = {
         "name kind lsn created base tables writes",
         name=STRING,
         kind={"enum": ["main", "branch", "snapshot", "undo"]},
-        lsn={**INTEGER, "description": "When it was cut."},
+        lsn={**INTEGER, "description": "The LSN at its creation."},
         created={**INTEGER, "description": "Milliseconds since the epoch; 0 for main."},
-        base={**STRING, "description": "The view it was cut from; empty for main."},
+        base={**STRING, "description": "The view it was created from; empty for main."},
         tables={"type": "integer"},
-        writes={**INTEGER, "description": "Records written to it since it was cut."},
+        writes={**INTEGER, "description": "Records written to it since its creation."},
     ),
     "Views": record("views", views=listing(ref("View"))),
     "SnapshotToCreate": record("name", name=NAME),
@@ -147,19 +157,19 @@ SCHEMAS: dict[str, Schema] = {
 }
 
 MEANINGS = {
-    "304": "Not changed: If-None-Match has its ETag.",
-    "400": "What was sent is wrong; `detail` says where.",
-    "401": "No password, or not the right one.",
-    "403": "Of another origin or host (without a password), or the store or view is read-only.",
+    "304": "Not modified: If-None-Match has the ETag of the stored value.",
+    "400": "The request is malformed; `detail` says where.",
+    "401": "The password is missing or wrong.",
+    "403": "Another origin or host (where there is no password), or the store or view is read-only.",
     "404": "No such key, table, view or path.",
-    "406": "Accept allows no format this can be had in.",
-    "409": "The name is taken, or later writes would be dropped.",
-    "412": "If-Match or If-None-Match forbids it.",
+    "406": "Accept allows none of the formats of this reply.",
+    "409": "The name exists already, or later writes would be dropped.",
+    "412": "If-Match or If-None-Match forbids the request.",
     "413": "The body is too long.",
-    "415": "The body's format is not known, or Arrow without pyarrow.",
-    "500": "Damaged data, or a defect.",
-    "503": "The store is closed or its log failed.",
-    "507": "The pool is full: earlier data can be read, deletes are possible.",
+    "415": "The format of the body is unknown, or it is Arrow and the server has no pyarrow.",
+    "500": "Damaged data, or a defect of the server.",
+    "503": "The store is closed, or a flush of its log failed.",
+    "507": "The pool is full: stored data can be read and deleted.",
 }
 
 
@@ -173,22 +183,32 @@ VIEW = parameter("view", "path", STRING, "A view's name.")
 KEY = parameter("key", "path", STRING, "Percent-encoded bytes; may hold slashes, encoded or not.")
 KEY64 = parameter("key64", "query", STRING, "The key in base64url, padding optional: for binary keys.")
 TABLE = parameter("table", "path", STRING, "A table's name.")
-TTL = parameter("ttl_ms", "query", {"type": "integer", "minimum": 1}, "Lives so long; without it, for ever.")
+TTL = parameter(
+    "ttl_ms", "query", {"type": "integer", "minimum": 1}, "Time to live in milliseconds; default: no expiry."
+)
 CONDITIONS = [
-    parameter("If-Match", "header", STRING, "ETags or *: only if one of these is stored. PUT: at most 15.8 MiB."),
-    parameter("If-None-Match", "header", STRING, "ETags or *: only if none is stored. PUT: at most 15.8 MiB."),
+    parameter(
+        "If-Match",
+        "header",
+        STRING,
+        "ETags or *: go on only if one of them is stored. A PUT with it has at most 15.8 MiB.",
+    ),
+    parameter(
+        "If-None-Match",
+        "header",
+        STRING,
+        "ETags or *: go on only if none of them is stored. A PUT with it has at most 15.8 MiB.",
+    ),
 ]
 ROW_OPTIONS = {
     "default": parameter("default", "query", {"type": "number"}, "As in the JSON body."),
     "return_found": parameter("return_found", "query", {"type": "boolean"}, "As in the JSON body."),
-    "fields": parameter("fields", "query", STRING, "Names with commas between."),
+    "fields": parameter("fields", "query", STRING, "Names separated by commas."),
     "mode": parameter("mode", "query", {"enum": ["sum", "mean", "max"]}, "As in the JSON body."),
     "cursor": parameter("cursor", "query", STRING, "As in the JSON body."),
     "count": parameter("count", "query", {"type": "integer", "minimum": 1}, "As in the JSON body."),
 }
-HEADERS: Schema = {
-    "Pmkv-Version": {"schema": STRING, "description": "Promotions and rollbacks so far, and the last LSN: n-lsn."}
-}
+HEADERS: Schema = {"Pmkv-Version": {"schema": STRING, "description": "The version of main and its LSN: n-lsn."}}
 
 
 def content(schema: Schema, *others: str) -> Schema:
@@ -222,7 +242,7 @@ def operation(
 
 
 def key_operations(place: Schema, suffix: str) -> dict[str, Schema]:
-    where, tag = [place, DB, AT, *CONDITIONS], "Its hash, in quotes."
+    where, tag = [place, DB, AT, *CONDITIONS], "Hash of the value, in quotes."
     value = answer("The value.", content(ref("Value"), BYTES), ETag=tag, Pmkv_Expire_At="Milliseconds since the epoch.")
     put = content(ref("ValueToPut"), BYTES, "*/*")
     return {
@@ -231,28 +251,33 @@ def key_operations(place: Schema, suffix: str) -> dict[str, Schema]:
         "put": operation(
             f"putKey{suffix}",
             "Write a key",
-            {"201": answer("It was not there.", ETag=tag), "204": answer("It was there.", ETag=tag)},
+            {"201": answer("The key was created.", ETag=tag), "204": answer("The key was replaced.", ETag=tag)},
             "404 412 413 507",
             [*where, TTL],
             put,
         ),
-        "delete": operation(f"deleteKey{suffix}", "Delete a key", {"204": answer("Gone.")}, "404 412", where),
+        "delete": operation(f"deleteKey{suffix}", "Delete a key", {"204": answer("Deleted.")}, "404 412", where),
     }
 
 
 def list_or_get() -> dict[str, Schema]:
-    """/v1/keys: the list, and with ?key64= the operations on one key."""
+    """Return the operations of /v1/keys: the list, and with ?key64= those on one key."""
     one = key_operations(KEY64, "64")
     pages = [
-        parameter("prefix", "query", STRING, "Only keys that begin so."),
+        parameter("prefix", "query", STRING, "Only keys with this prefix."),
         parameter("prefix64", "query", STRING, "The same in base64url."),
-        parameter("start", "query", STRING, "Only keys from this one on."),
+        parameter("start", "query", STRING, "Only this key and later ones."),
         parameter("start64", "query", STRING, "The same in base64url."),
         parameter("stop", "query", STRING, "Only keys before this one."),
         parameter("stop64", "query", STRING, "The same in base64url."),
-        parameter("reverse", "query", {"type": "boolean", "default": False}, "The last ones first."),
-        parameter("limit", "query", {"type": "integer", "minimum": 1, "maximum": 10_000, "default": 100}, "At most."),
-        parameter("cursor", "query", STRING, "Of the page before, with the same parameters; null at the end."),
+        parameter("reverse", "query", {"type": "boolean", "default": False}, "Descending order."),
+        parameter(
+            "limit",
+            "query",
+            {"type": "integer", "minimum": 1, "maximum": 10_000, "default": 100},
+            "Maximum number of keys.",
+        ),
+        parameter("cursor", "query", STRING, "The cursor of the previous page, with the same parameters."),
     ]
     schema = {"anyOf": [ref("Keys"), ref("Value")]}
     found = answer("Keys in order; with key64, its value.", content(schema, BYTES))
@@ -264,11 +289,11 @@ def list_or_get() -> dict[str, Schema]:
 
 
 def rows(name: str, summary: str, takes: str, gives: str, options: str = "", more: str = "404 413 415") -> Schema:
-    """An operation on rows; those that give rows give them in every format."""
+    """Return an operation on rows; replies with rows come in every format."""
     arrays = gives in ("Rows", "Scanned")
     body = content(ref(takes), NPZ, ARROW, *([NPY] if takes in ("RowsToGet", "RowsToDelete") else []))
     reply = content(ref(gives), NPZ, ARROW, NPY) if arrays else content(ref(gives))
-    cursor = {"Pmkv_Cursor": "For the next call; 0 at the end."} if gives == "Scanned" else {}
+    cursor = {"Pmkv_Cursor": "Cursor of the next call; 0 at the end."} if gives == "Scanned" else {}
     parameters = [TABLE, AT, *(ROW_OPTIONS[option] for option in options.split())]
     problems = f"{more} 406" if arrays else more
     return operation(name, summary, {"200": answer("Done.", reply, **cursor)}, problems, parameters, body)
@@ -277,8 +302,8 @@ def rows(name: str, summary: str, takes: str, gives: str, options: str = "", mor
 def simple(
     name: str, summary: str, body: Schema, problems: str = "", parameters: list[Schema] | None = None
 ) -> dict[str, Schema]:
-    """GET, and HEAD beside it."""
-    one = operation(name, summary, {"200": answer("As asked.", body)}, problems, parameters)
+    """Return a GET operation and the HEAD operation of the same route."""
+    one = operation(name, summary, {"200": answer("Done.", body)}, problems, parameters)
     return {"get": one, "head": {**one, "operationId": f"{name}Head"}}
 
 
@@ -286,9 +311,9 @@ def paths() -> dict[str, dict[str, Schema]]:
     table_in, any_json = [TABLE, AT], content({"type": "object"})
     made = answer("Created.", content(ref("Table")), Location="Its path.")
     one_table = operation(
-        "getTable", "Describe a table", {"200": answer("It.", content(ref("Table")))}, "404", table_in
+        "getTable", "Describe a table", {"200": answer("Done.", content(ref("Table")))}, "404", table_in
     )
-    gathered = {"200": answer("Rows by table, absent ones zero.", content(ref("Gathered"), NPZ))}
+    gathered = {"200": answer("Rows by table; absent rows are zeros.", content(ref("Gathered"), NPZ))}
     return {
         "/v1/keys": list_or_get(),
         "/v1/keys/{key}": key_operations(KEY, ""),
@@ -296,7 +321,7 @@ def paths() -> dict[str, dict[str, Schema]]:
             "post": operation(
                 "batchGetKeys",
                 "Read many keys",
-                {"200": answer("A value or null a key.", content(ref("Values")))},
+                {"200": answer("A value or null per key.", content(ref("Values")))},
                 "404 413",
                 [DB, AT],
                 content(ref("KeysToGet")),
@@ -311,13 +336,13 @@ def paths() -> dict[str, dict[str, Schema]]:
         "/v1/tables/{table}": {
             "get": one_table,
             "head": {**one_table, "operationId": "headTable"},
-            "delete": operation("dropTable", "Drop a table", {"204": answer("Gone.")}, "404", table_in),
+            "delete": operation("dropTable", "Drop a table", {"204": answer("Dropped.")}, "404", table_in),
         },
         **row_paths(),
         "/v1/rows:get": {
             "post": operation(
                 "gather",
-                "Read rows of several tables, of one version",
+                "Read rows of several tables, all of one version",
                 gathered,
                 "404 406 413 415",
                 [AT],
@@ -325,11 +350,11 @@ def paths() -> dict[str, dict[str, Schema]]:
             )
         },
         **view_paths(),
-        "/v1/stats": simple("stats", "Numbers of the store and the server", any_json),
-        "/healthz": simple("healthz", "Alive? (without password)", any_json),
-        "/readyz": simple("readyz", "Serving? (without password)", any_json),
-        "/metrics": simple("metrics", "For Prometheus", {"text/plain": {"schema": STRING}}),
-        "/openapi.json": simple("openapi", "This description", any_json),
+        "/v1/stats": simple("stats", "Return the figures of store and server", any_json),
+        "/healthz": simple("healthz", "Tell whether the process is alive (needs no password)", any_json),
+        "/readyz": simple("readyz", "Tell whether the store takes reads and writes (needs no password)", any_json),
+        "/metrics": simple("metrics", "Return metrics for Prometheus", {"text/plain": {"schema": STRING}}),
+        "/openapi.json": simple("openapi", "Return the OpenAPI document", any_json),
     }
 
 
@@ -338,16 +363,24 @@ def row_paths() -> dict[str, dict[str, Schema]]:
     return {
         f"{base}get": {"post": rows("getRows", "Read rows", "RowsToGet", "Rows", "default return_found fields")},
         f"{base}put": {"post": rows("putRows", "Write rows", "RowsToPut", "Count", "", put)},
-        f"{base}add": {"post": rows("addRows", "Add to rows, absent ones zero", "RowsToPut", "Count", "", put)},
-        f"{base}pool": {"post": rows("poolRows", "Reduce bags of rows", "RowsToPool", "Rows", "mode")},
+        f"{base}add": {
+            "post": rows(
+                "addRows", "Add to rows element by element; absent rows count as zeros", "RowsToPut", "Count", "", put
+            )
+        },
+        f"{base}pool": {
+            "post": rows("poolRows", "Return sum, mean or maximum of bags of rows", "RowsToPool", "Rows", "mode")
+        },
         f"{base}delete": {"post": rows("deleteRows", "Delete rows", "RowsToDelete", "Count")},
-        f"{base}scan": {"post": rows("scanRows", "Read on from a cursor", "RowsToScan", "Scanned", "cursor count")},
+        f"{base}scan": {
+            "post": rows("scanRows", "Read ids and rows from a cursor on", "RowsToScan", "Scanned", "cursor count")
+        },
     }
 
 
 def view_paths() -> dict[str, dict[str, Schema]]:
     def change(name: str, summary: str, takes: str, problems: str, *parameters: Schema) -> dict[str, Schema]:
-        good = {"200": answer("Done; `main` or the branch is now so.", content(ref("Version")))}
+        good = {"200": answer("Done; the reply is the version of main.", content(ref("Version")))}
         return {"post": operation(name, summary, good, f"{problems} 413", [*parameters], content(ref(takes)), False)}
 
     def creation(name: str, summary: str, takes: str, *parameters: Schema) -> dict[str, Schema]:
@@ -355,12 +388,19 @@ def view_paths() -> dict[str, dict[str, Schema]]:
         return {"post": operation(name, summary, good, "404 409 413 507", [*parameters], content(ref(takes)))}
 
     waiting = [
-        parameter("after", "query", {"type": "integer", "minimum": 0}, "Answer once there were more promotions."),
-        parameter("timeout", "query", {"type": "number", "minimum": 0, "maximum": 300, "default": 30}, "Or then."),
+        parameter("after", "query", {"type": "integer", "minimum": 0}, "Wait until the version of main is greater."),
+        parameter(
+            "timeout",
+            "query",
+            {"type": "number", "minimum": 0, "maximum": 300, "default": 30},
+            "Maximum wait in seconds.",
+        ),
     ]
-    delete = operation("deleteView", "Delete a view", {"204": answer("Gone; what stands on it stays.")}, "404", [VIEW])
-    roll_back = change("rollBack", "Go back to a snapshot", "ToRollBack", "404 507", VIEW, AT)
-    promote = change("promote", "Let main have what a branch wrote", "ToPromote", "404 409 507", VIEW)
+    delete = operation(
+        "deleteView", "Delete a view", {"204": answer("Deleted; views created from it stay.")}, "404", [VIEW]
+    )
+    roll_back = change("rollBack", "Return main (or the branch `at`) to a snapshot", "ToRollBack", "404 507", VIEW, AT)
+    promote = change("promote", "Bring into main what a branch wrote", "ToPromote", "404 409 507", VIEW)
     return {
         "/v1/views": simple("listViews", "Describe all views", content(ref("Views"))),
         "/v1/views/{view}": {
@@ -368,12 +408,16 @@ def view_paths() -> dict[str, dict[str, Schema]]:
             "delete": delete,
         },
         "/v1/views:undo": change("undo", "Undo the last promote or rollback of main", "ToUndo", "404 409 507"),
-        "/v1/snapshots": creation("createSnapshot", "Keep the present state by a name", "SnapshotToCreate", AT),
+        "/v1/snapshots": creation("createSnapshot", "Keep the present state under a name", "SnapshotToCreate", AT),
         "/v1/snapshots/{view}:rollback": roll_back,
-        "/v1/branches": creation("createBranch", "Begin a branch", "BranchToCreate"),
+        "/v1/branches": creation("createBranch", "Create a branch", "BranchToCreate"),
         "/v1/branches/{view}:promote": promote,
         "/v1/version": simple(
-            "version", "How often main was promoted or rolled back", content(ref("Version")), "", waiting
+            "version",
+            "Return the version of main: the number of its promotes, rollbacks and undos",
+            content(ref("Version")),
+            "",
+            waiting,
         ),
     }
 

@@ -1,5 +1,7 @@
-"""What went wrong, as application/problem+json (RFC 9457). Every error a handler can raise becomes one here; what no
-one foresaw is logged and told as a 500 without its insides."""
+"""Errors as application/problem+json (RFC 9457).
+
+Each error that a handler raises becomes a reply here. Unexpected ones are logged and answered by a 500 without details.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,7 @@ log = logging.getLogger("pmkv.rest")
 
 
 class Problem(Exception):
-    """An answer that is an error: `kind` names it for programs, `detail` tells a person what to do."""
+    """An error reply: `kind` names the error for programs, `detail` tells people what to do."""
 
     def __init__(self, status: int, kind: str, detail: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(detail)
@@ -65,21 +67,23 @@ class Problem(Exception):
 
 
 def invalid(detail: str) -> Problem:
+    """Return the problem for a malformed request."""
     return Problem(400, "invalid", detail)
 
 
 def of_engine(error: PmkvError) -> Problem:
+    """Return the problem for an error of the engine."""
     for kind, (status, name) in STATUS_OF.items():
         if isinstance(error, kind):
             return Problem(status, name, str(error))
-    log.error("unforeseen engine error", exc_info=error)
+    log.error("unexpected engine error", exc_info=error)
     return Problem(500, "internal", str(error))
 
 
 def of_http(error: web.HTTPException, path: str) -> Problem:
-    """What aiohttp itself refuses: no such route, a method that the route has not."""
+    """Return the problem for an error of aiohttp: no such route, or a method that the route does not have."""
     if error.status == 404:
-        return Problem(404, "unknown-path", f"there is no {path}; /openapi.json lists what there is")
+        return Problem(404, "unknown-path", f"there is no {path}; /openapi.json lists all routes")
     allowed = error.headers.get("Allow")
     if allowed is not None:
         return Problem(405, "method", f"{path} takes {allowed.replace(',', ', ')}", {"Allow": allowed})
@@ -87,7 +91,8 @@ def of_http(error: web.HTTPException, path: str) -> Problem:
 
 
 @web.middleware
-async def tell_problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def problem_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn the exceptions of handlers into error replies."""
     try:
         return await handler(request)
     except Problem as problem:
@@ -97,7 +102,7 @@ async def tell_problems(request: web.Request, handler: Handler) -> web.StreamRes
     except web.HTTPException as error:
         return of_http(error, request.path).response() if error.status >= 400 else error
     except MemoryError:
-        return Problem(503, "memory", "the server has not the memory for this request: send less at once").response()
+        return Problem(503, "memory", "the server lacks the memory for this request: send less at once").response()
     except Exception:
         log.exception("%s %s failed", request.method, request.path)
-        return Problem(500, "internal", "an error nobody foresaw; the server's log has its story").response()
+        return Problem(500, "internal", "an unexpected error; see the server's log").response()

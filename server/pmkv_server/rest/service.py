@@ -1,4 +1,4 @@
-"""What watches over a server asks here: probes, statistics, metrics, and the description of this face."""
+"""Routes for operators: probes, statistics, metrics, and the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from aiohttp import web
 
 from pmkv_server.metrics import registry
 
-from .context import INLINE, SERVER, off_loop, query
+from .context import INLINE_BYTES, SERVER, off_loop, query
 from .keys import reply
 from .openapi import document
 from .problems import Problem
@@ -19,12 +19,12 @@ T = TypeVar("T")
 
 
 async def healthz(request: web.Request) -> web.Response:
-    """The process lives and its loop turns."""
+    """Answer that the process lives: its event loop runs."""
     return reply({"status": "ok"})
 
 
 async def readyz(request: web.Request) -> web.Response:
-    """It serves, writes included."""
+    """Answer whether the store takes reads and writes."""
     server = request.app[SERVER]
     if server.store.failed:
         raise Problem(503, "failed", f"the store takes no writes since a flush failed: {server.store.failed}")
@@ -41,15 +41,15 @@ async def stats(request: web.Request) -> web.Response:
 
 
 async def metrics(request: web.Request) -> web.Response:
-    """For Prometheus, in its text format."""
+    """Return the metrics in the text format of Prometheus."""
     server = request.app[SERVER]
     body = await _counted(server, lambda: prometheus_client.generate_latest(registry(server)))
     return web.Response(body=body, headers={"Content-Type": prometheus_client.CONTENT_TYPE_LATEST})
 
 
 async def _counted(server: Any, work: Callable[[], T]) -> T:
-    """Counting keys looks at indexes: not on the loop, if the disk may have to be read for them."""
-    return await off_loop(work, INLINE + 1 if server.store.is_cold else 0)
+    """Run work that counts keys: in a thread while index files may have to be read from disk."""
+    return await off_loop(work, INLINE_BYTES + 1 if server.store.is_cold else 0)
 
 
 async def openapi(request: web.Request) -> web.Response:

@@ -1,4 +1,4 @@
-"""/v1/tables and their rows."""
+"""/v1/tables: creating, describing and dropping tables; reading and writing their rows."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pmkv_server.rest.codec as codec
 import pmkv_server.rest.jsonrows as jsonrows
 
 from .codec import Message, Row
-from .context import MAX_BODY, integer, off_loop, query, read_body, run, view_of
-from .formats import JSON, NPZ, ROW_FORMATS, sent, wanted
+from .context import MAX_BODY_BYTES, integer, off_loop, query, read_body, run, view_of
+from .formats import JSON, NPZ, ROW_FORMATS, accepted_format, body_format
 from .keys import reply
 from .problems import invalid
 
@@ -41,12 +41,12 @@ async def list_tables(request: web.Request) -> web.Response:
 
 async def create_table(request: web.Request) -> web.Response:
     view = await view_of(request, query(request, "at"))
-    asked = jsonrows.parse(await read_body(request))
-    if not isinstance(asked, dict) or not {"name", "dtype"} <= asked.keys() <= {"name", "dtype", "shape", "rows"}:
+    body = jsonrows.parse(await read_body(request))
+    if not isinstance(body, dict) or not {"name", "dtype"} <= body.keys() <= {"name", "dtype", "shape", "rows"}:
         raise invalid('the body must be {"name": "...", "dtype": NumPy descr, "shape": [...], "rows": bound or null}')
-    dtype = row_dtype(asked["dtype"], asked.get("shape", []))
-    rows = None if asked.get("rows") is None else integer(asked["rows"], "rows", 1, 1 << 62)
-    name = asked["name"]
+    dtype = row_dtype(body["dtype"], body.get("shape", []))
+    rows = None if body.get("rows") is None else integer(body["rows"], "rows", 1, 1 << 62)
+    name = body["name"]
     if not isinstance(name, str):
         raise invalid("'name' must be a string")
     made = await run(request, lambda: describe(view.create_table(name, dtype, rows)))
@@ -54,13 +54,13 @@ async def create_table(request: web.Request) -> web.Response:
 
 
 def row_dtype(descr: Any, shape: Any) -> np.dtype[Any]:
-    """The dtype of a row of what JSON calls `dtype` ("<f4", or a list of fields) and `shape`. Raises Problem 400."""
+    """Return the dtype of a row from `dtype` ("<f4", or a list of fields) and `shape`. Raises Problem 400."""
     if not isinstance(shape, list) or not all(type(n) is int and n > 0 for n in shape):
         raise invalid("'shape' must be a list of positive integers")
     try:
         dtype = np.dtype((np.dtype(_descr(descr)), tuple(shape)))
     except (TypeError, ValueError, SyntaxError, RecursionError, OverflowError) as error:
-        raise invalid(f"'dtype' is no NumPy descr: {error}") from None
+        raise invalid(f"'dtype' is not a NumPy descr: {error}") from None
     if dtype.hasobject:
         raise invalid("'dtype' holds Python objects; rows are of fixed size")
     return dtype
@@ -95,14 +95,14 @@ async def delete_table(request: web.Request) -> web.Response:
 
 
 async def _message(request: web.Request, *options: str) -> tuple[Any, Message]:
-    """The table and the request about it; options come in the query or, in JSON, with the rest (?at= in the query)."""
+    """Return the table and the decoded request. Options come in the query or the JSON body, `at` in the query."""
     given = query(request, "at", *options)
     view = await view_of(request, given)
     table = await run(request, lambda: view.table(request.match_info["table"]))
-    form = sent(request)
+    form = body_format(request)
     body = await read_body(request)
     row = Row(table.dtype, table.shape)
-    message = await off_loop(lambda: codec.decode(body, form, row, MAX_BODY), len(body))
+    message = await off_loop(lambda: codec.decode(body, form, row, MAX_BODY_BYTES), len(body))
     if unknown := message.options.keys() - set(options):
         raise invalid(f"unknown {', '.join(sorted(unknown))} in the body")
     message.options.update({name: value for name, value in given.items() if name != "at"})
@@ -112,8 +112,8 @@ async def _message(request: web.Request, *options: str) -> tuple[Any, Message]:
 async def _encoded(
     request: web.Request, work: Callable[[], dict[str, Any]], size: int, default: str, scalars: tuple[str, ...] = ()
 ) -> web.Response:
-    """What `work` finds, in the format asked for; what `scalars` names goes into headers, and into JSON."""
-    form = wanted(request, ROW_FORMATS, default)
+    """Encode the arrays that `work` returns in the accepted format; `scalars` names entries for headers and JSON."""
+    form = accepted_format(request, ROW_FORMATS, default)
     found = await run(request, work, size)
     plain = {name: found.pop(name) for name in scalars}
     body = await off_loop(lambda: codec.encode(form, found, plain), size)
@@ -123,7 +123,7 @@ async def _encoded(
 
 async def rows_get(request: web.Request) -> web.Response:
     table, message = await _message(request, "default", "return_found", "fields")
-    ids, fields = message.need("ids"), _fields(message.options.get("fields"))
+    ids, fields = message.require("ids"), _fields(message.options.get("fields"))
     default = _number(message.options.get("default", 0.0))
     with_found = _flag(message.options.get("return_found", False))
 
@@ -131,32 +131,32 @@ async def rows_get(request: web.Request) -> web.Response:
         rows, found = table.get(ids, default=default, return_found=True, fields=fields)
         return {"rows": rows, "found": found} if with_found else {"rows": rows}
 
-    return await _encoded(request, work, len(ids) * table.width, sent(request))
+    return await _encoded(request, work, len(ids) * table.width, body_format(request))
 
 
 async def rows_put(request: web.Request) -> web.Response:
     table, message = await _message(request)
-    ids, rows = message.need("ids"), message.need("rows")
+    ids, rows = message.require("ids"), message.require("rows")
     await run(request, lambda: table.put(ids, rows), len(ids) * table.width)
     return reply({"count": len(ids)})
 
 
 async def rows_add(request: web.Request) -> web.Response:
     table, message = await _message(request)
-    ids, rows = message.need("ids"), message.need("rows")
+    ids, rows = message.require("ids"), message.require("rows")
     await run(request, lambda: table.add(ids, rows), len(ids) * table.width)
     return reply({"count": len(ids)})
 
 
 async def rows_delete(request: web.Request) -> web.Response:
     table, message = await _message(request)
-    ids = message.need("ids")
+    ids = message.require("ids")
     return reply({"count": await run(request, lambda: table.delete(ids), len(ids) * 8)})
 
 
 async def rows_pool(request: web.Request) -> web.Response:
     table, message = await _message(request, "mode")
-    ids, offsets, weights = message.need("ids"), message.need("offsets"), message.arrays.get("weights")
+    ids, offsets, weights = message.require("ids"), message.require("offsets"), message.arrays.get("weights")
     mode = message.options.get("mode", "sum")
     if mode not in MODES:
         raise invalid(f"'mode' must be one of {', '.join(MODES)}")
@@ -164,7 +164,7 @@ async def rows_pool(request: web.Request) -> web.Response:
     def work() -> dict[str, Any]:
         return {"rows": table.pool(ids, offsets, weights=weights, mode=mode)}
 
-    return await _encoded(request, work, (len(ids) + len(offsets)) * table.width, sent(request))
+    return await _encoded(request, work, (len(ids) + len(offsets)) * table.width, body_format(request))
 
 
 async def rows_scan(request: web.Request) -> web.Response:
@@ -173,24 +173,25 @@ async def rows_scan(request: web.Request) -> web.Response:
     count = integer(message.options.get("count", 1000), "count", 1, MAX_COUNT)
 
     def work() -> dict[str, Any]:
-        following, ids, rows = table.scan_from(cursor, count)
-        return {"cursor": str(following), "ids": ids, "rows": rows}  # a string: JavaScript would round it
+        next_cursor, ids, rows = table.scan_from(cursor, count)
+        # The cursor is a string, because JavaScript would round the number.
+        return {"cursor": str(next_cursor), "ids": ids, "rows": rows}
 
-    return await _encoded(request, work, count * table.width, sent(request), ("cursor",))
+    return await _encoded(request, work, count * table.width, body_format(request), ("cursor",))
 
 
 async def gather(request: web.Request) -> web.Response:
-    """POST /v1/rows:get"""
+    """Return rows of several tables, all of one version."""
     view = await view_of(request, query(request, "at"))
-    form, body = sent(request), await read_body(request)
+    form, body = body_format(request), await read_body(request)
     offered = (JSON, NPZ)
-    answer = wanted(request, offered, form if form in offered else JSON)
-    ids = await off_loop(lambda: codec.decode_ids(body, form, MAX_BODY), len(body))
+    accepted = accepted_format(request, offered, form if form in offered else JSON)
+    ids = await off_loop(lambda: codec.decode_ids(body, form, MAX_BODY_BYTES), len(body))
     tables = await run(request, lambda: {name: view.table(name) for name in ids})
     size = sum(len(ids[name]) * table.width for name, table in tables.items())
     found = await run(request, lambda: view.gather(ids), size)
-    encoded = await off_loop(lambda: _gathered(answer, found), size)
-    return web.Response(body=encoded, headers={hdrs.VARY: hdrs.ACCEPT}, content_type=answer)
+    encoded = await off_loop(lambda: _gathered(accepted, found), size)
+    return web.Response(body=encoded, headers={hdrs.VARY: hdrs.ACCEPT}, content_type=accepted)
 
 
 def _gathered(form: str, found: dict[str, Any]) -> bytes:

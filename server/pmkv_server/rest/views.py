@@ -1,5 +1,7 @@
-"""/v1/views, /v1/snapshots, /v1/branches, /v1/version: versions by name. Snapshots and rollbacks are of `main`, or with
-?at= of a branch; promotes and undos are of `main`."""
+"""/v1/views, /v1/snapshots, /v1/branches, /v1/version: named versions of all data.
+
+Snapshots and rollbacks apply to `main`, or with ?at= to a branch; promotes and undos apply to `main`.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ from .context import PROMOTIONS, SERVER, integer, query, read_body, run, store_o
 from .keys import reply
 from .problems import invalid
 
-MOST_SECONDS, SECONDS = 300.0, 30.0  # that a request for the next version may wait, and does unless it says so
+MAX_WAIT_S, DEFAULT_WAIT_S = 300.0, 30.0  # of a request for the next version
 
 
 def is_text(value: Any) -> bool:
@@ -66,45 +68,45 @@ async def delete_view(request: web.Request) -> web.Response:
 
 async def create_snapshot(request: web.Request) -> web.Response:
     view = await view_of(request, query(request, "at"))
-    name = (await _asked(request, ["name"]))["name"]
+    name = (await _body_fields(request, ["name"]))["name"]
     await run(request, lambda: view.snapshot(name))
     return await _described(request, name, created=True)
 
 
 async def create_branch(request: web.Request) -> web.Response:
     query(request)
-    asked, store = await _asked(request, ["name"], ["at"]), store_of(request)
-    await run(request, lambda: store.branch(**asked))
-    return await _described(request, asked["name"], created=True)
+    fields, store = await _body_fields(request, ["name"], ["at"]), store_of(request)
+    await run(request, lambda: store.branch(**fields))
+    return await _described(request, fields["name"], created=True)
 
 
 async def rollback(request: web.Request) -> web.Response:
     view = await view_of(request, query(request, "at"))
-    parts = await _asked(request, [], ["tables", "keys"])
-    await run(request, lambda: view.rollback(request.match_info["view"], **parts))
+    scope = await _body_fields(request, [], ["tables", "keys"])
+    await run(request, lambda: view.rollback(request.match_info["view"], **scope))
     return _version(request)
 
 
 async def promote(request: web.Request) -> web.Response:
     query(request)
-    parts, store = await _asked(request, [], ["tables", "keys", "force"]), store_of(request)
-    await run(request, lambda: store.promote(request.match_info["view"], **parts))
+    scope, store = await _body_fields(request, [], ["tables", "keys", "force"]), store_of(request)
+    await run(request, lambda: store.promote(request.match_info["view"], **scope))
     return _version(request)
 
 
 async def undo(request: web.Request) -> web.Response:
     query(request)
-    parts, store = await _asked(request, [], ["force"]), store_of(request)
-    await run(request, lambda: store.undo(**parts))
+    scope, store = await _body_fields(request, [], ["force"]), store_of(request)
+    await run(request, lambda: store.undo(**scope))
     return _version(request)
 
 
 async def get_version(request: web.Request) -> web.Response:
-    """How often `main` was promoted and rolled back; with ?after=, as soon as that is more often than so."""
+    """Return the version of `main`; with ?after=, as soon as it is greater than that, or at the timeout."""
     parameters = query(request, "after", "timeout")
     if "after" in parameters:
         after = integer(parameters["after"], "after", 0, 1 << 62)
-        await request.app[SERVER].switches.wait(after, _seconds(parameters.get("timeout", str(SECONDS))))
+        await request.app[SERVER].switches.wait(after, _seconds(parameters.get("timeout", str(DEFAULT_WAIT_S))))
     return _version(request)
 
 
@@ -113,8 +115,8 @@ def _seconds(text: str) -> float:
         seconds = float(text)
     except ValueError:
         seconds = -1.0
-    if not 0 <= seconds <= MOST_SECONDS:
-        raise invalid(f"'timeout' must be seconds from 0 to {MOST_SECONDS:g}, not {text[:40]!r}")
+    if not 0 <= seconds <= MAX_WAIT_S:
+        raise invalid(f"'timeout' must be seconds from 0 to {MAX_WAIT_S:g}, not {text[:40]!r}")
     return seconds
 
 
@@ -124,15 +126,15 @@ def _version(request: web.Request) -> web.Response:
     return reply({"promotions": promotions, "lsn": lsn})
 
 
-async def _asked(request: web.Request, needed: list[str], others: list[str] | None = None) -> dict[str, Any]:
-    """The JSON object sent, with these fields and no others; null is as good as nothing."""
+async def _body_fields(request: web.Request, required: list[str], others: list[str] | None = None) -> dict[str, Any]:
+    """Return the JSON object of the body, which may have these fields only; a null counts as an absent field."""
     body = await read_body(request)
-    asked = jsonrows.parse(body) if body else {}
-    known = {name: FIELDS[name] for name in (*needed, *(others or ()))}
-    if not isinstance(asked, dict) or not set(needed) <= asked.keys() <= known.keys():
-        fields = ", ".join(f"{name} ({kind})" for name, (kind, _) in known.items())
-        raise invalid(f"the body must be a JSON object of {fields}; needed: {', '.join(needed) or 'none of them'}")
-    given = {name: value for name, value in asked.items() if value is not None or name in needed}
+    fields = jsonrows.parse(body) if body else {}
+    known = {name: FIELDS[name] for name in (*required, *(others or ()))}
+    if not isinstance(fields, dict) or not set(required) <= fields.keys() <= known.keys():
+        allowed = ", ".join(f"{name} ({kind})" for name, (kind, _) in known.items())
+        raise invalid(f"the body must be a JSON object of {allowed}; required: {', '.join(required) or 'none of them'}")
+    given = {name: value for name, value in fields.items() if value is not None or name in required}
     for name, value in given.items():
         kind, fits = FIELDS[name]
         if not fits(value):

@@ -33,7 +33,7 @@ def test_command(client: Client) -> None:
 def test_command_docs(client: Client) -> None:
     assert client.says("COMMAND DOCS nosuch") == "[]"
     text = client.says("COMMAND DOCS get")
-    assert text == '["get", ["summary", "The value of a key.", "since", "1.0.0", "group", "string"]]'
+    assert text == '["get", ["summary", "Return the value of a key.", "since", "1.0.0", "group", "string"]]'
     assert len(client("COMMAND", "DOCS")[1]) == 2 * len(COMMANDS)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 import pytest
 
@@ -50,6 +51,16 @@ def test_the_numbers(client: Client, another: Client) -> None:
     assert found["Keyspace"] == {"db0": "keys=2,expires=0,avg_ttl=0", "db5": "keys=1,expires=0,avg_ttl=0"}
     assert int(found["Memory"]["used_memory_rss"]) > 1 << 20
     assert int(found["Pmkv"]["pmkv_capacity"]) == client.server.store.capacity
+
+
+def test_values_are_plain_text(client: Client) -> None:
+    client.says("SET a 1")
+    client.says("TABLE.CREATE t DTYPE f4")
+    text = client("INFO")[1].decode()
+    assert not re.search(r"None|True|False|[{}]", text)
+    found = sections(client, "pmkv")["Pmkv"]
+    assert (found["pmkv_keys"], found["pmkv_tables"]) == ("0=1", "t=0")
+    assert (found["pmkv_failed"], found["pmkv_readonly"], found["pmkv_is_cold"]) == ("", "0", "0")
 
 
 def test_versions(client: Client) -> None:

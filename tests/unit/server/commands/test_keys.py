@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from pmkv_server.commands.keys import MANY_KEYS, has_many_keys
+from pmkv_server.commands.keys import HEAVY_KEYS, has_many_keys
 from tests.unit.server.stand import Client
 
 
@@ -120,8 +120,8 @@ def test_scan_finds_what_was_there_all_the_time(client: Client, store: Any) -> N
 
 
 def test_keys_finds_each_once_by_pattern(client: Client, store: Any) -> None:
-    store.put_many([(b"k%d" % i, b"") for i in range(MANY_KEYS + 1)])
+    store.put_many([(b"k%d" % i, b"") for i in range(HEAVY_KEYS + 1)])
     assert has_many_keys(client.session, [b"KEYS", b"*"]), "it is work for a worker"
     _, names = client("KEYS", "k1?")
     assert sorted(name for _, name in names) == [b"k1%d" % i for i in range(10)]
-    assert len(client("KEYS", "*")[1]) == MANY_KEYS + 1
+    assert len(client("KEYS", "*")[1]) == HEAVY_KEYS + 1

@@ -129,6 +129,8 @@ def test_info(client: Client) -> None:
         ("BRANCH.PROMOTE b NOW", "-ERR syntax error near 'NOW'"),
         ("BRANCH.CREATE b AT", "-ERR syntax error near 'AT'"),
         ("VIEW.UNDO NOW", "-ERR syntax error near 'NOW'"),
+        ("VIEW.UNDO TABLES 1 t", "-ERR syntax error near 'TABLES'"),
+        ("VIEW.UNDO FORCE FORCE", "-ERR syntax error near 'FORCE'"),
         ("VIEW.INFO a b", "-ERR syntax error"),
         ("VIEW.TRACK maybe", "-ERR syntax error"),
         ("VIEW.TRACK on", "-ERR VIEW.TRACK needs RESP3"),

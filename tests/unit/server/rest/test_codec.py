@@ -32,10 +32,10 @@ def test_ids_and_rows_in_every_format(ids: np.ndarray) -> None:
     rows = np.arange(2 * len(ids), dtype="f4").reshape(-1, 2)
     for form, body in bodies({"ids": ids, "rows": rows}).items():
         message = decode(body, form, ROW, LIMIT)
-        assert message.need("ids").tolist() == ids.tolist(), form
-        assert message.need("ids").dtype == np.int64
-        assert np.array_equal(message.need("rows"), rows), form
-    assert decode(npy.write_npy(ids), NPY, ROW, LIMIT).need("ids").tolist() == ids.tolist()
+        assert message.require("ids").tolist() == ids.tolist(), form
+        assert message.require("ids").dtype == np.int64
+        assert np.array_equal(message.require("rows"), rows), form
+    assert decode(npy.write_npy(ids), NPY, ROW, LIMIT).require("ids").tolist() == ids.tolist()
 
 
 def test_bags_in_every_format() -> None:
@@ -85,13 +85,13 @@ def test_what_is_no_message(form: str, body: bytes) -> None:
 
 def test_smaller_integers_are_ids_too() -> None:
     for kind in ("i1", "u4", ">i8"):
-        ids = decode(npy.write_npy(np.arange(3).astype(kind)), NPY, ROW, LIMIT).need("ids")
+        ids = decode(npy.write_npy(np.arange(3).astype(kind)), NPY, ROW, LIMIT).require("ids")
         assert ids.dtype.str == "<i8" and ids.tolist() == [0, 1, 2]
 
 
 def test_need_names_what_is_missing() -> None:
     with pytest.raises(Problem, match="'offsets'"):
-        decode(b"{}", JSON, ROW, LIMIT).need("offsets")
+        decode(b"{}", JSON, ROW, LIMIT).require("offsets")
 
 
 def test_ids_of_several_tables() -> None:

@@ -12,14 +12,14 @@ from aiohttp.test_utils import TestClient, make_mocked_request
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pmkv_server.rest.context import INLINE, SERVER, integer, off_loop, query
+from pmkv_server.rest.context import INLINE_BYTES, SERVER, integer, off_loop, query
 from pmkv_server.rest.problems import Problem
 
 
 async def test_much_work_leaves_the_loop() -> None:
     here = threading.get_ident()
-    assert await off_loop(threading.get_ident, INLINE) == here
-    assert await off_loop(threading.get_ident, INLINE + 1) != here
+    assert await off_loop(threading.get_ident, INLINE_BYTES) == here
+    assert await off_loop(threading.get_ident, INLINE_BYTES + 1) != here
 
 
 @pytest.mark.parametrize("cold", [False, True])

@@ -8,7 +8,7 @@ import pytest
 from aiohttp import StreamReader, web
 from aiohttp.test_utils import make_mocked_request
 
-from pmkv_server.rest.formats import ARROW, BYTES, JSON, NPY, NPZ, ROW_FORMATS, sent, wanted
+from pmkv_server.rest.formats import ARROW, BYTES, JSON, NPY, NPZ, ROW_FORMATS, accepted_format, body_format
 from pmkv_server.rest.problems import Problem
 
 
@@ -34,10 +34,10 @@ from pmkv_server.rest.problems import Problem
 def test_wanted(accept: str | None, default: str, best: str | None) -> None:
     request = make_mocked_request("GET", "/", {} if accept is None else {"Accept": accept})
     if best is not None:
-        assert wanted(request, ROW_FORMATS, default) == best
+        assert accepted_format(request, ROW_FORMATS, default) == best
         return
     with pytest.raises(Problem) as problem:
-        wanted(request, ROW_FORMATS, default)
+        accepted_format(request, ROW_FORMATS, default)
     assert problem.value.status == 406
 
 
@@ -51,15 +51,15 @@ def post(content_type: str | None) -> web.Request:
     [(None, JSON), (JSON, JSON), ("application/json; charset=utf-8", JSON), (NPY, NPY), (NPZ, NPZ), (ARROW, ARROW)],
 )
 def test_sent(given: str | None, form: str) -> None:
-    assert sent(post(given)) == form
+    assert body_format(post(given)) == form
 
 
 @pytest.mark.parametrize("given", ["text/plain", "application/x-www-form-urlencoded", "application/zip", BYTES, "?"])
 def test_what_cannot_be_sent(given: str) -> None:
     with pytest.raises(Problem) as problem:
-        sent(post(given))
+        body_format(post(given))
     assert problem.value.status == 415 and NPZ in problem.value.detail
 
 
 def test_without_a_body_its_type_says_nothing() -> None:
-    assert sent(make_mocked_request("POST", "/", {"Content-Type": BYTES})) == JSON
+    assert body_format(make_mocked_request("POST", "/", {"Content-Type": BYTES})) == JSON

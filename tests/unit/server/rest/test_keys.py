@@ -16,7 +16,7 @@ from yarl import URL
 from pmkv import errors
 from pmkv_server.rest import jsonrows
 from pmkv_server.rest.context import SERVER
-from pmkv_server.rest.keys import MAX_CONDITIONAL, base64url, etag_of
+from pmkv_server.rest.keys import MAX_CONDITIONAL_BYTES, base64url, etag_of
 
 PROBLEM = "application/problem+json"
 
@@ -173,9 +173,9 @@ async def test_large_values_go_to_a_thread(rest: TestClient) -> None:
 
 
 async def test_how_large_a_conditional_put_may_be(rest: TestClient) -> None:
-    value = bytes(MAX_CONDITIONAL + 1)
+    value = bytes(MAX_CONDITIONAL_BYTES + 1)
     key = at(b"k" * 65_536)
-    await problem(await rest.put(key, data=value, headers={"If-None-Match": "*"}), 413, str(MAX_CONDITIONAL))
+    await problem(await rest.put(key, data=value, headers={"If-None-Match": "*"}), 413, str(MAX_CONDITIONAL_BYTES))
     assert (await rest.put(key, data=value[:-1], headers={"If-None-Match": "*"})).status == 201
     assert (await rest.put(key, data=value)).status == 204
 
@@ -232,7 +232,7 @@ async def test_ranges_in_both_directions(rest: TestClient, span: dict[str, str],
 async def test_a_cursor_belongs_to_its_direction(rest: TestClient) -> None:
     rest.app[SERVER].store.put_many({b"a": b"", b"b": b""})
     cursor = (await (await rest.get("/v1/keys?limit=1")).json())["cursor"]
-    await problem(await rest.get("/v1/keys", params={"cursor": cursor, "reverse": "true"}), 400, "'cursor' is none")
+    await problem(await rest.get("/v1/keys", params={"cursor": cursor, "reverse": "true"}), 400, "'cursor' is not")
     await problem(await rest.get("/v1/keys?reverse=yes"), 400, "'reverse' must be true or false")
     page = await (await rest.get("/v1/keys", params={"start64": base64url(b"b"), "stop64": base64url(b"\xff")})).json()
     assert page == {"keys": [{"key": "b"}], "cursor": None}

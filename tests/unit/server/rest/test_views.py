@@ -173,8 +173,8 @@ async def test_conflicts(rest: TestClient) -> None:
 @pytest.mark.parametrize(
     ("path", "body", "word"),
     [
-        ("/v1/snapshots", {}, "needed: name"),
-        ("/v1/snapshots", [], "needed: name"),
+        ("/v1/snapshots", {}, "required: name"),
+        ("/v1/snapshots", [], "required: name"),
         ("/v1/snapshots", {"name": None}, "'name' must be a string"),
         ("/v1/snapshots", {"name": "v", "at": "main"}, "name (a string)"),
         ("/v1/branches", {"name": "b", "at": 1}, "'at' must be a string"),
