@@ -21,7 +21,9 @@ import numpy as np
 from ..catalog.key_directory import Key
 from ..catalog.lmdb_catalog import Catalog
 from ..errors import ClosedError, CorruptionError, FullError, PmkvError
+from ..index.live_count import CountBatch, LiveCounter
 from ..index.lookup_batch import KeyBatch, lives
+from ..index.memtable import MemTable
 from ..index.run import Run, RunInfo, write_run
 from ..index.run_files import RunFiles, RunFileWriter
 from ..kernels.location import DELETE
@@ -29,7 +31,7 @@ from ..kernels.records import key_bounds
 from ..log.log import Log
 from ..runtime.scheduling import no_yield, yield_cpu, yield_gil
 from ..versions.index_stack import RunSet, merged, netted
-from ..versions.layer import CountBatch, Layer, LayerTree, LiveCounter, MemTable, live_of
+from ..versions.layer import Layer, LayerTree, live_of
 from ..versions.manifest import Manifest, ViewRecord, from_records, name_of
 from .compaction_policy import CompactionPlan, SkipRunPlan, compactions_of, skip_run_of, together
 from .joining import NOBODY, can_be_read, enter, neighbours

@@ -10,9 +10,10 @@ from contextlib import AbstractContextManager
 
 import numpy as np
 
+from ..index.memtable import MemTable
 from ..kernels.probe import hash_keys
 from ..kernels.records import key_bounds
-from ..versions.layer import LayerTree, MemTable
+from ..versions.layer import LayerTree
 from .memory_merge import wanted_at
 
 MANY = 8  # runs beyond which neighbours are joined

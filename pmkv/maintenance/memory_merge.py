@@ -9,8 +9,9 @@ from __future__ import annotations
 import numpy as np
 
 from ..index.lookup_batch import IdBatch, KeyBatch, LookupBatch, expiries_of
+from ..index.memtable import MemTable
 from ..kernels.records import key_bounds
-from ..versions.layer import Layer, LayerTree, MemTable, replaced
+from ..versions.layer import Layer, LayerTree, replaced
 from .compaction_policy import TIER, tier_of
 
 MOST_ENTRIES = 1 << 15  # folded at once: some twenty milliseconds, for which everybody waits

@@ -22,6 +22,7 @@ import numpy as np
 
 from ..errors import CorruptionError
 from ..index.arena import HELD
+from ..index.live_count import CountBatch, CountResult
 from ..index.location_cache import LocationCache
 from ..index.lookup_batch import (
     NOTHING,
@@ -34,9 +35,10 @@ from ..index.lookup_batch import (
     pieces,
     sorted_by_slot,
 )
+from ..index.memtable import MemTable
 from ..index.run import Run
 from ..runtime.scheduling import no_yield
-from .layer import CountBatch, CountResult, Layer, MemTable, live_of
+from .layer import Layer, live_of
 
 FEW = 1 << 12  # words that a count looks up under the lock
 PORTION = 1 << 14  # and as many as are looked up at once before that, of which some are above the runs on file

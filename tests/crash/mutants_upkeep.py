@@ -11,8 +11,10 @@ import orjson
 
 from pmkv.catalog.checked_records import ROOT, CheckedRecords, Root, Sums
 from pmkv.engine.keyspace import Keyspace
+from pmkv.index.live_count import CountBatch, CountResult, LiveCounter
 from pmkv.index.location_cache import LocationCache
 from pmkv.index.lookup_batch import LookupBatch
+from pmkv.index.memtable import MemTable
 from pmkv.index.run import Run, RunInfo
 from pmkv.kernels.location import DELETE
 from pmkv.log.format import Frame
@@ -21,7 +23,7 @@ from pmkv.maintenance import checkpoint as upkeep_module
 from pmkv.maintenance import joining
 from pmkv.maintenance.checkpoint import Checkpointer, Steps
 from pmkv.versions.index_stack import IndexStack, RunSet
-from pmkv.versions.layer import CountBatch, CountResult, Layer, LayerTree, LiveCounter, MemTable
+from pmkv.versions.layer import Layer, LayerTree
 from pmkv.versions.manifest import CollectionRecord, Manifest
 from tests.crash.files import SimulatedAppender, SimulatedCatalog
 from tests.crash.mutants import MUTANTS, Patch, mutant

@@ -15,13 +15,15 @@ from hypothesis import strategies as st
 from pmkv.errors import CorruptionError
 from pmkv.index import lookup_batch as module
 from pmkv.index.arena import Arena
+from pmkv.index.live_count import CountBatch
 from pmkv.index.location_cache import CacheBudget
 from pmkv.index.lookup_batch import NOTHING, IdBatch, lives, new_keys
+from pmkv.index.memtable import MemTable
 from pmkv.index.run import Run, write_run
 from pmkv.index.run_files import MemoryRunFiles
 from pmkv.kernels.location import DELETE
 from pmkv.versions.index_stack import IndexStack, RunSet, merged, netted
-from pmkv.versions.layer import CountBatch, IndexMemory, Layer, LayerTree, MemTable, replaced
+from pmkv.versions.layer import IndexMemory, Layer, LayerTree, replaced
 
 POOL = bytes(16)
 DATA = np.zeros(1 << 20, np.uint8)
