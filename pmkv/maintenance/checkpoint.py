@@ -24,8 +24,9 @@ from ..errors import ClosedError, CorruptionError, FullError, PmkvError
 from ..index.live_count import CountBatch, LiveCounter
 from ..index.lookup_batch import KeyBatch, lives
 from ..index.memtable import MemTable
-from ..index.run import Run, RunInfo, write_run
+from ..index.run import Run, RunInfo
 from ..index.run_files import RunFiles, RunFileWriter
+from ..index.run_writer import write_run
 from ..kernels.location import DELETE
 from ..kernels.records import key_bounds
 from ..log.log import Log

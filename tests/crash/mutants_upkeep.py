@@ -283,7 +283,7 @@ def _() -> list[Patch]:
 
     def trusting(self: Run, *how: Any) -> None:
         make(self, *how)
-        self._seen[:] = 1
+        self._verified[:] = 1
 
     return [(Run, "__init__", trusting)]
 
