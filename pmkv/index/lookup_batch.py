@@ -17,7 +17,7 @@ from ..errors import CorruptionError
 from ..kernels import location
 from ..kernels.probe import pick_new
 from ..kernels.records import DAMAGED, key_bounds, read_records
-from ..kernels.runs import REGIONS, order_by_place
+from ..kernels.runs import REGIONS, order_by_slot
 from ..runtime.jit import FEW_ELEMENTS
 from ..runtime.scheduling import no_yield
 from .arena import HELD
@@ -183,7 +183,7 @@ def sorted_by_slot(
     cannot be read."""
     joined = type(notes[0]).joined(notes, between)
     ends, order = np.zeros(REGIONS, np.int64), np.empty(joined.words.size, np.int64)
-    order_by_place(joined.words, seed, ends, order)
+    order_by_slot(joined.words, seed, ends, order)
     between()
     return joined.some(order)
 

@@ -44,7 +44,7 @@ def move_forward(heap, first, at):
         heap[at - 1] = where
 
 
-@kernel(U64, I64, I64_2D, INT, WORD, IDS, U64, brief=5)
+@kernel(U64, I64, I64_2D, INT, WORD, IDS, U64, size_argument=5)
 def find_hot(heap, directory, subs, depth, seed, ids, found):
     """Fill found[i] where it is 0 and the index has ids[i]; returns (how many were 0, how many of them were found)."""
     asked, hits = 0, 0
@@ -65,7 +65,7 @@ def find_hot(heap, directory, subs, depth, seed, ids, found):
     return asked, hits
 
 
-@kernel(U64, I64, I64_2D, INT, WORD, BYTES, U64, BYTES, I64_2D, U64, brief=6)
+@kernel(U64, I64, I64_2D, INT, WORD, BYTES, U64, BYTES, I64_2D, U64, size_argument=6)
 def find_hot_keys(heap, directory, subs, depth, seed, data, words, keys, bounds, found):
     """As find_hot, of keys[bounds[i, 0] : bounds[i, 1]] and their hashes: a record with another key is passed over."""
     asked, hits = 0, 0
@@ -105,7 +105,7 @@ def is_let_in(marks, at, place):
     return False
 
 
-@kernel(U64, I64, I64_2D, INT, WORD, U64, IDS, U64, brief=6)
+@kernel(U64, I64, I64_2D, INT, WORD, U64, IDS, U64, size_argument=6)
 def admit(heap, directory, subs, depth, seed, marks, ids, locations):
     """Offer words; those known get their new location, those offered before get in. Returns (let in, pushed out)."""
     admitted, evicted = 0, 0
@@ -136,7 +136,7 @@ def admit(heap, directory, subs, depth, seed, marks, ids, locations):
     return admitted, evicted
 
 
-@kernel(U64, I64, I64_2D, INT, WORD, IDS, brief=5)
+@kernel(U64, I64, I64_2D, INT, WORD, IDS, size_argument=5)
 def forget(heap, directory, subs, depth, seed, ids):
     """Take words out; those behind them in their sets move up. Returns how many were there."""
     gone = 0

@@ -54,7 +54,7 @@ def next_slot(at, subs, sub):
     return at
 
 
-@kernel(U64, I64, I64_2D, INT, WORD, IDS, I64_2D, U64, brief=5)
+@kernel(U64, I64, I64_2D, INT, WORD, IDS, I64_2D, U64, size_argument=5)
 def find_ids(heap, directory, subs, depth, seed, ids, pending, found):
     """found[i] = location of ids[i] or 0; returns how many of them are pending."""
     waiting = 0
@@ -79,7 +79,7 @@ def count_subs(words, directory, depth, seed, counts):
         counts[sub_of(mix(U(words[i]), seed), directory, depth)] += 1
 
 
-@kernel(U64, I64, I64_2D, INT, WORD, IDS, U64, U64, INT, brief=5)
+@kernel(U64, I64, I64_2D, INT, WORD, IDS, U64, U64, INT, size_argument=5)
 def insert_ids(heap, directory, subs, depth, seed, ids, locations, before, start):
     """Enter ids[start:], later ones win; before[i] = what stood there.
 
@@ -142,7 +142,7 @@ def find_key(heap, subs, sub, at, data, word, keys, start, length):
     return at
 
 
-@kernel(BYTES, I64_2D, WORD, WORD, U64, brief=4)
+@kernel(BYTES, I64_2D, WORD, WORD, U64, size_argument=4)
 def hash_keys(keys, bounds, k0, k1, words):
     """words[i] = SipHash of keys[bounds[i, 0] : bounds[i, 1]]."""
     for i in range(words.size):
@@ -157,7 +157,7 @@ def find_damaged(heap, subs, sub, at, data, word, owner):
     return at
 
 
-@kernel(U64, I64, I64_2D, INT, WORD, BYTES, U64, BYTES, I64_2D, I64_2D, WORD, BOOL, U64, brief=6)
+@kernel(U64, I64, I64_2D, INT, WORD, BYTES, U64, BYTES, I64_2D, I64_2D, WORD, BOOL, U64, size_argument=6)
 def find_keys(heap, directory, subs, depth, seed, data, words, keys, bounds, pending, owner, verify, found):
     """found[i] = location of keys[bounds[i, 0] : bounds[i, 1]] or 0, or with `verify` that of a damaged record that may
     be it; returns how many of them are pending."""
@@ -176,7 +176,7 @@ def find_keys(heap, directory, subs, depth, seed, data, words, keys, bounds, pen
     return waiting
 
 
-@kernel(U64, I64, I64_2D, INT, WORD, BYTES, U64, BYTES, I64_2D, U64, U64, INT, brief=6)
+@kernel(U64, I64, I64_2D, INT, WORD, BYTES, U64, BYTES, I64_2D, U64, U64, INT, size_argument=6)
 def insert_keys(heap, directory, subs, depth, seed, data, words, keys, bounds, locations, before, start):
     """Enter the keys from start on, later ones win; as insert_ids."""
     alive = 0
@@ -238,7 +238,7 @@ def collect(heap, base, capacity, depth, seed, first_place, places, words, locat
     return count
 
 
-@kernel(U64, WORDS, U64, U64, U64, brief=0)
+@kernel(U64, WORDS, U64, U64, U64, size_argument=0)
 def pick_new(before, words, locations, new_words, new_locations):
     """The words that stood nowhere `before`, and their locations, one behind the other; returns how many they are."""
     count = 0

@@ -32,7 +32,7 @@ def padded(length):
     return (length + 7) & ~7
 
 
-@kernel(I64_2D, I64_2D, I64, brief=2)
+@kernel(I64_2D, I64_2D, I64, size_argument=2)
 def record_sizes(key_bounds, value_bounds, sizes):
     """sizes[i] = bytes that the record of the i-th key and value takes; returns their sum."""
     total = 0
@@ -42,7 +42,7 @@ def record_sizes(key_bounds, value_bounds, sizes):
     return total
 
 
-@kernel(U8, INT, WORD, BYTES, I64_2D, BYTES, I64_2D, I64, I64, U64, brief=9)
+@kernel(U8, INT, WORD, BYTES, I64_2D, BYTES, I64_2D, I64, I64, U64, size_argument=9)
 def write_records(data, at, owner, keys, key_bounds, values, value_bounds, expiries, flags, locations):
     """Write one record a key at data[at:], one behind the other; locations[i] = where and with what check."""
     for i in range(locations.size):
@@ -82,7 +82,7 @@ def scan_records(data, at, stop, owner, bounds, expiries, locations):
     return at
 
 
-@kernel(BYTES, U64, WORD, INT, BOOL, I64_2D, brief=1, few=None)
+@kernel(BYTES, U64, WORD, INT, BOOL, I64_2D, size_argument=1, hold_gil_below=None)
 def read_records(data, locations, owner, now, verify, out):
     """out[i] = (offset of the value or ABSENT or DAMAGED, its length, expiry, flags); what has expired by `now` is
     absent. Returns how many are damaged."""
@@ -117,7 +117,7 @@ def key_bounds(data, locations, bounds):
         bounds[i, 1] = at + RECORD_HEADER + np.int64((load64(data, at) >> U(32)) & U(0xFFFFFF))
 
 
-@kernel(I64_2D, INT, brief=0)
+@kernel(I64_2D, INT, size_argument=0)
 def value_bytes(rows, but):
     """Bytes of all values that `read_records` found; -1 if one of them has a flag of `but`."""
     total = 0
@@ -129,7 +129,7 @@ def value_bytes(rows, but):
     return total
 
 
-@kernel(BYTES, I64_2D, U8, I64_2D, brief=1)
+@kernel(BYTES, I64_2D, U8, I64_2D, size_argument=1)
 def gather_values(data, rows, out, bounds):
     """Copy them to `out`, one behind the other; bounds[i] = where, (-1, -1) where there is none. Returns how many there
     are not."""
@@ -145,7 +145,7 @@ def gather_values(data, rows, out, bounds):
     return absent
 
 
-@kernel(I64_2D, brief=0)
+@kernel(I64_2D, size_argument=0)
 def longest_span(bounds):
     """The greatest length of what these bounds enclose."""
     longest = 0
@@ -163,7 +163,7 @@ def read_expiries(data, locations, expiries):
             expiries[i] = np.int64(load64(data, location.offset_of(locations[i]) + 8))
 
 
-@kernel(BYTES, INT, IDS, INT, WORD, U64, brief=2, few=FEW_ROWS)
+@kernel(BYTES, INT, IDS, INT, WORD, U64, size_argument=2, hold_gil_below=FEW_ROWS)
 def locate_rows(data, at, ids, width, owner, locations):
     """locations[i] of rows of `width` bytes that stand one behind the other at data[at:]."""
     for i in range(ids.size):
@@ -188,7 +188,7 @@ def gather_piece(data, locations, first, stop, width, default, out, found):
     return -1
 
 
-@kernel(BYTES, U64, IDS, INT, WORD, BYTES, BOOL, U8, U8, brief=2, few=None)
+@kernel(BYTES, U64, IDS, INT, WORD, BYTES, BOOL, U8, U8, size_argument=2, hold_gil_below=None)
 def gather_rows(data, locations, ids, width, owner, default, verify, out, found):
     """out = the rows one behind the other, `default` where there is none; found[i] = 1 or 0. Returns the first
     damaged i or -1. What was copied is verified a piece at a time: beside checks the processor waits for one row after

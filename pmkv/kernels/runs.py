@@ -1,13 +1,14 @@
-"""Finding words in a run, and what writing and folding runs is made of.
+"""Kernels that probe, walk, merge and write runs.
 
-A run is pages of 512 uint64. Its slots come first, (place, location) each, in ascending order of places: an entry
-stands in the first free slot at or behind that of its place (`slot_of`), a free slot holds the highest place and
-location 0. So a hit and a miss both end at the first slot whose place is not lower than the one that is looked for.
-The last SPARE slots are free.
-Entries of one place (keys with equal hashes) stand newest first. Behind the slots there are pages of expiries.
+A run is pages of 512 uint64. Its slots come first, pairs (slot hash, location) in ascending order of slot hashes. An
+entry occupies the first free slot at or after the slot that its hash maps to (`slot_of`); a free slot holds the highest
+slot hash and location 0. So both a hit and a miss end at the first slot whose hash is not lower than the one asked for.
+The last SPARE slots are free. Entries with one slot hash (keys with equal hashes) are ordered newest first. Pages of
+expiries follow the slots.
 
-Every page has a checksum, seeded with its number and the run's nonce, and is verified when it is touched first; `seen`
-says which have been. Kernels that meet a damaged page return its number, else WHOLE.
+Every page has a checksum, seeded with the number of the page and the nonce of the run. A page is verified when a probe
+touches it first; `verified` is a uint8 flag for each page. Kernels that meet a damaged page return its number, else
+WHOLE.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ from .records import FLAG_PARTS, padded
 U = np.uint64
 PAGE_BITS = 9
 PAGE_WORDS = 1 << PAGE_BITS
-REGION_BITS = 12  # of a place, to be near others
+REGION_BITS = 12  # leading bits of a slot hash; entries that share them are near each other in a run of any size
 REGIONS = 1 << REGION_BITS
-FREE = U(0xFFFFFFFFFFFFFFFF)  # the place in a free slot
+FREE = U(0xFFFFFFFFFFFFFFFF)  # the slot hash in a free slot
 WHOLE = -1
-FAR_AHEAD = 2 * AHEAD  # a probe here takes half the time of one in an open index
-SPARE = 4  # slots behind the last entry that a probe may look at
+PREFETCH_DISTANCE = 2 * AHEAD  # keys; a probe here takes half the time of one in a memtable
+SPARE = 4  # slots after the last entry that a probe may look at
 _LOW = U(0xFFFFFFFF)
 _UNMIX1, _UNMIX2 = U(0x96DE1B173F119089), U(0x319642B2D24D8EC3)  # the inverses of the factors in `mix`
 _CHECK1, _CHECK2 = U(0x9E3779B97F4A7C15), U(0xC2B2AE3D27D4EB4F)
@@ -38,7 +39,7 @@ _CHECK1, _CHECK2 = U(0x9E3779B97F4A7C15), U(0xC2B2AE3D27D4EB4F)
 
 @njit(inline="always")
 def unmix(x, seed):
-    """The word whose place is x."""
+    """Return the key64 whose slot hash is x."""
     x = x ^ (x >> U(31)) ^ (x >> U(62))
     x = x * _UNMIX2
     x = x ^ (x >> U(27)) ^ (x >> U(54))
@@ -48,16 +49,17 @@ def unmix(x, seed):
 
 
 @njit(inline="always")
-def slot_of(place, capacity):
-    """place * capacity / 2^64: never less for a higher place. The capacity is at most 2^32."""
-    high, low = place >> U(32), place & _LOW
+def slot_of(slot_hash, capacity):
+    """Return slot_hash * capacity / 2^64, monotonic in the slot hash. The capacity is at most 2^32."""
+    high, low = slot_hash >> U(32), slot_hash & _LOW
     return np.int64((high * U(capacity) + ((low * U(capacity)) >> U(32))) >> U(32))
 
 
 @kernel(WORDS, INT, INT, WORD)
 def check_page(words, page, number, nonce):
-    """The checksum of a page that has this number in its run. Every step is a bijection of what it takes in: damage
-    within one word is always seen."""
+    """Return the checksum of a page that has this number in its run.
+
+    Every step is a bijection of the word that it takes in, so damage within one word is always detected."""
     a = nonce ^ (U(number) * _CHECK1)
     b, c, d = rotate(a, 16), rotate(a, 32), rotate(a, 48)
     for at in range(page << PAGE_BITS, (page + 1) << PAGE_BITS, 4):
@@ -70,203 +72,238 @@ def check_page(words, page, number, nonce):
 
 @kernel(WORDS, INT, WORD, U64)
 def check_pages(words, first, nonce, checks):
-    """The checksums of pages of which the first has this number in its run."""
+    """Write the checksums of consecutive pages; the first has the number `first` in its run."""
     for i in range(checks.size):
         checks[i] = check_page(words, i, first + i, nonce)
 
 
 @njit(inline="always")
-def is_whole(words, checks, nonce, seen, page):
-    """Does the page agree with its checksum? Looked at once."""
-    if seen[page] == 0:
+def is_whole(words, checks, nonce, verified, page):
+    """Return whether the page agrees with its checksum; it is computed once."""
+    if verified[page] == 0:
         if check_page(words, page, page, nonce) != checks[page]:
             return False
-        seen[page] = 1
+        verified[page] = 1
     return True
 
 
 @kernel(WORDS, WORDS, WORD, U8, INT, INT)
-def verify_pages(words, checks, nonce, seen, first, stop):
-    """Verify the pages [first, stop) that have not been seen."""
+def verify_pages(words, checks, nonce, verified, first, stop):
+    """Verify the pages [first, stop) that have not been verified."""
     for page in range(first, stop):
-        if not is_whole(words, checks, nonce, seen, page):
+        if not is_whole(words, checks, nonce, verified, page):
             return page
     return WHOLE
 
 
 @njit(inline="always")
-def seek(words, seen, at, place):
-    """(where the first slot from `at` on stands whose place is not lower, the page that has to be verified before that
-    can be said, or WHOLE)."""
-    if seen[at >> PAGE_BITS] == 0:
+def seek(words, verified, at, slot_hash):
+    """Return (position of the first slot from `at` on whose hash is not lower, WHOLE).
+
+    Where a page must be verified before that can be said, return (position reached, number of that page)."""
+    if verified[at >> PAGE_BITS] == 0:
         return at, at >> PAGE_BITS
-    if seen[(at + 6) >> PAGE_BITS] == 0:
+    if verified[(at + 6) >> PAGE_BITS] == 0:
         return at, (at + 6) >> PAGE_BITS
-    # most are among four slots: the processor counts those before sooner than it guesses where to stop
+    # mostly one of four slots: counting the lower ones is faster than a branch that the processor cannot predict
     at += (
-        2 * (words[at] < place)
-        + 2 * (words[at + 2] < place)
-        + 2 * (words[at + 4] < place)
-        + 2 * (words[at + 6] < place)
+        2 * (words[at] < slot_hash)
+        + 2 * (words[at + 2] < slot_hash)
+        + 2 * (words[at + 4] < slot_hash)
+        + 2 * (words[at + 6] < slot_hash)
     )
     while True:
-        if at & (PAGE_WORDS - 1) == 0 and seen[at >> PAGE_BITS] == 0:
+        if at & (PAGE_WORDS - 1) == 0 and verified[at >> PAGE_BITS] == 0:
             return at, at >> PAGE_BITS
-        if words[at] >= place:
+        if words[at] >= slot_hash:
             return at, WHOLE
         at += 2
 
 
 @njit(inline="always")
-def prefetch_slots(words, place, capacity):
-    """Ask for both cache lines that the four slots may stand in."""
-    at = 2 * slot_of(place, capacity)
+def prefetch_slots(words, slot_hash, capacity):
+    """Prefetch both cache lines that the first four slots may occupy."""
+    at = 2 * slot_of(slot_hash, capacity)
     prefetch(words, at)
     prefetch(words, at + 6)
 
 
-@kernel(IDS, WORD, WORDS, U64, I64, brief=0)
-def missing_places(ids, seed, found, places, which):
-    """The places of the ids whose found[i] is 0, and these i, in front of `places` and `which`; returns how many."""
+@kernel(IDS, WORD, WORDS, U64, I64, size_argument=0)
+def missing_slot_hashes(ids, seed, found, slot_hashes, positions):
+    """Collect the ids whose found[i] is 0: their slot hashes and these i, at the front of both arrays.
+
+    Return how many there are."""
     count = 0
     for i in range(ids.size):
-        places[count] = mix(U(ids[i]), seed)
-        which[count] = i
+        slot_hashes[count] = mix(U(ids[i]), seed)
+        positions[count] = i
         count += found[i] == U(0)
     return count
 
 
 @kernel(WORDS, U8, INT, U64, I64, U64, INT, INT)
-def find_seen(words, seen, capacity, places, which, found, start, left):
-    """As find_in_run from places[start] on, where `left` are left of those before; returns (how many are done, how many
-    of them are left, the page to be verified before the next, or WHOLE). A loop of its own: with the checksum inside,
-    the processor overlaps half as many probes; and whether a place is here changes nothing of its course, as nobody can
-    guess that."""
-    for i in range(start, places.size):
-        if i + FAR_AHEAD < places.size:
-            prefetch_slots(words, places[i + FAR_AHEAD], capacity)
-        place, number = places[i], which[i]
-        at, page = seek(words, seen, 2 * slot_of(place, capacity), place)
+def find_verified(words, verified, capacity, slot_hashes, positions, found, start, left):
+    """Continue `find_in_run` at slot_hashes[start], with `left` missing before.
+
+    Return (how many are done, how many of these are missing, page to verify before the next, or WHOLE). The loop is a
+    kernel of its own, as the processor overlaps half as many probes where the checksum is inlined. It has no branch on
+    whether an entry is found, which no processor can predict."""
+    for i in range(start, slot_hashes.size):
+        if i + PREFETCH_DISTANCE < slot_hashes.size:
+            prefetch_slots(words, slot_hashes[i + PREFETCH_DISTANCE], capacity)
+        slot_hash, number = slot_hashes[i], positions[i]
+        at, page = seek(words, verified, 2 * slot_of(slot_hash, capacity), slot_hash)
         if page != WHOLE:
             return i, left, page
-        found[number] = words[at + 1] * U(words[at] == place)
-        places[left], which[left] = place, number
+        found[number] = words[at + 1] * U(words[at] == slot_hash)
+        slot_hashes[left], positions[left] = slot_hash, number
         left += found[number] == U(0)
-    return places.size, left, WHOLE
+    return slot_hashes.size, left, WHOLE
 
 
-@kernel(WORDS, WORDS, WORD, U8, INT, U64, I64, U64, brief=5, few=None)
-def find_in_run(words, checks, nonce, seen, capacity, places, which, found):
-    """found[which[i]] = the location of the id whose place is places[i], 0 if it is not here. Returns (how many are
-    not: they stand in front of `places` and `which` now; damaged page or WHOLE)."""
-    done, left, page = find_seen(words, seen, capacity, places, which, found, 0, 0)
+@kernel(WORDS, WORDS, WORD, U8, INT, U64, I64, U64, size_argument=5, hold_gil_below=None)
+def find_in_run(words, checks, nonce, verified, capacity, slot_hashes, positions, found):
+    """Set found[positions[i]] to the location of the id whose slot hash is slot_hashes[i], 0 if there is none.
+
+    Return (how many are missing, damaged page or WHOLE). The missing ones are moved to the front of `slot_hashes` and
+    `positions`."""
+    done, left, page = find_verified(words, verified, capacity, slot_hashes, positions, found, 0, 0)
     while page != WHOLE:
-        if not is_whole(words, checks, nonce, seen, page):
+        if not is_whole(words, checks, nonce, verified, page):
             return left, page
-        done, left, page = find_seen(words, seen, capacity, places, which, found, done, left)
+        done, left, page = find_verified(words, verified, capacity, slot_hashes, positions, found, done, left)
     return left, WHOLE
 
 
 @kernel(WORDS, U8, INT, WORD, BYTES, WORDS, BYTES, I64_2D, WORD, BOOL, U64, INT)
-def find_keys_seen(words, seen, capacity, seed, data, hashes, keys, bounds, owner, verify, found, start):
-    """As find_keys_in_run from hashes[start] on; returns (how many are done, the page to be verified before the next,
-    or WHOLE)."""
-    for i in range(start, hashes.size):
-        if i + FAR_AHEAD < hashes.size and found[i + FAR_AHEAD] == U(0):
-            prefetch_slots(words, mix(hashes[i + FAR_AHEAD], seed), capacity)
+def find_keys_verified(words, verified, capacity, seed, data, key64s, keys, bounds, owner, verify, found, start):
+    """Continue `find_keys_in_run` at key64s[start].
+
+    Return (how many are done, page to verify before the next, or WHOLE)."""
+    for i in range(start, key64s.size):
+        if i + PREFETCH_DISTANCE < key64s.size and found[i + PREFETCH_DISTANCE] == U(0):
+            prefetch_slots(words, mix(key64s[i + PREFETCH_DISTANCE], seed), capacity)
         if found[i] != U(0):
             continue
-        place = mix(hashes[i], seed)
-        at, page = seek(words, seen, 2 * slot_of(place, capacity), place)
-        while page == WHOLE and words[at] == place and words[at + 1] != U(0):
+        slot_hash = mix(key64s[i], seed)
+        at, page = seek(words, verified, 2 * slot_of(slot_hash, capacity), slot_hash)
+        while page == WHOLE and words[at] == slot_hash and words[at + 1] != U(0):
             record = location.offset_of(words[at + 1])
             if same_key(data, record, keys, bounds[i, 0], bounds[i, 1] - bounds[i, 0]) or (
                 verify and is_damaged(data, words[at + 1], owner)
             ):
                 found[i] = words[at + 1]
                 break
-            at, page = seek(words, seen, at + 2, place)
+            at, page = seek(words, verified, at + 2, slot_hash)
         if page != WHOLE:
             return i, page
-    return hashes.size, WHOLE
+    return key64s.size, WHOLE
 
 
-@kernel(WORDS, WORDS, WORD, U8, INT, WORD, BYTES, WORDS, BYTES, I64_2D, WORD, BOOL, U64, brief=7, few=None)
-def find_keys_in_run(words, checks, nonce, seen, capacity, seed, data, hashes, keys, bounds, owner, verify, found):
-    """The same of keys: their hashes, and where they stand in `keys`. With `verify`, a damaged record that may be the
-    one asked for is found instead of an older one."""
-    done, page = find_keys_seen(words, seen, capacity, seed, data, hashes, keys, bounds, owner, verify, found, 0)
+@kernel(
+    WORDS,
+    WORDS,
+    WORD,
+    U8,
+    INT,
+    WORD,
+    BYTES,
+    WORDS,
+    BYTES,
+    I64_2D,
+    WORD,
+    BOOL,
+    U64,
+    size_argument=7,
+    hold_gil_below=None,
+)
+def find_keys_in_run(words, checks, nonce, verified, capacity, seed, data, key64s, keys, bounds, owner, verify, found):
+    """Set found[i], where it is 0, to the location of the key keys[bounds[i, 0] : bounds[i, 1]] with hash key64s[i].
+
+    verify: a damaged record that may be the one asked for is found instead of an older one. Return the damaged page or
+    WHOLE."""
+    done, page = find_keys_verified(
+        words, verified, capacity, seed, data, key64s, keys, bounds, owner, verify, found, 0
+    )
     while page != WHOLE:
-        if not is_whole(words, checks, nonce, seen, page):
+        if not is_whole(words, checks, nonce, verified, page):
             return page
-        done, page = find_keys_seen(words, seen, capacity, seed, data, hashes, keys, bounds, owner, verify, found, done)
+        done, page = find_keys_verified(
+            words, verified, capacity, seed, data, key64s, keys, bounds, owner, verify, found, done
+        )
     return WHOLE
 
 
 @kernel(WORDS, INT, INT, WORD, U64, U64)
-def collect_run(words, first, stop, first_place, places, locations):
-    """Copy what stands in slots [first, stop) at `first_place` or behind; returns how many. The pages are verified."""
+def collect_run(words, first, stop, first_slot_hash, slot_hashes, locations):
+    """Copy the entries of slots [first, stop) with slot hash >= first_slot_hash; return how many.
+
+    The caller has verified the pages."""
     count = 0
     for at in range(2 * first, 2 * stop, 2):
-        if words[at + 1] != U(0) and words[at] >= first_place:
-            places[count] = words[at]
+        if words[at + 1] != U(0) and words[at] >= first_slot_hash:
+            slot_hashes[count] = words[at]
             locations[count] = words[at + 1]
             count += 1
     return count
 
 
 @kernel(WORDS, WORD, U64)
-def words_at(places, seed, words):
-    """words[i] = the word whose place is places[i]."""
-    for i in range(places.size):
-        words[i] = unmix(places[i], seed)
+def key64s_of(slot_hashes, seed, key64s):
+    """Set key64s[i] to the key64 whose slot hash is slot_hashes[i]."""
+    for i in range(slot_hashes.size):
+        key64s[i] = unmix(slot_hashes[i], seed)
 
 
 @kernel(WORDS, WORD, I64, I64)
-def order_by_place(words, seed, ends, order):
-    """order = the numbers of all words, those with the same beginning of their place behind each other: in a run of any
-    size they stand close together. A counting sort, ten times as fast as one of whole places. ends: REGIONS zeros."""
-    for word in words:
-        ends[mix(word, seed) >> np.uint64(64 - REGION_BITS)] += 1
+def order_by_slot(key64s, seed, ends, order):
+    """Set order to the indices of all key64s, grouped by the leading bits of their slot hash.
+
+    Such groups are near each other in a run of any size. A counting sort, ten times as fast as sorting whole slot
+    hashes. ends: scratch, REGIONS zeros."""
+    for key64 in key64s:
+        ends[mix(key64, seed) >> np.uint64(64 - REGION_BITS)] += 1
     for region in range(1, ends.size):
         ends[region] += ends[region - 1]
-    for i in range(words.size - 1, -1, -1):
-        region = mix(words[i], seed) >> np.uint64(64 - REGION_BITS)
+    for i in range(key64s.size - 1, -1, -1):
+        region = mix(key64s[i], seed) >> np.uint64(64 - REGION_BITS)
         ends[region] -= 1
         order[ends[region]] = i
 
 
 @kernel(WORDS, WORDS, U8, INT, INT, INT, U64, INT)
-def fill_slots(places, locations, keep, capacity, first, free, buffer, start):
-    """Enter those of entries[start:] that are kept in `buffer`, the slots from number `first` on; those below number
-    `free` are taken.
+def fill_slots(slot_hashes, locations, keep, capacity, first, free, buffer, start):
+    """Place the entries[start:] that `keep` selects into `buffer`, which holds the slots from number `first` on.
 
-    Returns (how many entries are done, the new `free`): those left do not fit into the buffer."""
+    Slots below number `free` are occupied. Return (how many entries are done, the new `free`); the other entries do not
+    fit into the buffer."""
     stop = first + (buffer.size >> 1)
-    for i in range(start, places.size):
+    for i in range(start, slot_hashes.size):
         if not keep[i]:
             continue
-        slot = max(free, slot_of(places[i], capacity))
+        slot = max(free, slot_of(slot_hashes[i], capacity))
         if slot >= stop:
             return i, free
-        buffer[2 * (slot - first)] = places[i]
+        buffer[2 * (slot - first)] = slot_hashes[i]
         buffer[2 * (slot - first) + 1] = locations[i]
         free = slot + 1
-    return places.size, free
+    return slot_hashes.size, free
 
 
 @kernel(WORDS, WORDS, U8, WORDS, WORDS, U8, U64, U64, U8)
-def merge_entries(places, locations, marks, older_places, older_locations, older_marks, out_places, out, out_marks):
-    """Two ascending lists as one; of equal places those of the first come first. Marks go along."""
+def merge_entries(
+    slot_hashes, locations, marks, older_slot_hashes, older_locations, older_marks, out_slot_hashes, out, out_marks
+):
+    """Merge two ascending lists; of equal slot hashes those of the first list come first. Marks are copied along."""
     i, j = 0, 0
     for k in range(out.size):
-        if j == older_places.size or (i < places.size and places[i] <= older_places[j]):
-            out_places[k] = places[i]
+        if j == older_slot_hashes.size or (i < slot_hashes.size and slot_hashes[i] <= older_slot_hashes[j]):
+            out_slot_hashes[k] = slot_hashes[i]
             out[k] = locations[i]
             out_marks[k] = marks[i]
             i += 1
         else:
-            out_places[k] = older_places[j]
+            out_slot_hashes[k] = older_slot_hashes[j]
             out[k] = older_locations[j]
             out_marks[k] = older_marks[j]
             j += 1
@@ -274,20 +311,21 @@ def merge_entries(places, locations, marks, older_places, older_locations, older
 
 @njit(inline="always")
 def same_record(data, a, b):
-    """Have the records at these pool offsets one key? If one of them is damaged, perhaps not."""
+    """Return whether the records at these pool offsets have one key; if one is damaged, perhaps False."""
     length = np.int64((load64(data, b) >> U(32)) & U(0xFFFFFF))
     return max(a, b) + RECORD_HEADER + length <= data.size and same_key(data, a, data, b + RECORD_HEADER, length)
 
 
 @kernel(WORDS, WORDS, BYTES, BOOL, BOOL, U8)
-def choose(places, locations, data, keyed, bottom, keep):
-    """keep[i] = is this entry of a merged list still needed? Not if a newer one has the same word, and the same key
-    (keyed); at the bottom a delete is not, unless it stands beside others of its hash: whose key it has may then be
-    unreadable. Returns how many are needed."""
+def choose(slot_hashes, locations, data, keyed, bottom, keep):
+    """Set keep[i] to whether the merged entry i is still needed; return how many are.
+
+    An entry is not needed if a newer one has the same key64 and, if `keyed`, the same key. At the bottom a delete is
+    not needed either, unless other entries share its hash: the record that it deletes may be unreadable."""
     needed, i = 0, 0
-    while i < places.size:
+    while i < slot_hashes.size:
         stop, kept = i, 0
-        while stop < places.size and places[stop] == places[i]:
+        while stop < slot_hashes.size and slot_hashes[stop] == slot_hashes[i]:
             keep[stop] = 1
             for newer in range(i, stop):
                 if not keyed or same_record(
@@ -306,23 +344,23 @@ def choose(places, locations, data, keyed, bottom, keep):
 
 
 @njit(inline="always")
-def weigh_parts(data, at, stop, first, size, part, sign, out):
-    """Add the lengths of the parts that the list in [at, stop) names, each to its own segment."""
+def weigh_chunks(data, at, stop, first, size, chunk_size, sign, out):
+    """Add the lengths of the chunks that the list in [at, stop) names, each to its own segment."""
     left = np.int64(load64(data, at))
     for entry in range(at + 8, stop - 7, 8):
         segment = (location.offset_of(load64(data, entry)) - first) // size
         if left > 0 and 0 <= segment < out.size:
-            out[segment] += sign * min(part, left)
-        left -= part
+            out[segment] += sign * min(chunk_size, left)
+        left -= chunk_size
 
 
 @kernel(BYTES, WORDS, U8, U8, INT, INT, INT, INT, I64)
-def weigh(data, locations, marks, keep, width, first, size, part, out):
-    """Add to out[segment] the bytes there that the locations refer to which are kept and not marked, and take off those
-    of the marked ones that are not kept. The others are not looked at.
+def weigh(data, locations, marks, keep, width, first, size, chunk_size, out):
+    """Add to out[segment] the bytes of entries kept and not marked; subtract those of entries marked and not kept.
 
-    width: of a row; 0: records of a keyspace. Segments of `size` bytes begin at pool offset `first`; values are cut
-    into parts of `part` bytes. A record whose header is damaged counts for its header alone."""
+    Other records are not read. width: bytes of a row; 0: records of a keyspace. Segments of `size` bytes begin at pool
+    offset `first`; large values are cut into chunks of `chunk_size` bytes. A record whose header is damaged counts as
+    its header alone."""
     for i in range(locations.size):
         if width == 0 and i + AHEAD < locations.size and keep[i + AHEAD] != marks[i + AHEAD]:
             prefetch(data, location.offset_of(locations[i + AHEAD]))
@@ -342,17 +380,17 @@ def weigh(data, locations, marks, keep, width, first, size, part, out):
             value = stop = key
         out[segment] += sign * (RECORD_HEADER + padded(stop - key))
         if (word >> U(56)) & U(FLAG_PARTS) and stop - value >= 8:
-            weigh_parts(data, value, stop, first, size, part, sign, out)
+            weigh_chunks(data, value, stop, first, size, chunk_size, sign, out)
 
 
 @kernel(WORDS, WORDS, WORD, U8, INT, INT, WORD)
-def count_until(words, checks, nonce, seen, first, count, limit):
-    """(how many of `count` ascending words from `first` on are at most `limit`, damaged page or WHOLE)."""
+def count_until(words, checks, nonce, verified, first, count, limit):
+    """Return (how many of `count` ascending words from `first` on are at most `limit`, damaged page or WHOLE)."""
     low, high = 0, count
     while low < high:
         middle = (low + high) >> 1
         page = (first + middle) >> PAGE_BITS
-        if not is_whole(words, checks, nonce, seen, page):
+        if not is_whole(words, checks, nonce, verified, page):
             return 0, page
         if words[first + middle] <= limit:
             low = middle + 1

@@ -19,14 +19,17 @@ import numpy as np
 
 from ..catalog.key_directory import Key
 from ..errors import CorruptionError
+from ..index.live_count import CountBatch, LiveCounter
 from ..index.lookup_batch import KeyBatch, lives
-from ..index.run import Run, RunInfo, write_run
+from ..index.memtable import MemTable
+from ..index.run import Run, RunInfo
 from ..index.run_files import RunFileWriter
+from ..index.run_writer import write_run
 from ..kernels.location import DELETE
 from ..kernels.records import key_bounds
 from ..runtime.scheduling import yield_gil
 from ..versions.index_stack import RunSet, merge_windows, net_expiries
-from ..versions.layer import CountBatch, Layer, LayerTree, LiveCounter, MemTable
+from ..versions.layer import Layer, LayerTree
 from ..versions.manifest import Manifest
 from .committed import CommittedState, Steps
 from .memory_merge import UNVERIFIED, group_small, has_readable_keys, insert_all

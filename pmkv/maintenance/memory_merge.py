@@ -15,9 +15,10 @@ import numpy as np
 
 from ..index.arena import HELD
 from ..index.lookup_batch import IdBatch, KeyBatch, LookupBatch, expiries_of
+from ..index.memtable import MemTable
 from ..kernels.probe import hash_keys
 from ..kernels.records import key_bounds
-from ..versions.layer import Layer, LayerTree, MemTable, replaced
+from ..versions.layer import Layer, LayerTree, replaced
 from .compaction_policy import TIER, tier_of
 
 MERGED_ENTRIES = 1 << 15  # merged at once under the state lock: about 20 ms, for which everybody waits

@@ -1,8 +1,8 @@
-"""The decorator of every kernel, and the names of array types that signatures use.
+"""The decorator of every kernel, and the names of the array types that signatures use.
 
-Assumes: numba keys its cache by source file, name and CPU; `nogil=True` lets kernels run beside Python. Kernels make no
-arrays, and callers hold those that they hand in: so references are not counted (`_nrt=False`), which cost a kernel that
-calls another one for each row atomic operations, and these more time than the work itself.
+numba keys its cache by source file, name and CPU; `nogil=True` lets other threads run Python meanwhile. Kernels make
+no arrays, and callers hold the arrays that they pass, so references are not counted (`_nrt=False`): a kernel that calls
+another kernel for each row would spend more time on atomic operations than on its work.
 """
 
 from __future__ import annotations
@@ -12,112 +12,90 @@ from collections.abc import Callable
 from types import FunctionType
 from typing import Any
 
-import llvmlite.binding as llvm
 import numba
+import numpy as np
 from numba import types
-from numba.core.caching import FunctionCache
-from numba.core.codegen import JITCodeLibrary
+
+from .kernel_cache import cache_of
 
 INT, WORD, BOOL = types.int64, types.uint64, types.boolean
 U8 = types.uint8[::1]
 BYTES = types.Array(types.uint8, 1, "C", readonly=True)  # takes writable arrays too
 I64 = types.int64[::1]
-IDS = types.Array(types.int64, 1, "C", readonly=True)  # what callers hand in: read-only where it came over the network
+IDS = types.Array(types.int64, 1, "C", readonly=True)  # from callers: read-only if it came over the network
 I64_2D = types.int64[:, ::1]
 U64 = types.uint64[::1]
-WORDS = types.Array(types.uint64, 1, "C", readonly=True)  # likewise
+WORDS = types.Array(types.uint64, 1, "C", readonly=True)  # takes writable arrays too
 
 JIT = not numba.config.DISABLE_JIT
 CHECKED = bool(numba.config.BOUNDSCHECK)
 
 
-# Elements up to which a call keeps the interpreter. It takes some ten microseconds; who hands the interpreter over
-# meanwhile waits a hundred to get it back, if another thread wants it, too; if not that long, the other one waits anew
-# (see `turns.FairShare`).
+# Elements up to which a call keeps the GIL: it then takes some ten microseconds. A thread that releases the GIL for
+# that long waits a hundred to get it back if another thread wants it, and may make that one wait anew (see
+# `scheduling.FairShare`).
 FEW_ELEMENTS = 512
-FEW_ON_DISK = 16  # of a kernel that may have to wait for the disk: others would wait with it
+FEW_ON_DISK = 16  # elements of a kernel that may fault in pages: every thread would wait for the disk with it
 UNCOUNTED = {"_nrt": False}
+SCALARS: dict[Any, Callable[[Any], Any]] = {INT: int, WORD: np.uint64, BOOL: bool}
 
 
 class Limits:
-    """Up to how many elements a brief call of a kernel that may wait for the disk keeps the interpreter, in this
-    process. A server whose one thread reads sets it to FEW: while that thread waits, nobody is served anyway."""
+    """Batch size up to which a kernel that may fault in pages keeps the GIL, in this process.
+
+    A server whose one thread reads sets it to FEW_ELEMENTS: while that thread waits, no client is served anyway."""
 
     on_disk = FEW_ON_DISK
 
 
 def kernel(
-    *arguments: Any, brief: int | None = None, few: int | None = FEW_ELEMENTS, held: bool = False
+    *arguments: Any, size_argument: int | None = None, hold_gil_below: int | None = FEW_ELEMENTS, hold_gil: bool = False
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Compile at import, once, for these argument types alone; several signatures are given as lists of types.
+    """Compile a function at import, once, for these argument types alone; several signatures are given as lists.
 
-    brief: the argument, an array, that says by its length how much there is to do, of a kernel that Python alone calls.
-    It is compiled twice: a call with few of them keeps the interpreter. few: None for as many as `Limits` says.
-    held: every call keeps it."""
+    size_argument: position of the array whose length tells how much there is to do, for a kernel that only Python
+    calls. The kernel is compiled twice, and a call with at most `hold_gil_below` elements (None: `Limits.on_disk`)
+    keeps the GIL. hold_gil: every call keeps it."""
     signatures = [tuple(one) for one in arguments] if isinstance(arguments[0], list) else [arguments]
 
     def compiled(function: Callable[..., Any]) -> Any:
         if not JIT:
-            return function
-        free = ready(numba.njit(function, nogil=not held, **UNCOUNTED), signatures)
-        if brief is None:
-            return free
+            return interpreted(function, signatures[0])
+        releasing = ready(numba.njit(function, nogil=not hold_gil, **UNCOUNTED), signatures)
+        if size_argument is None:
+            return releasing
 
         @functools.wraps(function)
         def call(*arguments: Any) -> Any:
-            most = Limits.on_disk if few is None else few
-            return (call.held if len(arguments[brief]) <= most else call.free)(*arguments)
+            limit = Limits.on_disk if hold_gil_below is None else hold_gil_below
+            return (call.holding if len(arguments[size_argument]) <= limit else call.releasing)(*arguments)
 
-        call.free, call.held = free, ready(numba.njit(renamed(function), **UNCOUNTED), signatures)
+        call.releasing, call.holding = releasing, ready(numba.njit(renamed(function), **UNCOUNTED), signatures)
         return call
 
     return compiled
 
 
-class Loaded(JITCodeLibrary):  # type: ignore[misc]  # numba is untyped
-    """A kernel out of the cache. It holds the machine's code and, for kernels that call this one, LLVM's; the latter is
-    not read before another one has to be compiled: half the time of a load."""
+def interpreted(function: Callable[..., Any], signature: tuple[Any, ...]) -> Callable[..., Any]:
+    """Return the plain function with the types at its edges that the compiled kernel would have, for a debugger.
 
-    @classmethod
-    def _unserialize(cls, codegen: Any, state: tuple[str, str, Any]) -> Loaded:
-        name, _, (code, bitcode) = state
-        self = cls(codegen, name)
-        self.enable_object_caching()
-        self._set_compiled_object(code)
-        self._finalize_final_module()
-        self._bitcode = bitcode
-        return self
+    Scalars are converted to what the signature says (uint64 wraps around, as LLVM's does), and results to int."""
+    converters = [SCALARS.get(type) for type in signature]
 
-    def get_pointer_to_function(self, name: str) -> int:
-        """Of a function that is in it."""
-        return int(self._codegen._engine.get_function_address(name))
+    @functools.wraps(function)
+    def call(*arguments: Any) -> Any:
+        with np.errstate(over="ignore"):
+            result = function(*[to(one) if to else one for to, one in zip(converters, arguments, strict=True)])
+        if isinstance(result, tuple):
+            return tuple(int(one) for one in result)
+        return int(result) if isinstance(result, np.integer) else result
 
-    def _get_module_for_linking(self) -> Any:
-        if self._shared_module is None:
-            self._shared_module = llvm.parse_bitcode(self._bitcode)
-            self._codegen._engine._load_defined_symbols(self._shared_module)
-        return super()._get_module_for_linking()
-
-
-class KernelCache(FunctionCache):  # type: ignore[misc]
-    """numba's cache, without what costs a start a third of a second and only compiling needs: numba's implementations
-    (of linear algebra, random numbers, typed lists, ...), its counting of references, kernels as LLVM has them, and
-    events at each of some thousand calls of LLVM."""
-
-    def load_overload(self, sig: Any, target_context: Any) -> Any:
-        codegen, lock = target_context.codegen(), llvm.ffi.lib._lock
-        told, lock._cblist, codegen._library_class = lock._cblist, [], Loaded
-        try:
-            with self._guard_against_spurious_io_errors():
-                return self._load_overload(sig, target_context)
-        finally:
-            lock._cblist = told
-            del codegen._library_class
+    return call
 
 
 def ready(dispatcher: Any, signatures: list[tuple[Any, ...]]) -> Any:
-    """Compile or load for these signatures, and for no others ever."""
-    dispatcher._cache = KernelCache(dispatcher.py_func)
+    """Compile or load a kernel for these signatures, and refuse any other."""
+    dispatcher._cache = cache_of(dispatcher.py_func)
     for signature in signatures:
         dispatcher.compile(signature)
     dispatcher.disable_compile()
@@ -125,7 +103,7 @@ def ready(dispatcher: Any, signatures: list[tuple[Any, ...]]) -> Any:
 
 
 def renamed(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A copy with a name of its own: it is by the name that the cache tells kernels apart."""
+    """Return a copy with a name of its own: the cache tells kernels apart by their names."""
     copy = FunctionType(function.__code__, function.__globals__, f"{function.__name__}_held", function.__defaults__)
     copy.__qualname__, copy.__module__ = copy.__name__, function.__module__
     return copy

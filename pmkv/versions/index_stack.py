@@ -21,6 +21,7 @@ import numpy as np
 
 from ..errors import CorruptionError
 from ..index.arena import HELD
+from ..index.live_count import CountBatch, CountResult
 from ..index.location_cache import LocationCache
 from ..index.lookup_batch import (
     NOTHING,
@@ -33,9 +34,10 @@ from ..index.lookup_batch import (
     pieces,
     sorted_by_slot,
 )
+from ..index.memtable import MemTable
 from ..index.run import Run
 from ..runtime.scheduling import no_yield
-from .layer import CountBatch, CountResult, Layer, MemTable, live_of
+from .layer import Layer, live_of
 
 WALKED_ENTRIES_MAX = 1 << 12  # of replaced runs that are walked to drop their keys from the cache; else it is cleared
 LOCKED_KEYS_MAX = 1 << 12  # keys of a memtable that a count looks up under locks.state

@@ -15,20 +15,14 @@ import weakref
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from itertools import accumulate, count
 from typing import Any, TypeVar
 
-from sortedcontainers import SortedList
-
 from ..index.arena import HELD, Arena
-from ..index.hash_table import HashTable
 from ..index.location_cache import CacheBudget
-from ..index.lookup_batch import LOOKED_UP, LookupBatch
+from ..index.memtable import MemTable
 from ..index.run import Run
-from ..runtime.scheduling import yield_gil
 
 T = TypeVar("T")
-SHRUNK = 4  # sub-tables given back between two rests
 EXPECTED_ENTRIES_MAX = 1 << 20  # entries for which a new memtable has slots from the beginning
 
 
@@ -38,93 +32,6 @@ class IndexMemory:
 
     heap: Arena
     budget: CacheBudget
-
-
-@dataclass(frozen=True)
-class CountBatch:
-    """Consecutive notes of a tally, and the number of the first."""
-
-    first: int
-    notes: list[LookupBatch]
-
-
-@dataclass(frozen=True)
-class CountResult:
-    """How many words of a portion live below, too, and the expiries of those that have one, in no order."""
-
-    count: int
-    expiries: list[int]
-
-
-class LiveCounter:
-    """What a mutable run changes in the count of its chain. `covered`: words of it that live below, too.
-
-    What is new is noted, and looked for below later, a portion at a time, by whoever counts or writes the run."""
-
-    def __init__(self) -> None:
-        self.covered = 0
-        self.expiries = SortedList()  # of its live records that have one
-        self.gone = SortedList()  # those of the records below that it hides
-        self.is_unknown = False  # damage kept some from being counted
-        self.uncounted = 0  # words
-        self._notes: list[LookupBatch] = []  # not looked at yet, in order
-        self._first = 0  # the number of the first of these
-
-    def note(self, new: LookupBatch) -> None:
-        """These words stood nowhere in this run before."""
-        self._notes.append(new)
-        self.uncounted += new.words.size
-
-    def portion(self, most: int = LOOKED_UP) -> CountBatch | None:
-        """What is to be looked at next, about so many words; None if there is nothing."""
-        first, notes = self._first, self._notes[:]  # in this order: whoever settles some meanwhile makes this late
-        ends = accumulate(note.words.size for note in notes)
-        count = next((i for i, end in enumerate(ends, 1) if end >= most), len(notes))
-        return CountBatch(first, notes[:count]) if count else None
-
-    def settle(self, portion: CountBatch, covered: CountResult) -> None:
-        """It was looked for below. Under the lock; whoever is second changes nothing."""
-        if self._pop(portion):
-            self.covered += covered.count
-            self.gone.update(covered.expiries)
-
-    def give_up(self, portion: CountBatch) -> None:
-        """It cannot be looked for: something below is damaged. Under the lock."""
-        self._pop(portion)
-        self.is_unknown = True
-
-    def _pop(self, portion: CountBatch) -> bool:
-        if portion.first != self._first:
-            return False
-        del self._notes[: len(portion.notes)]
-        self._first += len(portion.notes)
-        self.uncounted -= sum(note.words.size for note in portion.notes)
-        return True
-
-
-class MemTable:
-    """A run in DRAM with its tally: the open one, or one that was closed."""
-
-    def __init__(self, heap: Arena, seed: int, expected: int = 0, lock: AbstractContextManager[object] = HELD) -> None:
-        self.index, self.tally = HashTable(heap, seed, expected, lock), LiveCounter()
-        self.first = 0  # the LSN of its first write
-        self.held = self.dead = False  # a checkpoint reads it; no layer needs it any more
-
-    def die(self) -> None:
-        """No layer needs it any more."""
-        self.dead = True
-        if not self.held:
-            self.index.clear()
-
-    def release(self, lock: AbstractContextManager[object]) -> None:
-        """The checkpoint is through. Giving memory back takes long: with the lock for moments."""
-        with lock:
-            self.held = False
-        for number in count(1):
-            if not (self.dead and self.index.shrink(lock)):
-                return
-            if number % SHRUNK == 0:
-                yield_gil()
 
 
 @dataclass(frozen=True)

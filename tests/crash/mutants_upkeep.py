@@ -11,8 +11,10 @@ import orjson
 
 from pmkv.catalog.checked_records import ROOT, CheckedRecords, Root, Sums
 from pmkv.engine.keyspace import Keyspace
+from pmkv.index.live_count import CountBatch, CountResult, LiveCounter
 from pmkv.index.location_cache import LocationCache
 from pmkv.index.lookup_batch import LookupBatch
+from pmkv.index.memtable import MemTable
 from pmkv.index.run import Run, RunInfo
 from pmkv.kernels.location import DELETE
 from pmkv.log.format import Frame
@@ -23,7 +25,7 @@ from pmkv.maintenance import memory_merge
 from pmkv.maintenance.checkpoint import Checkpointer, FrozenState
 from pmkv.maintenance.committed import CommittedState, Steps
 from pmkv.versions.index_stack import IndexStack, RunSet
-from pmkv.versions.layer import CountBatch, CountResult, Layer, LayerTree, LiveCounter, MemTable
+from pmkv.versions.layer import Layer, LayerTree
 from pmkv.versions.manifest import CollectionRecord, Manifest
 from tests.crash.files import SimulatedAppender, SimulatedCatalog
 from tests.crash.mutants import MUTANTS, Patch, mutant
@@ -284,7 +286,7 @@ def _() -> list[Patch]:
 
     def trusting(self: Run, *how: Any) -> None:
         make(self, *how)
-        self._seen[:] = 1
+        self._verified[:] = 1
 
     return [(Run, "__init__", trusting)]
 

@@ -41,7 +41,7 @@ _recv = types.ExternalFunction("recv", types.intp(types.int32, types.intp, types
 _send = types.ExternalFunction("send", types.intp(types.int32, types.intp, types.uintp, types.int32))
 
 
-@kernel(types.int64, _INT32S, _BYTES, _INTS, _INTS, held=True)
+@kernel(types.int64, _INT32S, _BYTES, _INTS, _INTS, hold_gil=True)
 def receive_all(epoll, events, buffer, files, sizes):
     """Receive from the sockets that are ready, one behind the other into `buffer`; returns how many they are.
 
@@ -58,7 +58,7 @@ def receive_all(epoll, events, buffer, files, sizes):
     return max(0, ready)
 
 
-@kernel(_INTS, _READ_ONLY, _INTS, _INTS, brief=0, few=FEW)
+@kernel(_INTS, _READ_ONLY, _INTS, _INTS, size_argument=0, hold_gil_below=FEW)
 def send_all(files, data, sizes, sent):
     """Send each file, unless it is -1, its piece of `data`, where they lie one behind the other; sent[i]: bytes."""
     start = 0

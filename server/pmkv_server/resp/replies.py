@@ -40,7 +40,7 @@ def _copy(out, at, values, start, stop):
     return at + stop - start
 
 
-@kernel(_READ_ONLY, _BOUNDS, _READ_ONLY, _BYTES, _INTS, held=True)
+@kernel(_READ_ONLY, _BOUNDS, _READ_ONLY, _BYTES, _INTS, hold_gil=True)
 def bulk_strings(values, bounds, null, out, sizes):
     """Write each value as a bulk string, `null` where its bounds are negative; sizes[i] = bytes. Returns their sum."""
     at = 0

@@ -125,7 +125,7 @@ def _command(data, pos, end, limited, bounds, first):
     return DONE, pos, count
 
 
-@kernel(_BYTES, _INTS, _ROWS, _ROWS, _ROWS, held=True)
+@kernel(_BYTES, _INTS, _ROWS, _ROWS, _ROWS, hold_gil=True)
 def scan(data, sizes, bounds, rows, states):
     """Read the buffers of len(sizes) connections, one after another in `data`; a negative size: not authenticated.
 

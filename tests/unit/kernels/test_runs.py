@@ -24,11 +24,11 @@ from pmkv.kernels.runs import (
     fill_slots,
     find_in_run,
     find_keys_in_run,
+    key64s_of,
     merge_entries,
-    missing_places,
+    missing_slot_hashes,
     verify_pages,
     weigh,
-    words_at,
 )
 
 U = np.uint64
@@ -70,7 +70,7 @@ class Slots:
 
     def find(self, ids: list[int], found: list[int] | None = None) -> tuple[int, list[int]]:
         out, places, which = words(found or [0] * len(ids)), np.zeros(len(ids), np.uint64), np.zeros(len(ids), np.int64)
-        count = missing_places(np.array(ids, np.int64), SEED, out, places, which)
+        count = missing_slot_hashes(np.array(ids, np.int64), SEED, out, places, which)
         assert which[:count].tolist() == [i for i, where in enumerate(out) if not where]
         left, page = find_in_run(*self.pages, self.capacity, places[:count], which[:count], out)
         if page == WHOLE:
@@ -83,14 +83,14 @@ def test_words_come_back_from_their_places() -> None:
     values = [0, 1, TOP, 1 << 63, *(random.Random(1).getrandbits(64) for _ in range(30))]
     out = np.zeros(len(values), np.uint64)
     places = [int(place_of(U(value), SEED)) for value in values]
-    words_at(words(places), SEED, out)
+    key64s_of(words(places), SEED, out)
     assert out.tolist() == values
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 7, 20_000])
 def test_words_are_ordered_by_how_their_places_begin(count: int) -> None:
     values = [random.Random(count).getrandbits(64) for _ in range(count)]
-    runs.order_by_place(words(values), SEED, np.zeros(runs.REGIONS, np.int64), order := np.zeros(count, np.int64))
+    runs.order_by_slot(words(values), SEED, np.zeros(runs.REGIONS, np.int64), order := np.zeros(count, np.int64))
     assert sorted(order.tolist()) == list(range(count))
     regions = [int(place_of(U(values[i]), SEED)) >> 64 - runs.REGION_BITS for i in order]
     assert regions == sorted(regions)
@@ -151,7 +151,7 @@ def test_ids_are_found_and_what_was_found_before_is_kept() -> None:
 
 def test_the_highest_place_is_not_taken_for_a_free_slot() -> None:
     out = np.zeros(1, np.uint64)
-    words_at(words([TOP]), SEED, out)
+    key64s_of(words([TOP]), SEED, out)
     one = int(out.view(np.int64)[0])
     assert Slots([1, 2], [5, 6], 4).find([one]) == (WHOLE, [0])
     assert Slots([1, TOP - 1, TOP], [5, 6, 8], 4).find([one]) == (WHOLE, [8])
@@ -163,7 +163,7 @@ def test_a_probe_goes_on_in_the_next_page() -> None:
     places = [base + i for i in range(1, 41)]
     slots = Slots(places, list(range(1, 41)), 500, pages=3)
     out = np.zeros(40, np.uint64)
-    words_at(words(places), SEED, out)
+    key64s_of(words(places), SEED, out)
     assert slots.find(out.view(np.int64).tolist()) == (WHOLE, list(range(1, 41)))
     assert slots.seen.tolist() == [1, 1, 0]
 
@@ -190,7 +190,7 @@ def test_a_probe_near_the_end_of_a_page_relies_on_no_unseen_page() -> None:
     places = [base + i for i in range(1, 9)]  # slots 253 to 260
     slots = Slots(places, list(range(1, 9)), 500)
     out = np.zeros(8, np.uint64)
-    words_at(words(places), SEED, out)
+    key64s_of(words(places), SEED, out)
     slots.words[PAGE_WORDS] = U(0)  # slot 256: now as if it came before everything
     assert slots.find(out[:1].view(np.int64).tolist()) == (1, [0])
 
@@ -284,7 +284,7 @@ def test_keys_are_told_apart_by_their_bytes(equal: bool) -> None:
 def test_a_key_of_the_highest_place_is_not_looked_for_in_free_slots(verify: bool) -> None:
     data, _, columns = write([b"key"], [b"v"], [0])
     hashes = np.zeros(1, np.uint64)
-    words_at(words([TOP]), SEED, hashes)
+    key64s_of(words([TOP]), SEED, hashes)
     assert find_keys(Slots([5], [64], 4), data, hashes, columns, verify) == (WHOLE, [0])
     assert find_keys(Slots([5, TOP], [64, 64], 4), data, hashes, columns, verify) == (WHOLE, [64])
 

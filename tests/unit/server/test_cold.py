@@ -25,7 +25,7 @@ class Disk:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.threads: list[threading.Thread] = []
         self.slow, self.go = False, threading.Event()
-        for name in ("find_places", "find_keys", "expired", "entries"):
+        for name in ("find_slot_hashes", "find_keys", "expired", "entries"):
             monkeypatch.setattr(Run, name, self._watched(getattr(Run, name)))
 
     def _watched(self, look: Any) -> Any:

@@ -15,13 +15,16 @@ from hypothesis import strategies as st
 from pmkv.errors import CorruptionError
 from pmkv.index import lookup_batch as module
 from pmkv.index.arena import Arena
+from pmkv.index.live_count import CountBatch
 from pmkv.index.location_cache import CacheBudget
 from pmkv.index.lookup_batch import NOTHING, IdBatch, lives, new_keys
-from pmkv.index.run import Run, write_run
+from pmkv.index.memtable import MemTable
+from pmkv.index.run import Run
 from pmkv.index.run_files import MemoryRunFiles
+from pmkv.index.run_writer import write_run
 from pmkv.kernels.location import DELETE
 from pmkv.versions.index_stack import IndexStack, RunSet, merge_windows, net_expiries
-from pmkv.versions.layer import CountBatch, IndexMemory, Layer, LayerTree, MemTable, replaced
+from pmkv.versions.layer import IndexMemory, Layer, LayerTree, replaced
 
 POOL = bytes(16)
 DATA = np.zeros(1 << 20, np.uint8)
@@ -386,8 +389,8 @@ def test_counting_asks_the_oldest_run_first_where_nothing_was_deleted(
     if deletes is None:  # as an earlier version left it
         monkeypatch.setattr(newest, "info", replace(newest.info, deletes=None))
     asked: list[Run] = []
-    find = Run.find_places
-    monkeypatch.setattr(Run, "find_places", lambda run, *how: (asked.append(run), find(run, *how))[1])
+    find = Run.find_slot_hashes
+    monkeypatch.setattr(Run, "find_slot_hashes", lambda run, *how: (asked.append(run), find(run, *how))[1])
     covered = RunSet((), (newest, oldest), small.chain.seed).count_batch(CountBatch(0, [IdBatch(np.arange(1, 5))]))
     assert covered.count == (3 if deletes else 4)
     assert asked == ([oldest] if deletes == 0 else [newest])
@@ -407,8 +410,8 @@ def test_counting_asks_only_runs_that_may_have_what_is_counted(monkeypatch: pyte
     newest, middle, oldest = small.chain.runs
     assert [run.info.ids for run in (newest, middle, oldest)] == [(200, 299), (100, 199), (0, 99)]
     asked: list[Run] = []
-    find = Run.find_places
-    monkeypatch.setattr(Run, "find_places", lambda run, *how: (asked.append(run), find(run, *how))[1])
+    find = Run.find_slot_hashes
+    monkeypatch.setattr(Run, "find_slot_hashes", lambda run, *how: (asked.append(run), find(run, *how))[1])
     below = RunSet((), small.chain.runs, small.chain.seed)
     for ids, covered, runs in [
         ([299, 300], 1, [newest]),

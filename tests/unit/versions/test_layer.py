@@ -9,7 +9,7 @@ from pmkv.index.arena import Arena
 from pmkv.index.location_cache import CacheBudget
 from pmkv.index.lookup_batch import IdBatch
 from pmkv.versions.index_stack import IndexStack
-from pmkv.versions.layer import CountResult, IndexMemory, Layer, LayerTree, LiveCounter, SkipRun, replaced
+from pmkv.versions.layer import IndexMemory, Layer, LayerTree, SkipRun, replaced
 
 
 class Forest:
@@ -96,23 +96,6 @@ def test_a_span_goes_with_the_layer_that_it_begins_at(forest: Forest) -> None:
     forest.tree.skip_runs = {99: SkipRun(None, 99, None)}
     top.release()
     assert not forest.tree.skip_runs
-
-
-def test_notes_are_settled_once_a_portion_at_a_time() -> None:
-    tally = LiveCounter()
-    assert tally.portion() is None
-    for size in (5, 4, 2):
-        tally.note(IdBatch(np.arange(size)))
-    first = tally.portion(most=6)
-    assert [note.words.size for note in first.notes] == [5, 4] and tally.uncounted == 11
-    tally.settle(first, CountResult(2, [70, 60]))
-    tally.settle(first, CountResult(2, [70, 60]))  # whoever counted at the same time
-    assert (tally.covered, tally.uncounted, list(tally.gone)) == (2, 2, [60, 70])
-    last = tally.portion(most=6)
-    assert [note.words.size for note in last.notes] == [2] and not tally.is_unknown
-    tally.give_up(last)
-    tally.settle(last, CountResult(2, []))
-    assert tally.portion() is None and (tally.covered, tally.uncounted, tally.is_unknown) == (2, 0, True)
 
 
 def test_only_consecutive_runs_are_replaced() -> None:
