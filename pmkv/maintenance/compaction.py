@@ -11,7 +11,8 @@ from collections.abc import Generator
 import numpy as np
 
 from ..errors import CorruptionError
-from ..index.run import RunInfo, write_run
+from ..index.run import RunInfo
+from ..index.run_writer import write_run
 from ..index.run_files import RunFileWriter
 from ..versions.index_stack import net_expiries
 from ..versions.layer import live_of

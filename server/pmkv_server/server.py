@@ -82,7 +82,8 @@ class Server:
         self.switches.attach(self.store, self.loop, self.durable)
         self._executor = ThreadPoolExecutor(config.workers, "pmkv-worker", lower_priority, (WORKERS_NICE,))
         self.dispatcher = Dispatcher(self, self.loop, self._executor)
-        self.loop.add_reader(self.dispatcher.sockets.fileno(), self.dispatcher.receive)
+        if (fast_path := self.dispatcher.fast_path) is not None:
+            self.loop.add_reader(fast_path.sockets.fileno(), fast_path.receive)
         make = functools.partial(Connection, self, self.dispatcher)
         self._listener = await self.loop.create_server(make, config.host, config.port, backlog=511)
         self.port = self._listener.sockets[0].getsockname()[1]

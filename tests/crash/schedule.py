@@ -37,7 +37,8 @@ from pmkv.runtime.background import Background
 from pmkv_server.commands import execution as running
 from pmkv_server.commands import tables as tables_module
 from pmkv_server.config import Config
-from pmkv_server.dispatch import tick as dispatcher_module
+from pmkv_server.dispatch import fast_path as fast_path_module
+from pmkv_server.dispatch import tick as tick_module
 from pmkv_server.dispatch.tick import Dispatcher
 from pmkv_server.net import connection as connection_module
 from pmkv_server.server import Server
@@ -52,9 +53,12 @@ STEPS = 160
 CLIENTS = 4
 WORKERS = 2
 SMALL = [  # limits of server and engine that a schedule shall meet
-    (running, "HEAVY_BYTES", 1000), (dispatcher_module, "JOINED", 1000), (dispatcher_module, "LONG_INBOX", 1600),
-    (connection_module, "OUTPUT_LIMIT", 2000), (connection_module, "INBOX_LIMIT", 1000),
-    (connection_module, "SHORT", 600), (tables_module, "HEAVY_PUT", 8), (Table, "_per_frame", lambda self, width: 1),
+    (running, "HEAVY_BYTES", 1000), (tick_module, "SHARED_SCAN_BYTES", 1000),
+    (tick_module, "LONGEST_LOOP_JOIN_BYTES", 1600), (fast_path_module, "DIRECT_SEND_BYTES", 1000),
+    (connection_module, "OUTPUT_LIMIT_BYTES", 2000), (connection_module, "INBOX_LIMIT_BYTES", 1000),
+    (connection_module, "JOINED_WRITE_BYTES", 62), (connection_module, "FAST_PATH_BYTES", 600),
+    (connection_module, "LARGE_COMMAND_BYTES", 600), (tables_module, "HEAVY_PUT", 8),
+    (Table, "_per_frame", lambda self, width: 1),
     (group_commit_module, "FLUSH_PIECE_BYTES", 1), (table_module, "BESIDE", 0),
 ]  # fmt: skip
 
@@ -250,7 +254,7 @@ class Schedule:
 
     def _take(self, action: Callable, subject: Any) -> None:
         self.counts.steps += 1
-        self.counts.held += bool(self.dispatcher._waiting or self.dispatcher._answers)
+        self.counts.held += bool(self.dispatcher.held_replies.connections or self.dispatcher.fast_path.held)
         self._tell(f"{action.__name__[1:]} {getattr(subject, 'name', '')}")
         action(subject)
 

@@ -25,8 +25,10 @@ from pmkv.log.flusher import Flusher
 from pmkv.log.group_commit import GroupCommit
 from pmkv.log.publishing import BatchPublisher, PartialBatchSeen
 from pmkv_server.commands import transactions
-from pmkv_server.dispatch.tick import Dispatcher
+from pmkv_server.dispatch.fast_path import FastPath
+from pmkv_server.dispatch.held_replies import HeldReplies
 from pmkv_server.net.connection import Connection
+from pmkv_server.net.outbox import Outbox
 from tests.crash.schedule import Counts, Schedule, explore
 
 pytestmark = pytest.mark.crash
@@ -91,8 +93,8 @@ def test_a_seed_tells_the_same_schedule_again(seed: int, capsys: pytest.CaptureF
 Patch = tuple[Any, str, Any]
 MUTANTS: dict[str, Callable[[], list[Patch]]] = {}
 
-deliver, release, answer = Connection.deliver, Connection.release, Dispatcher._answer
-fail, reply, append, flush_taken = GroupCommit.fail, Connection.reply, Table._append, GroupCommit._flush_group
+deliver, release, reveal = Connection.deliver, Connection.release, FastPath.reveal
+fail, add, append, flush_taken = GroupCommit.fail, Outbox.add, Table._append, GroupCommit._flush_group
 
 
 def mutant(name: str) -> Callable[[Callable[[], list[Patch]]], None]:
@@ -115,10 +117,10 @@ def _() -> list[Patch]:
 @mutant("a reply overtakes one of its connection that waits")
 def _() -> list[Patch]:
     def overtaking(self: Connection, durable: int) -> bool:
-        waiting, self._held = self._held, deque()
+        waiting, self.outbox.held = self.outbox.held, deque()
         deliver(self, durable)
-        waiting.extend(self._held)
-        self._held = waiting
+        waiting.extend(self.outbox.held)
+        self.outbox.held = waiting
         return bool(waiting)
 
     return [(Connection, "deliver", overtaking)]
@@ -126,11 +128,11 @@ def _() -> list[Patch]:
 
 @mutant("replies to single commands leave whatever they depend on")
 def _() -> list[Patch]:
-    def at_once(self: Dispatcher) -> None:
-        self._answers = [(0, *rest) for _, *rest in self._answers]
-        answer(self)
+    def at_once(self: FastPath) -> None:
+        self.held = [(0, *rest) for _, *rest in self.held]
+        reveal(self)
 
-    return [(Dispatcher, "_answer", at_once)]
+    return [(FastPath, "reveal", at_once)]
 
 
 @mutant("what a read shows is taken for durable")
@@ -140,10 +142,10 @@ def _() -> list[Patch]:
 
 @mutant("a GET in a pipeline does not say what it depends on")
 def _() -> list[Patch]:
-    def forget(self: Connection, data: Any, count: int, lsn: int) -> None:
-        reply(self, data, count, 0 if isinstance(data, bytes) and data[:1] == b"$" else lsn)
+    def forget(self: Outbox, data: Any, count: int, lsn: int) -> None:
+        add(self, data, count, 0 if isinstance(data, bytes) and data[:1] == b"$" else lsn)
 
-    return [(Connection, "reply", forget)]
+    return [(Outbox, "add", forget)]
 
 
 def flush_group(self: GroupCommit, last: Callable[[], int], unless_failed: bool = True, waits: bool = True) -> None:
@@ -197,11 +199,11 @@ def _() -> list[Patch]:
 
 @mutant("a pipeline is shown what was there before it rolled back")
 def _() -> list[Patch]:
-    def forgetful(self: Connection, *how: Any) -> None:
-        reply(self, *how)
-        self.seen = 0
+    def forgetful(self: Outbox, *how: Any) -> None:
+        add(self, *how)
+        self.newest_lsn = 0
 
-    return [(Connection, "reply", forgetful)]
+    return [(Outbox, "add", forgetful)]
 
 
 @mutant("a put is seen frame by frame")
@@ -283,21 +285,21 @@ def _() -> list[Patch]:
 
 @mutant("the loop is told once, and never again")
 def _() -> list[Patch]:
-    def once(self: Dispatcher) -> None:
-        if (self._waiting or self._answers) and not self._wake_sent:
-            self._wake_sent = True
-            self._call_threadsafe(self._answer)
+    def once(self: HeldReplies) -> None:
+        if (self.connections or self._fast_path.held) and not self._is_wake_sent:
+            self._is_wake_sent = True
+            self._call_threadsafe(self._fast_path.reveal)
 
-    return [(Dispatcher, "_on_durable", once)]
+    return [(HeldReplies, "_on_durable", once)]
 
 
 @mutant("what became durable while replies were put aside is not noticed")
 def _() -> list[Patch]:
-    def once(self: Dispatcher, connections: list[Connection]) -> None:
+    def once(self: HeldReplies, connections: list[Connection]) -> None:
         durable = self._store.durable_lsn
-        self._waiting.update(dict.fromkeys([one for one in connections if one.deliver(durable)]))
+        self.connections.update(dict.fromkeys([one for one in connections if one.deliver(durable)]))
 
-    return [(Dispatcher, "_deliver", once)]
+    return [(HeldReplies, "deliver", once)]
 
 
 @mutant("a transaction is no batch")

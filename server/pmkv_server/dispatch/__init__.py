@@ -1,1 +1,1 @@
-"""The dispatcher: executes what has arrived on all connections, one tick at a time."""
+"""Serve the commands of all connections: ticks, the fast path, workers, and replies that wait to become durable."""

@@ -1,22 +1,21 @@
-"""The asyncio shell around a session: bytes arrive, wait for the tick, replies leave when they may.
+"""Connect one client's session to asyncio: bytes arrive and wait for the tick, replies leave once they may be revealed.
 
-Flow control: a client that does not read its replies, or whose replies wait for durability, is neither read from nor
-served further, so that what a connection holds is bounded by a few replies and one command.
+Flow control: while a client does not read its replies, or while many of them wait to become durable, its commands are
+not served and its socket is not read. What a connection holds in memory is bounded by a few replies and one command.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import os
-from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from pmkv_server.net.large_command import LEAST, LargeCommand
+from pmkv_server.net.inbox import Inbox
+from pmkv_server.net.large_command import FIRST_BUFFER_BYTES, LargeCommand
+from pmkv_server.net.outbox import Outbox
 from pmkv_server.net.session import Session
 from pmkv_server.resp import scan
-from pmkv_server.resp.scan import NULL, Reply, Scan
+from pmkv_server.resp.scan import Scan
 
 if TYPE_CHECKING:
     from pmkv_server.dispatch.tick import Dispatcher
@@ -24,49 +23,51 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("pmkv.server")
 
-OUTPUT_LIMIT = 4 << 20  # bytes of replies, written or held, above which no more commands are served
-INBOX_LIMIT = 1 << 20  # bytes read ahead while a command is under way, unless the client sends long ones (`LEAST`)
-SHORT = 64 << 10  # bytes that may take the short way
-QUERY_LIMIT = 1 << 30  # bytes of one command, and of commands read from a client that does not read its replies
+OUTPUT_LIMIT_BYTES = 4 << 20  # of replies, written or held, above which no more commands are served
+INBOX_LIMIT_BYTES = 1 << 20  # read ahead while a command is under way; less once the client has sent large commands
+FAST_PATH_BYTES = 64 << 10  # a longer input does not go to the fast path
+LARGE_COMMAND_BYTES = 64 << 10  # a longer command is received into a buffer of its own
+QUERY_LIMIT_BYTES = 1 << 30  # a client is disconnected if a command is longer, or unserved input while it never reads
+JOINED_WRITE_BYTES = 64 << 10  # replies of fewer bytes are written as one buffer
+
+# The states of a connection:
+#   IDLE     Nothing is under way and nothing has arrived: a single GET or SET may go to the fast path.
+#   FAST     The fast path serves the one command that arrived; nothing else is under way.
+#   SERVED   Input is served as it arrives. More of a command may be missing, or replies may be held.
+#   QUEUED   The inbox has work, and the connection is on the ready list of the next tick.
+#   BLOCKED  Commands wait for the reply of one that a worker, an event or the fast path still has.
+#   CLOSED   The transport is lost.
+# IDLE -> FAST -> IDLE; IDLE -> SERVED, FAST -> BLOCKED when anything else happens; SERVED -> QUEUED -> SERVED in a
+# tick; SERVED -> BLOCKED -> SERVED around a worker's command; SERVED -> IDLE; any -> CLOSED. A client that closes is
+# in any of these, with `session.closing`: no further command of it is served.
+IDLE, FAST, SERVED, QUEUED, BLOCKED, CLOSED = range(6)
 
 
 class Connection(asyncio.Protocol):
-    """One client."""
+    """One client: its state, and its flow of bytes in both directions. All methods run on the loop's thread."""
+
+    session: Session
+    transport: Any  # an asyncio transport, or the fast path's stand-in for it
 
     def __init__(self, server: Server, dispatcher: Dispatcher) -> None:
         self._server = server
         self._dispatcher = dispatcher
-        self.elsewhere = dispatcher.elsewhere
-        self._transport: asyncio.Transport | None = None
-        self.inbox: list[Any] = []  # bytes, or a view of a whole long command
-        self.size = 0  # bytes in the inbox
-        self._need = 0  # bytes without which the command at hand cannot be complete
-        self._queued = False  # on the ready list
-        self.at_rest = False  # nothing is under way but what is on the short way, which a single plain command may take
-        self.taken = False  # its input is on the short way
-        self.busy = False  # a worker has its command
-        self._choked = False  # the client does not read
-        self._reading = True
-        self._watched = False  # the dispatcher receives for it, not the transport
-        self.lent = False  # a worker receives from its socket
-        self._intake: LargeCommand | None = None  # receives for it, once a long command came
-        self.outlet = -1  # the socket, when what is sent there now overtakes nothing
-        self._eof = False
-        self.first_row = self.row = self.row_end = 0  # of the scan under way
-        self._out: list = []
-        self._out_size = 0
-        self._out_count = 0  # replies in it
-        self._out_lsn = 0
-        self.seen = 0  # the highest LSN that a reply depended on
-        self._held: deque[tuple[int, list, int, int]] = deque()  # lsn, buffers, replies, bytes
-        self._held_size = 0
-        self._unsaid = b""  # a push to a client that does not read
+        self._fast_path = dispatcher.fast_path
+        self._large_command: LargeCommand | None = None  # the transport's protocol, once a large command came
+        self.state = SERVED
+        self.inbox = Inbox()
+        self.outbox = Outbox()
+        self.first_row = self.row = self.row_end = 0  # of the scan that is being served
+        self.is_half_closed = False  # the client sends nothing more
+        self._is_reading = True
+        self._write_paused = False  # the client does not read
+        self._pending_push = b""  # for a client that does not read
 
-    # ---- what asyncio calls ----
+    # ---- calls from asyncio ----
 
     def connection_made(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
-        transport.set_write_buffer_limits(high=OUTPUT_LIMIT)
+        self.transport = transport
+        transport.set_write_buffer_limits(high=OUTPUT_LIMIT_BYTES)
         self.session = Session(self._server, _address(transport, "peername"), _address(transport, "sockname"))
         socket = transport.get_extra_info("socket")
         self.session.fd = socket.fileno() if socket else -1
@@ -74,229 +75,195 @@ class Connection(asyncio.Protocol):
         if not self._server.enter(self):
             transport.write(scan.error("ERR max number of clients reached"))
             transport.close()
-        elif self.session.fd >= 0:
-            self._dispatcher.call_soon(self._leave_transport)  # it begins to read when this returns
-        self._rest()
+        elif self._fast_path is not None:
+            self.transport = self._fast_path.attach(self, transport)
+            self._become_idle()
 
     def data_received(self, data: bytes) -> None:
-        if self.at_rest and not self.taken and len(data) <= SHORT:
-            self.taken = True
-            self._dispatcher.take(self, data)
-            return
-        self.arrived(data)
+        if self.state == IDLE and len(data) <= FAST_PATH_BYTES:
+            self._fast_path.begin(self, data)
+        else:
+            self.append(data)
 
-    def arrived(self, data: Any, longer: Any = None) -> None:
-        """This is next: bytes, or a view of them. longer: than this, which was last, and which it begins with."""
-        self.at_rest = False
-        if longer is not None and self.has_last(longer):
-            self.size -= len(self.inbox.pop())
-        self.inbox.append(data)
-        self.size += len(data)
-        if not self._queued and self.size >= self._need and self._may_serve():
-            self._queued = True
+    def append(self, data: Any, before: Any = None) -> None:
+        """Append bytes to the inbox, or a view of them.
+
+        before: a chunk with which `data` begins. If the inbox still has it, it is replaced.
+        """
+        self._leave_idle()
+        inbox = self.inbox
+        if before is not None and inbox.is_last(before):
+            inbox.replace_last(data)
+        else:
+            inbox.chunks.append(data)
+            inbox.size += len(data)
+        if self.state == SERVED and inbox.size >= inbox.need and self._may_serve():
+            self.state = QUEUED
             self._dispatcher.add(self)
-        elif self.size > INBOX_LIMIT:
+        elif inbox.size > INBOX_LIMIT_BYTES:
             self.regulate()
 
-    def has_last(self, data: Any) -> bool:
-        """Is this what came last, and is not taken yet?"""
-        return bool(self.inbox) and self.inbox[-1] is data
-
     def eof_received(self) -> bool:
-        self._eof = True
-        self.at_rest = False
-        self._dispatcher.end_wait(self)
-        return not self._is_served or bool(self._held)
+        self.is_half_closed = True
+        self._leave_idle()
+        self._dispatcher.workers.end_wait(self)
+        return not self._is_served or bool(self.outbox.held)
 
     def connection_lost(self, problem: Exception | None) -> None:
-        self._transport = None
-        self.return_to_transport()
-        self.at_rest = False
-        self.inbox, self.size = [], 0
-        self._held.clear()
-        self._held_size = 0
+        self.state = CLOSED
+        self.inbox.clear()
+        self.outbox.discard_held()
         self._dispatcher.forget(self)
         self._server.leave(self)
 
     def pause_writing(self) -> None:
-        self._choked = True
-        self.at_rest = False
+        self._write_paused = True
+        self._leave_idle()
         self.regulate()
 
     def resume_writing(self) -> None:
-        self._choked = False
-        if self._unsaid:
-            self.push(self._unsaid)
-        self.go_on()
+        self._write_paused = False
+        if self._pending_push:
+            self.push(self._pending_push)
+        self.resume()
 
-    # ---- who receives ----
-
-    def _leave_transport(self) -> None:
-        if self._transport and self._reading and not (self._eof or self._transport.is_closing()):
-            self._transport.pause_reading()
-            self._dispatcher.sockets.watch(self.session.fd, self)
-            self._watched = True
-
-    def return_to_transport(self) -> None:
-        """For good: there is an end or an error to be received, or much, or nothing any more."""
-        if self._watched:
-            self._watched, self.outlet = False, -1
-            self._dispatcher.sockets.forget(self.session.fd)
-            if self._reading and self._transport and not self._transport.is_closing():
-                self._transport.resume_reading()
-
-    def find_outlet(self) -> int:
-        """Each use of the transport closes the outlet; it opens again when all that was written has been sent."""
-        if self._watched and not self._transport.get_write_buffer_size():
-            self.outlet = self.session.fd
-        return self.outlet
-
-    def lend_socket(self) -> int:
-        """A descriptor for a worker, who receives until `lent` is unset; -1 if nothing is to be read, or it has to be
-        read by the transport."""
-        if self._watched or self.lent or self.session.fd < 0 or not self._may_serve() or self._transport.is_closing():
-            return -1
-        with contextlib.suppress(OSError):
-            file = os.dup(self.session.fd)
-            self.lent = True
-            self.regulate()
-            return file
-        return -1
-
-    # ---- what the dispatcher asks and says ----
-
-    @property
-    def null(self) -> bytes:
-        return NULL[self.session.protocol]
-
-    def start(self) -> bool:
-        """Off the ready list; may it be served now?"""
-        self._queued = False
-        return self.size > 0 and self._may_serve()
-
-    def scan_size(self) -> int:
-        return self.size if self.session.authenticated else -self.size
-
-    def give_rows(self, first: int, end: int) -> None:
-        self.first_row = self.row = first
-        self.row_end = end
-
-    def has_rows(self) -> bool:
-        """Is there a row left that may be served in this tick?"""
-        return self.row < self.row_end and not self.session.closing and not self.busy and self._out_size < OUTPUT_LIMIT
+    # ---- states ----
 
     def _may_serve(self) -> bool:
-        waiting = self.busy or self.taken or self._choked or self.session.closing or self._transport is None
-        return not waiting and self._held_size < OUTPUT_LIMIT
+        """Say whether commands may be served now."""
+        stopped = self.state != SERVED or self._write_paused or self.session.closing
+        return not stopped and self.outbox.held_size < OUTPUT_LIMIT_BYTES
 
-    def _rest(self) -> None:
-        """Is nothing under way here?"""
-        session = self.session
-        self.at_rest = (
-            session.plain
-            and session.keyspace is self._dispatcher.keyspace
+    def _become_idle(self) -> None:
+        """Become idle if nothing is under way, and if a GET or SET may go to the fast path."""
+        session, outbox, fast_path = self.session, self.outbox, self._fast_path
+        if (
+            fast_path is not None
+            and session.plain
+            and session.keyspace is fast_path.keyspace
             and not (
-                self.size
-                or (self._intake is not None and self._intake.size)
-                or self._out
-                or self._held
-                or self._queued
-                or self._eof
-                or session.closing
+                self.inbox.size
+                or (self._large_command is not None and self._large_command.size)
+                or outbox.buffers
+                or outbox.held
+                or self.is_half_closed
                 or not self._may_serve()
             )
-        )
+        ):
+            self.state = IDLE
 
-    # The short way: a client that sent one GET or SET and waits. `answer` follows `take`, in this tick or later.
+    def _leave_idle(self) -> None:
+        """Let no further command go to the fast path; wait for the one that it has."""
+        if self.state == IDLE:
+            self.state = SERVED
+        elif self.state == FAST:
+            self.state = BLOCKED
 
-    def answer(self, rest: bytes) -> None:
-        """The reply to its one command may be revealed; write what of it has not been sent yet."""
-        self.taken = False
-        if self._transport is None:
+    def resume(self) -> None:
+        """Serve what is in the inbox and read again, as far as nothing holds this up any more."""
+        if self.inbox.has_work and self._may_serve():
+            self.state = QUEUED
+            self._dispatcher.add(self)
+        self._become_idle()
+        self.regulate()
+
+    def block(self) -> None:
+        """Serve no command until `unblock` is called: one of them is under way elsewhere."""
+        if self.state != CLOSED:
+            self.state = BLOCKED
+
+    def unblock(self) -> None:
+        if self.state == BLOCKED:
+            self.state = SERVED
+
+    def finish_fast(self, rest: bytes) -> None:
+        """End the fast path's command; `rest` is what of its reply has not been sent."""
+        if self.state == CLOSED:
             return
         if rest:
-            self.outlet = -1
-            self._transport.write(rest)
-        if not self.at_rest:
-            self._close_if_over()
-            self.go_on()
+            self.transport.write(rest)
+        if self.state == FAST:
+            self.state = IDLE
+        else:
+            self.unblock()
+            self.close_if_over()
+            self.resume()
 
-    def leave_short_way(self) -> None:
-        """It was something else: `give_rows` and `took` follow."""
-        self.taken = self.at_rest = False
+    # ---- a tick ----
 
-    def chunks(self) -> list[Any]:
-        """What is in the inbox, to be scanned now."""
-        chunks, self.inbox, self.size = self.inbox, [], 0
-        return chunks
+    def begin_tick(self) -> bool:
+        """Leave the ready list; return whether the inbox may be served now."""
+        if self.state == QUEUED:
+            self.state = SERVED
+        if self.inbox.size > 0:
+            return self._may_serve()
+        if self.state == SERVED and not self.outbox.held:  # an earlier group of this tick has served all of it
+            self.close_if_over()
+        return False
 
-    def join(self) -> None:
-        """Make many chunks one, in a worker, which does not hold up the loop."""
-        self.busy, chunks = True, self.chunks()
-        self.elsewhere(lambda: b"".join(chunks), self._joined)
+    def has_rows(self) -> bool:
+        """Say whether a row of the scan is left that may be served in this tick."""
+        return (
+            self.row < self.row_end
+            and not self.session.closing
+            and self.state != BLOCKED
+            and self.outbox.size < OUTPUT_LIMIT_BYTES
+        )
 
-    def _joined(self, joined: bytes) -> None:
-        self.busy = False
-        if self._transport is not None and not self.session.closing:
-            self._keep(joined, 0, len(joined))
-        self._close_if_over()
-        self.go_on()
+    def end_scan(self, found: Scan, start: int, end: int, state: list[int]) -> None:
+        """Keep the input that was not served, and act on the reason why the scan stopped.
 
-    def took(self, found: Scan, start: int, end: int, state: list[int]) -> None:
-        """The rounds are over: keep what was not served, and see why the scan stopped."""
+        start, end: the offsets of this connection's input in `found.data`
+        state: the row of `found.states` about it
+        """
         _, position, status, detail = state
-        self._need = 0
+        inbox = self.inbox
+        inbox.need = 0
         if self.session.closing:
-            self.inbox, self.size = [], 0
+            inbox.clear()
         elif self.row < self.row_end:
             position = found.rows[self.row - 1][0] if self.row > self.first_row else start
-            self._keep(found.data, position, end)
+            inbox.put_back(found.data, position, end)
         elif status == scan.DONE:
             pass
         elif status == scan.INCOMPLETE:
-            self._need = detail
-            if detail > QUERY_LIMIT:
-                self.abort()
-            elif detail > SHORT:
-                self._receive_long(found.data, position, end)
-            else:
-                self._keep(found.data, position, end)
-        elif status == scan.AGAIN or self.busy:  # what a worker does is answered first
-            self._keep(found.data, position, end)
+            self._keep_incomplete(found.data, position, end, detail)
+        elif status == scan.AGAIN or self.state == BLOCKED:  # the reply of the worker's command comes first
+            inbox.put_back(found.data, position, end)
         elif status == scan.INLINE:
             self._take_line(bytes(found.data[position:end]))
         else:
             self._refuse(scan.protocol_error(status, detail))
-        if self.size and self.size >= self._need:  # more may have come since this was taken
-            self.go_on()
-        elif not self._reading:
+        if inbox.has_work:  # also: more may have arrived since the scan began
+            self.resume()
+        elif not self._is_reading:
             self.regulate()
 
-    def _keep(self, data: Any, start: int, end: int) -> None:
-        if start < end:
-            self.inbox.insert(0, bytes(data[start:end]))
-            self.size += end - start
-
-    def _receive_long(self, data: Any, start: int, end: int) -> None:
-        """This has come so far of a command that is long."""
-        behind, self.inbox, self.size = self.inbox, [], 0
-        if self._intake is None:
-            self._intake = LargeCommand(self)
-            if self._transport is not None:
-                self._transport.set_protocol(self._intake)
-            self.return_to_transport()
-        self._intake.begin(data, start, end, behind, self._need)
+    def _keep_incomplete(self, data: Any, start: int, end: int, need: int) -> None:
+        """Keep data[start:end], the beginning of a command of at least `need` bytes."""
+        self.inbox.need = need
+        if need > QUERY_LIMIT_BYTES:
+            self.abort()
+        elif need > LARGE_COMMAND_BYTES:
+            later = self.inbox.take()
+            if self._large_command is None:
+                self._large_command = LargeCommand(self)
+                if self.state != CLOSED:
+                    self.transport.set_protocol(self._large_command)
+            self._large_command.begin(data, start, end, later, need)
+        else:
+            self.inbox.put_back(data, start, end)
 
     def _take_line(self, data: bytes) -> None:
-        """An inline command, perhaps."""
-        stop = data.find(b"\n", 0, scan.MAX_INLINE)
+        """Run the inline command with which `data` begins, if all of its line is there."""
+        inbox, stop = self.inbox, data.find(b"\n", 0, scan.MAX_INLINE)
         if stop < 0:
-            self._keep(data, 0, len(data))
-            self._need = self.size + 1
-            if self.size >= scan.MAX_INLINE:
+            inbox.put_back(data, 0, len(data))
+            inbox.need = inbox.size + 1
+            if inbox.size >= scan.MAX_INLINE:
                 self._refuse(scan.protocol_error(scan.LONG_LINE, 0))
             return
-        self._keep(data, stop + 1, len(data))
+        inbox.put_back(data, stop + 1, len(data))
         words = scan.split_inline(data[:stop])
         if words is None:
             self._refuse(scan.error("ERR Protocol error: unbalanced quotes in request"))
@@ -304,156 +271,118 @@ class Connection(asyncio.Protocol):
             self._dispatcher.execute(self, words)
 
     def _refuse(self, reply: bytes) -> None:
-        """A protocol error: say so and close, since nothing after it can be understood."""
-        self.reply(reply, 1, 0)
+        """Reply to a protocol error and close, since nothing after it can be understood."""
+        self.outbox.add(reply, 1, 0)
         self.session.closing = True
-        self.inbox, self.size = [], 0
-
-    def go_on(self) -> None:
-        """Nothing holds it up any more, perhaps: serve what is in the inbox, read again."""
-        if self.size and self.size >= self._need and not self._queued and self._may_serve():
-            self._queued = True
-            self._dispatcher.add(self)
-        self._rest()
-        if self._intake is not None:
-            self._intake.go_on()
-        self.regulate()
+        self.inbox.clear()
 
     # ---- replies ----
 
-    def reply(self, data: Reply, count: int, lsn: int) -> None:
-        """Add `count` replies, to be revealed once `lsn` is durable."""
-        if isinstance(data, list):
-            self._out += data
-            self._out_size += sum(map(len, data))
-        else:
-            self._out.append(data)
-            self._out_size += len(data)
-        self._out_count += count
-        if lsn > self._out_lsn:
-            self._out_lsn = lsn
-            self.seen = max(self.seen, lsn)
-
     def deliver(self, durable: int) -> bool:
-        """Write what was replied in this tick, or hold it; does it hold something now?"""
-        out = self._out
-        if out:
-            self._server.stats.commands += self._out_count
-            if self._held or self._out_lsn > durable:
-                self._held.append((self._out_lsn, out, self._out_count, self._out_size))
-                self._held_size += self._out_size
-            else:
-                self._write(out, self._out_size)
-            self._out, self._out_size, self._out_count, self._out_lsn = [], 0, 0, 0
-        if self._held:
+        """Write the replies of this tick, or hold them; return whether any reply is held now."""
+        outbox = self.outbox
+        if outbox.buffers:
+            self._server.stats.commands += outbox.count
+            buffers, size = outbox.end_tick(durable)
+            if buffers:
+                self._write(buffers, size)
+        if outbox.held:
             return True
-        self._close_if_over()
-        self._rest()
+        self.close_if_over()
+        self._become_idle()
         return False
 
     def release(self, durable: int, error: bytes | None) -> bool:
-        """Write held replies that became durable, and `error` in place of the others. Does it still hold some?"""
-        held, out, total = self._held, [], 0
-        while held and (held[0][0] <= durable or error):
-            lsn, buffers, count, size = held.popleft()
-            out += buffers if lsn <= durable else [error * count]
-            total += size
-        self._held_size -= total
-        if out:
-            self._write(out, total)
-        if held:
+        """Write the held replies that are durable, and `error` in place of the others; return whether any is left."""
+        buffers, size = self.outbox.take_durable(durable, error)
+        if buffers:
+            self._write(buffers, size)
+        if self.outbox.held:
             return True
-        self._close_if_over()
-        self.go_on()
+        self.close_if_over()
+        self.resume()
         return False
 
     def push(self, data: bytes) -> None:
-        """Say this between replies; to a client that does not read, only the last."""
-        self._unsaid = data if self._choked else b""
-        if not (self._choked or self._transport is None or self._transport.is_closing()):
+        """Write a message between replies. A client that does not read gets the last one only, once it reads again."""
+        self._pending_push = data if self._write_paused else b""
+        if not (self._write_paused or self.state == CLOSED or self.transport.is_closing()):
             self._write([data], len(data))
 
     def _write(self, buffers: list, size: int) -> None:
-        if self._transport is None:
+        if self.state == CLOSED:
             return
         self._server.stats.output_bytes += size
-        self.outlet = -1
         if len(buffers) == 1:
-            self._transport.write(buffers[0])
-        elif size < INBOX_LIMIT >> 4:
-            self._transport.write(b"".join(buffers))
+            self.transport.write(buffers[0])
+        elif size < JOINED_WRITE_BYTES:
+            self.transport.write(b"".join(buffers))
         else:
-            self._transport.writelines(buffers)
+            self.transport.writelines(buffers)
 
     # ---- the end ----
 
-    def _close_if_over(self) -> None:
-        if self._transport and (self.session.closing or (self._eof and self._is_served)):
-            self._transport.close()
-            self.return_to_transport()
-
     @property
     def _is_served(self) -> bool:
-        """Is nothing under way, and no whole command left?"""
-        return not (self.busy or self.taken or self._queued or (self.size and self.size >= self._need))
+        """Say whether nothing is under way, and the inbox has no whole command."""
+        return self.state not in (FAST, QUEUED, BLOCKED) and not self.inbox.has_work
+
+    def close_if_over(self) -> None:
+        if self.state != CLOSED and (self.session.closing or (self.is_half_closed and self._is_served)):
+            self.transport.close()
 
     def close(self) -> None:
-        """No more commands; close once all replies have left."""
+        """Serve no further command, and close once all replies have been written."""
         self.session.closing = True
-        self.at_rest = False
-        if not (self._held or self.busy or self.taken):
-            self._close_if_over()
+        self._leave_idle()
+        if not (self.outbox.held or self.state == BLOCKED):
+            self.close_if_over()
 
     def abort(self) -> None:
-        """Close at once, saying nothing."""
+        """Close at once, without the replies that have not been sent."""
         self.session.closing = True
-        self.at_rest = False
-        self.inbox, self.size = [], 0
-        self._out, self._out_size, self._out_count = [], 0, 0
-        if self._transport:
-            self._transport.abort()
-        self.return_to_transport()
-
-    def _wants_more(self) -> bool:
-        if self.lent:
-            return False
-        if self._choked:  # a client may send a whole pipeline before it reads: not to read it would block both sides
-            return self._unserved < QUERY_LIMIT
-        blocked = self.busy or self._held_size >= OUTPUT_LIMIT
-        if self._intake is None:
-            return not (blocked and self.size > INBOX_LIMIT)
-        # a look at what came first: the rest may be a worker's to receive
-        return not ((blocked or self._queued) and self.size + self._intake.size >= LEAST)
+        self._leave_idle()
+        self.inbox.clear()
+        self.outbox.discard_tick()
+        if self.state != CLOSED:
+            self.transport.abort()
 
     @property
-    def _unserved(self) -> int:
-        """Bytes of commands that were read and not served."""
-        return self.size + (self._intake.size if self._intake is not None else 0)
+    def _unserved_bytes(self) -> int:
+        """Return how many bytes were read and not served."""
+        return self.inbox.size + (self._large_command.size if self._large_command is not None else 0)
 
     def _cut_off(self) -> None:
         """Close a connection whose client sends without end and never reads."""
-        log.warning("%s does not read its replies and sent %d bytes more: closed", self.session.address, self._unserved)
+        unserved = self._unserved_bytes
+        log.warning("%s does not read its replies and sent %d bytes more: closed", self.session.address, unserved)
         self._server.stats.cut_off += 1
         self.abort()
 
     def regulate(self) -> None:
-        """Read only while what was read can be served."""
-        if self._choked and self._unserved >= QUERY_LIMIT:
-            self._cut_off()
-        wanted = self._wants_more()
-        if self._transport is None or wanted == self._reading or self._transport.is_closing():
-            return
-        self._reading = wanted
-        if self._watched and wanted:
-            self._dispatcher.sockets.watch(self.session.fd, self)
-        elif self._watched:
-            self._dispatcher.sockets.forget(self.session.fd)
-        elif wanted:
-            self._transport.resume_reading()
+        """Read from the socket only while what arrives can be served soon."""
+        inbox, large_command = self.inbox, self._large_command
+        if self._write_paused:  # a client may send a whole pipeline before it reads: both sides would wait for ever
+            wanted = self._unserved_bytes < QUERY_LIMIT_BYTES
+            if not wanted:
+                self._cut_off()
         else:
-            self._transport.pause_reading()
+            stopped = self.state == BLOCKED or self.outbox.held_size >= OUTPUT_LIMIT_BYTES
+            if large_command is None:
+                wanted = not (stopped and inbox.size > INBOX_LIMIT_BYTES)
+            else:  # scan the beginning of a command first: the rest belongs into a buffer of its size
+                stopped = stopped or self.state == QUEUED
+                wanted = not (stopped and inbox.size + large_command.size >= FIRST_BUFFER_BYTES)
+        if wanted == self._is_reading or self.state == CLOSED or self.transport.is_closing():
+            return
+        self._is_reading = wanted
+        if wanted:
+            self.transport.resume_reading()
+        else:
+            self.transport.pause_reading()
 
 
 def _address(transport: asyncio.Transport, what: str) -> str:
+    """Return a socket's address as host:port, or as the transport gives it."""
     peer = transport.get_extra_info(what)
     return f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else str(peer or "")

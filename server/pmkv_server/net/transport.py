@@ -1,8 +1,7 @@
-"""Many sockets a call: two compiled loops that receive from all that have something, and send all replies of a tick.
-A third one receives a long command, without the interpreter.
+"""Receive from many sockets in one call, and send to many in another: two compiled loops.
 
-A transport does the rest: an end or an error is its to receive, and what does not leave at once is its to send.
-Assumes Linux, and that a socket stays open while it is watched.
+Each connection's transport does the rest: it receives ends and errors, and sends what a socket does not take at once.
+Requires Linux. A socket must stay open while it is watched.
 """
 
 from __future__ import annotations
@@ -13,29 +12,22 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numba import njit, types
+from numba import types
 
 from pmkv.runtime.jit import kernel
 
-PORTION = 64 << 10  # bytes from one socket in one call
-ROOM = 1 << 20  # bytes from all; what does not fit waits in the kernel for the next call
-EVENTS = 1024  # sockets in one call, likewise
-FEW = 16  # sockets; five microseconds each
-STEP = 256 << 10  # bytes of one call: where the system is not preemptible, nobody has the core before its end
+SOCKET_BYTES = 64 << 10  # received from one socket in one call
+BUFFER_BYTES = 1 << 20  # received from all sockets in one call; the rest waits in the kernel for the next
+EVENTS_PER_CALL = 1024  # sockets; further ones wait for the next call
+GIL_HELD_BELOW = 16  # sockets to send to; each takes five microseconds
 
-# struct epoll_event, packed on x86-64 alone, in units of 32 bits: its length, and where the file's number is
-_EVENT, _FILE = (3, 1) if platform.machine() == "x86_64" else (4, 2)
+# struct epoll_event in units of 32 bits, packed on x86-64 alone: its length, and the index of the file descriptor
+_EVENT_LENGTH, _EVENT_FILE = (3, 1) if platform.machine() == "x86_64" else (4, 2)
 _FLAGS = 0x40 | 0x4000  # MSG_DONTWAIT, MSG_NOSIGNAL
 
 _BYTES, _READ_ONLY = types.uint8[::1], types.Array(types.uint8, 1, "C", readonly=True)
 _INTS, _INT32S = types.int64[::1], types.int32[::1]
 
-_POLLIN, _CLOCK_MONOTONIC = 1, 1
-PATIENCE = 2  # milliseconds in which more has to come of a long command, or the loop waits for it
-SLOW = 4  # nanoseconds a byte (256 MB/s): who sends at a lower rate is not waited for, either, but for PATIENCE
-
-_clock_gettime = types.ExternalFunction("clock_gettime", types.int32(types.int32, types.intp))
-_poll = types.ExternalFunction("poll", types.int32(types.intp, types.uintp, types.int32))
 _epoll_wait = types.ExternalFunction("epoll_wait", types.int32(types.int32, types.intp, types.int32, types.int32))
 _recv = types.ExternalFunction("recv", types.intp(types.int32, types.intp, types.uintp, types.int32))
 _send = types.ExternalFunction("send", types.intp(types.int32, types.intp, types.uintp, types.int32))
@@ -43,24 +35,28 @@ _send = types.ExternalFunction("send", types.intp(types.int32, types.intp, types
 
 @kernel(types.int64, _INT32S, _BYTES, _INTS, _INTS, hold_gil=True)
 def receive_all(epoll, events, buffer, files, sizes):
-    """Receive from the sockets that are ready, one behind the other into `buffer`; returns how many they are.
+    """Receive from the ready sockets, one after the other into `buffer`; return how many they are.
 
-    sizes: bytes of each, 0 where there is an end or an error
+    files: receives their descriptors
+    sizes: receives the bytes of each, 0 for an end or an error
     """
     ready = _epoll_wait(epoll, events.ctypes.data, len(files), 0)
     end = 0
     for i in range(ready):
-        if end + PORTION > len(buffer):
+        if end + SOCKET_BYTES > len(buffer):
             return i
-        files[i] = events[i * _EVENT + _FILE]
-        sizes[i] = max(0, _recv(files[i], buffer.ctypes.data + end, PORTION, _FLAGS))
+        files[i] = events[i * _EVENT_LENGTH + _EVENT_FILE]
+        sizes[i] = max(0, _recv(files[i], buffer.ctypes.data + end, SOCKET_BYTES, _FLAGS))
         end += sizes[i]
     return max(0, ready)
 
 
-@kernel(_INTS, _READ_ONLY, _INTS, _INTS, size_argument=0, hold_gil_below=FEW)
+@kernel(_INTS, _READ_ONLY, _INTS, _INTS, size_argument=0, hold_gil_below=GIL_HELD_BELOW)
 def send_all(files, data, sizes, sent):
-    """Send each file, unless it is -1, its piece of `data`, where they lie one behind the other; sent[i]: bytes."""
+    """Send files[i] its sizes[i] bytes of `data`, where the pieces lie one after the other; -1 gets nothing.
+
+    sent: receives how many bytes each socket took
+    """
     start = 0
     for i in range(len(files)):
         sent[i] = 0
@@ -69,63 +65,37 @@ def send_all(files, data, sizes, sent):
         start += sizes[i]
 
 
-@njit(inline="always")
-def nanoseconds(clock):
-    _clock_gettime(_CLOCK_MONOTONIC, clock.ctypes.data)
-    return clock[0] * 1_000_000_000 + clock[1]
-
-
-@kernel(types.int64, _BYTES, _INT32S, _INTS)
-def receive_long(file, room, poll, clock):
-    """Fill the room from a socket; returns how many bytes came: fewer if there is an end or an error, or if they come
-    slowly.
-
-    poll, clock: room for a struct pollfd and a struct timespec
-    """
-    filled, begun = 0, nanoseconds(clock)
-    while filled < len(room):
-        size = _recv(file, room.ctypes.data + filled, min(len(room) - filled, STEP), _FLAGS)
-        if size > 0:
-            filled += size
-            continue
-        if size == 0 or nanoseconds(clock) - begun > PATIENCE * 1_000_000 + SLOW * filled:
-            break
-        poll[0], poll[1] = file, _POLLIN
-        if _poll(poll.ctypes.data, 1, PATIENCE) <= 0 or poll[1] >> 16 != _POLLIN:
-            break
-    return filled
-
-
 class Sockets:
-    """Who wants to know what arrives on which socket. `receive` is due when `fileno` is readable."""
+    """The watched sockets and their owners. Call `receive` when `fileno` is readable."""
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._owners: dict[int, Any] = {}
-        self._events = np.empty(EVENTS * _EVENT, np.int32)
-        self._buffer = np.empty(ROOM, np.uint8)
-        self._files, self._sizes = np.empty(EVENTS, np.int64), np.empty(EVENTS, np.int64)
+        self._events = np.empty(EVENTS_PER_CALL * _EVENT_LENGTH, np.int32)
+        self._buffer = np.empty(BUFFER_BYTES, np.uint8)
+        self._files, self._sizes = np.empty(EVENTS_PER_CALL, np.int64), np.empty(EVENTS_PER_CALL, np.int64)
 
     def fileno(self) -> int:
         return self._epoll.fileno()
 
     def watch(self, file: int, owner: Any) -> None:
+        """Receive from a socket from now on, on behalf of `owner`."""
         self._owners[file] = owner
         self._epoll.register(file, select.EPOLLIN)
 
     def forget(self, file: int) -> None:
-        """Watch no longer, if it was watched."""
+        """Stop watching a socket; does nothing if it is not watched."""
         if self._owners.pop(file, None) is not None:
             self._epoll.unregister(file)
 
     def receive(self) -> tuple[list[Any], list[int], bytes]:
-        """Owners, how many bytes came for each (0: an end or an error), and the bytes."""
+        """Return the owners of ready sockets, the bytes received for each (0: an end or an error), and the data."""
         count = receive_all(self._epoll.fileno(), self._events, self._buffer, self._files, self._sizes)
         sizes, owners = self._sizes[:count].tolist(), self._owners
         return [owners[file] for file in self._files[:count].tolist()], sizes, self._buffer[: sum(sizes)].tobytes()
 
     def send(self, files: Sequence[int], data: np.ndarray, sizes: np.ndarray) -> list[int]:
-        """Send each file, unless it is -1, its piece of data, where they lie one behind the other; how much left."""
+        """Send as `send_all` does; return how many bytes each socket took."""
         sent = np.empty(len(files), np.int64)
         send_all(np.array(files, np.int64), data, sizes, sent)
         return sent.tolist()

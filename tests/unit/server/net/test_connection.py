@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pmkv_server.net import connection as connection_module
-from pmkv_server.net.connection import INBOX_LIMIT, OUTPUT_LIMIT
+from pmkv_server.net.connection import INBOX_LIMIT_BYTES, OUTPUT_LIMIT_BYTES
 from pmkv_server.resp import scan
 from tests.served import request
 from tests.unit.server.stand import Gate, Stub, Wire, settled, until
@@ -85,7 +85,7 @@ async def test_a_client_that_does_not_read_is_served_no_further(connect: Any, st
     for _ in range(50):
         wire.send(asked)
         await settled()
-    assert wire.transport.buffered < OUTPUT_LIMIT + 20 * 100_000
+    assert wire.transport.buffered < OUTPUT_LIMIT_BYTES + 20 * 100_000
     assert wire.transport.reading, "it may send a whole pipeline before it reads"
     served = server.stats.commands
     for _ in range(100):
@@ -98,17 +98,17 @@ async def test_a_client_that_does_not_read_is_served_no_further(connect: Any, st
 async def test_a_client_that_never_reads_is_cut_off(
     connect: Any, store: Any, server: Stub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection_module, "QUERY_LIMIT", 2 * INBOX_LIMIT)
+    monkeypatch.setattr(connection_module, "QUERY_LIMIT_BYTES", 2 * INBOX_LIMIT_BYTES)
     store.put(b"a", b"x" * 100_000)
     wire = connect()
     wire.transport.slow = True
     asked = request("GET", "a") * 1000
     sent = 0
-    while not wire.connection.session.closing and sent < 10 * INBOX_LIMIT:
+    while not wire.connection.session.closing and sent < 10 * INBOX_LIMIT_BYTES:
         wire.send(asked)
         sent += len(asked)
         await settled()
-    assert sent < 3 * INBOX_LIMIT
+    assert sent < 3 * INBOX_LIMIT_BYTES
     assert server.stats.cut_off == 1
     assert await connect().answers("GET b") == ["nil"]
 
@@ -119,7 +119,7 @@ async def test_one_pipeline_cannot_fill_the_memory_with_replies(connect: Any, st
     wire.transport.slow = True
     wire.send(request("STRLEN", "a") + request("MGET", "a", "a", "a", "a") * 20)
     await settled()
-    assert wire.transport.buffered < 3 * OUTPUT_LIMIT
+    assert wire.transport.buffered < 3 * OUTPUT_LIMIT_BYTES
     for _ in range(60):
         wire.transport.drain()
         await settled()
@@ -144,11 +144,11 @@ async def test_nothing_more_is_read_while_much_waits_for_a_worker(connect: Any, 
     await settled()
     ping = request("ECHO", b"x" * 10_000)
     sent = 0
-    while wire.transport.reading and sent < 10 * INBOX_LIMIT:
+    while wire.transport.reading and sent < 10 * INBOX_LIMIT_BYTES:
         wire.send(ping)
         sent += len(ping)
         await settled()
-    assert INBOX_LIMIT <= sent < INBOX_LIMIT + 4 * len(ping)
+    assert INBOX_LIMIT_BYTES <= sent < INBOX_LIMIT_BYTES + 4 * len(ping)
     go.set()
     replies: list[str] = []
     await until(lambda: replies.extend(wire.replies()) or len(replies) == 1 + sent // len(ping))
@@ -166,7 +166,7 @@ async def test_replies_held_for_durability_are_bounded_too(connect: Any, store: 
         asked += 2
         await settled()
     assert wire.transport.sent == b""
-    assert wire.connection._held_size < OUTPUT_LIMIT + 2 * 600_000
+    assert wire.connection.outbox.held_size < OUTPUT_LIMIT_BYTES + 2 * 600_000
     gate.open()
     replies: list[str] = []
     await until(lambda: replies.extend(wire.replies()) or len(replies) == 1 + asked)

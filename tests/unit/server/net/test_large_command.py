@@ -8,38 +8,36 @@ from typing import Any
 
 import pytest
 
-from pmkv_server.dispatch import tick as dispatcher
+from pmkv_server.dispatch import workers
 from pmkv_server.net import connection as connection_module
-from pmkv_server.net import large_command as intake
-from pmkv_server.net.connection import INBOX_LIMIT
-from pmkv_server.net.large_command import LEAST, MUCH, LargeCommand
+from pmkv_server.net import large_command
+from pmkv_server.net.connection import INBOX_LIMIT_BYTES
+from pmkv_server.net.inbox import Inbox
+from pmkv_server.net.large_command import FIRST_BUFFER_BYTES, LARGEST_FIRST_BUFFER_BYTES, LargeCommand
 from tests.served import request
 from tests.unit.server.stand import receive, settled, until
 
 
-class Inbox:
-    """A connection that takes what has arrived when it is told to."""
+class Receiver:
+    """A connection whose inbox is served when it is told to."""
 
     def __init__(self) -> None:
-        self.inbox: list[Any] = []
+        self.inbox = Inbox()
         self.eof_received = self.connection_lost = self.pause_writing = self.resume_writing = lambda *_: None
         self.regulate = lambda: None
-        self.lend_socket = lambda: -1
 
     def data_received(self, data: bytes) -> None:
-        raise AssertionError("nothing is copied out of a room")
+        raise AssertionError("nothing is copied out of a buffer")
 
-    def arrived(self, data: Any, longer: Any) -> None:
-        if longer is not None and self.has_last(longer):
-            assert bytes(self.inbox.pop()) == bytes(data)[: len(longer)]
-        self.inbox.append(data)
-
-    def has_last(self, data: Any) -> bool:
-        return bool(self.inbox) and self.inbox[-1] is data
+    def append(self, data: Any, before: Any) -> None:
+        if before is not None and self.inbox.is_last(before):
+            assert bytes(self.inbox.chunks[-1]) == bytes(data)[: len(before)]
+            self.inbox.replace_last(data)
+        else:
+            self.inbox.chunks.append(data)
 
     def take(self) -> list[Any]:
-        taken, self.inbox = self.inbox, []
-        return taken
+        return self.inbox.take()
 
 
 def some(size: int) -> bytes:
@@ -47,18 +45,18 @@ def some(size: int) -> bytes:
 
 
 def test_a_command_is_received_where_its_beginning_was_put() -> None:
-    inbox, data = Inbox(), some(300_000)
+    inbox, data = Receiver(), some(300_000)
     room = LargeCommand(inbox)
     room.begin(b"..." + data[:1000] + b"..", 3, 1003, [], len(data))
     receive(room, data[1000:200_000])
-    assert not inbox.inbox and room.size == 200_000
+    assert not inbox.inbox.chunks and room.size == 200_000
     receive(room, data[200_000:])
     [whole] = inbox.take()
     assert whole == data and isinstance(whole, memoryview) and not room.size
 
 
 def test_the_next_one_is_received_as_if_it_were_as_long_and_never_copied() -> None:
-    inbox, first, second = Inbox(), some(100_000), some(100_001)[:100_000]
+    inbox, first, second = Receiver(), some(100_000), some(100_001)[:100_000]
     room = LargeCommand(inbox)
     room.begin(first, 0, 10, [], len(first))
     receive(room, first[10:])
@@ -79,7 +77,7 @@ def test_the_next_one_is_received_as_if_it_were_as_long_and_never_copied() -> No
 
 
 def test_a_command_that_turns_out_to_be_longer_than_its_room_moves() -> None:
-    inbox, data = Inbox(), some(500_000)
+    inbox, data = Receiver(), some(500_000)
     room = LargeCommand(inbox)
     room.begin(data, 0, 1000, [], 100_000)
     receive(room, data[1000:100_000])
@@ -90,7 +88,7 @@ def test_a_command_that_turns_out_to_be_longer_than_its_room_moves() -> None:
 
 
 def test_what_has_arrived_behind_it_meanwhile_is_of_it() -> None:
-    inbox, data = Inbox(), some(200_000)
+    inbox, data = Receiver(), some(200_000)
     room = LargeCommand(inbox)
     room.begin(data, 0, 1000, [data[1000:2000], memoryview(data)[2000:3000]], len(data))
     receive(room, data[3000:])
@@ -99,9 +97,16 @@ def test_what_has_arrived_behind_it_meanwhile_is_of_it() -> None:
     assert inbox.take() == [data], "all of it was there"
 
 
-@pytest.mark.parametrize(("need", "room"), [(1, LEAST), (LEAST + 1, LEAST + 1), (MUCH + 1, LEAST)])
+@pytest.mark.parametrize(
+    ("need", "room"),
+    [
+        (1, FIRST_BUFFER_BYTES),
+        (FIRST_BUFFER_BYTES + 1, FIRST_BUFFER_BYTES + 1),
+        (LARGEST_FIRST_BUFFER_BYTES + 1, FIRST_BUFFER_BYTES),
+    ],
+)
 def test_rooms_made_ahead_are_bounded(need: int, room: int) -> None:
-    intake = LargeCommand(Inbox())
+    intake = LargeCommand(Receiver())
     intake.begin(b"", 0, 0, [], need)
     receive(intake, bytes(need))
     assert len(intake.get_buffer(-1)) == room
@@ -109,23 +114,23 @@ def test_rooms_made_ahead_are_bounded(need: int, room: int) -> None:
 
 async def test_what_is_received_beside_a_worker_is_bounded(connect: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     began, go = threading.Event(), threading.Event()
-    run = dispatcher.run
+    run = workers.run
 
     def slowly(*command: Any) -> Any:
         began.set()
         assert go.wait(10)
         return run(*command)
 
-    monkeypatch.setattr(dispatcher, "run", slowly)
+    monkeypatch.setattr(workers, "run", slowly)
     wire = connect()
-    first, second = request("SET", "a", bytes(2 * INBOX_LIMIT)), request("SET", "b", bytes(8 * INBOX_LIMIT))
+    first, second = request("SET", "a", bytes(2 * INBOX_LIMIT_BYTES)), request("SET", "b", bytes(8 * INBOX_LIMIT_BYTES))
     wire.send(first + second[:100])
     await until(began.is_set)
     sent = 100
     while wire.transport.reading and sent < len(second):
         wire.send(second[sent : sent + 50_000])
         sent += 50_000
-    assert LEAST <= sent < LEAST + 200_000
+    assert FIRST_BUFFER_BYTES <= sent < FIRST_BUFFER_BYTES + 200_000
     go.set()
     await until(lambda: wire.transport.reading)
     wire.send(second[sent:])
@@ -138,8 +143,9 @@ async def test_whatever_the_portions_replies_are_those_of_all_at_once(
     seed: int, connect: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rng = random.Random(seed)
-    monkeypatch.setattr(connection_module, "SHORT", 100)
-    monkeypatch.setattr(intake, "LEAST", rng.choice([1, 7, 100, 1000]))
+    monkeypatch.setattr(connection_module, "FAST_PATH_BYTES", 100)
+    monkeypatch.setattr(connection_module, "LARGE_COMMAND_BYTES", 100)
+    monkeypatch.setattr(large_command, "FIRST_BUFFER_BYTES", rng.choice([1, 7, 100, 1000]))
     words = [
         rng.choice([
             ("SET", b"k%d" % rng.randrange(3), some(rng.randrange(3000))),

@@ -1,0 +1,111 @@
+"""Run in worker threads what would hold up the loop, and wait for events on behalf of commands.
+
+A connection is blocked while its command is under way here; all other connections are served meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pmkv_server.commands.execution import run, run_waiting
+from pmkv_server.commands.registry import Command
+from pmkv_server.net.connection import CLOSED
+from pmkv_server.resp.scan import NULL_ARRAY, Reply
+
+if TYPE_CHECKING:
+    from pmkv_server.dispatch.tick import Dispatcher
+    from pmkv_server.net.connection import Connection
+
+T = TypeVar("T")
+
+
+class Workers:
+    """Owns what runs in the executor. All methods run on the loop's thread."""
+
+    def __init__(self, dispatcher: Dispatcher, store: Any, loop: asyncio.AbstractEventLoop, executor: Executor) -> None:
+        self._dispatcher = dispatcher
+        self._store = store
+        self._call_threadsafe, self._create_task = loop.call_soon_threadsafe, loop.create_task
+        self._executor = executor
+        self.running = 0  # calls of `run` that are not done
+        self._waits: dict[Connection, asyncio.Task[Reply]] = {}  # commands that wait for an event
+
+    def run(
+        self, work: Callable[[], T], done: Callable[[T, int], None], newest_lsn: int = 0, writes: bool = False
+    ) -> None:
+        """Run `work` in a worker, then `done(result, lsn)` on the loop; the result depends on that LSN.
+
+        newest_lsn: the highest LSN that the connection has a reply of
+        writes: request a flush after the work
+        """
+        self.running += 1
+
+        def end(result: Any, lsn: int) -> None:
+            self.running -= 1
+            done(result, lsn)
+
+        def begin() -> None:
+            with self._store.deferred() as deferral:
+                deferral.min_lsn = newest_lsn
+                result = work()
+            if writes:
+                self._store.flush_soon()
+            self._call_threadsafe(end, result, deferral.lsn)
+
+        self._executor.submit(begin)
+
+    def run_command(self, connection: Connection, entry: Command, arguments: list[bytes]) -> None:
+        """Run one command in a worker and block its connection until the reply."""
+        connection.block()
+        session, outbox = connection.session, connection.outbox
+
+        def done(reply: Reply, lsn: int) -> None:
+            outbox.add(reply, 1, lsn)
+            self.finish([connection])
+
+        self.run(lambda: run(session, entry, entry.owned(arguments)), done, outbox.newest_lsn, entry.writes)
+
+    def join_inbox(self, connection: Connection) -> None:
+        """Join the chunks of a long inbox in a worker, and serve the connection afterwards."""
+        connection.block()
+        chunks = connection.inbox.take()
+
+        def done(joined: bytes, _: int) -> None:
+            connection.unblock()
+            if connection.state != CLOSED and not connection.session.closing:
+                connection.inbox.put_back(joined, 0, len(joined))
+            connection.close_if_over()
+            connection.resume()
+
+        self.run(lambda: b"".join(chunks), done)
+
+    def finish(self, connections: list[Connection]) -> None:
+        """Deliver the replies of connections that were blocked, and serve what they have sent meanwhile."""
+        for connection in connections:
+            connection.unblock()
+        self._dispatcher.held_replies.deliver(connections)
+        for connection in connections:
+            connection.resume()
+
+    # ---- commands that wait for an event ----
+
+    def begin_wait(self, connection: Connection, entry: Command, arguments: list[bytes]) -> None:
+        """Block a connection until its command's event, or the client's end."""
+        connection.block()
+
+        def done(task: asyncio.Task[Reply]) -> None:
+            del self._waits[connection]
+            reply = NULL_ARRAY[connection.session.protocol] if task.cancelled() else task.result()
+            connection.outbox.add(reply, 1, 0)
+            self.finish([connection])
+
+        self._waits[connection] = task = self._create_task(run_waiting(connection.session, entry, arguments))
+        task.add_done_callback(done)
+
+    def end_wait(self, connection: Connection) -> None:
+        """End the wait of a client that has gone, or sends nothing more."""
+        if connection in self._waits:
+            self._waits[connection].cancel()
