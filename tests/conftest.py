@@ -51,9 +51,18 @@ SERIAL = (
 )
 # `slow`: takes seconds, so `make quick` leaves it out, as it does those above.
 SLOW = (
+    "unit/bench/",
+    "unit/catalog/test_lmdb_catalog.py::test_a_killed_process_leaves_every_commit_whole",
+    "unit/index/test_hash_table.py::test_room_is_made_while_others_read_and_then_nothing_moves",
+    "unit/index/test_location_cache.py::test_an_index_that_nobody_reads_gives_way_to_one_that_is_read",
+    "unit/index/test_location_cache.py::test_zipf_like_reads_reach_most_of_the_ideal_hit_rate",
+    "unit/runtime/test_jit.py::test_what_is_in_the_cache_needs_nothing_that_only_compiling_needs",
+    "unit/server/rest/test_openapi.py::test_it_is_valid",
     "unit/server/test_cli.py",
     "unit/test_deploy.py",
     "unit/test_store.py",
+    "unit/tools/test_salvage.py::test_a_nearly_full_store_of_small_records_fits",
+    "unit/versions/test_upkeep_views.py::test_spans_let_reads_skip_many_snapshots",
 )
 
 

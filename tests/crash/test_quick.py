@@ -10,12 +10,12 @@ from tests.crash.explore import Knobs, explore
 
 pytestmark = [pytest.mark.crash, pytest.mark.quick]
 
-HISTORIES, BLOCK, STEPS = 100, 10, 5
-IMAGES = 2  # of one point; `make test` looks at up to 24, over longer histories
+HISTORIES, BLOCK = 100, 10
+LIGHTLY = {"images": 2, "steps": 3, "twice": 0.02}  # `make test` looks at up to 24 images of a point of longer ones
 
 
 @pytest.mark.parametrize("first_seed", range(1, HISTORIES, BLOCK))
 def test_every_image_of_some_histories_recovers(first_seed: int) -> None:
     for seed in range(first_seed, first_seed + BLOCK):
-        outcome = explore(seed, Knobs.drawn(random.Random(seed), images=IMAGES, steps=STEPS))
+        outcome = explore(seed, Knobs.drawn(random.Random(seed), **LIGHTLY))
         assert not isinstance(outcome, str), outcome
