@@ -1,7 +1,7 @@
-"""The DRAM of all open indexes of a store: one array of words in reserved address space, handed out in pages.
+"""The DRAM of all memtables and location caches of a store: one array of uint64 in reserved address space.
 
-One array, so that a kernel can probe any index with the same arguments. What was not handed out yet, or was given
-back, takes no memory. Assumes: the caller holds the store's lock, or hands it in: what the system does is done without.
+One array, so that a kernel can probe any hash table with the same arguments. It is handed out in pages; pages never
+handed out, or given back, take no memory. The caller holds locks.state or passes it: system calls are made without it.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ PAGE_WORDS = 4096 // 8
 RESERVED = 1 << 38  # bytes of address space, not of memory; halved until the system grants it
 MAP_NORESERVE = 0x4000
 MADV_POPULATE_WRITE = 23  # not in the mmap module; since Linux 5.14
-AT_ONCE = 4 * PAGE_WORDS  # words that are worth a system call
-HELD = contextlib.nullcontext()  # in place of a lock that the caller holds
+POPULATE_WORDS = 4 * PAGE_WORDS  # words from which on a system call pays
+HELD = contextlib.nullcontext()  # passed in place of a lock that the caller holds already
 _libc = ctypes.CDLL(None)
 
 
 class Arena:
-    """`words` is uint64[...]; `allocate` and `free` deal in pages of it, always zeroed."""
+    """Hands out and takes back zeroed pages of `words`, a uint64 array."""
 
     def __init__(self) -> None:
         self._mmap = self._reserve(RESERVED)
@@ -44,16 +44,16 @@ class Arena:
                     raise
 
     def allocate(self, words: int, lock: AbstractContextManager[object] = HELD) -> int:
-        """The start of so many zeroed words (a multiple of 512)."""
+        """Return the start of so many zeroed words (a multiple of 512). MemoryError: the address space is used up."""
         with lock:
             start = self._free[words].pop() if self._free[words] else self._extend(words)
             self.used += words
-        if words >= AT_ONCE:  # a tenth of the time that a fault for each page would take, of entries in no order
-            self._advise(MADV_POPULATE_WRITE, start, words)  # an older system refuses: no matter
+        if words >= POPULATE_WORDS:  # takes a tenth of the time of page faults at random
+            self._advise(MADV_POPULATE_WRITE, start, words)  # an older system refuses, then pages fault in
         return start
 
     def _advise(self, advice: int, start: int, words: int) -> int:
-        """Through ctypes: a method of the mapping would keep the interpreter."""
+        """Call madvise through ctypes: the method of the mapping would keep the GIL."""
         at = ctypes.c_void_p(self.words.ctypes.data + start * 8)
         return _libc.madvise(at, ctypes.c_size_t(words * 8), advice)
 
@@ -67,13 +67,13 @@ class Arena:
 
     @property
     def left(self) -> int:
-        """Words of address space never handed out."""
+        """Return the words of address space that were never handed out."""
         return (self.words.size - self._top) // PAGE_WORDS * PAGE_WORDS
 
     def free(self, start: int, words: int, lock: AbstractContextManager[object] = HELD) -> None:
-        """Give pages back, to the system too; nobody looks at them any more."""
+        """Give pages back, to the system too. No reader may still use them."""
         if self._advise(mmap.MADV_DONTNEED, start, words):
-            self.words[start : start + words] = 0  # the next one relies on it
+            self.words[start : start + words] = 0  # `allocate` promises zeros
         with lock:
             self.used -= words
             self._free[words].append(start)

@@ -1,10 +1,11 @@
-"""The open index: words (ids, hashes of keys) to locations, mutable, in DRAM. `kernels.probe` says how it is laid out.
+"""The index of a memtable: an extendible hash table from key64s (ids, hashes of keys) to locations, in DRAM.
 
-It grows a sub-table at a time, by half until one is large and then by splitting it, so that no write ever waits for
-more than some ten thousand slots to be moved, and at most 28 bytes an entry are taken. A deleted word keeps its slot,
-with a delete location: what lies below must stay hidden. Assumes: the caller holds the store's lock; for `make_room`,
-and to insert with the lock handed in, it is enough that nobody else writes: what is larger is made beside what readers
-have, and put in its place.
+`kernels.probe` describes the layout. The table grows by one sub-table at a time, by half while that is small and then
+by splitting it, so that no write waits for more than some ten thousand slots to be moved, and an entry takes at most 28
+bytes. A deleted key64 keeps its slot, with a delete location: older entries below must stay hidden.
+
+The caller holds locks.state. For `make_room`, and for inserts that are passed the lock, it is enough that nobody else
+writes: larger sub-tables are built while readers use the old ones, and replace them under the lock.
 """
 
 from __future__ import annotations
@@ -35,18 +36,18 @@ MAX_DEPTH = 24
 
 
 def check_cursor(cursor: int) -> None:
-    """Refuse a place where no walk can go on."""
+    """Raise InvalidError if a walk cannot continue at this cursor."""
     if not 0 <= cursor < 1 << 64:
         raise InvalidError(f"{cursor} is no cursor: begin with 0, go on with what the last call returned")
 
 
 class HashTable:
-    """An extendible hash table. `live` counts words whose location is not a delete."""
+    """An extendible hash table. `live` counts the key64s whose location is not a delete."""
 
     def __init__(self, heap: Arena, seed: int, expected: int = 0, lock: AbstractContextManager[object] = HELD) -> None:
-        """expected: how many words it will have, if that is known: it need not grow to that size."""
+        """expected: how many key64s the table will have, if known; it then need not grow to that size."""
         self._heap, self.seed = heap, np.uint64(seed)
-        slots = expected * 2  # entering takes half as long in one that is half empty as in one that is nearly full
+        slots = expected * 2  # inserts take half as long in a half empty table as in one that is nearly full
         self.depth = max(0, (slots // LARGEST_SUB).bit_length())
         self.directory = np.arange(1 << self.depth)
         size = max(PAGE_SLOTS, (slots >> self.depth) // PAGE_SLOTS * PAGE_SLOTS)
@@ -63,55 +64,57 @@ class HashTable:
         return self._heap.words, self.directory, self.subs, self.depth, self.seed
 
     def find(self, ids: np.ndarray, pending: np.ndarray) -> tuple[np.ndarray, int]:
-        """(locations uint64[n], 0 where there is none; how many are pending) of int64 ids."""
+        """Return (locations uint64[n] of int64 ids, 0 where there is none; how many of these are pending)."""
         found = np.empty(ids.size, np.uint64)
         return found, find_ids(*self._shape, ids, pending, found)
 
     def find_keys(
         self,
         data: np.ndarray,
-        words: np.ndarray,
+        key64s: np.ndarray,
         keys: np.ndarray,
         bounds: np.ndarray,
         pending: np.ndarray,
         owner: np.uint64,
         verify: bool,
     ) -> tuple[np.ndarray, int]:
-        """The same of keys: their hashes, an array with their bytes, where each begins and ends in it, int64[n, 2].
+        """Do as `find` for byte keys: their hashes, an array with their bytes, and their bounds in it, int64[n, 2].
 
-        verify: a record of their owner that is damaged, and may be the one asked for, is found instead of none."""
-        found = np.empty(words.size, np.uint64)
-        return found, find_keys(*self._shape, data, words, keys, bounds, pending, owner, verify, found)
+        owner: the keyspace, which the checks of records cover. verify: a damaged record that may have the key is found
+        instead of none."""
+        found = np.empty(key64s.size, np.uint64)
+        return found, find_keys(*self._shape, data, key64s, keys, bounds, pending, owner, verify, found)
 
     def insert(self, ids: np.ndarray, locations: np.ndarray, lock: AbstractContextManager[object] = HELD) -> np.ndarray:
-        """Enter ids in order, later ones win; returns what stood there before each."""
+        """Insert ids in order, later ones win; return the locations that were replaced, 0 where there was none."""
         before, done = np.empty(ids.size, np.uint64), 0
         while True:
-            done, alive = insert_ids(*self._shape, ids, locations, before, done)
-            self.live += alive
+            done, live_change = insert_ids(*self._shape, ids, locations, before, done)
+            self.live += live_change
             if done == ids.size:
                 return before
             self._enlarge(self._sub_of(np.uint64(ids[done])), lock)
 
     def insert_keys(
-        self, data: np.ndarray, words: np.ndarray, keys: np.ndarray, bounds: np.ndarray, locations: np.ndarray,
+        self, data: np.ndarray, key64s: np.ndarray, keys: np.ndarray, bounds: np.ndarray, locations: np.ndarray,
         lock: AbstractContextManager[object] = HELD,
     ) -> np.ndarray:  # fmt: skip
-        """Enter keys in order, later ones win; returns what stood there before each."""
-        before, done = np.empty(words.size, np.uint64), 0
+        """Insert keys in order, later ones win; return the locations that were replaced, 0 where there was none."""
+        before, done = np.empty(key64s.size, np.uint64), 0
         while True:
-            done, alive = insert_keys(*self._shape, data, words, keys, bounds, locations, before, done)
-            self.live += alive
-            if done == words.size:
+            done, live_change = insert_keys(*self._shape, data, key64s, keys, bounds, locations, before, done)
+            self.live += live_change
+            if done == key64s.size:
                 return before
-            self._enlarge(self._sub_of(words[done]), lock)
+            self._enlarge(self._sub_of(key64s[done]), lock)
 
-    def make_room(self, words: np.ndarray, lock: AbstractContextManager[object]) -> None:
-        """Be as large as these words (int64 or uint64) may need, should all of them be new: entering them next moves
-        nothing. Takes the lock for moments only."""
+    def make_room(self, key64s: np.ndarray, lock: AbstractContextManager[object]) -> None:
+        """Grow until these key64s (int64 or uint64) fit, should all be new, so that inserting them moves nothing.
+
+        Takes the lock for moments only."""
         while True:
             counts = np.zeros(len(self.subs), np.int64)
-            count_subs(words.view(np.int64), self.directory, self.depth, self.seed, counts)
+            count_subs(key64s.view(np.int64), self.directory, self.depth, self.seed, counts)
             crowded = np.flatnonzero((self.subs[:, 2] + counts) * 8 > self.subs[:, 1] * 7)
             if not crowded.size:
                 return
@@ -119,55 +122,56 @@ class HashTable:
                 yield_cpu()
                 self._enlarge(sub, lock)
 
-    def _sub_of(self, word: np.uint64) -> int:
-        """Which sub-table a word belongs to."""
-        place = int(place_of(word, self.seed))
-        return int(self.directory[place >> (64 - self.depth) if self.depth else 0])
+    def _sub_of(self, key64: np.uint64) -> int:
+        """Return the number of the sub-table that a key64 belongs to."""
+        slot_hash = int(place_of(key64, self.seed))
+        return int(self.directory[slot_hash >> (64 - self.depth) if self.depth else 0])
 
     def _enlarge(self, sub: int, lock: AbstractContextManager[object] = HELD) -> None:
-        """Make room in a sub-table."""
+        """Replace a sub-table by a larger one, or by two."""
         base, slots, _, depth = self.subs[sub].tolist()
-        directory, subs, bits = self.directory, self.subs.copy(), self.depth
-        if slots >= LARGEST_SUB and depth < MAX_DEPTH:  # one more bit of the place decides
-            # five eighths each: chance never puts so many of its entries into one half
+        directory, subs, new_depth = self.directory, self.subs.copy(), self.depth
+        if slots >= LARGEST_SUB and depth < MAX_DEPTH:  # split: one more bit of the slot hash selects
+            # five eighths each: hashes are uniform, so that one half never gets more of the entries
             size = slots * 5 // 8 // PAGE_SLOTS * PAGE_SLOTS
             subs[sub] = self._new_sub(size, depth + 1, lock)
             subs = np.vstack([subs, [self._new_sub(size, depth + 1, lock)]])
-            directory = np.repeat(directory, 2) if depth == bits else directory.copy()
-            bits = max(bits, depth + 1)
+            directory = np.repeat(directory, 2) if depth == new_depth else directory.copy()
+            new_depth = max(new_depth, depth + 1)
             entries = np.flatnonzero(directory == sub)
             directory[entries[entries.size // 2 :]] = len(subs) - 1
         else:
             size = (slots + slots // 2) // PAGE_SLOTS * PAGE_SLOTS if slots > PAGE_SLOTS else 2 * slots
             subs[sub] = self._new_sub(size, depth, lock)
-        reinsert(self._heap.words, base, slots, directory, subs, bits, self.seed)
+        reinsert(self._heap.words, base, slots, directory, subs, new_depth, self.seed)
         with lock:
-            self.directory, self.subs, self.depth = directory, subs, bits
+            self.directory, self.subs, self.depth = directory, subs, new_depth
         self._heap.free(base, 2 * slots, lock)
 
-    def walk(self, place: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """(places, words, locations) in ascending order of places from `place` on, a sub-table at a time, deletes
-        included.
+    def walk(self, slot_hash: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Yield (slot hashes, key64s, locations) in ascending order from `slot_hash` on, deletes included.
 
-        A word's place never changes: whoever goes on behind the last place seen misses nothing that was there all
-        the time."""
-        entry = place >> (64 - self.depth) if self.depth else 0
+        A window is one sub-table. A slot hash never changes: a walk that continues after the last one seen misses no
+        entry that was there all the time."""
+        entry = slot_hash >> (64 - self.depth) if self.depth else 0
         while entry < len(self.directory):
             sub = int(self.directory[entry])
             base, slots, taken, depth = self.subs[sub].tolist()
-            places, words, locations = (np.empty(taken, np.uint64) for _ in range(3))
-            count = collect(self._heap.words, base, slots, depth, self.seed, np.uint64(place), places, words, locations)
+            slot_hashes, key64s, locations = (np.empty(taken, np.uint64) for _ in range(3))
+            count = collect(
+                self._heap.words, base, slots, depth, self.seed, np.uint64(slot_hash), slot_hashes, key64s, locations
+            )
             entry = ((entry >> (self.depth - depth)) + 1) << (self.depth - depth)
-            yield places[:count], words[:count], locations[:count]
+            yield slot_hashes[:count], key64s[:count], locations[:count]
 
-    def at(self, place: int) -> np.ndarray:
-        """The locations of one place."""
-        places, _, locations = next(self.walk(place))
-        return locations[places == place]
+    def at(self, slot_hash: int) -> np.ndarray:
+        """Return the locations of one slot hash."""
+        slot_hashes, _, locations = next(self.walk(slot_hash))
+        return locations[slot_hashes == slot_hash]
 
     @property
     def count(self) -> int:
-        """How many words, deleted ones among them."""
+        """Return how many key64s there are, deleted ones included."""
         return int(self.subs[:, 2].sum())
 
     @property
@@ -175,12 +179,12 @@ class HashTable:
         return int(self.subs[:, 1].sum()) * 16
 
     def clear(self) -> None:
-        """Give the memory back; the index is not used again."""
+        """Give the memory back. The table is not used again."""
         while self.shrink():
             continue
 
     def shrink(self, lock: AbstractContextManager[object] = HELD) -> bool:
-        """Give the memory of one sub-table back, if there is one left; the index is not used again."""
+        """Give the memory of one sub-table back; return False if none is left. The table is not used again."""
         with lock:
             if not len(self.subs):
                 return False
@@ -190,8 +194,9 @@ class HashTable:
         return True
 
     def check(self) -> None:
-        """Every slot is found again from its word, counts agree, the directory covers every sub-table in one
-        aligned block."""
+        """Assert that each slot is found again, counts agree, and the directory is valid.
+
+        Each sub-table must be named by one aligned block of the directory."""
         taken = live = 0
         for number, (base, slots, count, depth) in enumerate(self.subs.tolist()):
             entries = np.flatnonzero(self.directory == number)
@@ -205,5 +210,5 @@ class HashTable:
             assert used.size == count <= slots * 7 // 8 + 1
             taken += count
             live += int(np.count_nonzero((table[used, 1] & location.DELETE) == 0))
-        seen = sum(words.size for _, words, _ in self.walk())
+        seen = sum(key64s.size for _, key64s, _ in self.walk())
         assert seen == taken and live == self.live

@@ -1,4 +1,8 @@
-"""The exact count of live keys, kept lazily: a memtable records its new keys, and they are looked up below later."""
+"""The exact count of live keys, kept lazily.
+
+A memtable records which keys are new to it (a write must not look below); later they are looked up in the older
+indexes, a batch at a time, when somebody counts or a checkpoint writes the memtable.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ from .lookup_batch import LOOKED_UP, LookupBatch
 
 @dataclass(frozen=True)
 class CountBatch:
-    """Consecutive notes of a tally, and the number of the first."""
+    """Consecutive notes of a counter, and the number of the first."""
 
     first: int
     notes: list[LookupBatch]
@@ -20,50 +24,52 @@ class CountBatch:
 
 @dataclass(frozen=True)
 class CountResult:
-    """How many words of a portion live below, too, and the expiries of those that have one, in no order."""
+    """How many keys of a batch are live in older indexes too, and the expiries of those that have one, in no order."""
 
     count: int
     expiries: list[int]
 
 
 class LiveCounter:
-    """What a mutable run changes in the count of its chain. `covered`: words of it that live below, too.
+    """What a memtable changes in the live count of its stack.
 
-    What is new is noted, and looked for below later, a portion at a time, by whoever counts or writes the run."""
+    `covered`: how many of its keys are live in older indexes too. A note is a batch of keys new to the memtable."""
 
     def __init__(self) -> None:
         self.covered = 0
-        self.expiries = SortedList()  # of its live records that have one
-        self.gone = SortedList()  # those of the records below that it hides
-        self.is_unknown = False  # damage kept some from being counted
-        self.uncounted = 0  # words
-        self._notes: list[LookupBatch] = []  # not looked at yet, in order
-        self._first = 0  # the number of the first of these
+        self.expiries = SortedList()  # of its live records that have one, unix ms
+        self.gone = SortedList()  # expiries of the older records that it hides
+        self.is_unknown = False  # damage kept some keys from being counted
+        self.uncounted = 0  # keys in notes not looked up yet
+        self._notes: list[LookupBatch] = []  # not looked up yet, in order
+        self._first = 0  # number of the first note in `_notes`
 
     def note(self, new: LookupBatch) -> None:
-        """These words stood nowhere in this run before."""
+        """Record keys that were nowhere in this memtable before."""
         self._notes.append(new)
         self.uncounted += new.words.size
 
     def portion(self, most: int = LOOKED_UP) -> CountBatch | None:
-        """What is to be looked at next, about so many words; None if there is nothing."""
-        first, notes = self._first, self._notes[:]  # in this order: whoever settles some meanwhile makes this late
+        """Return the notes to look up next, about `most` keys; None if there are none."""
+        # read in this order: if another thread settles notes meanwhile, `settle` ignores this batch
+        first, notes = self._first, self._notes[:]
         ends = accumulate(note.words.size for note in notes)
         count = next((i for i, end in enumerate(ends, 1) if end >= most), len(notes))
         return CountBatch(first, notes[:count]) if count else None
 
     def settle(self, portion: CountBatch, covered: CountResult) -> None:
-        """It was looked for below. Under the lock; whoever is second changes nothing."""
+        """Apply the result of a batch, once: a second result for it changes nothing. The caller holds locks.state."""
         if self._pop(portion):
             self.covered += covered.count
             self.gone.update(covered.expiries)
 
     def give_up(self, portion: CountBatch) -> None:
-        """It cannot be looked for: something below is damaged. Under the lock."""
+        """Drop a batch that cannot be looked up as something below is damaged. The caller holds locks.state."""
         self._pop(portion)
         self.is_unknown = True
 
     def _pop(self, portion: CountBatch) -> bool:
+        """Remove the notes of a batch; return whether they were still there."""
         if portion.first != self._first:
             return False
         del self._notes[: len(portion.notes)]

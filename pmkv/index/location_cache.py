@@ -1,12 +1,12 @@
-"""The hot-set index: locations of words that are asked for again and again, in front of the runs of one chain.
+"""The location cache: locations of keys that are looked up again and again, in front of the runs of one index stack.
 
-`kernels.hot` says how it is laid out and who is let in. It begins as one page and grows a block at a time, so that no
-call moves more than some thousand slots: where many of those let in had to push others out, and either the slots
-are taken or it happened to a good part of what was asked. Growing keeps all that is in it.
+`kernels.location_cache` describes the layout and the admission. A cache begins as one page and grows a block at a time,
+so that no call moves more than some thousand slots: where many admissions had to evict, and either the slots are in use
+or that happened to a good part of the lookups. Growing keeps all entries.
 
-Assumes: the caller holds the store's lock; what it offers is what the runs of the chain say now (whoever probes them
-without the lock looks, before it offers, whether the chain was exchanged meanwhile); written or deleted words are
-forgotten in the same hold of the lock.
+The caller holds locks.state. What it offers must be what the runs say now: a caller that probed the runs without the
+lock checks, before it offers, that the stack was not exchanged meanwhile. Keys written or deleted are removed under the
+same hold of the lock as the write.
 """
 
 from __future__ import annotations
@@ -22,93 +22,101 @@ from .arena import PAGE_WORDS, Arena
 
 SMALLEST, LARGEST = PAGE_WORDS // SET_WORDS, 32 * PAGE_WORDS // SET_WORDS  # sets of a block: 4 KiB, 128 KiB
 MAX_DEPTH = 24
-BLOCK = LARGEST * SET_WORDS * 8  # bytes
-GROWTHS = 1  # blocks that one call may grow, in some tenths of a millisecond
-KEPT = 512  # times that somebody offers words, until another block that nobody needs is given back
-PATIENCE = 32  # times as many asked as there are slots, until growing would not change the hit rate
-SELDOM = 8  # where hardly anything is found, every so manieth offer is taken
+BLOCK_BYTES = LARGEST * SET_WORDS * 8  # of the largest block
+GROWTHS_PER_CALL = 1  # blocks, each in some tenths of a millisecond
+OFFERS_PER_RELEASE = 512  # a spare block is given back to the system after every so many offers
+LOOKUPS_PER_SLOT = 32  # with more lookups than this, growing would not change the hit rate
+OFFERS_PER_ADMIT = 8  # where hardly anything is found, one of so many offers is taken
 
 
 class CacheBudget:
-    """Bytes of DRAM that all hot-set indexes of a store share.
+    """The bytes of DRAM that all location caches of a store share.
 
-    An eighth is for the doorkeeper: it remembers a few more of the words last offered than there can be slots, so that
-    whatever would fit is noticed at its second miss, however small the indexes are yet. While a block grows, its old
-    place (128 KiB at most) is not counted.
-    """
+    An eighth is for the doorkeeper, which remembers a few more key64s of the latest offers than there can be slots: so
+    any key that would fit is admitted at its second miss, however small the caches are yet. While a block grows, its
+    old memory (128 KiB at most) is not counted."""
 
     def __init__(self, size: int) -> None:
-        # a mapping, as NumPy asks for huge pages: the first batch would wait until all of them are zeroed
+        # a mapping: NumPy would ask for huge pages, and the first batch wait until all of them are zeroed
         self.marks = np.frombuffer(mmap.mmap(-1, max(size // 64, 1) * 8, flags=mmap.MAP_PRIVATE), np.uint64)
         self.size, self.used = size, self.marks.nbytes
         self.sharers: WeakSet[LocationCache] = WeakSet()
-        self._period = 0  # words asked for until the last one ended
-        self._left: list[tuple[Arena, int]] = []  # heap and base of large blocks that indexes left, as they were
+        self._period = 0  # lookups until the last period ended
+        self._spare: list[tuple[Arena, int]] = []  # arena and base of large blocks that caches gave up, not zeroed
         self._offered = 0
 
     def take(self, n: int) -> bool:
-        """Whether there were so many bytes left: they are taken."""
+        """Take so many bytes of the budget; return False if they are not left."""
         if self.used + n > self.size:
             return False
         self.used += n
         return True
 
     def give(self, n: int) -> None:
-        """So many bytes are not used any more."""
+        """Return so many bytes to the budget."""
         self.used -= n
 
     @property
     def kept(self) -> int:
-        """Bytes of blocks that nobody needs now, beside those used."""
-        return len(self._left) * BLOCK
+        """Return the bytes of spare blocks, which `used` does not include."""
+        return len(self._spare) * BLOCK_BYTES
 
     def leave(self, heap: Arena, base: int, sets: int) -> None:
-        """An index gave this block up, and its bytes. Large ones are kept as long as nobody needs the room: a chain
-        that was exchanged asks for as many soon, and pages from the system cost ten times as much as zeroing these."""
+        """Accept a block that a cache gave up, and its bytes.
+
+        Large blocks are kept while the budget has room: a new stack soon needs as many, and pages from the system cost
+        ten times as much as zeroing these."""
         if sets == LARGEST:
-            self._left.append((heap, base))
+            self._spare.append((heap, base))
         else:
             heap.free(base, sets * SET_WORDS)
 
     def block(self, heap: Arena, sets: int) -> int:
-        """A zeroed block, for whose bytes the caller has asked: one that was left, if there is one."""
-        if sets == LARGEST and self._left and self._left[-1][0] is heap:
-            base = self._left.pop()[1]
+        """Return the base of a zeroed block, a spare one if there is one. The caller has taken its bytes."""
+        if sets == LARGEST and self._spare and self._spare[-1][0] is heap:
+            base = self._spare.pop()[1]
             heap.words[base : base + LARGEST * SET_WORDS] = 0
             return base
         self.make_room()
         return heap.allocate(sets * SET_WORDS)
 
     def make_room(self) -> None:
-        """What is used and what is kept fit together."""
-        while self._left and self.used + self.kept > self.size:
+        """Give spare blocks back until they fit into the budget together with the blocks in use."""
+        while self._spare and self.used + self.kept > self.size:
             self._release()
 
     def offered(self) -> None:
-        """Somebody offers words: now and then, give back a block that is kept. Many at once would take long."""
+        """Count an offer; now and then give a spare block back. Many at once would take long."""
         self._offered += 1
-        if self._left and self._offered % KEPT == 0:
+        if self._spare and self._offered % OFFERS_PER_RELEASE == 0:
             self._release()
 
     def _release(self) -> None:
-        heap, base = self._left.pop()
+        heap, base = self._spare.pop()
         heap.free(base, LARGEST * SET_WORDS)
 
     def take_over(self, n: int, taker: LocationCache) -> bool:
-        """`take`, if need be from the index that has the fewest hits a byte, if that is less than half of the taker's.
+        """Take bytes of the budget, if need be from the cache that has the fewest hits per byte.
 
-        Two to one, so that equals do not take from each other for ever."""
+        That cache must have less than half of what the taker expects, so that equal caches do not take from each other
+        for ever."""
         self._end_period()
-        for _ in range(2):  # a block that is shed leaves a page behind
+        for _ in range(2):  # a released block leaves a page in use
             if self.take(n):
                 return True
-            least = min((index for index in self.sharers if index.nbytes >= n), key=LocationCache.worth, default=taker)
-            if least is taker or 2 * least.worth() >= taker.promise() / (taker.nbytes + n) or not least.shed():
+            least = min(
+                (index for index in self.sharers if index.nbytes >= n), key=LocationCache.hits_per_byte, default=taker
+            )
+            if (
+                least is taker
+                or 2 * least.hits_per_byte() >= taker.expected_hits() / (taker.nbytes + n)
+                or not least.release_block()
+            ):
                 return False
         return self.take(n)
 
     def _end_period(self) -> None:
-        """A period is as many words asked for as there can be slots."""
+        """Begin a new period if as many lookups were made as there can be slots."""
         asked = sum(index.hits + index.misses for index in self.sharers)
         if not 0 <= asked - self._period < self.size // 16:
             self._period = asked
@@ -117,13 +125,14 @@ class CacheBudget:
 
 
 class LocationCache:
-    """A cache of word -> location. `hits` and `misses` count words asked for, `admitted` and `evicted` those that came
-    and were pushed out."""
+    """A cache of key64 -> location.
+
+    `hits` and `misses` count lookups, `admitted` and `evicted` entries."""
 
     def __init__(self, heap: Arena, budget: CacheBudget, seed: int) -> None:
         self._heap, self._budget, self.seed = heap, budget, np.uint64(seed)
         self.hits = self.misses = self.admitted = self.evicted = self._turn = 0
-        self._before = self._since = 0, 0  # hits and evicted when the last period of the budget began, and this one
+        self._previous_period = self._period_start = 0, 0  # hits and evicted when the last period began, and this one
         budget.sharers.add(self)
         self._empty()
 
@@ -131,14 +140,14 @@ class LocationCache:
         self.depth = 0
         self.directory = np.zeros(1, np.int64)
         self.subs = np.zeros((0, 4), np.int64)  # base, sets, evicted since the last look, depth
-        self._looked = np.zeros(0, np.int64)  # words asked for until the last look
+        self._looked = np.zeros(0, np.int64)  # lookups until the last look, for each block
 
     @property
     def _shape(self) -> tuple:
         return self._heap.words, self.directory, self.subs, self.depth, self.seed
 
     def find(self, ids: np.ndarray, found: np.ndarray) -> int:
-        """Fill found (uint64) where it is 0 and the word is here; returns how many were."""
+        """Set found (uint64), where it is 0, to the cached location; return how many were found."""
         if not len(self.subs):
             return self._count(found.size - int(np.count_nonzero(found)), 0)
         return self._count(*location_cache.find_hot(*self._shape, ids.view(np.int64), found))
@@ -146,7 +155,7 @@ class LocationCache:
     def find_keys(
         self, data: np.ndarray, words: np.ndarray, keys: np.ndarray, bounds: np.ndarray, found: np.ndarray
     ) -> int:
-        """The same of keys, as OpenIndex.find_keys: their records in `data` are compared with them."""
+        """Do as `find` for byte keys, as `HashTable.find_keys`: records in `data` are compared with them."""
         if not len(self.subs):
             return self._count(found.size - int(np.count_nonzero(found)), 0)
         return self._count(*location_cache.find_hot_keys(*self._shape, data, words, keys, bounds, found))
@@ -157,7 +166,7 @@ class LocationCache:
         return hits
 
     def admit(self, words: np.ndarray, locations: np.ndarray) -> None:
-        """Offer what was found in the runs (locations of 0 are passed over): what is offered again soon gets in."""
+        """Offer locations found in the runs (0 is skipped); a key that is offered again soon is admitted."""
         self._budget.offered()
         if not len(self.subs):
             if not self._budget.take_over(SMALLEST * SET_WORDS * 8, self):
@@ -168,11 +177,11 @@ class LocationCache:
         self.evicted += evicted
         if evicted:
             crowded = np.flatnonzero(2 * self.subs[:, 2] >= SLOTS * self.subs[:, 1])
-            for sub in crowded[:GROWTHS].tolist():
+            for sub in crowded[:GROWTHS_PER_CALL].tolist():
                 self._look(sub)
 
     def forget(self, words: np.ndarray) -> None:
-        """Written or deleted words leave."""
+        """Remove keys that were written or deleted."""
         if len(self.subs):
             location_cache.forget(*self._shape, words.view(np.int64))
 
@@ -183,11 +192,11 @@ class LocationCache:
         return len(self.subs) - 1
 
     def _look(self, sub: int) -> None:
-        """Half as many as a block's slots were pushed out: grow it if that profits and there is DRAM left."""
+        """Grow a block if that pays and DRAM is left. Called after evictions from half as many slots as it has."""
         base, sets, _, depth = self.subs[sub].tolist()
         asked, self._looked[sub] = self.hits + self.misses - int(self._looked[sub]), self.hits + self.misses
         self.subs[sub, 2] = 0
-        profits = (asked >> depth) <= PATIENCE * SLOTS * sets or 8 * self._taken(sub) >= 7 * SLOTS * sets
+        profits = (asked >> depth) <= LOOKUPS_PER_SLOT * SLOTS * sets or 8 * self._taken(sub) >= 7 * SLOTS * sets
         splits = sets == LARGEST
         if not profits or (splits and depth == MAX_DEPTH) or not self._budget.take_over(sets * SET_WORDS * 8, self):
             return
@@ -200,7 +209,7 @@ class LocationCache:
         self._budget.make_room()
 
     def _split(self, sub: int, depth: int) -> None:
-        """One more bit of the place decides: half of the directory's entries for this block name a new one."""
+        """Split a block by one more bit of the slot hash: half of its directory entries name a new block."""
         if depth == self.depth:
             self.directory = np.repeat(self.directory, 2)
             self.depth += 1
@@ -211,7 +220,7 @@ class LocationCache:
         self.directory[first + span // 2 : first + span] = other
 
     def _slots(self, sub: int) -> np.ndarray:
-        """(word, location) of each slot of a block, set by set: uint64[sets, SLOTS, 2]."""
+        """Return (key64, location) of each slot of a block, set by set: uint64[sets, SLOTS, 2]."""
         base, sets = self.subs[sub, :2].tolist()
         return self._heap.words[base : base + sets * SET_WORDS].reshape(sets, SLOTS, 2)
 
@@ -219,29 +228,36 @@ class LocationCache:
         return int(np.count_nonzero(self._slots(sub)[:, :, 1]))
 
     def end_period(self) -> None:
-        """The budget begins to count anew."""
-        self._before, self._since = self._since, (self.hits, self.evicted)
+        """Begin a new period of counting."""
+        self._previous_period, self._period_start = self._period_start, (self.hits, self.evicted)
 
     def wants(self) -> bool:
-        """Should what was found in the runs be offered? Without the lock. Where far more is asked for than there can
-        be slots, and less than an eighth of it is found here, now and then will do: what is asked for often gets in
-        all the same, and offers take their part of a read's time."""
+        """Return whether locations found in the runs should be offered. Called without the lock.
+
+        Where far more keys are looked up than there can be slots, and less than an eighth of them is found here, one
+        offer of eight is enough: frequent keys are admitted all the same, and offers take part of a read's time."""
         asked = self.hits + self.misses
-        if asked < PATIENCE * (self._budget.size // 16) or SELDOM * self.hits > asked:
+        if asked < LOOKUPS_PER_SLOT * (self._budget.size // 16) or OFFERS_PER_ADMIT * self.hits > asked:
             return True
         self._turn += 1
-        return self._turn % SELDOM == 0
+        return self._turn % OFFERS_PER_ADMIT == 0
 
-    def worth(self) -> float:
-        """Hits a byte, in this period and the last."""
-        return (self.hits - self._before[0]) / self.nbytes
+    def hits_per_byte(self) -> float:
+        """Return the hits per byte in this period and the last."""
+        return (self.hits - self._previous_period[0]) / self.nbytes
 
-    def promise(self) -> int:
-        """Hits that more slots promise: those it has, and who was pushed out would be found; the first page is free."""
-        return self.hits - self._before[0] + self.evicted - self._before[1] if self.nbytes else self.misses
+    def expected_hits(self) -> int:
+        """Return the hits expected with one more block: current hits plus recent evictions.
 
-    def shed(self) -> bool:
-        """Empty the first large block, for another index that makes more of its bytes. Returns whether there is one."""
+        The first page is free: without any block, all misses count."""
+        return (
+            self.hits - self._previous_period[0] + self.evicted - self._previous_period[1]
+            if self.nbytes
+            else self.misses
+        )
+
+    def release_block(self) -> bool:
+        """Empty the first large block, for a cache that makes more of its bytes; return False if there is none."""
         large = np.flatnonzero(self.subs[:, 1] > SMALLEST)
         if large.size:
             base, sets, _, depth = self.subs[large[0]].tolist()
@@ -258,15 +274,16 @@ class LocationCache:
         return int(self.subs[:, 1].sum()) * SET_WORDS * 8
 
     def clear(self) -> None:
-        """Forget everything and leave the memory to whoever needs it; the counters go on."""
+        """Remove all entries and give the memory up; the counters continue."""
         self._budget.give(self.nbytes)
         for base, sets in self.subs[:, :2].tolist():
             self._budget.leave(self._heap, base, sets)
         self._empty()
 
     def check(self) -> None:
-        """Every slot is found again from its word, no word stands in two, those taken stand in front, the directory
-        covers every block in one aligned part."""
+        """Assert that entries are found again and unique, slots in use come first, and the directory is valid.
+
+        Each block must be named by one aligned block of the directory."""
         assert self.nbytes <= self._budget.used
         words = []
         for sub, (_, _, _, depth) in enumerate(self.subs.tolist()):
@@ -281,5 +298,5 @@ class LocationCache:
         assert np.unique(every).size == every.size
         if every.size:
             found = np.zeros(every.size, np.uint64)
-            # all are found, and the counters know nothing of it
+            # all are found; the counters are not changed
             assert location_cache.find_hot(*self._shape, every.view(np.int64), found) == (every.size, every.size)

@@ -1,9 +1,8 @@
-"""What is looked for in a chain, and entered in it: ids of a table, or keys of a keyspace, in batches.
+"""Batches of keys to look up in an index stack, or to insert: ids of a table, or byte keys of a keyspace.
 
-`take` and kernels let other threads go on, indexing with an array does not: batches may be long, beside a server. Few
-are picked by indexing: see `compile.FEW`.
-
-Both are *words* to an index, 64 bits each; keys of one hash are told apart by their records in the pool.
+To an index both are key64s (`words`), 64 bits each; keys with one hash are told apart by their records in the pool.
+`ndarray.take` and kernels release the GIL, indexing with an array does not, so long batches are sliced with `take`;
+see `runtime.jit.FEW_ELEMENTS`.
 """
 
 from __future__ import annotations
@@ -27,25 +26,25 @@ from .run import Run, find_in_runs
 
 NOTHING = np.empty((0, 2), np.int64)
 NEVER = -1, -1
-LOOKED_UP = 1 << 16  # words that are looked up below at once, when they are counted
-PIECE = 1 << 11  # and in one call of a kernel
+LOOKED_UP = 1 << 16  # keys that the live counter looks up in one batch
+PIECE = 1 << 11  # keys of one kernel call, some tenths of a millisecond
 
 
 class IdBatch:
-    """Ids to be looked up, or entered."""
+    """Ids to look up or to insert."""
 
     keyed = False
 
     def __init__(self, ids: np.ndarray) -> None:
         self.ids = ids
-        self.moment = NEVER  # of a chain, when these were looked for in what is not on file
+        self.moment = NEVER  # stamp of the index stack when its memory was probed for this batch
 
     @property
     def words(self) -> np.ndarray:
         return self.ids.view(np.uint64)
 
     def compare_in(self, data: np.ndarray) -> None:
-        """The pool as it is now: an index has the ids themselves, and compares nothing there."""
+        """Accept the current array of the pool; ids are in the index itself, so nothing is compared there."""
 
     def some(self, which: np.ndarray) -> IdBatch:
         return IdBatch(picked(self.ids, which))
@@ -55,7 +54,7 @@ class IdBatch:
 
     @staticmethod
     def joined(notes: Sequence[IdBatch], between: Callable[[], None]) -> IdBatch:
-        return IdBatch(np.concatenate([one.ids for one in notes]))
+        return IdBatch(np.concatenate([note.ids for note in notes]))
 
     def in_index(self, index: HashTable, pending: np.ndarray) -> tuple[np.ndarray, int]:
         return index.find(self.ids, pending)
@@ -71,7 +70,7 @@ class IdBatch:
 
 
 class KeyBatch:
-    """Keys to be looked up, or entered: their hashes, and where they stand in an array of bytes, int64[n, 2]."""
+    """Keys to look up or to insert: their hashes, an array with their bytes, and their bounds in it, int64[n, 2]."""
 
     keyed = True
 
@@ -85,14 +84,14 @@ class KeyBatch:
         verify: bool,
         records: np.ndarray | None = None,
     ) -> None:
-        """data: the pool, whose records a hash leads to; owner, verify: see `kernels.probe.find_keys`; records: the
-        locations of those whose keys these are. A note has these alone, and no bounds."""
+        """data: the bytes of the pool; owner, verify: see `kernels.probe.find_keys`; records: the locations of the
+        records that have these keys. A note of a live counter has `records` and no bounds."""
         self.words, self.blob, self.bounds = words, blob, bounds
         self.data, self.owner, self.verify, self.records = data, owner, verify, records
-        self.moment = NEVER  # likewise
+        self.moment = NEVER  # as in IdBatch
 
     def compare_in(self, data: np.ndarray) -> None:
-        """The pool as it is now: it may have grown since."""
+        """Compare with this array of the pool from now on: the pool may have grown."""
         self.data = data
 
     def some(self, which: np.ndarray) -> KeyBatch:
@@ -104,16 +103,17 @@ class KeyBatch:
 
     @staticmethod
     def joined(notes: Sequence[KeyBatch], between: Callable[[], None]) -> KeyBatch:
-        """Of one chain: what maps the pool last maps all of it. CorruptionError: a record whose key was noted is
-        damaged, so that another key would be looked for."""
-        last, words = notes[-1], np.concatenate([one.words for one in notes])
-        locations = np.concatenate([one.records for one in notes]) & ~location.DELETE  # a delete has a key, too
+        """Join notes of one index stack into one batch. The last note maps all of the pool. between: called often.
+
+        CorruptionError: a record whose key was noted is damaged, so that another key would be looked up."""
+        last, words = notes[-1], np.concatenate([note.words for note in notes])
+        locations = np.concatenate([note.records for note in notes]) & ~location.DELETE  # a delete has a key, too
         bounds = np.empty((words.size, 2), np.int64)
-        for some in pieces(words.size):
+        for piece in pieces(words.size):
             between()
-            _verified(last, locations[some])
-            key_bounds(last.data, locations[some], bounds[some])
-        # verified: a damaged record below is taken for the key's, else it would be counted twice
+            _verified(last, locations[piece])
+            key_bounds(last.data, locations[piece], bounds[piece])
+        # verify=True: a damaged older record counts as the key, which would else be counted twice
         return KeyBatch(words, last.data, bounds, last.data, last.owner, True)
 
     def in_index(self, index: HashTable, pending: np.ndarray) -> tuple[np.ndarray, int]:
@@ -133,54 +133,56 @@ class KeyBatch:
 LookupBatch = IdBatch | KeyBatch
 
 
-def find_missing(wanted: LookupBatch, index: HashTable, pending: np.ndarray, found: np.ndarray) -> int:
-    """Ask an index for the words that are still missing; returns how many of them are pending."""
+def find_missing(batch: LookupBatch, index: HashTable, pending: np.ndarray, found: np.ndarray) -> int:
+    """Probe an index for the keys that are still missing; return how many of the locations found are pending."""
     missing = np.flatnonzero(found == 0)
     if not missing.size or not index.count:
         return 0
-    found[missing], waiting = wanted.some(missing).in_index(index, pending)
-    return waiting
+    found[missing], pending_count = batch.some(missing).in_index(index, pending)
+    return pending_count
 
 
 def lives(found: np.ndarray) -> np.ndarray:
-    """bool[n]: neither absent nor deleted."""
+    """Return bool[n]: whether a location is neither absent nor a delete."""
     return (found != 0) & ((found & location.DELETE) == 0)
 
 
-def new_keys(wanted: LookupBatch, locations: np.ndarray, before: np.ndarray) -> LookupBatch | None:
-    """Of what was just written, that which stood nowhere before, each word once, kept for later: keys as they stand in
-    their records."""
+def new_keys(batch: LookupBatch, locations: np.ndarray, before: np.ndarray) -> LookupBatch | None:
+    """Return the keys of a batch that were in no slot before, each once; None if there are none.
+
+    They are kept for later: byte keys refer to their records."""
     words, records = np.empty(before.size, np.uint64), np.empty(before.size, np.uint64)
-    count = pick_new(before, wanted.words, locations, words, records)
+    count = pick_new(before, batch.words, locations, words, records)
     if not count:
         return None
-    if isinstance(wanted, IdBatch):
+    if isinstance(batch, IdBatch):
         return IdBatch(words[:count].view(np.int64))
-    return KeyBatch(words[:count], wanted.data, NOTHING, wanted.data, wanted.owner, True, records[:count])
+    return KeyBatch(words[:count], batch.data, NOTHING, batch.data, batch.owner, True, records[:count])
 
 
 def pieces(count: int) -> Iterator[slice]:
-    """Of so many words: what is looked up in some tenths of a millisecond."""
+    """Yield slices of so many keys, each of which is looked up in some tenths of a millisecond."""
     return (slice(first, first + PIECE) for first in range(0, count, PIECE))
 
 
 def bounds_of(notes: Sequence[LookupBatch]) -> tuple[int, int] | None:
-    """The lowest and the highest id of all these; None if there is none, or if they are keys."""
+    """Return the lowest and the highest id of all batches; None if there is none, or if they are byte keys."""
     ids = [note.ids for note in notes if isinstance(note, IdBatch) and note.ids.size]
-    return (min(int(some.min()) for some in ids), max(int(some.max()) for some in ids)) if ids else None
+    return (min(int(one.min()) for one in ids), max(int(one.max()) for one in ids)) if ids else None
 
 
 def picked(column: np.ndarray, which: np.ndarray) -> np.ndarray:
-    """Some of it, by their places in it."""
+    """Return column[which], with the GIL released if it is long."""
     return column[which] if which.size <= FEW_ELEMENTS else column.take(which, axis=0)
 
 
 def sorted_by_slot(
     notes: Sequence[LookupBatch], seed: np.uint64, between: Callable[[], None] = no_yield
 ) -> LookupBatch:
-    """Of notes of one chain, all that is to be looked for, about in the order of places: neighbours stand on one page
-    of a run, so that a lookup of many hardly ever waits for DRAM. between: called now and then. CorruptionError: a key
-    cannot be read."""
+    """Join notes of one index stack, ordered by the leading bits of their slot hashes.
+
+    Neighbours are then on one page of a run, so that a lookup of many keys hardly ever waits for DRAM. between: called
+    often. CorruptionError: a key cannot be read."""
     joined = type(notes[0]).joined(notes, between)
     ends, order = np.zeros(REGIONS, np.int64), np.empty(joined.words.size, np.int64)
     order_by_slot(joined.words, seed, ends, order)
@@ -188,16 +190,16 @@ def sorted_by_slot(
     return joined.some(order)
 
 
-def expiries_of(wanted: LookupBatch, found: np.ndarray) -> np.ndarray:
-    """Those of the live records that were found. CorruptionError: one is damaged."""
-    if isinstance(wanted, IdBatch):
+def expiries_of(batch: LookupBatch, found: np.ndarray) -> np.ndarray:
+    """Return the expiries of the live records found. CorruptionError: one is damaged."""
+    if isinstance(batch, IdBatch):
         return np.empty(0, np.int64)
-    expiries = _verified(wanted, found)[:, 2]
+    expiries = _verified(batch, found)[:, 2]
     return picked(expiries, np.flatnonzero(expiries))
 
 
 def _verified(keys: KeyBatch, locations: np.ndarray) -> np.ndarray:
-    """What is to be known of records, whose keys are counted; see `kernels.records.read_records`."""
+    """Return the rows of `kernels.records.read_records`. CorruptionError: a record is damaged."""
     read_records(keys.data, locations, keys.owner, 0, True, out := np.empty((locations.size, 4), np.int64))
     bad = np.flatnonzero(out[:, 0] == DAMAGED)
     if bad.size:

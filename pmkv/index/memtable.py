@@ -1,4 +1,6 @@
-"""A memtable: the mutable index of a layer in DRAM, with the counter of the live keys that it adds."""
+"""A memtable: the mutable index of a layer in DRAM, with the counter of the live keys that it adds.
+
+The caller holds locks.state, except for `release`."""
 
 from __future__ import annotations
 
@@ -10,29 +12,29 @@ from .arena import HELD, Arena
 from .hash_table import HashTable
 from .live_count import LiveCounter
 
-SHRUNK = 4  # sub-tables given back between two rests
+YIELD_EVERY = 4  # sub-tables given back between two yields of the GIL
 
 
 class MemTable:
-    """A run in DRAM with its tally: the open one, or one that was closed."""
+    """The open memtable of a layer, or a frozen one: its hash table and its live counter."""
 
     def __init__(self, heap: Arena, seed: int, expected: int = 0, lock: AbstractContextManager[object] = HELD) -> None:
         self.index, self.tally = HashTable(heap, seed, expected, lock), LiveCounter()
         self.first = 0  # the LSN of its first write
-        self.held = self.dead = False  # a checkpoint reads it; no layer needs it any more
+        self.held = self.dead = False  # a checkpoint reads it; no layer refers to it any more
 
     def die(self) -> None:
-        """No layer needs it any more."""
+        """Give the memory back, now or when the checkpoint that reads it ends: no layer refers to this memtable."""
         self.dead = True
         if not self.held:
             self.index.clear()
 
     def release(self, lock: AbstractContextManager[object]) -> None:
-        """The checkpoint is through. Giving memory back takes long: with the lock for moments."""
+        """Note that the checkpoint has ended. Giving memory back takes long, so the lock is taken for moments only."""
         with lock:
             self.held = False
         for number in count(1):
             if not (self.dead and self.index.shrink(lock)):
                 return
-            if number % SHRUNK == 0:
+            if number % YIELD_EVERY == 0:
                 yield_gil()

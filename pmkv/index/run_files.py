@@ -1,8 +1,8 @@
-"""Where files of runs stand: a directory, or DRAM.
+"""Where run files are: in a directory, or in DRAM.
 
-A file is written once, from its beginning to its end, synced with its directory, and never changed. Its first page is a
-header: magic, format version, the pool it belongs to, a checksum over these. What stands behind is the runs' own, and
-says of every byte whether it is whole; whether a file is needed at all says the catalog.
+A file is written once from beginning to end, synced together with its directory, and never changed. Its first page is a
+header: magic, format version, the id of its pool, and a checksum of these. The runs after it have checksums of their
+own. The catalog says which files are in use.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ VERSION = 1
 MAGIC = b"pmkvruns"
 HEADER = struct.Struct("<Q8sII16s")  # checksum of what follows, magic, version, reserved, pool id
 SUFFIX = ".runs"
-FAILED = ctypes.c_void_p(-1).value  # what mmap returns then
+FAILED = ctypes.c_void_p(-1).value  # what mmap returns on failure
 
 libc = ctypes.CDLL(None, use_errno=True)
 libc.mmap.restype = ctypes.c_void_p
@@ -38,18 +38,18 @@ libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_i
 libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
-SYNC_STEP = 8 << 20  # written and synced in such steps: a commit of the log never has much of it to wait for
-WRITE_PIECE = 16 << 10  # in one system call: who wakes up meanwhile on this core waits for its end
+SYNC_STEP_BYTES = 8 << 20  # synced so often that a commit of the log never waits for much of a run file
+WRITE_PIECE_BYTES = 16 << 10  # per system call: a thread that wakes up on this core waits for its end
 
 
 def pack_header(pool_id: bytes) -> bytes:
-    """The first page of a file."""
+    """Return the first page of a file."""
     rest = HEADER.pack(0, MAGIC, VERSION, 0, pool_id)[8:]
     return (xxh3_64_intdigest(rest).to_bytes(8, "little") + rest).ljust(PAGE, b"\0")
 
 
 def verify_header(data: np.ndarray, pool_id: bytes, name: str) -> None:
-    """CorruptionError: it is not whole. FormatError: of another version, or of another pool."""
+    """Verify the header. CorruptionError: it is damaged. FormatError: another version, or another pool."""
     page = data[: HEADER.size].tobytes()
     if len(page) < HEADER.size or xxh3_64_intdigest(page[8:]) != int.from_bytes(page[:8], "little"):
         raise CorruptionError(f"the header of {name} (its first {HEADER.size} bytes) is damaged: restore the file")
@@ -68,22 +68,22 @@ class RunFileWriter(Protocol):
 
     def write(self, buffer: np.ndarray | bytes) -> None: ...
     def sync(self) -> None:
-        """On return all that was written is durable, and so is the file's entry in its directory."""
+        """Make all that was written durable, and the entry of the file in its directory."""
 
     def close(self) -> None: ...
 
 
 class RunFiles(Protocol):
-    """Files of runs of one pool by name; names end in SUFFIX."""
+    """The run files of one pool by name; names end in SUFFIX."""
 
     def create(self, name: str) -> RunFileWriter:
-        """A new file with a header; in place of what has this name, if anything has."""
+        """Create a file with a header, and replace the file that has this name."""
 
     def open(self, name: str) -> np.ndarray:
-        """All bytes of a file, read-only. FileNotFoundError, CorruptionError, FormatError."""
+        """Return all bytes of a file, read-only. FileNotFoundError, CorruptionError, FormatError."""
 
     def remove(self, name: str) -> None:
-        """No error if there is none."""
+        """Remove a file, if there is one."""
 
     def names(self) -> list[str]: ...
 
@@ -102,7 +102,7 @@ def _room_for(path: Path) -> Iterator[None]:
 
 
 class DiskRunFileWriter:
-    """A file in a directory."""
+    """Writes a file in a directory."""
 
     def __init__(self, path: Path) -> None:
         self.name, self.size, self._path, self._synced = path.name, 0, path, 0
@@ -113,9 +113,9 @@ class DiskRunFileWriter:
         with _room_for(self._path):
             while view:
                 yield_cpu()
-                written = os.write(self._fd, view[:WRITE_PIECE])
+                written = os.write(self._fd, view[:WRITE_PIECE_BYTES])
                 view, self.size = view[written:], self.size + written
-            if self.size - self._synced >= SYNC_STEP:
+            if self.size - self._synced >= SYNC_STEP_BYTES:
                 os.fdatasync(self._fd)
                 self._synced = self.size
 
@@ -139,7 +139,7 @@ def sync_directory(path: Path) -> None:
 
 
 class DiskRunFiles:
-    """Files in a directory, which is made when the first of them is."""
+    """Run files in a directory, which is created with the first of them."""
 
     def __init__(self, directory: str | os.PathLike[str], pool_id: bytes) -> None:
         self.directory, self._pool_id = Path(directory), pool_id
@@ -149,7 +149,7 @@ class DiskRunFiles:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             sync_directory(self.directory.parent)
         path = self.directory / name
-        self.remove(name)  # never truncated: somebody may still map it
+        self.remove(name)  # not truncated: a reader may still map it
         with _room_for(path):
             out = DiskRunFileWriter(path)
         try:
@@ -167,7 +167,7 @@ class DiskRunFiles:
             if not size:
                 raise CorruptionError(f"{path} is empty: restore the file")
             data = map_file(file.fileno(), size)
-        # probes are single pages: read-ahead would fetch what nobody asked for
+        # a probe reads one page: read-ahead would fetch pages that no probe needs
         libc.madvise(data.ctypes.data, size, mmap.MADV_RANDOM)
         verify_header(data, self._pool_id, str(path))
         return data
@@ -182,15 +182,17 @@ class DiskRunFiles:
 
 
 def will_read(data: np.ndarray, start: int, stop: int) -> None:
-    """Have the system read a range of an opened file ahead."""
+    """Ask the system to read a range of an opened file ahead."""
     start, stop = start // PAGE * PAGE, min(stop, data.size)
     if isinstance(data.base, memoryview) and isinstance(data.base.obj, ctypes.Array) and start < stop:
         libc.madvise(data.ctypes.data + start, stop - start, mmap.MADV_WILLNEED)
 
 
 def map_file(fd: int, size: int) -> np.ndarray:
-    """A file mapped read-only, until nobody holds the array. Not by Python's mmap, which keeps a descriptor open for
-    each mapping: a store may have more files of runs than a process may have descriptors."""
+    """Map a file read-only, until the array is collected.
+
+    Python's mmap would keep a descriptor open for each mapping, and a store may have more run files than a process may
+    have descriptors."""
     address = libc.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, fd, 0)
     if address == FAILED:
         error = ctypes.get_errno()
@@ -204,7 +206,7 @@ def map_file(fd: int, size: int) -> np.ndarray:
 
 
 class MemoryRunFileWriter:
-    """A file in DRAM. `synced`: how much of it would survive a crash; None: not even its name."""
+    """Writes a file in DRAM. `synced`: the bytes that would survive a crash; None: not even the name would."""
 
     def __init__(self, name: str) -> None:
         self.name, self.data, self.synced = name, bytearray(), None
@@ -224,7 +226,7 @@ class MemoryRunFileWriter:
 
 
 class MemoryRunFiles:
-    """Files in DRAM: for stores without a directory, and to simulate what a crash leaves."""
+    """Run files in DRAM: for stores without a directory, and to simulate what a crash leaves."""
 
     def __init__(self, pool_id: bytes) -> None:
         self._pool_id = pool_id
@@ -249,7 +251,7 @@ class MemoryRunFiles:
         return sorted(self._files)
 
     def survivor(self, rng: random.Random) -> MemoryRunFiles:
-        """What a crash now may leave: what was synced, and of the rest nothing or any of its pages."""
+        """Return what a crash now may leave: synced bytes, and nothing or any pages of the others."""
         after = MemoryRunFiles(self._pool_id)
         for name, file in self._files.items():
             if file.synced is not None or rng.random() < 0.5:
@@ -259,7 +261,7 @@ class MemoryRunFiles:
 
 
 def torn(file: MemoryRunFileWriter, rng: random.Random) -> bytearray:
-    """Its bytes, of which those not synced are cut somewhere, or zeros here and there."""
+    """Return the bytes of a file, of which those not synced are cut off somewhere or replaced by zeros."""
     synced = file.synced or 0
     data = file.data[: rng.randint(synced, len(file.data))]
     for start in range(synced, len(data), PAGE):

@@ -1,4 +1,4 @@
-"""Looking for frames where the log seems to end."""
+"""A kernel that looks for frames after the point where the log seems to end."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from .memory import load64
 
 @kernel(BYTES, INT, INT, INT, WORD, I64)
 def find_magic(data, start, stop, step, magic, found):
-    """Offsets in [start, stop), in steps, where the second word begins with the 16-bit magic; returns how many (at
-    most found.size)."""
+    """Collect the offsets in [start, stop), in steps, where the second word begins with the 16-bit magic.
+
+    Return how many there are, at most found.size."""
     count = 0
     for at in range(start, stop - 63, step):
         if load64(data, at + 8) & np.uint64(0xFFFF) == magic:

@@ -1,13 +1,13 @@
-"""Hashes and the check of a record.
+"""Hashes, and the check of a record.
 
-- `siphash`: SipHash-1-3 of a key's bytes (Aumasson and Bernstein 2012), seeded by the pool, so that nobody can choose
-  colliding keys.
-- `mix`: a bijection of uint64 (the finaliser of SplitMix64), seeded: where an id or a key's hash stands in an index.
-- `check16`: the CRC-16 in a location, generator polynomial G = 0x11265: it sees every single-bit flip, every burst
-of up to 16 bits
-  and every two-bit flip less than 57,337 bits apart. G divides x^64 + x^3 + 1, so x^64 = x^3 + 1 (mod G) and, squaring,
-  x^256 = x^12 + 1: eight bytes are taken in with three shifts and four XORs, four independent words at a time,
-  without tables.
+- `siphash`: SipHash-1-3 of a key's bytes (Aumasson and Bernstein 2012), seeded by the pool, so that no client can
+  choose colliding keys.
+- `mix`: a seeded bijection of uint64 (the finaliser of SplitMix64): the slot hash of a key64, which is an id or the
+  hash of a key.
+- `check16`: the CRC-16 in a location, generator polynomial G = 0x11265: it detects every single-bit flip, every burst
+  of up to 16 bits and every two-bit flip less than 57,337 bits apart. G divides x^64 + x^3 + 1, so x^64 = x^3 + 1
+  (mod G) and, squaring, x^256 = x^12 + 1: eight bytes are taken in with three shifts and four XORs, four independent
+  words at a time, without tables.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def sip_round(a, b, c, d):
 
 @njit(inline="always")
 def load_tail(array, start, length):
-    """The last `length` (0 to 7) bytes as a little-endian number."""
+    """Return the last `length` (0 to 7) bytes as a little-endian number."""
     word = U(0)
     for i in range(length):
         word |= U(array[start + i]) << U(8 * i)
@@ -59,7 +59,7 @@ def load_tail(array, start, length):
 
 @kernel(BYTES, INT, INT, WORD, WORD)
 def siphash(data, start, length, k0, k1):
-    """SipHash-1-3 of data[start : start + length]."""
+    """Return the SipHash-1-3 of data[start : start + length]."""
     a, b, c, d = _SIP[0] ^ k0, _SIP[1] ^ k1, _SIP[2] ^ k0, _SIP[3] ^ k1
     words = length >> 3
     for i in range(words):
@@ -79,7 +79,7 @@ def siphash(data, start, length, k0, k1):
 
 @njit(inline="always")
 def mix(x, seed):
-    """A seeded bijection of uint64."""
+    """Return the image of x under a seeded bijection of uint64."""
     x = x ^ seed
     x = (x ^ (x >> U(30))) * _MIX1
     x = (x ^ (x >> U(27))) * _MIX2
@@ -88,13 +88,13 @@ def mix(x, seed):
 
 @kernel(WORD, WORD)
 def place_of(word, seed):
-    """`mix` for callers outside kernels."""
+    """Return `mix` of a key64, its slot hash, to callers that are no kernels."""
     return mix(word, seed)
 
 
 @njit(inline="always")
 def times_x64(a):
-    """a * x^64 modulo x^64 + x^3 + 1."""
+    """Return a * x^64 modulo x^64 + x^3 + 1."""
     high = a >> U(61)
     return a ^ (a << U(3)) ^ high ^ (high << U(3))
 
@@ -155,7 +155,7 @@ else:
 
 
 def residues() -> np.ndarray:
-    """residues[k, b] = b * x^(8k) modulo G."""
+    """Return the table residues[k, b] = b * x^(8k) modulo G."""
     table = np.zeros((8, 256), np.uint16)
     for k in range(8):
         for b in range(256):
@@ -171,7 +171,9 @@ _RESIDUES = residues()
 
 @njit(inline="always")
 def residue(a):
-    """a modulo G, 64 bits to 16: a byte at a time, since one bit at a time costs more than the bytes of a row do."""
+    """Return a modulo G, 64 bits to 16.
+
+    A byte at a time: one bit at a time costs more than the bytes of a row do."""
     total = U(0)
     for k in range(8):
         total ^= U(_RESIDUES[k, np.int64((a >> U(8 * k)) & U(255))])
@@ -180,11 +182,10 @@ def residue(a):
 
 @kernel(BYTES, INT, INT, WORD, WORD)
 def check16(data, start, length, owner, ident):
-    """CRC-16 of (owner, ident, data[start : start + length]); owner: table or keyspace number, ident: id or 0.
+    """Return the CRC-16 of (owner, ident, data[start : start + length]).
 
-    Bit i of byte j stands for x^(8j + i): a burst in memory is a burst of the polynomial. Horner's rule runs from
-    the end.
-    """
+    owner: number of the table or keyspace; ident: id, or 0. Bit i of byte j stands for x^(8j + i): a burst in memory is
+    a burst of the polynomial. Horner's rule runs from the end."""
     words, a = length >> 3, U(0)
     if length & 63:
         a = load_tail(data, start + 8 * words, length & 7)

@@ -1,4 +1,4 @@
-"""The location: 47 bits of pool offset, a delete bit, a CRC-16. Zero means none: offset 0 is the pool's header."""
+"""The location of a record: 47 bits of pool offset, a delete bit, a CRC-16. Zero means none: offset 0 is the header."""
 
 from __future__ import annotations
 
@@ -14,29 +14,31 @@ CHECK_SHIFT = U(48)
 
 @njit(inline="always")
 def make(offset, check):
-    """The location of bytes at a pool offset."""
+    """Return the location of bytes at a pool offset."""
     return U(offset) | (check << CHECK_SHIFT)
 
 
 @njit(inline="always")
 def offset_of(location):
+    """Return the pool offset."""
     return np.int64(location & OFFSET_MASK)
 
 
 @njit(inline="always")
 def check_of(location):
+    """Return the CRC-16."""
     return location >> CHECK_SHIFT
 
 
 @njit(inline="always")
 def lives(location):
-    """Neither absent nor deleted."""
+    """Return whether the location is neither absent nor a delete."""
     return location != U(0) and (location & DELETE) == U(0)
 
 
 @njit(inline="always")
 def is_pending(location, pending):
-    """Does it lie in one of the intervals (rows of [start, stop)) that are not durable yet?"""
+    """Return whether the location lies in one of the intervals (rows of [start, stop)) that are not durable yet."""
     offset = offset_of(location)
     for i in range(pending.shape[0]):
         if pending[i, 0] <= offset < pending[i, 1]:

@@ -1,7 +1,7 @@
 """Loads, stores and copies at any byte offset of a uint8 array.
 
-NumPy views need aligned offsets; rows and records do not have them. So these are LLVM's unaligned instructions,
-with the same behaviour written in NumPy for plain Python, and with a check of the range under NUMBA_BOUNDSCHECK=1.
+NumPy views need aligned offsets, which rows and records do not have. So the functions are LLVM's unaligned
+instructions, checked against the range under NUMBA_BOUNDSCHECK=1, and the same in NumPy for plain Python.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ if JIT:
 
     @njit(inline="always")
     def load64(array, offset):
-        """The little-endian uint64 at a byte offset."""
+        """Return the little-endian uint64 at a byte offset."""
         _inside(array, offset, 8)
         return _load64(array, np.int64(offset))
 
@@ -81,14 +81,14 @@ if JIT:
 
     @njit(inline="always")
     def copy(target, at, source, start, length):
-        """target[at : at + length] = source[start : start + length]; the ranges must not overlap."""
+        """Copy source[start : start + length] to target[at : at + length]; the ranges must not overlap."""
         _inside(target, at, length)
         _inside(source, start, length)
         _copy(target, np.int64(at), source, np.int64(start), np.int64(length))
 
     @njit(inline="always")
     def prefetch(array, index):
-        """Ask for the cache line of an element; a hint that can never fault."""
+        """Prefetch the cache line of an element; a hint that can never fault."""
         _prefetch(array, np.int64(index))
 
 else:

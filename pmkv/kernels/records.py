@@ -1,10 +1,8 @@
-"""Records of keyspaces and rows of tables: writing them into a frame's body, finding them again, verifying them.
+"""Kernels for the records of keyspaces and the rows of tables: write, find, verify and gather them.
 
-A record: one word (value length: bits 0-31, key length: bits 32-55, flags: bits 56-63), one word expiry (unix ms, 0
-= never), the key,
-the value, and zeros up to a multiple of 8. Its location's check covers both words, key and value, owned by its
-keyspace.
-A row's check covers its bytes, owned by its table and id.
+A record is one word (value length: bits 0-31, key length: bits 32-55, flags: bits 56-63), one word with the expiry
+(unix ms, 0 = never), the key, the value, and zeros up to a multiple of 8 bytes. The check in its location covers both
+words, key and value, and the number of its keyspace. The check of a row covers its bytes, its table and its id.
 """
 
 from __future__ import annotations
@@ -19,22 +17,23 @@ from .memory import copy, load64, prefetch, store64
 from .probe import AHEAD, RECORD_HEADER
 
 U = np.uint64
-FLAG_DELETE = 16  # of a record: the key is gone
-FLAG_PARTS = 32  # of a record: the value stands in PART frames, listed here
+FLAG_DELETE = 16  # of a record: the key is deleted
+FLAG_PARTS = 32  # of a record: the value is a list of chunks, which are in PART frames
 ABSENT, DAMAGED = -1, -2
-PREFETCHED = 512  # bytes of a row asked for ahead; behind that the processor has seen the pattern
-PIECE = 1 << 20  # bytes of rows that are copied, then verified
-FEW_ROWS = 64  # whose checks keep the interpreter: of any width
+PREFETCH_BYTES = 512  # of a row; after these the processor has recognised the pattern
+VERIFY_PIECE_BYTES = 1 << 20  # rows are copied, then verified, so many bytes at a time
+HOLD_GIL_ROWS = 64  # rows of any width whose checks are computed with the GIL held
 
 
 @njit(inline="always")
 def padded(length):
+    """Return the length rounded up to a multiple of 8."""
     return (length + 7) & ~7
 
 
 @kernel(I64_2D, I64_2D, I64, size_argument=2)
 def record_sizes(key_bounds, value_bounds, sizes):
-    """sizes[i] = bytes that the record of the i-th key and value takes; returns their sum."""
+    """Set sizes[i] to the bytes that the record of the i-th key and value takes; return their sum."""
     total = 0
     for i in range(sizes.size):
         sizes[i] = RECORD_HEADER + padded(key_bounds[i, 1] - key_bounds[i, 0] + value_bounds[i, 1] - value_bounds[i, 0])
@@ -44,7 +43,7 @@ def record_sizes(key_bounds, value_bounds, sizes):
 
 @kernel(U8, INT, WORD, BYTES, I64_2D, BYTES, I64_2D, I64, I64, U64, size_argument=9)
 def write_records(data, at, owner, keys, key_bounds, values, value_bounds, expiries, flags, locations):
-    """Write one record a key at data[at:], one behind the other; locations[i] = where and with what check."""
+    """Write one record for each key consecutively from data[at] on, and set locations[i]."""
     for i in range(locations.size):
         key, value = key_bounds[i, 0], value_bounds[i, 0]
         key_length, value_length = key_bounds[i, 1] - key, value_bounds[i, 1] - value
@@ -62,21 +61,22 @@ def write_records(data, at, owner, keys, key_bounds, values, value_bounds, expir
 
 @kernel(BYTES, INT, INT, WORD, I64_2D, I64, U64)
 def scan_records(data, at, stop, owner, bounds, expiries, locations):
-    """The other way round, for replay: bounds[i] = where the i-th key begins and ends; returns the end, or -1 if
-    they do not fit."""
+    """Parse consecutive records, for replay: set the bounds of each key, its expiry and its location.
+
+    Return the end of the last record, or -1 if they exceed `stop`."""
     for i in range(locations.size):
         if at + RECORD_HEADER > stop:
             return -1
-        word = load64(data, at)
-        key_length = np.int64((word >> U(32)) & U(0xFFFFFF))
-        length = RECORD_HEADER + key_length + np.int64(word & U(0xFFFFFFFF))
+        head = load64(data, at)
+        key_length = np.int64((head >> U(32)) & U(0xFFFFFF))
+        length = RECORD_HEADER + key_length + np.int64(head & U(0xFFFFFFFF))
         if at + padded(length) > stop:
             return -1
         bounds[i, 0] = at + RECORD_HEADER
         bounds[i, 1] = at + RECORD_HEADER + key_length
         expiries[i] = np.int64(load64(data, at + 8))
         locations[i] = location.make(at, check16(data, at, length, owner, U(0)))
-        if (word >> U(56)) & U(FLAG_DELETE):
+        if (head >> U(56)) & U(FLAG_DELETE):
             locations[i] |= location.DELETE
         at += padded(length)
     return at
@@ -84,8 +84,9 @@ def scan_records(data, at, stop, owner, bounds, expiries, locations):
 
 @kernel(BYTES, U64, WORD, INT, BOOL, I64_2D, size_argument=1, hold_gil_below=None)
 def read_records(data, locations, owner, now, verify, out):
-    """out[i] = (offset of the value or ABSENT or DAMAGED, its length, expiry, flags); what has expired by `now` is
-    absent. Returns how many are damaged."""
+    """Set out[i] to (offset of the value, or ABSENT or DAMAGED; its length; expiry; flags).
+
+    A record that has expired by `now` is absent. Return how many are damaged."""
     damaged = 0
     for i in range(locations.size):
         if i + AHEAD < locations.size and locations[i + AHEAD] != U(0):
@@ -94,8 +95,8 @@ def read_records(data, locations, owner, now, verify, out):
         if not location.lives(locations[i]):
             continue
         at = location.offset_of(locations[i])
-        word, expiry = load64(data, at), np.int64(load64(data, at + 8))
-        key_length, value_length = np.int64((word >> U(32)) & U(0xFFFFFF)), np.int64(word & U(0xFFFFFFFF))
+        head, expiry = load64(data, at), np.int64(load64(data, at + 8))
+        key_length, value_length = np.int64((head >> U(32)) & U(0xFFFFFF)), np.int64(head & U(0xFFFFFFFF))
         length = RECORD_HEADER + key_length + value_length
         if verify and (
             at + length > data.size or check16(data, at, length, owner, U(0)) != location.check_of(locations[i])
@@ -104,13 +105,13 @@ def read_records(data, locations, owner, now, verify, out):
             damaged += 1
         elif expiry == 0 or expiry > now:
             out[i, 0] = at + RECORD_HEADER + key_length
-            out[i, 1], out[i, 2], out[i, 3] = value_length, expiry, np.int64(word >> U(56))
+            out[i, 1], out[i, 2], out[i, 3] = value_length, expiry, np.int64(head >> U(56))
     return damaged
 
 
 @kernel(BYTES, U64, I64_2D)
 def key_bounds(data, locations, bounds):
-    """bounds[i] = where the key of the record there begins and ends; a delete's too."""
+    """Set bounds[i] to the start and the stop of the key of a record; a delete has a key, too."""
     for i in range(locations.size):
         at = location.offset_of(locations[i])
         bounds[i, 0] = at + RECORD_HEADER
@@ -118,12 +119,12 @@ def key_bounds(data, locations, bounds):
 
 
 @kernel(I64_2D, INT, size_argument=0)
-def value_bytes(rows, but):
-    """Bytes of all values that `read_records` found; -1 if one of them has a flag of `but`."""
+def value_bytes(rows, refused_flags):
+    """Return the bytes of all values that `read_records` found, or -1 if one has any of `refused_flags`."""
     total = 0
     for i in range(len(rows)):
         if rows[i, 0] >= 0:
-            if rows[i, 3] & but:
+            if rows[i, 3] & refused_flags:
                 return -1
             total += rows[i, 1]
     return total
@@ -131,8 +132,9 @@ def value_bytes(rows, but):
 
 @kernel(BYTES, I64_2D, U8, I64_2D, size_argument=1)
 def gather_values(data, rows, out, bounds):
-    """Copy them to `out`, one behind the other; bounds[i] = where, (-1, -1) where there is none. Returns how many there
-    are not."""
+    """Copy values to `out` consecutively; bounds[i] is the place of each, (-1, -1) where there is none.
+
+    Return how many are absent."""
     at, absent = 0, 0
     for i in range(len(rows)):
         if rows[i, 0] >= 0:
@@ -147,7 +149,7 @@ def gather_values(data, rows, out, bounds):
 
 @kernel(I64_2D, size_argument=0)
 def longest_span(bounds):
-    """The greatest length of what these bounds enclose."""
+    """Return the greatest length that the bounds enclose."""
     longest = 0
     for i in range(len(bounds)):
         longest = max(longest, bounds[i, 1] - bounds[i, 0])
@@ -156,26 +158,26 @@ def longest_span(bounds):
 
 @kernel(BYTES, U64, I64)
 def read_expiries(data, locations, expiries):
-    """expiries[i] = that of the record there, 0 where none lives."""
+    """Set expiries[i] to the expiry of a record, 0 where none is live."""
     for i in range(locations.size):
         expiries[i] = 0
         if location.lives(locations[i]):
             expiries[i] = np.int64(load64(data, location.offset_of(locations[i]) + 8))
 
 
-@kernel(BYTES, INT, IDS, INT, WORD, U64, size_argument=2, hold_gil_below=FEW_ROWS)
+@kernel(BYTES, INT, IDS, INT, WORD, U64, size_argument=2, hold_gil_below=HOLD_GIL_ROWS)
 def locate_rows(data, at, ids, width, owner, locations):
-    """locations[i] of rows of `width` bytes that stand one behind the other at data[at:]."""
+    """Set locations[i] for rows of `width` bytes that are consecutive from data[at] on."""
     for i in range(ids.size):
         locations[i] = location.make(at + i * width, check16(data, at + i * width, width, owner, U(ids[i])))
 
 
 @njit(inline="always")
-def gather_piece(data, locations, first, stop, width, default, out, found):
-    """gather_rows of some, unverified; returns the first that points outside the data, or -1."""
+def gather_rows_unverified(data, locations, first, stop, width, default, out, found):
+    """Do as `gather_rows` for [first, stop) without checks; return the first i outside the data, or -1."""
     for i in range(first, stop):
         if i + AHEAD < stop and locations[i + AHEAD] != U(0):
-            for line in range(0, min(width, PREFETCHED), 64):
+            for line in range(0, min(width, PREFETCH_BYTES), 64):
                 prefetch(data, location.offset_of(locations[i + AHEAD]) + line)
         found[i] = location.lives(locations[i])
         if not found[i]:
@@ -190,13 +192,14 @@ def gather_piece(data, locations, first, stop, width, default, out, found):
 
 @kernel(BYTES, U64, IDS, INT, WORD, BYTES, BOOL, U8, U8, size_argument=2, hold_gil_below=None)
 def gather_rows(data, locations, ids, width, owner, default, verify, out, found):
-    """out = the rows one behind the other, `default` where there is none; found[i] = 1 or 0. Returns the first
-    damaged i or -1. What was copied is verified a piece at a time: beside checks the processor waits for one row after
-    the other, and the copies are still in its cache."""
-    rows = max(1, PIECE // width)
+    """Copy rows to `out` consecutively, `default` where there is none; set found[i] to 1 or 0.
+
+    Return the first damaged i, or -1. Rows are copied a piece at a time and verified in `out`: between checks the
+    processor would wait for each row in turn, and the copies are still in its cache."""
+    rows = max(1, VERIFY_PIECE_BYTES // width)
     for first in range(0, locations.size, rows):
         stop = min(first + rows, locations.size)
-        outside = gather_piece(data, locations, first, stop, width, default, out, found)
+        outside = gather_rows_unverified(data, locations, first, stop, width, default, out, found)
         if verify:
             for i in range(first, stop if outside < 0 else outside):
                 if found[i] and check16(out, i * width, width, owner, U(ids[i])) != location.check_of(locations[i]):

@@ -11,7 +11,7 @@ MODES = {"sum": 0, "mean": 1, "max": 2}
 
 @njit(inline="always")
 def reduce_bag(rows, found, weights, mode, start, stop, out):
-    """One bag; rows that were not found are left out, an empty bag is zeros."""
+    """Reduce one bag; rows that were not found are left out, an empty bag is zeros."""
     taken = 0
     for j in range(start, stop):
         if not found[j]:
@@ -34,8 +34,9 @@ def _signature(real):
 
 @kernel(_signature(types.float32), _signature(types.float64))
 def pool_rows(rows, found, weights, mode, offsets, out):
-    """out[b] = reduction of rows[offsets[b] : offsets[b + 1]] (the last bag ends with the rows); out holds zeros;
-    weights may be empty."""
+    """Set out[b] to the reduction of rows[offsets[b] : offsets[b + 1]]; the last bag ends with the rows.
+
+    out: zeros; weights: one for each row, or empty."""
     for b in range(offsets.size):
         stop = offsets[b + 1] if b + 1 < offsets.size else rows.shape[0]
         reduce_bag(rows, found, weights, mode, offsets[b], stop, out[b])

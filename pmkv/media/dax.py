@@ -1,9 +1,9 @@
 """Persistent memory, mapped: a file on a DAX file system (fsdax) or a character device (devdax), flushed by libpmem.
 
-libpmem is loaded when a medium is opened, never at import. What proves persistent memory is that the kernel takes
+libpmem is loaded when a medium is opened, never at import. Persistent memory is proved by the kernel accepting
 `MAP_SHARED_VALIDATE | MAP_SYNC`: with plain `MAP_SHARED` it ignores the unknown flag, and tmpfs looks like persistent
 memory. With `MAP_SYNC` a page fault returns only when the file system's metadata for that block is durable, so that
-flushing cache lines is enough. `force` is for tests: it takes any file, and what is flushed there is not durable.
+flushing cache lines is enough. `force` is for tests: it accepts any file, and a flush there makes nothing durable.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class NotDaxError(InvalidError):
 
 @functools.cache
 def libpmem() -> tuple[Any, Any]:
-    """(ffi, library)"""
+    """Load libpmem and return (ffi, library)."""
     from cffi import FFI  # here: importing the engine must not need it
 
     ffi = FFI()
@@ -53,7 +53,7 @@ def libpmem() -> tuple[Any, Any]:
 
 
 def probe(path: str | os.PathLike[str], sysfs: str = "/sys") -> Granularity | None:
-    """What holds for a pool at `path` (a file, a directory to make it in, a device); None: no persistent memory."""
+    """Return the granularity of a pool at `path` (file, directory, device); None: no persistent memory."""
     try:
         if device_size(path, sysfs) is None:
             _try_sync(path)
@@ -63,7 +63,7 @@ def probe(path: str | os.PathLike[str], sysfs: str = "/sys") -> Granularity | No
 
 
 def device_size(path: str | os.PathLike[str], sysfs: str = "/sys") -> int | None:
-    """Bytes of a devdax device as sysfs tells them; None if `path` is not one."""
+    """Return the bytes of a devdax device as sysfs reports them; None if `path` is no character device."""
     if not os.path.exists(path) or not stat.S_ISCHR(os.stat(path).st_mode):
         return None
     number = os.stat(path).st_rdev
@@ -74,7 +74,7 @@ def device_size(path: str | os.PathLike[str], sysfs: str = "/sys") -> int | None
 
 
 class DaxMedium:
-    """See the module's head. `capacity=None` takes a file or a device as large as it is."""
+    """A medium on persistent memory. `capacity=None` takes the size of the file or of the device."""
 
     inline = True
 
@@ -105,7 +105,7 @@ class DaxMedium:
     def flush(self, ranges: Sequence[Range], sync: bool = True) -> None:
         for start, stop in ranges:
             self._pmem.pmem_flush(self._address(start), stop - start)
-        if sync:  # the death of the process is survived by a shared mapping as it is
+        if sync:  # a shared mapping survives the death of the process without a drain
             self._pmem.pmem_drain()
 
     def store(self, at: int, raw: np.ndarray) -> int:
@@ -113,25 +113,25 @@ class DaxMedium:
         return 0
 
     def will_write(self, start: int, stop: int) -> None:
-        """Nothing has to be made ready."""
+        """Do nothing: stores go to the medium."""
 
     def written(self, start: int, stop: int) -> list[Range]:
         return [(start, stop)]
 
     def will_read(self, start: int, stop: int) -> None:
-        """Nothing to fetch: loads go to the medium."""
+        """Do nothing: loads go to the medium."""
 
     def rewrite(self, ranges: Sequence[Range]) -> None:
         self.flush(ranges)  # what is visible is on the medium or in a cache line: flushing is enough for both
 
     def revert(self) -> None:
-        """Nothing to drop: stores went to the medium itself."""
+        """Do nothing: stores went to the medium itself."""
 
     def grow(self, capacity: int) -> None:
         self._map(capacity)
 
     def close(self) -> None:
-        """The mapping goes when the last array made from `data` does, so that none of them can crash the process."""
+        """Close the file; the memory is unmapped with the last array made from `data`, so that none can crash."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd, self.data = -1, np.zeros(0, np.uint8)
@@ -193,7 +193,7 @@ def _map_synced(path: str, fd: int, length: int, force: bool) -> mmap.mmap:
 
 
 def _try_sync(path: str | os.PathLike[str]) -> None:
-    """Map one page of a new file beside `path`, or in it if it is a directory: an existing pool is left alone."""
+    """Map one page of a new file next to `path`, or in it if it is a directory: an existing pool is not touched."""
     folder = path if os.path.isdir(path) else os.path.dirname(os.path.abspath(path))
     with tempfile.TemporaryFile(dir=folder) as file:
         file.truncate(mmap.PAGESIZE)

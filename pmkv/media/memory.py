@@ -1,4 +1,4 @@
-"""DRAM as a medium: nothing survives the process, so a flush has nothing to do. For caches, tests and benchmarks."""
+"""DRAM as a medium: nothing survives the process, so flushes do nothing. For caches, tests and benchmarks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .base import Granularity, Range
 
 
 class MemoryMedium:
-    """`capacity` bytes of memory, taken from the system page by page as they are first stored to."""
+    """A medium of `capacity` bytes of memory; the system provides each page at its first store."""
 
     granularity = Granularity.BYTE
     inline = True
@@ -40,7 +40,7 @@ class MemoryMedium:
         return 0
 
     def will_write(self, start: int, stop: int) -> None:
-        """Nothing has to be made ready."""
+        """Do nothing: the first store to a page is cheap."""
 
     def written(self, start: int, stop: int) -> list[Range]:
         return [(start, stop)]

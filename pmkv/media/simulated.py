@@ -1,8 +1,8 @@
 """A medium in DRAM that loses, tears and fails as the real ones do, for crash tests. Its fault model:
 
-Three images. `data` is what the process sees. The *cache* is what the last flushes took over, and on a PAGE medium what
-`store` handed to the system: the kernel's pages, or the lines that were written back. The *durable* image is what a
-power cut leaves. The unit of all of them is 8 bytes.
+There are three images. `data` is what the process sees. The *cache* is what the last flushes wrote, and on a PAGE
+medium what `store` wrote to the system: the kernel's pages, or the lines that were written back. The *durable* image is
+what a power cut leaves. The unit of all of them is 8 bytes.
 
 - Power cut (`crash`): any subset of the units that differ from the durable image has reached it, whether it was
   flushed or not; nothing may rely on a store being volatile. PAGE tears along sectors of 512 and pages of 4,096 bytes
@@ -10,14 +10,14 @@ power cut leaves. The unit of all of them is 8 bytes.
   last value.
 - Death of the process (`kill`): a PAGE medium keeps its cache, the others keep `data`; in either case it may look whole
   to the next process and still be lost by a power cut that follows.
-- A failed flush (`fail_flush`): any part of what it should have written has reached the medium; a short write is a
-  prefix. From then on the medium takes the rest for clean: only a store or `rewrite`, not a second flush, gets it
-  there. After it, `revert` shows the cache or, if the kernel has evicted its pages meanwhile, the durable image.
+- A failed flush (`fail_flush`): any part of what it had to write has reached the medium; a short write is a prefix.
+  From then on the medium considers the rest clean: only a store or `rewrite`, not a second flush, makes it durable.
+  After the failure, `revert` shows the cache or, if the kernel has evicted its pages meanwhile, the durable image.
 - No room (`room`, bytes that may be reserved in all): `prepare` and `grow` raise FullError and change nothing.
 - Metadata: a range whose `prepare` was cut short has any mixture of old bytes and zeros, and is not reserved any more.
 
-It also holds the engine to its side of the contract: a store outside what `prepare` reserved (a SIGBUS or a full disk
-on a real medium), or a second store below what was flushed, is an AssertionError at the next flush.
+It also checks the engine's side of the contract: a store outside what `prepare` reserved (a SIGBUS or a full disk on a
+real medium), or a second store below what was flushed, is an AssertionError at the next flush.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Reached = Literal["none", "all", "prefix", "some"]
 
 @dataclass(frozen=True)
 class CrashPoint:
-    """One moment at which the power may go: the durable image, and the units that may have reached it or not."""
+    """A moment of a power cut: the durable image, and the units that may have reached it."""
 
     granularity: Granularity
     durable: np.ndarray  # uint64[capacity / 8]
@@ -52,8 +52,10 @@ class CrashPoint:
     values: np.ndarray  # uint64[n]
 
     def medium(self, present: np.ndarray, reached: np.ndarray | None = None) -> SimulatedMedium:
-        """What the next process finds when the units of the mask `present` are there to see; `reached` (all of them
-        after a power cut, fewer after the death of a process) are those that a further power cut leaves."""
+        """Return the medium that the next process finds when it sees the units of the mask `present`.
+
+        reached: the units that a further power cut leaves: all after a power cut (None), fewer after the death of a
+        process."""
         seen = self._image(present)
         durable = seen if reached is None else self._image(reached & present)
         return SimulatedMedium._found(self.granularity, seen, durable, self.flags & RESERVED)
@@ -64,8 +66,10 @@ class CrashPoint:
         return image
 
     def masks(self, limit: int, rng: np.random.Generator) -> np.ndarray:
-        """At most `limit` (at least two) subsets as rows of a bool array: all where they are few, else the telling ones
-        (none, all, prefixes, one missing, one present) and random ones along lines, sectors, pages and units."""
+        """Return at most `limit` (at least two) subsets as rows of a bool array.
+
+        All subsets if they are few, else the telling ones (none, all, prefixes, one missing, one present) and random
+        ones along lines, sectors, pages and units."""
         n = len(self.units)
         if n < 30 and 2**n <= limit:
             return (np.arange(2**n)[:, None] >> np.arange(n)) & 1 == 1
@@ -81,7 +85,7 @@ class CrashPoint:
         return np.select([kind == 0, kind == 1], [column <= at, column != at], column == at)
 
     def _draw(self, rng: np.random.Generator) -> np.ndarray:
-        """Blocks of one size are there with one probability; one block in three times is torn inside."""
+        """Return a random subset: blocks of one size are present with one probability; a third have a torn block."""
         sizes = (SECTOR, BLOCK, LINE, 1) if self.granularity is Granularity.PAGE else (LINE, 1)
         blocks = self.units // sizes[rng.integers(len(sizes))]
         _, index = np.unique(blocks, return_inverse=True)
@@ -150,7 +154,7 @@ class SimulatedMedium:
         self._point("flushed")
 
     def store(self, at: int, raw: np.ndarray) -> int:
-        """The cache takes what fills whole lines; a real one takes pages, which are too long for small histories."""
+        """Store bytes; the cache takes whole lines (a real medium: whole pages, too long for small histories)."""
         self.data[at : at + raw.size] = raw
         if self.granularity is not Granularity.PAGE:
             return 0
@@ -159,13 +163,13 @@ class SimulatedMedium:
         return max(0, last - first) * UNIT
 
     def will_write(self, start: int, stop: int) -> None:
-        """Nothing has to be made ready."""
+        """Do nothing: stores cost no page faults."""
 
     def written(self, start: int, stop: int) -> list[Range]:
         return [(start, stop)]
 
     def will_read(self, start: int, stop: int) -> None:
-        """Nothing to fetch."""
+        """Do nothing: all bytes are in memory."""
 
     def rewrite(self, ranges: Sequence[Range]) -> None:
         units = self._units(ranges)
@@ -199,17 +203,17 @@ class SimulatedMedium:
     # --- faults
 
     def fail_flush(self, nth: int = 1, reached: Reached = "some", seed: int = 0) -> None:
-        """The nth flush from now (1: the next) raises EIO when `reached` of what it had to write is on the medium."""
+        """Make the nth flush from now (1: the next) raise EIO after `reached` of what it had to write."""
         self._failing = (self.flushes + nth, reached, np.random.default_rng(seed))
 
     def point(self) -> CrashPoint:
-        """What a power cut at this moment may leave."""
+        """Return what a power cut at this moment may leave."""
         units = np.flatnonzero((self._seen != self._durable) | (self._cache != self._durable))
         values = np.where(self._seen[units] != self._durable[units], self._seen[units], self._cache[units])
         return CrashPoint(self.granularity, self._durable.copy(), self._flags.copy(), units, values)
 
     def crash(self, rng: np.random.Generator) -> SimulatedMedium:
-        """A power cut: any subset of the units at risk is there."""
+        """Cut the power: return a medium where any subset of the units at risk is present."""
         point = self.point()
         return point.medium(point._draw(rng) if len(point.units) else np.zeros(0, bool))
 
@@ -218,7 +222,7 @@ class SimulatedMedium:
         return (point.medium(mask) for mask in point.masks(limit, rng))
 
     def kill(self) -> SimulatedMedium:
-        """The process dies, the machine lives: what the next process sees, and what is durable of it."""
+        """Return what the next process sees after the death of this one, and what is durable of it."""
         self._evict()
         seen = self._cache if self.granularity is Granularity.PAGE else self._seen
         after = self._found(self.granularity, seen.copy(), self._durable, self._flags & (RESERVED | PENDING))
@@ -236,7 +240,7 @@ class SimulatedMedium:
         return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
     def _take_over(self, units: slice) -> None:
-        """The cache takes a range in which anything was stored; where nothing was, it has nothing to write back."""
+        """Copy a range to the cache if anything was stored in it; else there is nothing to write back."""
         if (self._seen[units] != self._cache[units]).any():
             self._cache[units] = self._seen[units]
             self._flags[units] |= PENDING

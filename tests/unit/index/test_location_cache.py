@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from pmkv.index.arena import PAGE_WORDS, Arena
-from pmkv.index.location_cache import BLOCK, KEPT, LARGEST, PATIENCE, SELDOM, CacheBudget, LocationCache
+from pmkv.index.location_cache import (
+    BLOCK_BYTES,
+    LARGEST,
+    LOOKUPS_PER_SLOT,
+    OFFERS_PER_ADMIT,
+    OFFERS_PER_RELEASE,
+    CacheBudget,
+    LocationCache,
+)
 from pmkv.kernels import location
 from pmkv.kernels.hashing import place_of
 from pmkv.kernels.location_cache import SLOTS
@@ -36,14 +44,14 @@ def read(index: LocationCache, ids: np.ndarray) -> int:
 def test_offers_are_taken_seldom_where_nothing_is_found() -> None:
     budget = 64 << 10
     index, ids = make(budget), np.random.default_rng(1).permutation(1 << 22)
-    limit = PATIENCE * budget // 16
+    limit = LOOKUPS_PER_SLOT * budget // 16
     assert all(index.wants() for _ in range(100))
     read(index, ids[: limit - BATCH])
     assert all(index.wants() for _ in range(100)), "not before far more was asked for than can be hot"
     read(index, ids[limit : 2 * limit])
-    assert [index.wants() for _ in range(2 * SELDOM)].count(True) == 2
+    assert [index.wants() for _ in range(2 * OFFERS_PER_ADMIT)].count(True) == 2
     few, asked = ids[: budget // 64], index.hits + index.misses
-    while SELDOM * index.hits <= index.hits + index.misses:
+    while OFFERS_PER_ADMIT * index.hits <= index.hits + index.misses:
         if index.wants():
             read(index, few)
         else:
@@ -102,12 +110,12 @@ def test_what_a_large_index_left_is_used_again_or_given_back_in_steps() -> None:
     before = heap.used * 8
     while other.nbytes < 1 << 20:
         read(other, np.arange(100_000))
-    assert heap.used * 8 < before + BLOCK, "blocks that were left are used"
+    assert heap.used * 8 < before + BLOCK_BYTES, "blocks that were left are used"
     other.check()
     kept = budget.kept
-    for _ in range(KEPT):
+    for _ in range(OFFERS_PER_RELEASE):
         read(other, np.arange(1))
-    assert budget.kept == kept - BLOCK
+    assert budget.kept == kept - BLOCK_BYTES
     other.clear()
     assert budget.take(budget.size - at_rest), "whoever needs it does not wait"
     budget.make_room()

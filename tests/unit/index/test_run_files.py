@@ -12,7 +12,7 @@ import pytest
 
 from pmkv.errors import CorruptionError, FormatError, FullError
 from pmkv.index import run_files as module
-from pmkv.index.run_files import PAGE, SYNC_STEP, DiskRunFiles, MemoryRunFiles, RunFiles, pack_header, will_read
+from pmkv.index.run_files import PAGE, SYNC_STEP_BYTES, DiskRunFiles, MemoryRunFiles, RunFiles, pack_header, will_read
 
 POOL = b"0123456789abcdef"
 
@@ -46,7 +46,7 @@ def test_a_long_write_gives_way_between_its_pieces(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(module, "yield_cpu", lambda: given.append(1))
     out = DiskRunFiles(tmp_path, POOL).create("a.runs")
     given.clear()
-    out.write(np.ones(3 * module.WRITE_PIECE, np.uint8))
+    out.write(np.ones(3 * module.WRITE_PIECE_BYTES, np.uint8))
     out.close()
     assert len(given) == 3
 
@@ -164,7 +164,7 @@ def test_a_long_file_is_synced_in_steps(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(os, "fdatasync", synced.append)
     out = DiskRunFiles(tmp_path, POOL).create("a.runs")
     for _ in range(20):
-        out.write(bytes(SYNC_STEP // 8))
+        out.write(bytes(SYNC_STEP_BYTES // 8))
     assert len(synced) == 2
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from pmkv.errors import FullError
 from pmkv.media import file as file_module
-from pmkv.media.file import LONG, SYNC_FILE_RANGE_WRITE, FileMedium
+from pmkv.media.file import EARLY_WRITE_BYTES, SYNC_FILE_RANGE_WRITE, FileMedium
 
 CAPACITY = 4 << 20
 PAGE = mmap.PAGESIZE
@@ -157,10 +157,14 @@ def test_the_disk_begins_with_what_is_long_and_the_flush_hears_of_errors(
 ) -> None:
     begun: list[tuple[int, ...]] = []
     monkeypatch.setattr(file_module, "_begin_writing", lambda *what: begun.append(tuple(map(plain, what))))
-    for start, size in ((64, LONG), (LONG + PAGE, LONG - PAGE), (2 * LONG + 64, LONG + PAGE)):
+    for start, size in (
+        (64, EARLY_WRITE_BYTES),
+        (EARLY_WRITE_BYTES + PAGE, EARLY_WRITE_BYTES - PAGE),
+        (2 * EARLY_WRITE_BYTES + 64, EARLY_WRITE_BYTES + PAGE),
+    ):
         medium.store(start, np.ones(size, np.uint8))
-    first = -(-(2 * LONG + 64) // PAGE) * PAGE
-    assert begun == [(medium._fd, first, LONG, SYNC_FILE_RANGE_WRITE)], (
+    first = -(-(2 * EARLY_WRITE_BYTES + 64) // PAGE) * PAGE
+    assert begun == [(medium._fd, first, EARLY_WRITE_BYTES, SYNC_FILE_RANGE_WRITE)], (
         "whole pages, and no wait that would hear of them"
     )
     monkeypatch.setattr(os, "fdatasync", failing(errno.EIO))

@@ -23,6 +23,10 @@ import sys
 import numpy as np
 from numba import types
 from pmkv.runtime.jit import kernel
+from pmkv.runtime.kernel_cache import LoadedKernel
+
+if "BROKEN" in os.environ:  # as if a release of numba had changed what the loader relies on
+    LoadedKernel._finalize_final_module = lambda self: self.gone
 
 @kernel(types.int64[::1])
 def total(numbers):
