@@ -1,5 +1,7 @@
-"""SAVE and BGSAVE: checkpoints that clients ask for, one at a time. Those that the store takes by itself are none of
-these, and in nobody's way."""
+"""Take the checkpoints that clients request with SAVE and BGSAVE, one at a time.
+
+Checkpoints that the store takes by itself are not counted here and do not exclude these.
+"""
 
 from __future__ import annotations
 
@@ -16,16 +18,16 @@ log = logging.getLogger("pmkv.server")
 
 
 class BackgroundSave:
-    """Whether one is under way, and what became of the last."""
+    """Knows whether a requested checkpoint is under way, and how the last one ended."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # held while a checkpoint is under way
         self._began = time.monotonic()
-        self.last_seconds = -1  # -1: there was none
+        self.last_seconds = -1  # that the last one took; -1: there was none
         self.failed = False
 
     def save(self, store: Any) -> bool:
-        """Take one; False: there is one under way."""
+        """Take a checkpoint; return False if one is under way already."""
         if not self._lock.acquire(blocking=False):
             return False
         with self._timed():
@@ -33,7 +35,10 @@ class BackgroundSave:
         return True
 
     def begin(self, store: Any) -> bool:
-        """The same in the background. Not in a worker: these are for who waits for a reply."""
+        """Take a checkpoint in a thread of its own; return False if one is under way already.
+
+        Workers do not run it: they are for commands whose clients wait for the reply.
+        """
         if not self._lock.acquire(blocking=False):
             return False
         threading.Thread(target=self._take, args=[store], name="pmkv-bgsave", daemon=True).start()
@@ -49,7 +54,7 @@ class BackgroundSave:
 
     @contextlib.contextmanager
     def _timed(self) -> Iterator[None]:
-        """Lets go of the lock at the end."""
+        """Note how long the block takes and whether it fails; release the lock at its end."""
         self._began, self.failed = time.monotonic(), False
         try:
             yield
@@ -66,10 +71,10 @@ class BackgroundSave:
 
     @property
     def seconds(self) -> int:
-        """For how long it has been under way; -1: there is none."""
+        """Return for how long a checkpoint has been under way, or -1."""
         return int(time.monotonic() - self._began) if self._lock.locked() else -1
 
 
 def saved_at(server: Any) -> int:
-    """Unix seconds of the last checkpoint, whoever asked for it, or of the start."""
+    """Return the unix seconds of the last checkpoint of any kind, or of the server's start."""
     return max(int(server.stats.started), server.store.checkpointed_at // 1000)

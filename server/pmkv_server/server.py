@@ -1,4 +1,4 @@
-"""The server's life: start-up, main loop, shutdown. The only place with an event loop."""
+"""Start the server, run its event loop, shut it down."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from pmkv_server.version_events import VersionEvents
 
 log = logging.getLogger("pmkv.server")
 
-DRAIN_SECONDS = 3.0  # for replies under way at the end; the rest of the 5 s is the store's
-# How long a thread may keep the interpreter from the others: the loop from the flush thread, and upkeep from the loop.
-# With Python's 5 ms, one GET in a thousand took 14 ms while a checkpoint entered keys. Whoever is asked to hand it over
-# waits until the other has it, and that one may have to wait for a core: asked before its tick is over, as with 0.3 ms,
-# the loop stands still. Reads beside puts of 16 MiB tell (`make bench ARGS=versions`).
-SWITCH_SECONDS = 0.001
-WORKERS_NICE = 5  # what is heavy has a third of the share of what is not, where both want a core
+DRAIN_TIMEOUT_S = 3.0  # for commands under way at shutdown; the rest of 5 s is for closing the store
+# How long a thread may keep the GIL while another one waits for it. With Python's own value of 5 ms, one GET in a
+# thousand took 14 ms while a checkpoint inserted keys. With 0.3 ms, the loop is asked for the GIL within a tick, and
+# then stands still until the other thread gets a core. `make bench ARGS=versions` measures it by reads during puts
+# of 16 MiB.
+GIL_SWITCH_S = 0.001
+WORKER_NICE = 5  # gives workers a third of the loop's share of a core that both want
 
 
 class Server:
-    """A store, and who talks to it. `durable(lsn)` is how REST waits."""
+    """A store, its clients, and everything that serves them."""
 
     def __init__(self, config: Config, store: Any = None) -> None:
         config.check()
@@ -46,12 +46,12 @@ class Server:
         self.loop: asyncio.AbstractEventLoop | None = None
         self.port = config.port
         self._connections: set[Connection] = set()
-        self.waiters: list[tuple[int, asyncio.Future]] = []
+        self.waiters: list[tuple[int, asyncio.Future]] = []  # callers of `durable`, and their LSN
         self._rest: Any = None
         self._stopping: asyncio.Event | None = None
         self._checkpoint_at_end = True
 
-    # ---- the three parts of its life ----
+    # ---- start, run, stop ----
 
     def serve(self) -> None:
         """Run until SIGTERM, SIGINT or SHUTDOWN."""
@@ -66,7 +66,7 @@ class Server:
             await self.shutdown()
 
     async def startup(self) -> None:
-        """Open the store, answer RESP, then load and answer REST, which takes longer to import."""
+        """Open the store and serve RESP; then import REST, which takes longer, and serve that."""
         config = self.config
         self.loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
@@ -80,14 +80,14 @@ class Server:
                 require=config.require,
             )
         self.switches.attach(self.store, self.loop, self.durable)
-        self._executor = ThreadPoolExecutor(config.workers, "pmkv-worker", lower_priority, (WORKERS_NICE,))
+        self._executor = ThreadPoolExecutor(config.workers, "pmkv-worker", lower_priority, (WORKER_NICE,))
         self.dispatcher = Dispatcher(self, self.loop, self._executor)
         if (fast_path := self.dispatcher.fast_path) is not None:
             self.loop.add_reader(fast_path.sockets.fileno(), fast_path.receive)
         make = functools.partial(Connection, self, self.dispatcher)
         self._listener = await self.loop.create_server(make, config.host, config.port, backlog=511)
         self.port = self._listener.sockets[0].getsockname()[1]
-        sys.setswitchinterval(SWITCH_SECONDS)
+        sys.setswitchinterval(GIL_SWITCH_S)
         short_slice()
         Limits.on_disk = FEW_ELEMENTS
         self._catch_signals()
@@ -95,11 +95,11 @@ class Server:
         log.info("%s. Ready to accept connections", self._description(rest))
 
     async def main_loop(self) -> None:
-        """Everything happens in callbacks; wait for the end."""
+        """Wait until the server is told to stop. Everything else happens in callbacks."""
         await self._stopping.wait()
 
     async def shutdown(self) -> None:
-        """Take nothing new, let what is under way be committed and answered, close the store."""
+        """Accept nothing new, finish the commands under way, close the store."""
         log.info("stopping: %d connections", len(self._connections))
         self._listener.close()
         for connection in list(self._connections):
@@ -107,7 +107,7 @@ class Server:
         self.switches.close()
         self.store.flush_soon()
         try:
-            await asyncio.wait_for(self._drained(), DRAIN_SECONDS)
+            await asyncio.wait_for(self._drained(), DRAIN_TIMEOUT_S)
         except TimeoutError:
             log.warning("stopping without waiting longer for %d connections", len(self._connections))
         for connection in list(self._connections):
@@ -123,7 +123,10 @@ class Server:
             await asyncio.sleep(0.005)
 
     def stop(self, checkpoint: bool = True) -> None:
-        """Begin the shutdown; from any thread. checkpoint: take one, if it saves the next start something."""
+        """Begin the shutdown. May be called on any thread.
+
+        checkpoint: take one at the end, if that makes the next start faster
+        """
         self._checkpoint_at_end = checkpoint
         self.loop.call_soon_threadsafe(self._stopping.set)
 
@@ -140,7 +143,7 @@ class Server:
         self.stop()
 
     async def _start_rest(self) -> int | None:
-        """Start REST if it is wanted; its port."""
+        """Start REST if the configuration has a port for it; return the port."""
         if self.config.rest_port is None:
             return None
         rest = await self.loop.run_in_executor(None, importlib.import_module, "pmkv_server.rest")
@@ -159,10 +162,10 @@ class Server:
         ]
         return ", ".join(parts)
 
-    # ---- who is connected ----
+    # ---- connections ----
 
     def enter(self, connection: Connection) -> bool:
-        """A client connected; is there room for it?"""
+        """Register a new client; return False if there are too many, or the server is stopping."""
         if len(self._connections) >= self.config.max_clients or self._stopping.is_set():
             self.stats.rejected += 1
             return False
@@ -172,6 +175,7 @@ class Server:
         return True
 
     def leave(self, connection: Connection) -> None:
+        """Forget a client whose connection was lost."""
         self._connections.discard(connection)
         self.sessions.pop(connection.session.id, None)
         connection.session.track(False)
@@ -179,7 +183,7 @@ class Server:
     # ---- for commands and REST ----
 
     async def durable(self, lsn: int) -> None:
-        """Return once `lsn` is durable; raise what the store failed with if it never will be."""
+        """Return once `lsn` is durable; raise the store's failure if it never will be."""
         if lsn > self.store.durable_lsn:
             self.store.flush_soon()
             future = self.loop.create_future()
@@ -188,7 +192,7 @@ class Server:
             await future
 
     def wake(self) -> None:
-        """More is durable, or the store failed: tell who waits in `durable`."""
+        """Wake the callers of `durable` whose LSN is durable by now, or all if the store failed."""
         durable, failed = self.store.durable_lsn, self.store.failed
         waiters, self.waiters = self.waiters, []
         for lsn, future in waiters:
@@ -202,7 +206,7 @@ class Server:
                 self.waiters.append((lsn, future))
 
     def parameters(self) -> dict[str, object]:
-        """What CONFIG GET shows, by Redis' names."""
+        """Return what CONFIG GET shows, by Redis' names."""
         return {
             "appendfsync": {"commit": "always", "interval": "everysec"}.get(self.store.durability, "no"),
             "appendonly": "yes" if self.store.durability != "none" else "no",
@@ -222,7 +226,7 @@ class Server:
 
 
 def _new_loop() -> Any:
-    """uvloop's loop where there is one."""
+    """Return the factory of uvloop's event loop if that is installed, else asyncio's."""
     try:
         import uvloop
     except ImportError:

@@ -1,7 +1,7 @@
-"""Switches: promotions, rollbacks and undos of `main`. Whoever waits for the next learns of it once it is durable.
+"""Tell clients of version events: promotions, rollbacks and undos of `main`.
 
-The store says from whatever thread that there was one, perhaps before it is durable. Until `attach`, nothing has
-happened yet.
+The store reports an event from any thread, perhaps before it is durable. It is revealed once it is durable; with a
+store that does not commit durably, at once.
 """
 
 from __future__ import annotations
@@ -13,24 +13,30 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-VersionEvent = tuple[int, int]  # how many there were with this one, and its LSN
+VersionEvent = tuple[int, int]  # the number of this event, counted from 1, and its LSN
 
 
 class VersionEvents:
-    """How many there were, who waits for more, and who wants to be told of each."""
+    """Counts the version events, and knows who waits for the next one or is told of each.
+
+    There are none before `attach`. All methods but `_on_switch` run on the loop's thread.
+    """
 
     def __init__(self) -> None:
         self.followers: set[Callable[[int, int], None]] = set()
-        self._known: VersionEvent = (0, 0)  # the last that may be revealed
-        self._told = 0  # the last that the followers know
-        self._pending: deque[VersionEvent] = deque()
-        self._lock = threading.Lock()  # of what was known and is pending
-        self._waiting: dict[asyncio.Future[VersionEvent | None], int] = {}
-        self._watcher: asyncio.Task[None] | None = None  # waits until what is pending is durable
+        self._known: VersionEvent = (0, 0)  # the last one that may be revealed
+        self._told = 0  # the number of the last one that the followers know
+        self._pending: deque[VersionEvent] = deque()  # not revealed yet, oldest first
+        self._lock = threading.Lock()  # guards `_known` and `_pending`
+        self._waiting: dict[asyncio.Future[VersionEvent | None], int] = {}  # the number that each has seen
+        self._watcher: asyncio.Task[None] | None = None  # waits until the oldest pending event is durable
         self._closed = False
 
     def attach(self, store: Any, loop: asyncio.AbstractEventLoop, durable: Callable[[int], Awaitable[None]]) -> None:
-        """Follow this store, whose switches so far are durable; `durable(lsn)` returns once that is."""
+        """Follow a store whose events so far are durable.
+
+        durable: an async function that returns once an LSN is durable, and raises if it never will be
+        """
         self._store, self._loop, self._durable = store, loop, durable
         self._known = store.switches
         self._told = self._known[0]
@@ -38,7 +44,7 @@ class VersionEvents:
 
     @property
     def latest(self) -> VersionEvent:
-        """The last one that may be revealed."""
+        """Return the last event that may be revealed."""
         with self._lock:
             while self._pending and self._may_be_revealed(self._pending[0]):
                 self._known = max(self._known, self._pending.popleft())
@@ -46,20 +52,23 @@ class VersionEvents:
 
     @property
     def version(self) -> VersionEvent:
-        """How many there were, and the LSN of the last write of all, as far as these may be revealed."""
+        """Return the number of events and the LSN of the last write, as far as these may be revealed."""
         durable = self._store.durability == "commit"
         return self.latest[0], self._store.durable_lsn if durable else self._store.version[1]
 
-    def _may_be_revealed(self, switch: VersionEvent) -> bool:
-        return self._store.durability != "commit" or switch[1] <= self._store.durable_lsn
+    def _may_be_revealed(self, event: VersionEvent) -> bool:
+        return self._store.durability != "commit" or event[1] <= self._store.durable_lsn
 
     @property
     def waiting(self) -> int:
-        """How many wait."""
+        """Return how many clients wait for an event."""
         return len(self._waiting)
 
     async def wait(self, version: int, seconds: float | None) -> VersionEvent | None:
-        """The last switch, as soon as there were more than `version`; None after so many seconds (None: never)."""
+        """Return the last event once there have been more than `version`.
+
+        Returns None after so many seconds (None: no limit), or when the server stops.
+        """
         latest = self.latest
         if latest[0] > version or self._closed:
             return latest if latest[0] > version else None
@@ -74,22 +83,22 @@ class VersionEvents:
             del self._waiting[future]
 
     def close(self) -> None:
-        """Nobody waits any longer."""
+        """End all waits, and let no new one begin."""
         self._closed = True
         for future in self._waiting:
             if not future.done():
                 future.set_result(None)
 
     def _on_switch(self) -> None:
-        """From any thread."""
-        switch = self._store.switches
+        """Note that an event happened. Called on any thread."""
+        event = self._store.switches
         with self._lock:
-            self._pending.append(switch)
-        with contextlib.suppress(RuntimeError):  # the loop has ended, and the store is still used
-            self._loop.call_soon_threadsafe(self._look)
+            self._pending.append(event)
+        with contextlib.suppress(RuntimeError):  # the loop has ended; the store is still used
+            self._loop.call_soon_threadsafe(self._reveal)
 
-    def _look(self) -> None:
-        """Tell what may be told, and look again when the next may be."""
+    def _reveal(self) -> None:
+        """Tell of the events that may be revealed; do so again when the next one is durable."""
         count, lsn = self.latest
         for future, version in self._waiting.items():
             if count > version and not future.done():
@@ -102,9 +111,10 @@ class VersionEvents:
             self._watcher = self._loop.create_task(self._watch(self._pending[0][1]))
 
     async def _watch(self, lsn: int) -> None:
+        """Reveal more once `lsn` is durable."""
         try:
             await self._durable(lsn)
-        except Exception:  # the flush failed: what was pending never happened
+        except Exception:  # the flush failed: pending events never happened
             self._pending.clear()
         self._watcher = None
-        self._look()
+        self._reveal()

@@ -1,4 +1,4 @@
-"""What the server knows of one client, without its socket: the commands see this and nothing of asyncio."""
+"""Keep what commands know of one client. A session has no socket, and commands see nothing of asyncio."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ _ids = itertools.count(1)
 
 
 class Session:
-    """State of one connection. `plain` says that GET and SET may be served in runs: authenticated, not in MULTI."""
+    """The state of one client that commands read and change.
+
+    plain: GET and SET may be served in batches, since the client is authenticated and not in MULTI
+    """
 
     def __init__(self, server: Server, address: str = "", local: str = "") -> None:
         self.server = server
@@ -32,35 +35,37 @@ class Session:
         self.last_command = "NULL"
         self.protocol = 2
         self.db = 0
-        self.view: Any = server.store  # whose tables and keyspaces the commands are about: `main` is the store itself
+        self.view: Any = server.store  # commands use its tables and keyspaces; `main` is the store itself
         self.keyspace: Any = server.store.keyspace(0)
         self.authenticated = not server.config.password
         self.queue: list[Queued] | None = None  # of MULTI
-        self.broken = False  # an error while queueing: EXEC will refuse
-        self.watched: dict[tuple[Any, bytes], tuple[int, int]] = {}  # (keyspace, key): its fingerprint and expiry then
-        self.closing = False  # no command after this one
+        self.broken = False  # a command could not be queued: EXEC will refuse
+        self.watched: dict[tuple[Any, bytes], tuple[int, int]] = {}  # (keyspace, key): fingerprint and expiry at WATCH
+        self.closing = False  # no further command is served
         self.plain = self.authenticated
-        self.push: Callable[[bytes], None] = lambda data: None  # say this now, unasked
+        self.push: Callable[[bytes], None] = lambda data: None  # write this between replies
 
     def select(self, db: int) -> None:
+        """Use a keyspace of the current view, by its number."""
         self.keyspace = self.view.keyspace(db)
         self.db = db
 
     def at(self, name: str | None) -> Any:
-        """The view of this name, or the one in use."""
+        """Return the view of this name, or the current one."""
         return self.view if name is None else self.server.store.view(name)
 
     def use(self, view: Any) -> None:
-        """Read and write in this view from now on."""
+        """Make a view the current one."""
         self.keyspace = view.keyspace(self.db)
         self.view = view
 
     def track(self, on: bool) -> None:
-        """Is this client told whenever `main` is promoted or rolled back?"""
+        """Tell this client from now on whenever `main` is promoted or rolled back, or do so no longer."""
         followers = self.server.switches.followers
         (followers.add if on else followers.discard)(self.tell_switch)
 
     def tell_switch(self, promotions: int, lsn: int) -> None:
+        """Push a version event to a client of RESP3."""
         if self.protocol == 3:
             self.push(push([bulk(b"view.switch"), integer(promotions), integer(lsn)]))
 
@@ -69,19 +74,20 @@ class Session:
         self._refresh()
 
     def begin(self) -> None:
+        """Begin to queue commands, for MULTI."""
         self.queue = []
         self.broken = False
         self._refresh()
 
     def end(self) -> None:
-        """After EXEC or DISCARD: no transaction, nothing watched."""
+        """Leave MULTI and unwatch all keys, after EXEC or DISCARD."""
         self.queue = None
         self.broken = False
         self.watched = {}
         self._refresh()
 
     def reset(self) -> None:
-        """As just connected, as RESET wants it."""
+        """Return to the state of a new connection, for RESET."""
         self.end()
         self.protocol = 2
         self.name = b""

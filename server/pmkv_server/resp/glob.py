@@ -1,8 +1,8 @@
-"""Redis' glob patterns (`* ? [a-z] [^a] \\x`), matched in linear time.
+"""Match Redis' glob patterns (`* ? [a-z] [^a] \\x`) in linear time.
 
-A pattern becomes a bit-parallel automaton: state j is "j characters of the pattern matched"; a byte moves every state
-at once, and a `*` lets its state stay. A key of n bytes costs n steps of one word for every 64 characters of the
-pattern, whatever the pattern: no backtracking, so no pattern can hold up the server.
+A pattern becomes a bit-parallel automaton (Shift-And): state j is "j characters of the pattern matched"; a byte
+advances all states at once, and a `*` lets its state remain. A key of n bytes costs n steps of one 64-bit word for
+every 64 characters of the pattern. There is no backtracking, so no pattern can stall the server.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from numba import types
 
 from pmkv.runtime.jit import kernel
 
-LONGEST_KEY = 64 << 10
+LONGEST_KEY_BYTES = 64 << 10
 
 _U8 = types.Array(types.uint8, 1, "C", readonly=True)
 _I8 = types.Array(types.int64, 1, "C")
@@ -23,8 +23,11 @@ _OUT = types.Array(types.boolean, 1, "C")
 
 @kernel(_U8, _I8, _MOVES, _WORDS, types.int64, _WORDS, _OUT)
 def match(data, ends, moves, stays, accept, states, out):
-    """out[i]: does the key that ends at ends[i] match? moves[c] are the states that byte c takes one further; states:
-    room for as many words as `stays` has."""
+    """Set out[i] to whether the key that ends at ends[i] in `data` matches.
+
+    moves[c]: the set of states that byte c advances; stays: the states in which every byte remains
+    accept: the last state; states: scratch memory, as long as `stays`
+    """
     words = len(stays)
     one = np.uint64(1)
     start = 0
@@ -47,15 +50,15 @@ class Pattern:
 
     def __init__(self, pattern: bytes) -> None:
         characters, stars = _parse(pattern)
-        self.everything = not characters and bool(stars)
+        self._matches_all = not characters and bool(stars)
         self._length = len(characters)
-        self._possible = self._length <= LONGEST_KEY  # a longer one matches no key, and gets no table
+        self._possible = self._length <= LONGEST_KEY_BYTES  # a longer pattern matches no key
         if self._possible:
             self._moves, self._stays = _tables(characters, stars)
 
     def select(self, names: list[bytes]) -> list[bytes]:
-        """The names that match."""
-        if self.everything or not names:
+        """Return the names that match."""
+        if self._matches_all or not names:
             return names
         if not self._possible:
             return []
@@ -67,6 +70,7 @@ class Pattern:
 
 
 def _tables(characters: list[set[int] | None], stars: set[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Return `moves` and `stays` of `match`."""
     words = (len(characters) >> 6) + 1
     moves = np.zeros((256, words), np.uint64)
     stays = np.zeros(words, np.uint64)
@@ -79,7 +83,7 @@ def _tables(characters: list[set[int] | None], stars: set[int]) -> tuple[np.ndar
 
 
 def _parse(pattern: bytes) -> tuple[list[set[int] | None], set[int]]:
-    """Which bytes each character stands for (None: any), and before which characters there is a star."""
+    """Return which bytes each character stands for (None: any), and before which characters there is a star."""
     characters: list[set[int] | None] = []
     stars: set[int] = set()
     i = 0
@@ -101,7 +105,10 @@ def _parse(pattern: bytes) -> tuple[list[set[int] | None], set[int]]:
 
 
 def _class(pattern: bytes, i: int) -> tuple[set[int], int]:
-    """The bytes of `[...]`, from behind the bracket, and where it ends; an open one ends with the pattern."""
+    """Return the bytes of the class `[...]` whose first character is at `i`, and the index of its `]`.
+
+    A class that is not closed ends with the pattern.
+    """
     negated = pattern[i : i + 1] == b"^"
     i += negated
     allowed: set[int] = set()

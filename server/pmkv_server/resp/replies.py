@@ -1,4 +1,4 @@
-"""Replies to many commands in one array: bulk strings by one compiled loop, from values that are no objects either."""
+"""Encode the replies to many commands into one array, without a Python object for each."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pmkv import BytesArray
 from pmkv.runtime.jit import kernel
 from pmkv_server.resp.scan import NULL
 
-MANY = 1024  # replies of one kind are made so many at once, and kept
-HEAD = 24  # bytes that a bulk string is longer than its value, at most; a null is shorter
+CACHED_REPLIES = 1024  # equal replies are made and cached in multiples of this
+BULK_OVERHEAD_BYTES = 24  # by which a bulk string is longer than its value, at most; a null is shorter
 _READ_ONLY, _BYTES = types.Array(types.uint8, 1, "C", readonly=True), types.uint8[::1]
 _INTS, _BOUNDS = types.int64[::1], types.int64[:, ::1]
 _NULL = np.frombuffer(NULL[2], np.uint8)
@@ -21,7 +21,7 @@ _NULL = np.frombuffer(NULL[2], np.uint8)
 
 @njit
 def _put_line(out, at, number):
-    """Write a number and CR LF; returns the offset behind them."""
+    """Write a number and CR LF at offset `at`; return the offset after them."""
     end, rest = at + 1, number // 10
     while rest:
         end, rest = end + 1, rest // 10
@@ -34,7 +34,10 @@ def _put_line(out, at, number):
 
 @njit(inline="always")
 def _copy(out, at, values, start, stop):
-    """Slices would do, were it not that numba prepares for their overlapping. Returns the offset behind them."""
+    """Copy values[start:stop] to offset `at`; return the offset after them.
+
+    Not a slice assignment, since numba allows there for overlapping arrays.
+    """
     for i in range(stop - start):
         out[at + i] = values[start + i]
     return at + stop - start
@@ -42,7 +45,10 @@ def _copy(out, at, values, start, stop):
 
 @kernel(_READ_ONLY, _BOUNDS, _READ_ONLY, _BYTES, _INTS, hold_gil=True)
 def bulk_strings(values, bounds, null, out, sizes):
-    """Write each value as a bulk string, `null` where its bounds are negative; sizes[i] = bytes. Returns their sum."""
+    """Write each value as a bulk string, `null` where its bounds are negative; return the bytes written.
+
+    sizes: receives the bytes of each reply
+    """
     at = 0
     for i in range(len(bounds)):
         begin, start, stop = at, bounds[i, 0], bounds[i, 1]
@@ -59,34 +65,39 @@ def bulk_strings(values, bounds, null, out, sizes):
 
 @functools.lru_cache(maxsize=4)
 def repeated(reply: bytes, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """It so many times, and the length of each."""
+    """Return `count` copies of a reply, one after the other, and the length of each."""
     return np.frombuffer(reply * count, np.uint8), np.full(count, len(reply), np.int64)
 
 
 class Replies:
-    """One behind the other in `data`; sizes: bytes of each."""
+    """Replies one after the other in `data`; sizes: bytes of each."""
 
     def __init__(self, data: np.ndarray, sizes: np.ndarray) -> None:
         self.data, self.sizes = data, sizes
 
     @classmethod
     def of(cls, replies: Sequence[bytes]) -> Replies:
+        """Encode replies that are bytes."""
         data = np.frombuffer(b"".join(replies) or b"\0", np.uint8)
         return cls(data, np.fromiter(map(len, replies), np.int64, len(replies)))
 
     @classmethod
     def same(cls, reply: bytes, count: int) -> Replies:
-        data, sizes = repeated(reply, -(-count // MANY) * MANY)
+        """Return `count` copies of a reply."""
+        data, sizes = repeated(reply, -(-count // CACHED_REPLIES) * CACHED_REPLIES)
         return cls(data[: len(reply) * count], sizes[:count])
 
     @classmethod
     def bulks(cls, values: BytesArray) -> Replies:
-        """Bulk strings; null as in RESP2."""
-        data, sizes = np.empty(len(values.blob) + HEAD * len(values), np.uint8), np.empty(len(values), np.int64)
+        """Encode values as bulk strings, absent ones as RESP2's null."""
+        data, sizes = (
+            np.empty(len(values.blob) + BULK_OVERHEAD_BYTES * len(values), np.uint8),
+            np.empty(len(values), np.int64),
+        )
         used = bulk_strings(values.blob, values.bounds, _NULL, data, sizes)
         return cls(data[:used], sizes)
 
     def cut(self, counts: Sequence[int]) -> list[bytes]:
-        """Of so many replies each, in order, the bytes."""
+        """Return the bytes of the first counts[0] replies, of the next counts[1], and so on."""
         ends = np.cumsum(self.sizes)[np.cumsum(counts) - 1].tolist()
         return [self.data[start:end].tobytes() for start, end in zip([0, *ends], ends)]

@@ -1,8 +1,8 @@
-"""RESP2 and RESP3 without sockets: buffers in, rows of commands out; values in, reply bytes out.
+"""Decode requests and encode replies of RESP2 and RESP3, without sockets.
 
-A request buffer is read whole, and the buffers of many connections in one call, by one compiled loop, `scan`. It
-checks every header against the limits before anything is allocated or waited for. Neighbouring plain `GET key` and
-`SET key value` become one row (a *run*), so that what follows costs per run and not per command.
+One compiled loop, `scan`, reads the buffers of many connections in one call. It checks every header against the limits
+before anything is allocated or waited for. Consecutive plain `GET key` or `SET key value` become one row (a *run*), so
+that later work costs per run and not per command.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from numba import njit, types
 from pmkv import BytesArray
 from pmkv.runtime.jit import kernel
 
-MAX_BULK = 512 << 20
+MAX_BULK = 512 << 20  # bytes
 MAX_ARGUMENTS = 1 << 20
-MAX_INLINE = 64 << 10
-UNAUTHENTICATED_BULK = 16 << 10
+MAX_INLINE = 64 << 10  # bytes
+UNAUTHENTICATED_BULK = 16 << 10  # bytes
 UNAUTHENTICATED_ARGUMENTS = 10
 
-OTHER, GET, SET = 0, 1, 2  # the kind of a row
-RUN_LIMIT = 512  # commands a run: bounds what one connection gets in a round
-VIEWED = 64 << 10  # bytes of a command, and of an argument, beyond which it is not copied on the loop
-LONG_VALUE = 1 << 20  # a longer SET leaves the loop, so it is no part of a run
-LONG_KEY = 64 << 10
+OTHER, GET, SET = 0, 1, 2  # kinds of rows
+RUN_LIMIT = 512  # commands in a run, which bounds the share of one connection in a round
+VIEW_BYTES = 64 << 10  # an argument that is longer, of a command that is longer, is not copied on the loop
+RUN_VALUE_BYTES = 1 << 20  # a SET of a longer value is not part of a run, since a worker executes it
+RUN_KEY_BYTES = 64 << 10  # nor is a command with a longer key
 
-DONE, INCOMPLETE, AGAIN, INLINE = 0, 1, 2, 3  # why reading a buffer stopped; from 10 on: a protocol error
+DONE, INCOMPLETE, AGAIN, INLINE = 0, 1, 2, 3  # why a scan stopped; from 10 on: protocol errors
 BAD_COUNT, BAD_BULK, NO_DOLLAR, LONG_COUNT, LONG_BULK, EARLY_COUNT, EARLY_BULK, LONG_LINE = range(10, 18)
 
 _MESSAGES = {
@@ -48,7 +48,10 @@ _ROWS = types.Array(types.int64, 2, "C")
 
 @njit
 def _line_number(data, start, end):
-    """The decimal from `start` to CR LF: (value, offset behind); offset 0: incomplete, -1: no number, -2: too long."""
+    """Read the decimal from `start` to CR LF; return (value, offset after CR LF).
+
+    Instead of the offset: 0 for an incomplete line, -1 if it is no number, -2 if the line is too long.
+    """
     cr = start
     stop = min(end, start + MAX_INLINE + 1)
     while cr < stop and data[cr] != 13:
@@ -71,9 +74,17 @@ def _line_number(data, start, end):
 
 @njit
 def _kind(data, argc, first, bounds, protocol_limit):
-    """GET or SET when the command is a plain one of moderate size."""
+    """Return GET or SET for a plain command that may be part of a run, else OTHER.
+
+    first: its first argument; protocol_limit: the longest value, in bytes
+    """
     at = bounds[first, 0]
-    if argc < 2 or argc > 3 or bounds[first, 1] - at != 3 or bounds[first + 1, 1] - bounds[first + 1, 0] > LONG_KEY:
+    if (
+        argc < 2
+        or argc > 3
+        or bounds[first, 1] - at != 3
+        or bounds[first + 1, 1] - bounds[first + 1, 0] > RUN_KEY_BYTES
+    ):
         return OTHER
     if data[at + 1] | 32 != 101 or data[at + 2] | 32 != 116:
         return OTHER
@@ -87,7 +98,10 @@ def _kind(data, argc, first, bounds, protocol_limit):
 
 @njit
 def _command(data, pos, end, limited, bounds, first):
-    """Read an array of bulk strings at `pos`: (DONE, offset behind it, arguments), or (status, detail, 0)."""
+    """Read an array of bulk strings at `pos`; return (DONE, offset after it, arguments), or (status, detail, 0).
+
+    limited: 1 if the client is not authenticated; bounds[first:]: receives where the arguments begin and end
+    """
     begin = pos
     count, pos = _line_number(data, pos + 1, end)
     if pos <= 0:
@@ -100,7 +114,7 @@ def _command(data, pos, end, limited, bounds, first):
     if count <= 0:
         return DONE, pos, 0
     if first + count > len(bounds):
-        if end - pos < 6 * count:  # an argument has six bytes at least: nothing is reserved for what did not arrive
+        if end - pos < 6 * count:  # an argument takes at least six bytes: reserve nothing before they arrived
             return INCOMPLETE, pos - begin + 6 * count, 0
         return AGAIN, count, 0
     for i in range(count):
@@ -127,13 +141,14 @@ def _command(data, pos, end, limited, bounds, first):
 
 @kernel(_BYTES, _INTS, _ROWS, _ROWS, _ROWS, hold_gil=True)
 def scan(data, sizes, bounds, rows, states):
-    """Read the buffers of len(sizes) connections, one after another in `data`; a negative size: not authenticated.
+    """Scan the buffers of len(sizes) connections, one after the other in `data`.
 
-    bounds: where each argument begins and ends
-    rows:   (offset behind it, first argument, commands in a run | arguments of another command, kind)
-    states: a connection's (end of its rows, offset behind its last whole command, status, detail)
+    sizes:  bytes of each buffer; negative if the connection is not authenticated
+    bounds: receives where each argument begins and ends
+    rows:   receive (offset after it, first argument, commands of a run | arguments of another command, kind)
+    states: receive, per connection, (end of its rows, offset after its last whole command, status, detail)
 
-    Returns the number of arguments, and how many connections sent nothing but one GET, and nothing but one SET.
+    Return the number of arguments, the number of connections that sent one GET only, and that of one SET only.
     """
     gets = 0
     sets = 0
@@ -161,7 +176,7 @@ def scan(data, sizes, bounds, rows, states):
             detail = 0
             if argc == 0:
                 continue
-            kind = _kind(data, argc, argument, bounds, LONG_VALUE)
+            kind = _kind(data, argc, argument, bounds, RUN_VALUE_BYTES)
             if kind != OTHER and row > first_row and rows[row - 1, 3] == kind and rows[row - 1, 2] < RUN_LIMIT:
                 rows[row - 1, 0] = pos
                 rows[row - 1, 2] += 1
@@ -184,12 +199,15 @@ def scan(data, sizes, bounds, rows, states):
 
 
 class Scan:
-    """What one look at the buffers found, valid until the next. Offsets are into `data`; `gets`, `sets`: see `scan`."""
+    """The result of one scan, valid until the next one. Offsets are into `data`; `gets` and `sets`: see `scan`."""
 
     def __init__(
         self, data: bytes | memoryview, blob: np.ndarray, counts: tuple[int, int, int], *arrays: np.ndarray
     ) -> None:
-        """blob: the data as an array; arrays: what `scan` filled."""
+        """Wrap what `scan` returned, and the arrays that it filled: bounds, rows, states.
+
+        blob: the data as an array
+        """
         used, self.gets, self.sets = counts
         self.data, self._blob = data, blob
         self._bounds, self._rows, self._states = arrays[0][:used], arrays[1], arrays[2]
@@ -211,25 +229,25 @@ class Scan:
         return self._rows[: self.states[-1][0]].tolist()
 
     def spans(self, which: slice | list[int]) -> BytesArray:
-        """These arguments, by their numbers."""
+        """Return arguments by their numbers."""
         return BytesArray(self._blob, self._bounds[which].copy())  # the next scan fills the same array
 
     def arguments(self, first: int, count: int) -> list[bytes]:
-        """The arguments of a command; long ones behind its name and first argument are views, not copied yet."""
+        """Return the arguments of a command; long ones after the first two are views of the data, not copies."""
         data = self.data
         stop = first + count
-        if self.ends[stop - 1] - self.starts[first] > VIEWED or not isinstance(data, bytes):
+        if self.ends[stop - 1] - self.starts[first] > VIEW_BYTES or not isinstance(data, bytes):
             return self._views(first, stop)
         return [data[a:b] for a, b in zip(self.starts[first:stop], self.ends[first:stop])]
 
     def _views(self, first: int, stop: int) -> list:
         view = memoryview(self.data)
         spans = list(zip(self.starts[first:stop], self.ends[first:stop]))
-        return [view[a:b] if i > 1 and b - a > VIEWED else bytes(view[a:b]) for i, (a, b) in enumerate(spans)]
+        return [view[a:b] if i > 1 and b - a > VIEW_BYTES else bytes(view[a:b]) for i, (a, b) in enumerate(spans)]
 
 
 class Scanner:
-    """`scan` with the arrays it fills, kept between calls."""
+    """Calls `scan` with arrays that are kept between calls."""
 
     def __init__(self, arguments: int = 16384, rows: int = 8192) -> None:
         self._bounds = np.empty((arguments, 2), np.int64)
@@ -237,6 +255,7 @@ class Scanner:
         self._states = np.empty((64, 4), np.int64)
 
     def scan(self, data: bytes | memoryview, sizes: Sequence[int]) -> Scan:
+        """Scan the buffers of several connections; see the kernel `scan`."""
         count = len(sizes)
         if count > len(self._states):
             self._states = np.empty((2 * count, 4), np.int64)
@@ -247,14 +266,14 @@ class Scanner:
         return found
 
     def _grow(self, states: list[list[int]]) -> None:
-        """Make room for a command of more arguments than the arrays hold; it is read the next time."""
+        """Enlarge the arrays for a command that has too many arguments for them; the next scan reads it."""
         wanted = max((detail for _, _, status, detail in states if status == AGAIN), default=0)
         if wanted > len(self._bounds):
             self._bounds = np.empty((wanted, 2), np.int64)
 
 
 def protocol_error(status: int, detail: int) -> bytes:
-    """The reply to what `scan` refused."""
+    """Return the error reply for a status of `scan`."""
     if status == NO_DOLLAR:
         return error(b"ERR Protocol error: expected '$', got '" + bytes([detail]) + b"'")
     return error(b"ERR Protocol error: " + _MESSAGES[status].encode())
@@ -267,7 +286,10 @@ _SPACE = b" \n\r\t\v\f\0"
 
 
 def split_inline(line: bytes) -> list[bytes] | None:
-    """The words of a line, with Redis' rules of quoting; None if a quotation mark is left open or runs into a word."""
+    """Split a line into words by Redis' rules of quoting.
+
+    Return None if a quotation is not closed, or not followed by a space.
+    """
     words: list[bytes] = []
     at = 0
     while True:
@@ -282,6 +304,7 @@ def split_inline(line: bytes) -> list[bytes] | None:
 
 
 def _word(line: bytes, at: int) -> tuple[bytes | None, int]:
+    """Return the word that begins at `at`, and the offset after it; None if its quotation is wrong."""
     word = bytearray()
     while at < len(line) and line[at] not in _SPACE:
         if line[at] not in b"\"'":
@@ -296,6 +319,7 @@ def _word(line: bytes, at: int) -> tuple[bytes | None, int]:
 
 
 def _quoted(line: bytes, at: int, quote: int) -> tuple[bytes | None, int]:
+    """Return the quoted text that begins at `at`, and the offset after it; None if the quotation is not closed."""
     part = bytearray()
     while at < len(line):
         if line[at] == quote:
@@ -309,7 +333,7 @@ def _quoted(line: bytes, at: int, quote: int) -> tuple[bytes | None, int]:
 
 
 def _escaped(line: bytes, at: int, quote: int, part: bytearray) -> int:
-    """Append what the backslash at `at` stands for; the number of bytes read."""
+    """Append the byte that the escape at `at` stands for; return the length of the escape."""
     following = line[at + 1]
     if quote == ord("'"):
         if following == quote:
@@ -328,8 +352,8 @@ def _escaped(line: bytes, at: int, quote: int, part: bytearray) -> int:
 # ---- replies ----
 
 Buffer = bytes | memoryview
-Reply = bytes | list  # of buffers: long replies are never copied together
-IN_PLACE = 16 << 10  # bytes of a value up to which copying is cheaper than another buffer
+Reply = bytes | list  # of buffers, so that long replies are not copied
+IN_PLACE = 16 << 10  # up to which copying a value is cheaper than a buffer of its own
 
 OK = b"+OK\r\n"
 QUEUED = b"+QUEUED\r\n"
@@ -359,7 +383,7 @@ def bulk(value: Buffer) -> bytes:
 
 
 def blob(value: Buffer) -> Reply:
-    """A bulk string that is not copied if it is long."""
+    """Encode a bulk string without copying a long value."""
     if len(value) <= IN_PLACE:
         return b"$%d\r\n%b\r\n" % (len(value), value)
     return [b"$%d\r\n" % len(value), value, b"\r\n"]
@@ -383,18 +407,18 @@ def a_set(replies: Sequence[bytes], protocol: int) -> bytes:
 
 
 def a_map(pairs: Sequence[tuple[bytes, bytes]], protocol: int) -> bytes:
-    """A map of encoded keys and values: a flat array in RESP2."""
+    """Encode a map of encoded keys and values; in RESP2 a flat array."""
     head = b"%%%d\r\n" % len(pairs) if protocol == 3 else b"*%d\r\n" % (2 * len(pairs))
     return head + b"".join(part for pair in pairs for part in pair)
 
 
 def push(replies: Sequence[bytes]) -> bytes:
-    """What a client of RESP3 is told unasked, between replies."""
+    """Encode a message between replies, for clients of RESP3."""
     return b">%d\r\n%b" % (len(replies), b"".join(replies))
 
 
 def text(value: bytes, protocol: int) -> bytes:
-    """Text for people: a verbatim string in RESP3."""
+    """Encode text for people: a verbatim string in RESP3."""
     return b"=%d\r\ntxt:%b\r\n" % (len(value) + 4, value) if protocol == 3 else bulk(value)
 
 
@@ -403,7 +427,7 @@ def chunks(reply: Reply) -> list:
 
 
 def joined(replies: Sequence[Reply]) -> Reply:
-    """An array of replies, some of which may be lists of buffers."""
+    """Encode an array of replies, some of which may be lists of buffers."""
     head = b"*%d\r\n" % len(replies)
     if all(isinstance(reply, bytes) for reply in replies):
         return head + b"".join(replies)

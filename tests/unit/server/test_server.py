@@ -16,7 +16,7 @@ import pmkv
 from pmkv.runtime.jit import Limits
 from pmkv.runtime.scheduling import SCHED_SETATTR
 from pmkv_server.config import Config
-from pmkv_server.server import WORKERS_NICE, Server
+from pmkv_server.server import WORKER_NICE, Server
 from tests.served import request
 from tests.unit.server.stand import Gate, settled
 
@@ -67,7 +67,7 @@ async def test_workers_let_the_loop_go_first(running: Server) -> None:
         return os.sched_getscheduler(0), os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
 
     policy, nice = await running.loop.run_in_executor(running._executor, who)
-    assert nice >= max(WORKERS_NICE, who()[1])
+    assert nice >= max(WORKER_NICE, who()[1])
     if platform.machine() in SCHED_SETATTR:
         assert policy == os.SCHED_BATCH != who()[0]
 

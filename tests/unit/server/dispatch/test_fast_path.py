@@ -13,7 +13,7 @@ LONG = 2 << 20
 
 
 async def test_single_commands_of_many_connections(connect: Any, server: Stub) -> None:
-    """The short way: each connection has one GET or SET, in its own keyspace and protocol."""
+    """The fast path: each connection has one GET or SET, in its own keyspace and protocol."""
     wires = [connect() for _ in range(6)]
     await wires[4].answers("SELECT 1")
     await wires[5].answers("HELLO 3")

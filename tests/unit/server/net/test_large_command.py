@@ -106,10 +106,10 @@ def test_what_has_arrived_behind_it_meanwhile_is_of_it() -> None:
     ],
 )
 def test_rooms_made_ahead_are_bounded(need: int, room: int) -> None:
-    intake = LargeCommand(Receiver())
-    intake.begin(b"", 0, 0, [], need)
-    receive(intake, bytes(need))
-    assert len(intake.get_buffer(-1)) == room
+    command = LargeCommand(Receiver())
+    command.begin(b"", 0, 0, [], need)
+    receive(command, bytes(need))
+    assert len(command.get_buffer(-1)) == room
 
 
 async def test_what_is_received_beside_a_worker_is_bounded(connect: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,7 +113,7 @@ def test_neighbours_become_one_run_and_others_end_it() -> None:
 def test_runs_are_bounded_and_long_values_are_no_part_of_one() -> None:
     data = request("GET", "a") * (scan.RUN_LIMIT + 1)
     assert [row[2] for row in Scanner().scan(data, [len(data)]).rows] == [scan.RUN_LIMIT, 1]
-    for words in (("SET", "a", b"x" * (scan.LONG_VALUE + 1)), ("GET", b"k" * (scan.LONG_KEY + 1))):
+    for words in (("SET", "a", b"x" * (scan.RUN_VALUE_BYTES + 1)), ("GET", b"k" * (scan.RUN_KEY_BYTES + 1))):
         data = request(*words)
         assert Scanner().scan(data, [len(data)]).rows[0][3] == OTHER
 
@@ -246,7 +246,7 @@ def test_long_replies_are_not_copied() -> None:
 
 
 def test_long_arguments_are_not_copied() -> None:
-    long = b"x" * (scan.LONG_VALUE + 1)
+    long = b"x" * (scan.RUN_VALUE_BYTES + 1)
     data = request("MSET", "a", long, "b", "short", long, "c")
     found = Scanner().scan(data, [len(data)])
     words = found.arguments(0, found.rows[0][2])
