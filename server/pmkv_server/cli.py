@@ -23,6 +23,7 @@ import click
 import pmkv
 from pmkv.errors import PmkvError
 from pmkv_server.config import Config
+from pmkv_server.parsing import strict_int
 
 _DEFAULTS = {field.name: field.default for field in fields(Config)}
 
@@ -52,6 +53,15 @@ def _read_config(context: click.Context, option: click.Parameter, path: str | No
     return path
 
 
+class StrictInt(click.IntRange):
+    """An integer within bounds, in its canonical form."""
+
+    def convert(self, value: Any, param: Any, context: Any) -> int:
+        if isinstance(value, str) and strict_int(value) is None:
+            self.fail(f"{value!r} is not a valid integer.", param, context)
+        return super().convert(value, param, context)
+
+
 class RestPort(click.ParamType):
     """A port number, or "off", which becomes None."""
 
@@ -60,7 +70,7 @@ class RestPort(click.ParamType):
     def convert(self, value: Any, param: Any, context: Any) -> int | None:
         if value is None or str(value).lower() == "off":
             return None
-        return click.IntRange(0, 65535).convert(value, param, context)
+        return StrictInt(0, 65535).convert(value, param, context)
 
 
 @contextlib.contextmanager
@@ -87,7 +97,7 @@ def quick_imports() -> Iterator[None]:
 
 def connected(function: Callable) -> Callable:
     """Add the options of a command that talks to a running server."""
-    for name, attributes in (("password", {}), ("port", {"type": click.IntRange(1, 65535)}), ("host", {})):
+    for name, attributes in (("password", {}), ("port", {"type": StrictInt(1, 65535)}), ("host", {})):
         function = setting(name, **attributes)(function)
     return function
 
@@ -105,7 +115,7 @@ def main() -> None:
 @setting("config", help="A TOML file with any of these options.", callback=_read_config, is_eager=True)
 @setting("data", help="The data directory; created if missing.")
 @setting("host", help="Address to listen on; other than loopback only with a password.")
-@setting("port", type=click.IntRange(0, 65535), help="Port of the Redis protocol; 0 takes a free port.")
+@setting("port", type=StrictInt(0, 65535), help="Port of the Redis protocol; 0 takes a free port.")
 @setting("rest-port", type=RestPort(), help='Port of REST; 0 takes a free port, "off" starts no REST.')
 @setting("capacity", help="Size of the pool: 16GiB when new, else as it is; a larger size grows it.")
 @setting("dram", help="DRAM budget; a quarter of it is for the cache of locations.")
@@ -121,8 +131,8 @@ def main() -> None:
     help="Refuse to start on a medium of coarser granularity.",
 )
 @setting("password", help="Password of AUTH and of REST; prefer the variable, as other users see command lines.")
-@setting("max-clients", type=click.IntRange(1), help="Maximum number of connections to the Redis port.")
-@setting("workers", type=click.IntRange(1, 64), help="Worker threads for long values and large batches.")
+@setting("max-clients", type=StrictInt(1), help="Maximum number of connections to the Redis port.")
+@setting("workers", type=StrictInt(1, 64), help="Worker threads for long values and large batches.")
 def serve(**options: Any) -> None:
     """Serve a data directory over the Redis protocol and REST."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -169,11 +179,11 @@ def put(host: str, port: int, password: str, key: str, value: str | None) -> Non
 
 @main.command()
 @setting("host")
-@setting("rest-port", type=click.IntRange(1, 65535))
+@setting("rest-port", type=StrictInt(1, 65535))
 @setting("password")
 @click.argument("prefix", default="")
 @click.option("--reverse", is_flag=True, help="List in descending order.")
-@click.option("--limit", type=click.IntRange(1), help="Print at most this many keys.")
+@click.option("--limit", type=StrictInt(1), help="Print at most this many keys.")
 def scan(host: str, rest_port: int, password: str, prefix: str, reverse: bool, limit: int | None) -> None:
     """Print the keys that begin with PREFIX.
 

@@ -7,7 +7,7 @@ import time
 
 from pmkv.errors import PmkvError
 from pmkv_server.bgsave import saved_at
-from pmkv_server.commands.registry import COMMANDS, SYNTAX, Command, CommandError, Group, printable, wrong_arity
+from pmkv_server.commands.registry import COMMANDS, SYNTAX, Command, CommandError, Group, printable
 from pmkv_server.net.session import Session
 from pmkv_server.resp import glob
 from pmkv_server.resp.scan import EMPTY_ARRAY, NULL, OK, Reply, a_map, a_set, array, bulk, bulks, integer, simple
@@ -92,7 +92,7 @@ def config_get(session: Session, arguments: list[bytes]) -> Reply:
 def config_set(session: Session, arguments: list[bytes]) -> Reply:
     """Set `requirepass`; other parameters can only be set to the value they have."""
     if len(arguments) % 2:
-        raise CommandError(wrong_arity("config|set"))
+        raise CommandError(SYNTAX)
     pairs = list(zip(arguments[2::2], arguments[3::2], strict=True))
     values = session.server.parameters()
     for word, _ in pairs:

@@ -120,7 +120,7 @@ def _hello_options(session: Session, words: list[bytes]) -> bytes | None:
             name = _checked_name(words[i + 1])
             i += 2
         else:
-            raise CommandError(f"ERR Syntax error in HELLO option '{printable(words[i])}'")
+            raise CommandError(f"ERR Syntax error in HELLO option '{printable(words[i], len(words[i]))}'")
     if login:
         _authenticate(session, *login)
     return name

@@ -59,7 +59,7 @@ def _conditions(words: list[bytes]) -> set[bytes]:
     flags = {word.upper() for word in words}
     for word in words:
         if word.upper() not in (b"NX", b"XX", b"GT", b"LT"):
-            raise CommandError(f"ERR Unsupported option {printable(word)}")
+            raise CommandError(f"ERR Unsupported option {printable(word, len(word))}")
     if b"NX" in flags and len(flags) > 1:
         raise CommandError("ERR NX and XX, GT or LT options at the same time are not compatible")
     if {b"GT", b"LT"} <= flags:

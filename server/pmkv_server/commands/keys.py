@@ -16,6 +16,7 @@ HEAVY_UNCOUNTED = 1 << 14  # counting more keys or rows than that takes millisec
 MIN_SCAN_KEYS = 100  # that a SCAN visits whatever its COUNT: resuming the iteration costs as much as visiting 100 keys
 HEAVY_SCAN_KEYS = 1000  # larger COUNTs run in a worker
 KEYSPACES = 16
+NOT_INT32 = f"ERR value is out of range, value must between {-(1 << 31)} and {(1 << 31) - 1}"
 DB_OUT_OF_RANGE = "ERR DB index is out of range"
 
 
@@ -82,7 +83,7 @@ def scan(session: Session, arguments: list[bytes]) -> Reply:
 
     A key that exists from the first call to the last is returned at least once; one that never exists is not returned.
     """
-    cursor = parse_int(arguments[1], "ERR invalid cursor", 0, (1 << 64) - 1)
+    cursor = parse_int(arguments[1] or b"0", "ERR invalid cursor", 0, (1 << 64) - 1)
     count, pattern, kind = _scan_options(arguments[2:])
     cursor, names = session.keyspace.keys(cursor, max(count, MIN_SCAN_KEYS))
     if pattern:
@@ -177,7 +178,10 @@ def _copy_options(words: list[bytes], db: int) -> tuple[bool, int]:
 
 
 def parse_db(word: bytes) -> int:
-    db = parse_int(word, NOT_AN_INTEGER, -(1 << 31), (1 << 31) - 1)
+    """Return the number of a keyspace; numbers beyond 32 bits get the error text of Redis."""
+    db = parse_int(word, NOT_AN_INTEGER)
+    if not -(1 << 31) <= db < 1 << 31:
+        raise CommandError(NOT_INT32)
     if not 0 <= db < KEYSPACES:
         raise CommandError(DB_OUT_OF_RANGE)
     return db

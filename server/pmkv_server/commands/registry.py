@@ -10,8 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from pmkv_server.parsing import strict_float, strict_int
 from pmkv_server.resp.scan import Reply
 
 if TYPE_CHECKING:
@@ -133,12 +134,12 @@ def wrong_arity(title: str) -> str:
 
 def printable(word: bytes, limit: int = 128) -> str:
     """Return a client's word for a message: cut at a NUL and at `limit` bytes, as in Redis."""
-    return bytes(word[:limit]).split(b"\0")[0].decode("latin-1")
+    return bytes(word[:limit]).split(b"\0")[0].decode("utf-8", "surrogateescape")
 
 
 def name_of(word: bytes) -> str:
     """Return the name of a table or view; the store refuses names that are not valid."""
-    return word.decode("latin-1")
+    return word.decode("utf-8", "surrogateescape")
 
 
 def syntax_error(word: bytes) -> CommandError:
@@ -160,17 +161,15 @@ def unknown_subcommand(arguments: list[bytes]) -> str:
 
 def parse_int(word: bytes, message: str = NOT_AN_INTEGER, low: int = INT_MIN, high: int = INT_MAX) -> int:
     """Return an integer within bounds from its canonical decimal form: no '+', spaces or leading zeros."""
-    try:
-        value = int(word) if len(word) <= 20 else None
-    except ValueError:
-        value = None
-    if value is None or not low <= value <= high or b"%d" % value != word:
+    value = strict_int(str(word, "latin-1"))
+    if value is None or not low <= value <= high:
         raise CommandError(message)
     return value
 
 
-def parse_float(word: bytes, message: str = "ERR value is not a valid float") -> Any:
-    try:
-        return float(word.decode("ascii"))
-    except ValueError:
-        raise CommandError(message) from None
+def parse_float(word: bytes, message: str = "ERR value is not a valid float") -> float:
+    """Return a decimal floating-point number."""
+    value = strict_float(str(word, "latin-1"))
+    if value is None:
+        raise CommandError(message)
+    return value

@@ -20,6 +20,7 @@ from pmkv_server.commands.registry import (
     wrong_arity,
 )
 from pmkv_server.net.session import Session
+from pmkv_server.parsing import strict_float
 from pmkv_server.resp.replies import Replies
 from pmkv_server.resp.scan import (
     IN_PLACE,
@@ -353,7 +354,7 @@ def incrbyfloat(session: Session, arguments: list[bytes]) -> Reply:
         total = (long_double(value) if value or arguments[1] in session.keyspace else np.longdouble(0)) + amount
         if not np.isfinite(total):
             raise CommandError("ERR increment would produce NaN or Infinity")
-        return np.format_float_positional(total, precision=17, unique=False, trim="-").encode()
+        return np.format_float_positional(total + 0.0, precision=17, unique=False, trim="-").encode()
 
     return bulk(_change(session, arguments[1], added))
 
@@ -361,12 +362,9 @@ def incrbyfloat(session: Session, arguments: list[bytes]) -> Reply:
 def long_double(word: bytes) -> np.longdouble:
     """Parse a number as C's long double, so that sums are the same as in Redis."""
     problem = CommandError("ERR value is not a valid float")
-    if not word or len(word) > 255 or word.strip() != word or b"_" in word:
+    if len(word) > 255 or strict_float(str(word, "latin-1")) is None:
         raise problem
-    try:
-        value = np.longdouble(word.decode("ascii"))
-    except ValueError:
-        raise problem from None
+    value = np.longdouble(str(word, "ascii"))
     if np.isnan(value):
         raise problem
     return value

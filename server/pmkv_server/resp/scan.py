@@ -370,7 +370,7 @@ def simple(text: bytes) -> bytes:
 
 def error(text: bytes | str) -> bytes:
     if isinstance(text, str):
-        text = text.encode()
+        text = text.encode("utf-8", "surrogateescape")  # bytes of the client, which need not be UTF-8
     return b"-%b\r\n" % text.replace(b"\r", b" ").replace(b"\n", b" ")
 
 

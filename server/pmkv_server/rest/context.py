@@ -12,6 +12,8 @@ from typing import Any, Protocol, TypeVar
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from pmkv_server.parsing import strict_int
+
 from .problems import Problem, invalid
 
 T = TypeVar("T")
@@ -135,10 +137,7 @@ def query(request: web.Request, *allowed: str) -> dict[str, str]:
 
 def integer(value: Any, name: str, low: int, high: int) -> int:
     """Return an integer of a query or a JSON body, within bounds. Raises Problem 400."""
-    try:
-        number = int(value) if isinstance(value, str | int) and not isinstance(value, bool) else None
-    except ValueError:
-        number = None
+    number = strict_int(value) if isinstance(value, str) else value if type(value) is int else None
     if number is None or not low <= number <= high:
         raise invalid(f"'{name}' must be an integer from {low} to {high}, not {str(value)[:40]!r}")
     return number

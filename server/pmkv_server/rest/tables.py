@@ -10,6 +10,7 @@ from aiohttp import hdrs, web
 
 import pmkv_server.rest.codec as codec
 import pmkv_server.rest.jsonrows as jsonrows
+from pmkv_server.parsing import strict_float
 
 from .codec import Message, Row
 from .context import MAX_BODY_BYTES, integer, off_loop, query, read_body, run, view_of
@@ -208,10 +209,7 @@ def _fields(value: Any) -> list[str] | None:
 
 
 def _number(value: Any) -> float | int:
-    try:
-        number = float(value) if isinstance(value, str) else value
-    except ValueError:
-        number = None
+    number = strict_float(value) if isinstance(value, str) else value
     if value is None:
         return float("nan")
     if not isinstance(number, int | float) or isinstance(number, bool):

@@ -11,6 +11,7 @@ from typing import Any
 from aiohttp import hdrs, web
 
 import pmkv_server.rest.jsonrows as jsonrows
+from pmkv_server.parsing import strict_float
 
 from .context import PROMOTIONS, SERVER, integer, query, read_body, run, store_of, view_of
 from .keys import reply
@@ -111,11 +112,8 @@ async def get_version(request: web.Request) -> web.Response:
 
 
 def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds <= MAX_WAIT_S:
+    seconds = strict_float(text)
+    if seconds is None or not 0 <= seconds <= MAX_WAIT_S:
         raise invalid(f"'timeout' must be seconds from 0 to {MAX_WAIT_S:g}, not {text[:40]!r}")
     return seconds
 

@@ -60,6 +60,7 @@ def test_options_beat_variables_and_these_a_file(configured: list[Config], tmp_p
     ("words", "said"),
     [
         (["--port", "70000"], "70000"),
+        (["--port", "7_400"], "not a valid integer"),
         (["--rest-port", "x"], "x"),
         (["--durability", "maybe"], "maybe"),
         (["--max-clients", "0"], "0"),

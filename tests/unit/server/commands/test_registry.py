@@ -14,6 +14,7 @@ from pmkv_server.commands.registry import (
     printable,
     unknown_command,
 )
+from tests.unit.server.stand import Client
 
 
 @pytest.mark.parametrize("value", [0, 1, -1, 10, INT_MAX, INT_MIN])
@@ -71,3 +72,25 @@ def test_only_values_stay_views() -> None:
     words = [b"mset", memoryview(b"key"), memoryview(b"value")]
     assert [type(word) for word in COMMANDS[b"mset"].owned(words)] == [bytes, bytes, memoryview]
     assert COMMANDS[b"del"].owned(words) == [b"mset", b"key", b"value"]
+
+
+def test_bytes_beyond_ascii_come_back_as_they_were(client: Client) -> None:
+    name, word = b"\xff\xfe\xc3\xa9", b"\x80x"
+    assert client(name, word) == ("-", b"ERR unknown command '%b', with args beginning with: '%b' " % (name, word))
+    for command in ("TABLE.LEN", "VIEW.USE"):
+        assert "'é'".encode() in client(command, "é".encode())[1]
+        assert not client(command, b"\xff")[1].startswith(b"ERR internal")
+    assert client("EXPIRE", "k", 1, b"x" * 300) == ("-", b"ERR Unsupported option " + b"x" * 300)
+
+
+def test_error_texts_of_redis(client: Client) -> None:
+    assert client.says("SELECT 4294967296") == (
+        "-ERR value is out of range, value must between -2147483648 and 2147483647"
+    )
+    assert client.says("CONFIG SET a b c") == "-ERR syntax error"
+    assert client("SCAN", "")[0] != "-"
+    for value in (b"1.5\0", b"1\x002", b" 1"):
+        client("SET", "f", value)
+        assert client("INCRBYFLOAT", "f", 1) == ("-", b"ERR value is not a valid float")
+    client("SET", "f", "-0")
+    assert client("INCRBYFLOAT", "f", 0)[1] == b"0"

@@ -1,0 +1,21 @@
+"""Strict parsers of numbers for RESP, REST and the command line.
+
+Python's `int` and `float` also take underscores, spaces, a leading '+' and digits of other scripts; these do not.
+"""
+
+from __future__ import annotations
+
+import re
+
+_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,19}")
+_FLOAT = re.compile(r"[+-]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?|inf(?:inity)?|nan)", re.IGNORECASE)
+
+
+def strict_int(text: str) -> int | None:
+    """Return a decimal integer in its canonical form: no '+', spaces, underscores or leading zeros. Else None."""
+    return int(text) if _INTEGER.fullmatch(text) else None
+
+
+def strict_float(text: str) -> float | None:
+    """Return a decimal floating-point number, an infinity or NaN, without spaces and underscores. Else None."""
+    return float(text) if _FLOAT.fullmatch(text) else None

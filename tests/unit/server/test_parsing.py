@@ -1,0 +1,29 @@
+"""Numbers are taken in strict forms only."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from pmkv_server.parsing import strict_float, strict_int
+
+
+@pytest.mark.parametrize(("text", "value"), [("0", 0), ("-1", -1), ("18446744073709551615", (1 << 64) - 1)])
+def test_integers(text: str, value: int) -> None:
+    assert strict_int(text) == value
+
+
+@pytest.mark.parametrize("text", ["", "+3", "-0", "01", "1_0", " 1", "1\n", "1\0", "\u0663", "1.0", "9" * 5000])
+def test_not_integers(text: str) -> None:
+    assert strict_int(text) is None
+
+
+@pytest.mark.parametrize(("text", "value"), [("1", 1), ("-.5", -0.5), ("+3.e2", 300), ("-INF", -math.inf)])
+def test_floats(text: str, value: float) -> None:
+    assert strict_float(text) == value
+
+
+@pytest.mark.parametrize("text", ["", ".", "1_0", " 1", "1.5\0", "1.5\n", "\u0663", "1e", "0x10"])
+def test_not_floats(text: str) -> None:
+    assert strict_float(text) is None
