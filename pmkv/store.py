@@ -132,7 +132,7 @@ class Store(View):
 
     def branch(self, name: str, at: str = MAIN) -> View:
         """A new head, which begins as the view `at` is now, and is written like a store."""
-        return View(self._engine, self._engine.branch(name, at))
+        return View(self._engine, self._engine.versions.branch(name, at))
 
     def promote(self, name: str, tables: TableNames = None, keys: KeyspaceChoice = None, force: bool = False) -> None:
         """Give `main`, at once, what a branch wrote, created or dropped; the state before stays as the view `undo`.
@@ -140,16 +140,16 @@ class Store(View):
         tables: only these, by name; keys: numbers of keyspaces, or may those that it wrote be taken (None: unless
         tables are named). ConflictError: `main` wrote to one of them since the branch was cut or promoted, and nothing
         was changed; force: that is dropped."""
-        self._engine.promote(name, tables, keys, force)
+        self._engine.versions.promote(name, tables, keys, force)
 
     def undo(self, force: bool = False) -> None:
         """Bring back what the last promote or rollback of `main` exchanged. UnknownViewError: there was none since the
         last undo. ConflictError: it was written to since, and nothing was changed; force: that is dropped."""
-        self._engine.undo(force)
+        self._engine.versions.undo(force)
 
     def delete_view(self, name: str) -> None:
         """Forget a branch, a snapshot or `undo`; what others stand on stays."""
-        self._engine.delete_view(name)
+        self._engine.versions.delete_view(name)
 
     @property
     def switches(self) -> tuple[int, int]:
@@ -160,7 +160,7 @@ class Store(View):
     def on_switch(self, callback: Callable[[], None]) -> None:
         """Call this after every promotion, rollback and undo of `main`, from whatever thread did it, perhaps before it
         is durable, and under the store's lock."""
-        self._engine.on_switch = callback
+        self._engine.versions.on_main_changed = callback
 
     # several writes at once, and waiting
 

@@ -27,9 +27,9 @@ def test_a_seal_keeps_what_is_hot_and_an_exchange_forgets_it() -> None:
     space.put(b"a", b"1")
     list(space.scan())
     order = space._order
-    engine.snapshot("s")
+    engine.versions.snapshot("s")
     assert space.layer > 0 and space._order is order is not None
     space.put(b"b", b"2")
     assert [key for key, _ in space.scan()] == [b"a", b"b"]
-    engine.rollback("s")
+    engine.versions.rollback("s")
     assert [key for key, _ in space.scan()] == [b"a"]
