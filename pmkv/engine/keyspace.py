@@ -39,7 +39,7 @@ from ..log.format import Frame, Kind
 from ..log.log import Log
 from ..log.segments import Reserve
 from ..versions.layer import Layer
-from .byte_batch import BytesArray, as_values, check_keys, cut_batches, either, join, some_exceed
+from .byte_batch import BytesArray, as_values, check_keys, cut_batches, join, merge_sorted
 from .collection import Collection
 
 OWNER = 1 << 32  # a record's check is owned by its keyspace's number plus this: never a table's id
@@ -202,9 +202,9 @@ class Keyspace(Collection):
         """put_many with an expiry a key (unix ms, 0 for none)."""
         self._guard_write()
         check_keys(keys)
-        values = as_values(values)
+        values, has_large = as_values(values, self._part)
         flags = np.zeros(len(keys), np.int64)
-        if some_exceed(values, self._part):
+        if has_large:
             values = list(values)
             for i, value in enumerate(values):
                 if len(value) > self._part:
@@ -422,7 +422,7 @@ class Keyspace(Collection):
         if runs and self._directory is not None:
             # asked after the order above the runs: what a checkpoint moves meanwhile is seen twice, not never
             below = self._directory.keys(self.number, low, high, reverse, count, self._resolve)
-            keys = either(keys, below, reverse, count)
+            keys = merge_sorted(keys, below, reverse, count)
         self._log.settle(lsn)
         return keys
 
