@@ -285,7 +285,7 @@ class Engine:
             self._freeze_memtables()
             unshared = {name for name, tree in views.trees.items() if tree.keyed and not views.is_shared(name)}
             dead = [key for number in range(KEYSPACES) if keyspace_name(number) in unshared
-                    for key in self.keyspaces[number].take_dead()]  # fmt: skip
+                    for key in self.keyspaces[number].ordered.take_dead()]  # fmt: skip
             layers = [layer for tree in views.trees.values() for layer in tree.layers.values() if layer.closed]
             end = self.log.end_here()
             manifest = Manifest(end, views.last_table, views.parts(), views.views(), views.switches)

@@ -359,7 +359,7 @@ def read_view(store: Any, model: OpenView, spaces: int) -> None:
     for number in range(spaces):
         keyspace = store.keyspace(number)
         if count := len(keyspace):
-            items = list(chain(*keyspace._chunks(b"", None, None, False, None)))  # as `scan`, and expiries
+            items = list(chain(*keyspace.ordered.chunks(b"", None, None, False, None)))  # as `scan`, and expiries
             shown = model.spaces[number] = {key: (value, expiry) for key, value, expiry in items}
             assert count == len(items) == len(shown), (
                 f"keyspace {number} counts {count} keys, shows {len(items)} in order and has {len(shown)}"
