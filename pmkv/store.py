@@ -7,44 +7,27 @@ belongs here) and `lock` (who has it open).
 from __future__ import annotations
 
 import contextlib
-import logging
-import math
 import os
-import queue
-import time
 import weakref
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Callable
 from pathlib import Path
 
 from . import data_directory
 from .engine.engine import Engine
 from .engine.version_plan import KeyspaceChoice, TableNames
-from .errors import ClosedError, CorruptionError, FlushError, FullError, InvalidError, PmkvError
+from .errors import CorruptionError, FlushError, FullError, InvalidError
 from .log.durability import DurabilityWait
 from .log.flusher import Flusher
 from .log.format import epoch_of
+from .maintenance.scheduler import MaintenanceScheduler
 from .runtime.background import Background
-from .runtime.scheduling import yield_cpu
 from .runtime.sizes import parse_size
 from .stats import Stats, stats_of
 from .versions.view_set import MAIN, ViewInfo
 from .view import View
 
-HOT_SHARE = 4  # of the DRAM budget, hot words take one in so many parts
-DUE = 0.1  # seconds of replay, beyond which a checkpoint is taken
-AT_REST = 5  # where nobody writes, so many times less: the next start has less to do, and reads one run less to ask
-MOST_SEALS = 8  # versions, beyond which a checkpoint is taken too: each left one more run for reads to ask in DRAM
-READER_ATTEMPTS = 3
-RETRY = 5.0  # seconds after which a checkpoint that failed is tried again
-BEHIND = 2 * DUE  # seconds of replay, beyond which writers are held up: checkpoints do not keep pace with them
-HOLD_UP, LONGEST = 0.5, 0.05  # at every group for so much of what is beyond, but no more seconds
-DUE_AT_END = 0.005  # the same when the store is closed
-# Times what a checkpoint took, a fold has before the next one: else runs pile up, and checkpoints, which ask each of
-# them, take ever longer.
-FOLDING = 1.0
-CLOSING = 1.5  # seconds of closing, after which a checkpoint that is not written yet is left undone
-log = logging.getLogger("pmkv")
+CACHE_SHARE = 4  # the location cache takes one part in so many of the DRAM budget
+READER_ATTEMPTS = 3  # openings of a readonly store beside a writer, before damage is believed
 
 _open_stores: weakref.WeakSet[Store] = weakref.WeakSet()
 
@@ -79,7 +62,7 @@ def open_store(
         attempts -= 1
         place = data_directory.DataDirectory(path, pool, size, require, readonly)
         try:
-            found, hot = place.open_pool(), budget // HOT_SHARE
+            found, hot = place.open_pool(), budget // CACHE_SHARE
             engine = Engine(found, durability, readonly, verify_reads, files=place.open_files(), hot=hot)
             return Store(place, engine, budget)
         except BaseException as error:
@@ -98,21 +81,18 @@ class Store(View):
         self._place, self.dram = place, dram
         self._flusher, self._background = Flusher(self._log), Background()
         engine.pool.on_take = lambda: self._background.submit(self._prepare_ahead)
-        self._wanted: queue.SimpleQueue[Future[None]] = queue.SimpleQueue()  # checkpoints that somebody waits for
-        self._upkeep_is_due = False
-        self._fold_until = 0.0  # by the monotonic clock
-        self._deadline = math.inf  # of checkpoints, once the store is being closed
-        self.is_cold = engine.is_cold  # are there indexes on file that were not read yet, so that a look may wait?
-        self._retry_upkeep_at = 0.0  # by the monotonic clock: what failed is not tried again at every group
+        self._maintenance: MaintenanceScheduler | None = None
+        if engine.upkeep is not None:
+            self._maintenance = MaintenanceScheduler(
+                self._log, engine.upkeep, self._background,
+                lambda: engine.replay_cost, lambda: engine.heads.seals, engine.is_cold,
+            )  # fmt: skip
         if not self.readonly:
             self._flusher.start()
             self._background.start()
             engine.pool.on_take()
-            if engine.upkeep is not None:
-                engine.upkeep.pause = self._look_at_deadline
-                self._log.on_group = self._look_at_upkeep
-                self._background.submit(self._warm)
-                self._plan_upkeep()  # a replay that took long is not to be repeated
+            if self._maintenance is not None:
+                self._maintenance.start()
         _open_stores.add(self)
 
     # views
@@ -131,7 +111,7 @@ class Store(View):
 
     def branch(self, name: str, at: str = MAIN) -> View:
         """A new head, which begins as the view `at` is now, and is written like a store."""
-        return View(self._engine, self._engine.branch(name, at))
+        return View(self._engine, self._engine.versions.branch(name, at))
 
     def promote(self, name: str, tables: TableNames = None, keys: KeyspaceChoice = None, force: bool = False) -> None:
         """Give `main`, at once, what a branch wrote, created or dropped; the state before stays as the view `undo`.
@@ -139,16 +119,16 @@ class Store(View):
         tables: only these, by name; keys: numbers of keyspaces, or may those that it wrote be taken (None: unless
         tables are named). ConflictError: `main` wrote to one of them since the branch was cut or promoted, and nothing
         was changed; force: that is dropped."""
-        self._engine.promote(name, tables, keys, force)
+        self._engine.versions.promote(name, tables, keys, force)
 
     def undo(self, force: bool = False) -> None:
         """Bring back what the last promote or rollback of `main` exchanged. UnknownViewError: there was none since the
         last undo. ConflictError: it was written to since, and nothing was changed; force: that is dropped."""
-        self._engine.undo(force)
+        self._engine.versions.undo(force)
 
     def delete_view(self, name: str) -> None:
         """Forget a branch, a snapshot or `undo`; what others stand on stays."""
-        self._engine.delete_view(name)
+        self._engine.versions.delete_view(name)
 
     @property
     def switches(self) -> tuple[int, int]:
@@ -159,7 +139,7 @@ class Store(View):
     def on_switch(self, callback: Callable[[], None]) -> None:
         """Call this after every promotion, rollback and undo of `main`, from whatever thread did it, perhaps before it
         is durable, and under the store's lock."""
-        self._engine.on_switch = callback
+        self._engine.versions.on_main_changed = callback
 
     # several writes at once, and waiting
 
@@ -272,120 +252,24 @@ class Store(View):
         if self._log.preallocate_segment():
             self._background.submit(self._prepare_ahead)
 
-    # upkeep, in the background
-
     def checkpoint(self) -> None:
-        """Return when everything written before this call is in the catalog, so that a restart replays nothing of it.
-        A store in memory has none, and needs none."""
+        """Return when everything written before this call is in the catalog, so that a restart replays none of it.
+        A store in memory has no catalog and returns at once."""
         self._log.guard_write()
         if self._log.caller_holds_lock:
             raise InvalidError("a checkpoint cannot be taken within a batch: nothing is complete before its end")
-        if self._engine.upkeep is None:
-            return
-        wish: Future[None] = Future()
-        self._wanted.put(wish)
-        self._background.submit(self._run_upkeep)
-        while not wish.done():
-            with contextlib.suppress(TimeoutError):
-                wish.result(timeout=1)
-                return
-            self._log.guard_write()  # closed meanwhile: nobody is left to grant it
-        wish.result()
+        if self._maintenance is not None:
+            self._maintenance.checkpoint()
 
     @property
     def checkpointed_at(self) -> int:
-        """When the last checkpoint of this process was taken, unix ms; 0 for never."""
+        """The time of this process's last checkpoint, unix ms; 0 for none."""
         return self._engine.upkeep.checkpointed_at if self._engine.upkeep else 0
 
-    def _look_at_upkeep(self) -> None:
-        # in the thread that flushes, and that writers wait for: never a server's loop
-        if self._log.durability == "commit" and not self._engine.pool.medium.inline and self._behind > 0:
-            time.sleep(min(self._behind * HOLD_UP, LONGEST))
-        self._plan_upkeep()
-
     @property
-    def _behind(self) -> float:
-        """Seconds of replay beyond what is let pass. Where checkpoints fail, to wait for them is no use."""
-        return self._engine.replay_cost - BEHIND if self._engine.upkeep.error is None else 0.0
-
-    def _plan_upkeep(self) -> None:
-        """A checkpoint, if it is due; folds alone, where nobody writes and something was committed since the last."""
-        due = DUE / AT_REST if self._log.is_idle else DUE
-        is_due = self._engine.replay_cost > due or self._engine.heads.seals > MOST_SEALS
-        may_fold = self._log.is_idle and self._engine.upkeep.may_compact_at_rest
-        if self._upkeep_is_due or not (is_due or may_fold) or self._log.readonly:
-            return
-        if time.monotonic() >= self._retry_upkeep_at:
-            self._upkeep_is_due = is_due
-            self._background.submit(self._run_upkeep)
-
-    def _run_upkeep(self) -> None:
-        """Checkpoints that are wished for or due; then folds, and whatever becomes due beside them."""
-        self._checkpoint_if_due()
-        if self.is_cold:  # who reads waits for the warm-up, nobody for a fold
-            return
-        for _ in self._guarded(self._engine.upkeep.compact()):
-            self._background.catch_up()
-            self._checkpoint_if_due()
-        self._checkpoint_if_due()
-
-    def _checkpoint_if_due(self) -> None:
-        wishes = []
-        with contextlib.suppress(queue.Empty):
-            while True:
-                wishes.append(self._wanted.get_nowait())
-        begun = time.monotonic()
-        folds_first = self._engine.upkeep.is_compacting and begun < self._fold_until
-        if not wishes and (folds_first or not self._upkeep_is_due):
-            return
-        try:
-            self._take_checkpoint()
-        except BaseException as error:
-            for wish in wishes:
-                wish.set_exception(error)
-            if not isinstance(error, PmkvError | OSError):
-                raise
-            self._upkeep_failed(error)
-        finally:
-            self._upkeep_is_due = False
-            self._fold_until = time.monotonic() + FOLDING * (time.monotonic() - begun)
-        for wish in wishes:
-            if not wish.done():
-                wish.set_result(None)
-        self._plan_upkeep()  # of what was written meanwhile: perhaps nobody writes again
-
-    def _take_checkpoint(self) -> None:
-        with contextlib.closing(self._engine.upkeep.checkpoint()) as steps:
-            for _ in steps:
-                yield_cpu()
-                self._look_at_deadline()
-
-    def _look_at_deadline(self) -> None:
-        if time.monotonic() > self._deadline:
-            raise ClosedError("the store is being closed: what is not written yet is left to the log")
-
-    def _guarded(self, steps: Iterator[None]) -> Iterator[None]:
-        """Steps of upkeep, until the store is closed, or one of them fails."""
-        try:
-            for _ in steps:
-                yield_cpu()
-                yield
-                if self._log.closed or self._log.failed:
-                    return
-        except (PmkvError, OSError) as error:
-            self._upkeep_failed(error)
-
-    def _upkeep_failed(self, error: Exception) -> None:
-        """The log still holds everything: the store goes on, and the next checkpoint tries again."""
-        self._engine.upkeep.error = str(error)
-        self._retry_upkeep_at = time.monotonic() + RETRY
-        log.warning("a checkpoint or fold was not finished, and will be tried again: %s", error)
-
-    def _warm(self) -> None:
-        for _ in self._guarded(self._engine.upkeep.warm()):
-            self._background.catch_up()
-        self.is_cold = False
-        self._background.submit(self._run_upkeep)
+    def is_cold(self) -> bool:
+        """True if runs were not read since the store was opened: a read may wait for the disk."""
+        return self._maintenance is not None and self._maintenance.is_cold
 
     def close(self, checkpoint: bool = True) -> None:
         """Make everything durable and let go of the directory. A closed store raises ClosedError; closing twice is
@@ -400,22 +284,17 @@ class Store(View):
             self._log.closed = "the store is closed"  # who comes later is told so; who waits is still served
         try:
             if self._flusher.is_alive():
-                self._deadline = time.monotonic() + CLOSING
+                if self._maintenance is not None:
+                    self._maintenance.begin_closing()
                 self._flusher.stop()
                 self._background.stop()
                 self._log.flush(self._log.lsn)
-                if checkpoint and self._engine.replay_cost > DUE_AT_END and not self._log.readonly:
-                    self._checkpoint_at_end()
+                if checkpoint and self._maintenance is not None:
+                    self._maintenance.checkpoint_at_close()
                 with contextlib.suppress(FullError):
                     self._log.mark()
         finally:
             self._place.close()
-
-    def _checkpoint_at_end(self) -> None:
-        try:
-            self._take_checkpoint()
-        except (PmkvError, OSError) as error:
-            self._upkeep_failed(error)
 
     def forked(self) -> None:
         """In a forked child: the store is the parent's."""

@@ -50,14 +50,14 @@ class View:
 
     def snapshot(self, name: str) -> None:
         """Give the state of now a name; it stays what it is until it is deleted."""
-        self._engine.snapshot(name, self._usable)
+        self._engine.versions.snapshot(name, self._usable)
 
     def rollback(self, name: str, tables: TableNames = None, keys: KeyspaceChoice = None) -> None:
         """Go back, at once, to a snapshot; what `main` was before stays as the view `undo`.
 
         tables: only these, by name; keys: numbers of keyspaces, or may they be rolled back (None: unless tables are
         named)."""
-        self._engine.rollback(name, tables, keys, self._usable)
+        self._engine.versions.rollback(name, tables, keys, self._usable)
 
     # keyspaces; the view itself is keyspace 0
 
@@ -102,10 +102,13 @@ class View:
 
     # tables
 
-    def create_table(self, name: str, dtype: npt.DTypeLike, rows: int | None = None) -> Table:
-        """A new table of rows of any fixed-size NumPy dtype; rows=N: ids are 0 to N - 1 (dense). ExistsError: the
-        name is taken."""
-        return self._engine.create_table(name, dtype, rows, self._usable)
+    def create_table(
+        self, name: str, dtype: npt.DTypeLike, rows: int | None = None, *, exist_ok: bool = False
+    ) -> Table:
+        """Create a table of rows of any fixed-size NumPy dtype. rows=N: the ids are 0 to N - 1 (dense).
+
+        exist_ok: return an existing table of equal dtype, shape and rows. ExistsError: the name is taken."""
+        return self._engine.create_table(name, dtype, rows, self._usable, exist_ok)
 
     def table(self, name: str) -> Table:
         """The table of this name. UnknownNameError: there is none."""
@@ -124,11 +127,11 @@ class View:
 
     def gather(self, wanted: Mapping[str, npt.ArrayLike], default: Any = 0.0) -> dict[str, np.ndarray]:
         """Rows of several tables, of one moment: {name: ids} to {name: rows}."""
-        return self._engine.gather(wanted, default, self._usable)
+        return self._contents.gather(wanted, default)
 
     def pool(self, wanted: Mapping[str, tuple[npt.ArrayLike, ...]], mode: str = "sum") -> dict[str, np.ndarray]:
         """Pooled rows of several tables, of one moment: {name: (ids, offsets[, weights])} to {name: rows}."""
-        return self._engine.pool_many(wanted, mode, self._usable)
+        return self._contents.pool_many(wanted, mode)
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[Transaction]:

@@ -1,4 +1,4 @@
-"""Keys and values on their way in: checked, joined into arrays as kernels want them, cut into frames and batches."""
+"""Batches of byte strings: check keys and values, join them for kernels, and cut them into frames and batches."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from ..log.format import MAX_BATCH, MAX_KEY, MAX_VALUE
 class BytesArray(Sequence[Any]):
     """Byte strings in one array: the i-th is blob[bounds[i, 0] : bounds[i, 1]], or None if its bounds are negative.
 
-    What a server received is never cut into objects: a keyspace takes spans where it takes sequences of bytes."""
+    A keyspace takes one wherever it takes a sequence of bytes: a server need not cut a received buffer into objects."""
 
     def __init__(self, blob: np.ndarray, bounds: np.ndarray, absent: int = 0) -> None:
-        """absent: how many are None."""
+        """absent: the number of items that are None."""
         self.blob, self.bounds, self.absent = blob, bounds, absent
 
     def __len__(self) -> int:
@@ -35,18 +35,19 @@ class BytesArray(Sequence[Any]):
         return next(iter(BytesArray(self.blob, self.bounds[index].reshape(1, 2))))
 
 
-def longest(items: Sequence[bytes]) -> int:
-    """The length of the longest."""
-    return longest_span(items.bounds) if isinstance(items, BytesArray) else max(map(len, items))
+def longest_above(items: Sequence[bytes], length: int) -> int:
+    """Return the length of the longest item if it is above `length`, else any number up to `length`.
+
+    A BytesArray whose blob is not longer than `length` is not looked through: most that a server receives are not."""
+    if isinstance(items, BytesArray):
+        return items.blob.size if items.blob.size <= length else longest_span(items.bounds)
+    return max(map(len, items), default=0)
 
 
-def some_exceed(items: Sequence[bytes], length: int) -> bool:
-    """Is one of them longer? Not if all together are not, as what a server takes at once hardly ever is."""
-    return not (isinstance(items, BytesArray) and items.blob.size <= length) and longest(items) > length
+def merge_sorted(some: list[bytes], others: list[bytes], reverse: bool, count: int) -> list[bytes]:
+    """Merge two sorted pages of keys, up to the last key that both are known to cover.
 
-
-def either(some: list[bytes], others: list[bytes], reverse: bool, count: int) -> list[bytes]:
-    """Two ordered lists as one, as far as both reach: one with `count` keys may go on behind its last."""
+    A page of `count` keys or more was cut there: more keys may follow its last one."""
     ends = [keys[-1] for keys in (some, others) if len(keys) >= count]
     merged = sorted({*some, *others}, reverse=reverse)
     if ends:
@@ -56,26 +57,26 @@ def either(some: list[bytes], others: list[bytes], reverse: bool, count: int) ->
 
 
 def check_keys(keys: Sequence[bytes]) -> None:
-    """Refuse what is no key."""
+    """Raise InvalidError if a key is no bytes, or too long."""
     if not isinstance(keys, BytesArray):
         for kind in set(map(type, keys)):
             if not issubclass(kind, bytes):
                 raise InvalidError(f"a key must be bytes, not {kind.__name__}")
-    if some_exceed(keys, MAX_KEY):
-        raise InvalidError(f"a key of {longest(keys):,} bytes is too long: at most {MAX_KEY:,}")
+    if (longest := longest_above(keys, MAX_KEY)) > MAX_KEY:
+        raise InvalidError(f"a key of {longest:,} bytes is too long: at most {MAX_KEY:,}")
 
 
-def as_values(values: Sequence[bytes]) -> Sequence[bytes]:
-    """Values as bytes; refuse what is none, or too long."""
+def as_values(values: Sequence[bytes], limit: int = MAX_VALUE) -> tuple[Sequence[bytes], bool]:
+    """Return values as bytes, and whether one is longer than `limit`. InvalidError: one is no bytes, or too long."""
     if not isinstance(values, BytesArray) and set(map(type, values)) != {bytes}:
         values = [value if isinstance(value, bytes) else bytes_of(value) for value in values]
-    if some_exceed(values, MAX_VALUE):
-        raise InvalidError(f"a value of {longest(values):,} bytes is too long: at most {MAX_VALUE:,}")
-    return values
+    if (longest := longest_above(values, limit)) > MAX_VALUE:
+        raise InvalidError(f"a value of {longest:,} bytes is too long: at most {MAX_VALUE:,}")
+    return values, longest > limit
 
 
 def bytes_of(value: Any) -> bytes:
-    """What a bytearray, memoryview or array holds."""
+    """Copy the bytes of a bytearray, memoryview or array. InvalidError: the value is none of these."""
     try:
         return memoryview(value).tobytes()
     except TypeError:
@@ -83,7 +84,7 @@ def bytes_of(value: Any) -> bytes:
 
 
 def join(items: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
-    """Byte strings one behind the other, and where each begins and ends, int64[n, 2]."""
+    """Concatenate byte strings; return the blob, uint8[:], and where each begins and ends, int64[n, 2]."""
     if isinstance(items, BytesArray):
         return items.blob, items.bounds
     bounds = np.zeros((len(items), 2), np.int64)
@@ -94,16 +95,17 @@ def join(items: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def cut_batches(sizes: np.ndarray, limit: int) -> Iterator[list[tuple[int, int, int]]]:
-    """Consecutive items as frames (first, last + 1, bytes) of up to `limit` bytes, in batches of up to 16 MiB."""
+    """Cut consecutive items into frames (first, last + 1, bytes) of up to `limit` bytes, and frames into batches of up
+    to 16 MiB."""
     batch: list[tuple[int, int, int]] = []
     ends = np.cumsum(sizes)
-    a, before, used = 0, 0, 0
-    while a < len(sizes):
-        b = max(a + 1, int(np.searchsorted(ends, before + limit, "right")))
-        length = int(ends[b - 1]) - before
+    first, before, used = 0, 0, 0
+    while first < len(sizes):
+        stop = max(first + 1, int(np.searchsorted(ends, before + limit, "right")))
+        length = int(ends[stop - 1]) - before
         if batch and used + length > MAX_BATCH:
             yield batch
             batch, used = [], 0
-        batch.append((a, b, length))
-        a, before, used = b, int(ends[b - 1]), used + length
+        batch.append((first, stop, length))
+        first, before, used = stop, int(ends[stop - 1]), used + length
     yield batch

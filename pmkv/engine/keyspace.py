@@ -16,10 +16,8 @@ import numpy as np
 from ..catalog.lmdb_catalog import Catalog
 from ..errors import CorruptionError, InvalidError
 from ..index.hash_table import check_cursor
-from ..index.key_order import KeyOrder, after_prefix
-from ..index.lookup_batch import KeyBatch, lives
+from ..index.lookup_batch import KeyBatch
 from ..kernels import location
-from ..kernels.hashing import place_of
 from ..kernels.probe import hash_keys
 from ..kernels.records import (
     DAMAGED,
@@ -39,14 +37,12 @@ from ..log.format import Frame, Kind
 from ..log.log import Log
 from ..log.segments import Reserve
 from ..versions.layer import Layer
-from .byte_batch import BytesArray, as_values, check_keys, cut_batches, either, join, some_exceed
+from .byte_batch import BytesArray, as_values, check_keys, cut_batches, join
 from .collection import Collection
+from .keyspace_scan import KeyspaceScan
 
 OWNER = 1 << 32  # a record's check is owned by its keyspace's number plus this: never a table's id
-SCAN_CHUNK = 1000
-MOST_KNOWN = 10_000  # keys that an order may hold although runs on file have them, before it is made anew
-MOST_SPANS = 4 << 20  # bytes of values in one array
-MOST_DEAD = 4096  # keys that wait for a checkpoint to take them out of the directory: a look at each takes the lock
+MAX_ARRAY_BYTES = 4 << 20  # bytes of values that `get_spans` returns in one array
 YEAR_2001_MS = 978_307_200_000  # an earlier expiry is a mistake of the unit, most likely
 Pairs = Mapping[bytes, bytes] | Iterable[tuple[bytes, bytes]]
 
@@ -73,16 +69,13 @@ class Keyspace(Collection):
         """clear: empties keyspace `number` by a decision, whose LSN it returns; names: the ordered directory of the
         keys that runs on file hold, of all views."""
         super().__init__(top, log, verify, readonly)
-        self.number, self._clear, self._directory = top.tree.number, clear, names
+        self.number, self._clear = top.tree.number, clear
         self._owner = np.uint64(OWNER + self.number)
         self._part = large_values.chunk_size(log)
-        self._exchanged()
+        self.ordered = KeyspaceScan(self, names)
 
     def _exchanged(self) -> None:
-        self._order: KeyOrder | None = None  # of keys above the runs on file; built when somebody asks
-        self._dead: dict[bytes, None] = {}  # keys of the catalog's directory that were looked up and dead
-        # from where on the directory is to be looked through: after a clear it is full of dead ones
-        self._sweep = b"" if self.layer and not self.chain.runs else None
+        self.ordered.reset()
 
     # reading
 
@@ -98,7 +91,7 @@ class Keyspace(Collection):
         """As `get_many`, the values one behind the other in one array; None if they are too long for that."""
         rows = self._rows(keys)
         total = value_bytes(rows, FLAG_PARTS)
-        if not 0 <= total <= MOST_SPANS:
+        if not 0 <= total <= MAX_ARRAY_BYTES:
             return None
         blob, bounds = np.empty(total, np.uint8), np.empty((len(rows), 2), np.int64)
         return BytesArray(blob, bounds, gather_values(self._log.data, rows, blob, bounds))
@@ -217,9 +210,9 @@ class Keyspace(Collection):
         """put_many with an expiry a key (unix ms, 0 for none)."""
         self._guard_write()
         check_keys(keys)
-        values = as_values(values)
+        values, has_large = as_values(values, self._part)
         flags = np.zeros(len(keys), np.int64)
-        if some_exceed(values, self._part):
+        if has_large:
             values = list(values)
             for i, value in enumerate(values):
                 if len(value) > self._part:
@@ -247,7 +240,7 @@ class Keyspace(Collection):
             if total <= limit:  # what nearly every call is, and a tick of the server: one frame needs no batch
                 self._log.reserve([total], purpose)
                 self._append(words, key_blob, key_bounds, value_blob, value_bounds, expiries, flags, total, purpose)
-                self._note(keys)
+                self.ordered.note(keys)
             else:
                 for batch in cut_batches(sizes, limit):
                     self._log.reserve([length for _, _, length in batch], purpose)
@@ -255,12 +248,8 @@ class Keyspace(Collection):
                         for a, b, length in batch:
                             spans = key_blob, key_bounds[a:b], value_blob, value_bounds[a:b]
                             self._append(words[a:b], *spans, expiries[a:b], flags[a:b], length, purpose)
-                            self._note(keys[a:b])
+                            self.ordered.note(keys[a:b])
             return self._changed
-
-    def _note(self, keys: Sequence[bytes]) -> None:
-        if self._order is not None:
-            self._order.add(keys)
 
     def _append(
         self,
@@ -402,76 +391,8 @@ class Keyspace(Collection):
     ) -> Iterator[tuple[bytes, bytes]]:
         """(key, value) in the order of keys' bytes; start inclusive, stop exclusive. Goes on in chunks: what is written
         meanwhile behind the place reached is seen."""
-        for chunk in self._chunks(prefix, start, stop, reverse, limit):
+        for chunk in self.ordered.chunks(prefix, start, stop, reverse, limit):
             yield from ((key, value) for key, value, _ in chunk)
-
-    def _chunks(
-        self, prefix: bytes, start: bytes | None, stop: bytes | None, reverse: bool, limit: int | None
-    ) -> Iterator[list[tuple[bytes, bytes, int]]]:
-        """A scan: (key, value, expiry) of some keys at a time."""
-        low = max(prefix, start or b"")
-        high = min((bound for bound in (stop, after_prefix(prefix)) if bound is not None), default=None)
-        left = limit if limit is not None else float("inf")
-        while left > 0 and (high is None or low < high):
-            count = int(min(left, SCAN_CHUNK))
-            keys = self._chunk(low, high, reverse, count)
-            if not keys:
-                return
-            rows = [(key, *row) for key, row in zip(keys, self._look(keys), strict=True)]
-            if dead := [key for key, at, *_ in rows if at < 0]:
-                self._forget(dead)
-            living = [(key, self._value(at, size, flags), expiry) for key, at, size, expiry, flags in rows if at >= 0]
-            yield living[: int(min(left, len(living)))]
-            left -= len(living)
-            if len(keys) < count:
-                return  # there were no more
-            low, high = (low, keys[-1]) if reverse else (keys[-1] + b"\0", high)
-
-    def _chunk(self, low: bytes, high: bytes | None, reverse: bool, count: int) -> list[bytes]:
-        """The next keys in order, dead ones among them."""
-        with self._locked():
-            runs, lsn = self.chain.runs, self._changed
-            if self._order is None or len(self._order) > MOST_KNOWN + 2 * self.chain.count_above:
-                self._order = KeyOrder(key for _, _, found in self.chain.walk_above() for key in self._names(found))
-            keys = self._order.chunk(low, high, reverse, count)
-        if runs and self._directory is not None:
-            # asked after the order above the runs: what a checkpoint moves meanwhile is seen twice, not never
-            below = self._directory.keys(self.number, low, high, reverse, count, self._resolve)
-            keys = either(keys, below, reverse, count)
-        self._log.wait_durable(lsn)
-        return keys
-
-    def _resolve(self, prefix: bytes, word: int) -> list[bytes]:
-        """The keys with this beginning and hash, dead ones among them: long ones stand abridged in the directory."""
-        place = place_of(np.uint64(word), self.chain.seed)
-        with self._log.locks.state:
-            return [key for key in self._names(self.chain.at(int(place))) if key.startswith(prefix)]
-
-    def _forget(self, dead: list[bytes]) -> None:
-        """Take deleted keys out of the order, unless they came back meanwhile; those in the directory leave it at a
-        checkpoint, after a second look. What has only expired stays: a clock that was ahead once must not hide it for
-        ever."""
-        with self._log.locks.state:
-            gone = self._gone(dead)
-            if self._order is not None:
-                self._order.discard(gone)
-            if self.chain.runs and len(self._dead) < MOST_DEAD:
-                self._dead |= dict.fromkeys(gone)
-
-    def _gone(self, keys: list[bytes]) -> list[bytes]:
-        """Those of the keys that are not there, or deleted. Under the lock."""
-        found = self.chain.find(self._wanted(keys))
-        return [key for key, lives_now in zip(keys, lives(found).tolist(), strict=True) if not lives_now]
-
-    def take_dead(self) -> list[tuple[int, bytes, int]]:
-        """Keys that may leave the directory: they are dead now as they were when a scan met them. Under the lock."""
-        some, self._dead = list(self._dead), {}
-        if self._sweep is not None and self._directory is not None:
-            names = self._directory.keys(self.number, self._sweep, None, False, MOST_DEAD, self._resolve)
-            self._sweep = names[-1] + b"\0" if names else None
-            some = [*dict.fromkeys(some + names)]
-        gone = self._gone(some) if some else []
-        return [(self.number, key, word) for key, word in zip(gone, self._wanted(gone).words.tolist(), strict=True)]
 
     # recovery and care
 
@@ -505,5 +426,4 @@ class Keyspace(Collection):
             for now in sorted(set(expiries))[:: max(1, len(expiries) // 16)]:
                 there = sum(expiry == 0 or expiry > now for expiry in expiries)
                 assert there == self.chain.count(now), f"the expiries counted at {now} are not those of the records"
-            if self._order is not None:
-                self._order.check()
+            self.ordered.check()

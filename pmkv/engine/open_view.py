@@ -121,6 +121,11 @@ class OpenView:
         for one in self.parts:
             one.leave(why, lsn)
 
+    def release(self) -> None:
+        """Release the layers of an open view that nobody was given. The caller holds locks.state."""
+        for collection in self.parts:
+            collection.chain.close()
+
     def guard(self) -> None:
         """Refuse what was deleted."""
         self._ground.log.guard_read()
@@ -151,11 +156,13 @@ class OpenView:
         return tables[name]
 
     def gather(self, wanted: Mapping[str, npt.ArrayLike], default: Any = 0.0) -> dict[str, np.ndarray]:
-        """Rows of several tables, of one moment."""
+        """Read rows of several tables at one moment: {name: ids} to {name: rows}."""
+        self.guard()
         return self._at_once(lambda: {name: self.table(name).get(ids, default) for name, ids in wanted.items()})
 
     def pool_many(self, wanted: Mapping[str, tuple[npt.ArrayLike, ...]], mode: str = "sum") -> dict[str, np.ndarray]:
-        """Pooled rows of several tables, of one moment."""
+        """Pool rows of several tables at one moment: {name: (ids, offsets[, weights])} to {name: rows}."""
+        self.guard()
         return self._at_once(lambda: {name: self.table(name).pool(*bags, mode=mode) for name, bags in wanted.items()})
 
     def _at_once(self, read: Callable[[], T]) -> T:

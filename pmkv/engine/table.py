@@ -7,7 +7,6 @@ dtypes are checked here, so that kernels need not. Waiting for durability happen
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -28,91 +27,13 @@ from ..runtime.scheduling import no_yield, yield_cpu
 from ..versions.layer import Layer
 from .casting import add_rows, cast_default, cast_values
 from .collection import Collection
+from .row_schema import can_become, dtype_from
 
-NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,127}")
-MAX_WIDTH = 1 << 16
 SHORT = 6  # frames of a piece of a long put
 BESIDE = FEW_ELEMENTS  # rows of a batch that others wait for, until all of it is entered
-MOST_ROWS = 1 << 47
 IDS_ONLY = np.empty(0, np.uint8)
 
 Written = tuple[np.ndarray, np.ndarray, int]  # ids of a frame, where their rows stand, its LSN
-
-
-def row_dtype(dtype: npt.DTypeLike) -> np.dtype:
-    """A dtype as stored: fixed size, little-endian, no Python objects; subarrays keep their shape."""
-    try:
-        row = np.dtype(dtype).newbyteorder("<")
-        refuse_unstorable(row)
-        if row.base.names is not None:
-            np.lib.format.dtype_to_descr(row.base)  # ValueError: fields overlap, or stand in another order
-    except (TypeError, ValueError) as error:
-        raise InvalidError(f"{dtype!r} is no NumPy dtype for rows: {error}") from error
-    if row.hasobject or row.itemsize == 0:
-        raise InvalidError(
-            f"dtype {row} has no fixed size in bytes: use numbers, booleans, S<n>, U<n>, or structures and "
-            "arrays of them"
-        )
-    if row.itemsize > MAX_WIDTH:
-        raise InvalidError(
-            f"rows of {row.itemsize:,} bytes are too wide: at most {MAX_WIDTH:,}; use a keyspace for blobs"
-        )
-    return row
-
-
-def refuse_unstorable(row: np.dtype) -> None:
-    """Raise ValueError for dtypes whose description would not give the same dtype again after a restart."""
-    base = row.base
-    if base.kind == "V" and base.names is None and base.type is not np.void:
-        raise ValueError(
-            f"{base} comes from an extension of NumPy: store its bits, as 'u2' or 'u1', or convert to 'f4'"
-        )
-    for name in base.names or ():
-        field = base.fields[name]
-        if len(field) > 2:
-            raise ValueError(f"field {name!r} has a title, {field[2]!r}: leave titles out")
-        refuse_unstorable(field[0])
-
-
-def descr_of(row: np.dtype) -> Any:
-    """A row dtype as JSON can carry it: a NumPy descr for structures, [base, shape] otherwise."""
-    if row.names is not None:
-        return np.lib.format.dtype_to_descr(row)
-    return [descr_of(row.base) if row.base.names is not None else row.base.str, list(row.shape)]
-
-
-def dtype_from(descr: Any) -> np.dtype:
-    """The other way round."""
-    base, shape = (descr, ()) if is_structure(descr) else descr
-    if is_structure(base):
-        base = np.lib.format.descr_to_dtype(as_descr(base))
-    return row_dtype((base, tuple(shape)) if shape else base)
-
-
-def check_bound(rows: Any) -> int | None:
-    """How many rows a dense table has; None for one of any ids."""
-    if rows is None:
-        return None
-    if not isinstance(rows, int | np.integer) or not 0 < rows <= MOST_ROWS:
-        raise InvalidError(f"rows={rows!r}: a dense table has 1 to {MOST_ROWS:,} rows; None for any int64 ids")
-    return int(rows)
-
-
-def is_structure(descr: Any) -> bool:
-    """Is this a list of fields, (name, dtype[, shape]) each, rather than a dtype's name or [base, shape]?"""
-    if not isinstance(descr, list | tuple):
-        return False
-    return all(isinstance(field, list | tuple) and len(field) > 1 and isinstance(field[0], str) for field in descr)
-
-
-def as_descr(value: Any) -> Any:
-    """Lists from JSON as the tuples that NumPy wants in a descr."""
-    if isinstance(value, dict):
-        return value
-    return [
-        (field[0], as_descr(field[1]) if isinstance(field[1], list) else field[1], *[tuple(s) for s in field[2:]])
-        for field in value
-    ]
 
 
 class Table(Collection):
@@ -499,8 +420,3 @@ class Table(Collection):
         with self._log.publisher.quiesced(), self._log.deferred():
             self.chain.check()
             assert sum(ids.size for ids, _ in self.scan()) == self.chain.count(0), "the rows counted are not those"
-
-
-def can_become(given: np.dtype, wanted: np.dtype) -> bool:
-    """May rows of one dtype be stored as another? NumPy goes by the order of fields, whatever they are called."""
-    return given.names == wanted.names and np.can_cast(given, wanted, "same_kind")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from ..errors import InvalidError, UnknownNameError
 from ..versions.view_set import KEYSPACES, MAIN, UNDO, ViewEntry, ViewSet, id_of, keyspace_name
-from .table import NAME
+from .row_schema import check_name
 
 TableNames = Iterable[str] | None  # names; None: whatever the operation is about
 KeyspaceChoice = bool | Iterable[int] | None  # numbers of keyspaces, or whether any; None: unless tables are named
@@ -27,10 +27,7 @@ class Plan:
 
 def check_view_name(name: str) -> None:
     """Refuse what cannot name a new view."""
-    if not isinstance(name, str) or not NAME.fullmatch(name):
-        raise InvalidError(
-            f"{name!r} cannot name a view: letters, digits, _ . : and -, at most 128, not beginning with . : or -"
-        )
+    check_name(name, "view")
     if name in (MAIN, UNDO):
         raise InvalidError(f"{name!r} has a meaning of its own among views: choose another name")
 

@@ -12,8 +12,8 @@ import numpy as np
 
 from ..errors import CorruptionError
 from ..index.run import RunInfo
-from ..index.run_writer import write_run
 from ..index.run_files import RunFileWriter
+from ..index.run_writer import write_run
 from ..versions.index_stack import net_expiries
 from ..versions.layer import live_of
 from ..versions.manifest import Manifest

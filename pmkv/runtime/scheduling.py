@@ -1,5 +1,11 @@
-"""Taking turns: whoever works long lets those go first who serve, by `step_back` once, `give_way` between kernels and
-system calls, and `rest` between stretches of Python, or of operations."""
+"""Thread scheduling: how long-running threads let short, waited-for ones go first.
+
+`lower_priority` and `short_slice` are called once a thread, `yield_cpu` between kernels and system calls, and
+`yield_gil` between stretches of Python. All of it is an optimisation of latency; correctness never depends on it.
+
+Set the environment variable PMKV_SCHED=off before pmkv is imported to switch off everything that asks the operating
+system's scheduler for something: `lower_priority`, `short_slice` and `yield_cpu` then do nothing at all.
+"""
 
 from __future__ import annotations
 
@@ -13,81 +19,84 @@ import threading
 import time
 from collections.abc import Callable
 
-TURN = 0.001  # seconds of Python at most
-REST = 0.00005
-LONG = 0.001  # seconds that a core is given away: others are busy there all the time
-SPARED = 4  # times as long nothing is given away after that: a fifth of what is one's due, at most, goes to them
-SLICE = 3_000_000  # ns; who has a shorter one interrupts it. Linux before 6.12 knows no such thing
-MOMENT = 100_000  # ns; the shortest there is
-SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}  # system calls: glibc has had no function for it until lately
+IS_ENABLED = os.environ.get("PMKV_SCHED") != "off"
+MAX_TURN_S = 0.001  # seconds of Python before the GIL is yielded
+GIL_YIELD_S = 0.00005  # seconds of sleep, enough for another thread to wake up and take the GIL
+LONG_YIELD_S = 0.001  # a yield of the core that took longer went to threads that never rest
+YIELD_BACKOFF_RATIO = 4  # after a long yield, no other one for this many times its length: a fifth of the time at most
+LONG_SLICE_NS = 3_000_000  # slice of background work: a thread with a shorter one interrupts it (Linux 6.12 or later)
+SHORT_SLICE_NS = 100_000  # slice of a thread that is waited for; the shortest that Linux grants
+SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}  # system call numbers: glibc has had no wrapper until lately
 ATTRIBUTES = struct.Struct("=IIQiIQQQ")  # size, policy, flags, nice, priority, runtime, deadline, period
-# not `os.sched_yield`, which keeps the interpreter before Python 3.12: others would wait for that, too
-_yield: Callable[[], object] = getattr(ctypes.CDLL(None), "sched_yield", lambda: None)  # not everywhere
-_not_before = 0.0
+# Not `os.sched_yield`, which keeps the GIL before Python 3.12: other threads would wait for that, too.
+_yield: Callable[[], object] = getattr(ctypes.CDLL(None), "sched_yield", lambda: None)  # not on every system
+_not_before = 0.0  # time.perf_counter() before which yield_cpu does nothing
 
 
 def no_yield() -> None:
-    """Nothing speaks against it."""
+    """Do nothing, where a caller may pass a function that yields."""
 
 
 def lower_priority(nice: int) -> None:
-    """Let others go before this thread, as far as the system knows how: it need not.
+    """Make the calling thread a batch thread with at least this nice value, as far as the system allows.
 
-    At once if the scheduler sees to it, else when this thread gives way. Without both, a server or a client that woke
-    up beside a checkpoint waited up to 4 ms, and beside a long put until that ended, also where the other core was
-    idle. nice: its share, too, is smaller."""
-    if platform.system() != "Linux":
-        return  # Linux alone has priorities of threads
+    Without it, a server or client that woke up during a checkpoint waited up to 4 ms, and during a long put until the
+    put ended, even where the other core was idle."""
+    if not IS_ENABLED or platform.system() != "Linux":
+        return  # only Linux has priorities of threads
     nice = max(nice, os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
-    _schedule(os.SCHED_BATCH, nice, SLICE)
+    _schedule(os.SCHED_BATCH, nice, LONG_SLICE_NS)
 
 
 def short_slice() -> None:
-    """Let this thread, which needs a core for moments and is waited for, have it when it wakes up: as far as the
-    system knows how, likewise. Where as many others as there are cores never rest, it waited for the end of a slice
-    each time that it woke up."""
-    if platform.system() == "Linux" and os.sched_getscheduler(0) == os.SCHED_OTHER:  # else somebody chose otherwise
-        _schedule(os.SCHED_OTHER, os.getpriority(os.PRIO_PROCESS, threading.get_native_id()), MOMENT)
+    """Give the calling thread the shortest slice, so that it runs as soon as it wakes up, as far as the system allows.
+
+    For threads that need a core briefly while others wait for them. Without it, such a thread waited for the end of
+    another one's slice at each wake-up, if as many threads as cores never rested. A policy that somebody has chosen
+    stays."""
+    if IS_ENABLED and platform.system() == "Linux" and os.sched_getscheduler(0) == os.SCHED_OTHER:
+        _schedule(os.SCHED_OTHER, os.getpriority(os.PRIO_PROCESS, threading.get_native_id()), SHORT_SLICE_NS)
 
 
-def _schedule(policy: int, nice: int, runtime: int) -> None:
-    """This thread, if the system lets it. runtime: ns, its slice."""
+def _schedule(policy: int, nice: int, slice_ns: int) -> None:
+    """Set policy, nice value and slice of the calling thread; a refusal is ignored."""
     if number := SCHED_SETATTR.get(platform.machine()):
-        attributes = ATTRIBUTES.pack(ATTRIBUTES.size, policy, 0, nice, 0, runtime, 0, 0)
+        attributes = ATTRIBUTES.pack(ATTRIBUTES.size, policy, 0, nice, 0, slice_ns, 0, 0)
         ctypes.CDLL(None).syscall(number, 0, attributes, 0)
 
 
 def yield_cpu() -> None:
-    """Whoever waits for this core has it now. The scheduler itself looks every 4 ms, and wakes a server on the core
-    where it ran last, even if that is taken and another one is idle.
+    """Give the core to a thread that waits for it, unless recent yields cost too much.
 
-    Who gives way loses the rest of a slice to others, many times over at a lower priority: not again and again, or
-    upkeep would come to a stand beside programs that never rest."""
+    The kernel itself looks only every 4 ms, and wakes a server on the core where it ran last, even if that core is
+    taken and another one is idle. A thread that yields loses the rest of its slice, many slices at a low priority: so
+    after a long yield it makes none for a while, or checkpoints would stall while other programs never rest."""
     global _not_before
-    if (begun := time.perf_counter()) >= _not_before:
+    if IS_ENABLED and (begun := time.perf_counter()) >= _not_before:
         _yield()
         took = time.perf_counter() - begun
-        if took > LONG:
-            _not_before = begun + (1 + SPARED) * took
+        if took > LONG_YIELD_S:
+            _not_before = begun + (1 + YIELD_BACKOFF_RATIO) * took
 
 
 def yield_gil() -> None:
-    """Whoever waits for the interpreter has it now. Letting go of it is not enough: they must have the time to wake
-    up and take it."""
-    time.sleep(REST)
+    """Let other threads take the GIL. Releasing it is not enough: they need the time to wake up."""
+    time.sleep(GIL_YIELD_S)
 
 
 class GilYielder:
-    """For loops in Python: they call `give` every few hundred steps. pause: is called then, too, and raises if the work
-    is to be given up; turn: seconds, another length than others'."""
+    """Yields the GIL in loops of Python, which call `give` every few hundred steps.
+
+    pause: called after each yield; it raises to give the work up. turn: seconds between yields, None: MAX_TURN_S."""
 
     def __init__(self, pause: Callable[[], None] = no_yield, turn: float | None = None) -> None:
         self._since, self._pause = time.perf_counter(), pause
-        self._turn = TURN if turn is None else turn
+        self._turn = MAX_TURN_S if turn is None else turn
 
     def give(self) -> None:
+        """Yield the GIL if this turn has lasted long enough."""
         if time.perf_counter() - self._since > self._turn:
             yield_gil()
             self._pause()
@@ -95,18 +104,19 @@ class GilYielder:
 
 
 class FairShare:
-    """Operations of one thread, one behind the other, which rests now and then between two of them.
+    """Tells one thread when to yield the GIL between two operations of a long series.
 
-    Each lets go of the interpreter, for moments too short for others to wake up in; and those who wait ask for it, in
-    CPython, only if there was no such moment for a whole switch interval. Beside a thread that never paused, who wrote
-    a row, or went back to another version, waited for many of them."""
+    Each operation releases the GIL, but for too short a time for others to wake up; and CPython lets waiting threads
+    ask for the GIL only if it was not released for a whole switch interval. Without this, a thread that wrote one row
+    waited for many operations of a thread that never paused."""
 
     def __init__(self) -> None:
         self._since = self._last = 0.0
 
     def is_long(self) -> bool:
-        """An operation ended: has it gone on for as long as CPython, too, lets others wait? A new one begins where
-        nothing ended for so long, as they had their time then."""
+        """Note the end of an operation; return True if the series has lasted longer than CPython's switch interval.
+
+        A new series begins after an interval in which no operation ended: other threads had their time then."""
         now, interval = time.perf_counter(), sys.getswitchinterval()
         if now - self._last > interval:
             self._since = now
@@ -114,6 +124,6 @@ class FairShare:
         return now - self._since > interval
 
     def yield_gil(self) -> None:
-        """By who holds no lock."""
+        """Yield the GIL and begin a new series. The caller holds no lock."""
         yield_gil()
         self._since = self._last = time.perf_counter()

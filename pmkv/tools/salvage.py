@@ -17,7 +17,7 @@ import numpy as np
 
 from ..data_directory import DataDirectory
 from ..engine.keyspace import OWNER
-from ..engine.table import dtype_from
+from ..engine.row_schema import dtype_from
 from ..errors import ClosedError, CorruptionError, FlushError, FullError, InvalidError, PmkvError
 from ..index.arena import Arena
 from ..index.location_cache import CacheBudget

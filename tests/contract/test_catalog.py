@@ -151,7 +151,7 @@ def test_the_directory_is_a_set_in_order(kind: str, tmp_path_factory: pytest.Tem
 
 @pytest.mark.parametrize("calls", [1, 2, 40])
 def test_a_commit_may_be_given_up(make: Make, calls: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pmkv.runtime.scheduling.TURN", 0.0)
+    monkeypatch.setattr("pmkv.runtime.scheduling.MAX_TURN_S", 0.0)
     catalog, left = make(), calls
     catalog.commit({"n": 1}, full(0, [b"a", b"b"]))
 

@@ -14,7 +14,7 @@ from unittest.mock import patch
 import numpy as np
 from xxhash import xxh3_64_intdigest
 
-from pmkv.engine import engine
+from pmkv.engine import engine, recovery
 from pmkv.engine.keyspace import Keyspace
 from pmkv.engine.table import Table
 from pmkv.index.hash_table import HashTable
@@ -277,7 +277,7 @@ def _() -> list[Patch]:
 
 @mutant("memory stays as it is after a failed flush")
 def _() -> list[Patch]:
-    return [(engine.Engine, "_go_back", lambda self: None)]
+    return [(recovery.Replayer, "go_back", lambda self: None)]
 
 
 @mutant("memory goes back to what is visible, not to what is durable")

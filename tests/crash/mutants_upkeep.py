@@ -10,7 +10,7 @@ import numpy as np
 import orjson
 
 from pmkv.catalog.checked_records import ROOT, CheckedRecords, Root, Sums
-from pmkv.engine.keyspace import Keyspace
+from pmkv.engine.keyspace_scan import KeyspaceScan
 from pmkv.index.live_count import CountBatch, CountResult, LiveCounter
 from pmkv.index.location_cache import LocationCache
 from pmkv.index.lookup_batch import LookupBatch
@@ -256,14 +256,16 @@ def _() -> list[Patch]:
 
 @mutant("dead keys leave the directory without a second look, and last (either one alone does no harm)")
 def _() -> list[Patch]:
-    def take_dead(self: Keyspace) -> list[tuple[int, bytes, int]]:
+    def take_dead(self: KeyspaceScan) -> list[tuple[int, bytes, int]]:
         some, self._dead = list(self._dead), {}
-        return [(self.number, key, word) for key, word in zip(some, self._wanted(some).words.tolist())]
+        return [
+            (self._keyspace.number, key, word) for key, word in zip(some, self._keyspace._wanted(some).words.tolist())
+        ]
 
     def last(new: list[Any], dead: list[Any]) -> tuple[list[Any], list[Any]]:
         return [key for key in new if key not in dead], dead
 
-    return [(Keyspace, "take_dead", take_dead), (SimulatedCatalog, "commit", committing(last))]
+    return [(KeyspaceScan, "take_dead", take_dead), (SimulatedCatalog, "commit", committing(last))]
 
 
 def committing(change: Any) -> Any:

@@ -7,11 +7,13 @@ from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
-from pmkv.engine import engine as engine_module
+from pmkv.engine import version_ops
 from pmkv.engine import version_plan as plans
 from pmkv.engine.collection import Collection, PreviousVersion
 from pmkv.engine.engine import Engine
 from pmkv.engine.open_view import OpenView
+from pmkv.engine.recovery import Replayer
+from pmkv.engine.version_ops import VersionOperations
 from pmkv.engine.version_plan import Plan
 from pmkv.log.durability import DurabilityGate
 from pmkv.log.format import Frame
@@ -25,7 +27,7 @@ from pmkv.versions.manifest import LayerRecord, Manifest, ViewRecord
 from pmkv.versions.view_set import UNDO, ViewEntry, ViewSet
 from tests.crash.mutants import MUTANTS, Patch, mutant
 
-carry_out, follow, rotate, apply = ViewSet.carry_out, OpenView.follow, Engine._rotate, Engine._apply
+carry_out, follow, rotate, apply = ViewSet.carry_out, OpenView.follow, Engine._freeze, Replayer.apply
 plan_promote, plan_undo, view_record, commit = (
     plans.plan_promote,
     plans.plan_undo,
@@ -40,7 +42,7 @@ others = set(MUTANTS)
 
 @mutant("what a branch is cut from, and a branch that is promoted, is not sealed")
 def _() -> list[Patch]:
-    return [(Engine, "_seal", lambda self, view: None)]
+    return [(VersionOperations, "_seal", lambda self, view: None)]
 
 
 @mutant("a snapshot shares the layer that is written to")
@@ -153,7 +155,7 @@ def _() -> list[Patch]:
 
 def rotated(change: Any) -> list[Patch]:
     """A rotation of which something is changed."""
-    return [(Engine, "_rotate", lambda self: change(self, rotate(self)))]
+    return [(Engine, "_freeze", lambda self: change(self, rotate(self)))]
 
 
 @mutant("a checkpoint does not write what only a snapshot or branch holds")
@@ -219,19 +221,19 @@ def _() -> list[Patch]:
 
 @mutant("replay takes what a branch wrote for main's")
 def _() -> list[Patch]:
-    return [(Engine, "_writer_of", lambda self, frame, part: self.main)]
+    return [(Replayer, "_head_written_by", lambda self, frame, part: self._engine.main)]
 
 
 @mutant("replay takes what was decided on a branch for main's")
 def _() -> list[Patch]:
-    def on_main(self: Engine, frame: Frame) -> None:
+    def on_main(self: Replayer, frame: Frame) -> None:
         def forgetful(heads: ViewSet, decision: dict[str, Any], *when: int) -> None:
             carry_out(heads, {name: value for name, value in decision.items() if name != "head"}, *when)
 
         with patch.object(ViewSet, "carry_out", forgetful):
             apply(self, frame)
 
-    return [(Engine, "_apply", on_main)]
+    return [(Replayer, "apply", on_main)]
 
 
 # --- decisions
@@ -255,7 +257,7 @@ def _() -> list[Patch]:
 
 @mutant("what a branch dropped stays when it is promoted")
 def _() -> list[Patch]:
-    return [(engine_module, "plan_promote", lambda *how: replace(plan_promote(*how), drop=[]))]
+    return [(version_ops, "plan_promote", lambda *how: replace(plan_promote(*how), drop=[]))]
 
 
 @mutant("a promoted branch stands where it stood")
@@ -274,7 +276,7 @@ def _() -> list[Patch]:
         with patch.object(heads.maps[UNDO], "restored", tuple(heads.maps[UNDO].parts)):
             return replace(plan_undo(heads), conflicts=plan_undo(heads).conflicts)
 
-    return [(engine_module, "plan_undo", everything)]
+    return [(version_ops, "plan_undo", everything)]
 
 
 @mutant("an undo is never refused")
@@ -290,8 +292,8 @@ def _() -> list[Patch]:
 
 @mutant("a table that a rollback removes stays")
 def _() -> list[Patch]:
-    plan = engine_module.plan_rollback
-    return [(engine_module, "plan_rollback", lambda *how: replace(plan(*how), drop=[]))]
+    plan = version_ops.plan_rollback
+    return [(version_ops, "plan_rollback", lambda *how: replace(plan(*how), drop=[]))]
 
 
 # --- what is pending

@@ -226,7 +226,7 @@ class Bare:
         return dict(self.engine.tables)
 
     def gather(self, wanted: Any) -> Any:
-        return self.engine.gather(wanted)
+        return self.engine.main.gather(wanted)
 
     @property
     def version(self) -> tuple[int, int]:
@@ -239,22 +239,22 @@ class Bare:
         return self.engine.views()
 
     def snapshot(self, name: str) -> None:
-        self.engine.snapshot(name)
+        self.engine.versions.snapshot(name)
 
     def branch(self, name: str, at: str) -> None:
-        self.engine.branch(name, at)
+        self.engine.versions.branch(name, at)
 
     def promote(self, name: str, tables: Any, keys: Any, force: bool) -> None:
-        self.engine.promote(name, tables, keys, force)
+        self.engine.versions.promote(name, tables, keys, force)
 
     def rollback(self, name: str, tables: Any, keys: Any) -> None:
-        self.engine.rollback(name, tables, keys)
+        self.engine.versions.rollback(name, tables, keys)
 
     def undo(self, force: bool) -> None:
-        self.engine.undo(force)
+        self.engine.versions.undo(force)
 
     def delete_view(self, name: str) -> None:
-        self.engine.delete_view(name)
+        self.engine.versions.delete_view(name)
 
     def batch(self, reserve: int = 0) -> Any:
         return self.engine.batch(reserve)
@@ -359,7 +359,7 @@ def read_view(store: Any, model: OpenView, spaces: int) -> None:
     for number in range(spaces):
         keyspace = store.keyspace(number)
         if count := len(keyspace):
-            items = list(chain(*keyspace._chunks(b"", None, None, False, None)))  # as `scan`, and expiries
+            items = list(chain(*keyspace.ordered.chunks(b"", None, None, False, None)))  # as `scan`, and expiries
             shown = model.spaces[number] = {key: (value, expiry) for key, value, expiry in items}
             assert count == len(items) == len(shown), (
                 f"keyspace {number} counts {count} keys, shows {len(items)} in order and has {len(shown)}"

@@ -95,7 +95,7 @@ class Witness:
         for frame in Replay(self._engine.pool):
             if frame.lsn <= self.moments[-1].lsn:
                 continue
-            self._engine._apply(frame)
+            self._engine.replayer.apply(frame)
             self._engine.log.lsn = self._engine.log.durable = frame.lsn
             kinds.add(frame.kind)
             written += bytes(self._engine.log.data[frame.body : frame.body + frame.length])

@@ -60,8 +60,8 @@ ROWS: dict[str, Step] = {
     "len": lambda e: len(e.table("t")),
     "scan": lambda e: list(e.table("t").scan()),
     "pool": lambda e: e.table("t").pool([1], [0]),
-    "gather": lambda e: e.gather({"t": [1]}),
-    "pool many": lambda e: e.pool_many({"t": ([1], [0])}),
+    "gather": lambda e: e.main.gather({"t": [1]}),
+    "pool many": lambda e: e.main.pool_many({"t": ([1], [0])}),
     "delete of what is not there": lambda e: e.table("t").delete([1]),
 }
 PAIRS = [
@@ -116,7 +116,7 @@ def test_what_nobody_writes_depends_on_nothing(engine: Engine) -> None:
 
 def test_a_snapshot_keeps_nobody_waiting_but_who_asks_for_it(engine: Engine) -> None:
     with engine.log.deferred() as writer:
-        engine.snapshot("s")
+        engine.versions.snapshot("s")
     with engine.log.deferred() as reader:
         assert rest(engine).get(b"a") == b"1" and rest(engine).get(b"never") is None
         assert engine.table("t").get([1, 77]).tolist() == [1.0, 0.0]
@@ -132,7 +132,7 @@ def test_what_was_pending_before_a_snapshot_is_waited_for_behind_it(engine: Engi
         WRITES[write](engine)
     with engine.log.deferred():
         rest(engine).put(b"other", b"")  # else there is nothing to seal where all was cleared
-        engine.snapshot("s")
+        engine.versions.snapshot("s")
     with engine.log.deferred() as reader:
         assert rest(engine).get(b"gone") is None if "rows" not in write else engine.table("t").get([1])[0] != 1
     assert reader.lsn >= writer.lsn
@@ -140,9 +140,9 @@ def test_what_was_pending_before_a_snapshot_is_waited_for_behind_it(engine: Engi
 
 def promoted(engine: Engine) -> int:
     """The LSN of a promote that nobody has waited for."""
-    engine.branch("b").tables["t"].put([1], [7.0])
+    engine.versions.branch("b").tables["t"].put([1], [7.0])
     with engine.log.deferred() as writer:
-        engine.promote("b")
+        engine.versions.promote("b")
     return writer.lsn
 
 
@@ -162,9 +162,9 @@ def test_what_others_promote_keeps_nobody_waiting(engine: Engine) -> None:
 
 
 def test_whoever_promotes_sees_it(engine: Engine) -> None:
-    engine.branch("b").tables["t"].put([1], [7.0])
+    engine.versions.branch("b").tables["t"].put([1], [7.0])
     with engine.log.deferred() as whole:
-        engine.promote("b")
+        engine.versions.promote("b")
         with engine.log.deferred() as inner:
             assert engine.table("t").get([1])[0] == 7
         assert inner.lsn == whole.lsn == engine.log.lsn
@@ -192,13 +192,13 @@ def test_tables_are_gathered_as_they_were_or_as_they_are(engine: Engine) -> None
     lsn = promoted(engine)
     wanted = {"t": [1], "old": [1]}
     with engine.log.deferred() as reader:
-        assert {name: rows[0] for name, rows in engine.gather(wanted).items()} == {"t": 1, "old": 0}
+        assert {name: rows[0] for name, rows in engine.main.gather(wanted).items()} == {"t": 1, "old": 0}
     assert reader.lsn == 0
     with engine.log.deferred():
         engine.table("old").put([1], [5.0])
     with engine.log.deferred() as reader:
-        assert {name: rows[0] for name, rows in engine.gather(wanted).items()} == {"t": 7, "old": 5}
-        pooled = engine.pool_many({name: (ids, [0]) for name, ids in wanted.items()})
+        assert {name: rows[0] for name, rows in engine.main.gather(wanted).items()} == {"t": 7, "old": 5}
+        pooled = engine.main.pool_many({name: (ids, [0]) for name, ids in wanted.items()})
         assert {name: rows[0] for name, rows in pooled.items()} == {"t": 7, "old": 5}
     assert reader.lsn >= lsn
 
@@ -212,11 +212,11 @@ def test_who_writes_goes_by_what_is_there(engine: Engine) -> None:
 
 
 def test_a_transaction_goes_by_what_is_there(engine: Engine) -> None:
-    branch = engine.branch("b")
+    branch = engine.versions.branch("b")
     branch.tables["t"].put([1, 3], [7.0, 7.0])
     branch.keyspaces[0].put(b"new", b"1")
     with engine.log.deferred():
-        engine.promote("b")
+        engine.versions.promote("b")
     transaction = Transaction(engine)
     assert transaction.delete(b"new") and transaction.table("t").delete([3]) == 1
     transaction.table("t").add([1], [1.0])
@@ -226,9 +226,9 @@ def test_a_transaction_goes_by_what_is_there(engine: Engine) -> None:
 
 
 def test_what_was_watched_as_it_was_conflicts(engine: Engine) -> None:
-    engine.branch("b").keyspaces[0].put(b"a", b"new")
+    engine.versions.branch("b").keyspaces[0].put(b"a", b"new")
     with engine.log.deferred():
-        engine.promote("b")
+        engine.versions.promote("b")
     transaction = Transaction(engine)
     transaction.watch(b"a")
     assert rest(engine).get(b"a") == b"1"
@@ -243,9 +243,9 @@ def test_a_second_promote_is_waited_for_once_the_first_is_durable(engine: Engine
     engine.log.flush(lsn)
     engine.view("b").tables["t"].put([1], [8.0])
     with engine.log.deferred() as first:
-        engine.promote("b")
+        engine.versions.promote("b")
     with engine.log.deferred() as second:
-        engine.undo()
+        engine.versions.undo()
     with engine.log.deferred() as reader:
         assert engine.table("t").get([1])[0] == 7
     assert reader.lsn == 0 and first.lsn < second.lsn
@@ -255,12 +255,12 @@ def test_a_second_promote_is_waited_for_once_the_first_is_durable(engine: Engine
 
 @pytest.mark.parametrize("head", ["main", "b"])
 def test_what_a_rollback_drops_is_shown_until_it_is_durable(engine: Engine, head: str) -> None:
-    engine.branch("b")
+    engine.versions.branch("b")
     table = engine.table("t", head)
-    engine.snapshot("s", head)
+    engine.versions.snapshot("s", head)
     table.put([1, 3], [9.0, 9.0])
     with engine.log.deferred() as writer:
-        engine.rollback("s", head=head)
+        engine.versions.rollback("s", head=head)
     with engine.log.deferred() as reader:
         assert table.get([1, 3]).tolist() == [9, 9] and table.contains([3]).all()
     assert reader.lsn == 0
@@ -315,8 +315,8 @@ def test_an_error_waits_for_what_it_tells(told: str) -> None:
         engine.keyspaces[0].put(b"k", b"2")
     assert table.is_gone
     calls = {
-        "gather": lambda: engine.gather({"t": [1]}),
-        "pool": lambda: engine.pool_many({"t": ([1], [0])}),
+        "gather": lambda: engine.main.gather({"t": [1]}),
+        "pool": lambda: engine.main.pool_many({"t": ([1], [0])}),
         "scan": table.scan_from,
         "count": lambda: len(table),
         "conflict": transaction.commit,

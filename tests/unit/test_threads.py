@@ -122,7 +122,7 @@ def test_a_long_put_that_is_interrupted_while_it_is_entered(monkeypatch: pytest.
         with pytest.raises(KeyboardInterrupt):
             table.put(ids, np.ones((700, 64), "u1"))
     table.get(ids)  # nobody waits for whoever is gone
-    engine.snapshot("s")
+    engine.versions.snapshot("s")
     table.put([1], np.full((1, 64), 2, "u1"))
     again = Engine.on_medium(copy_of(engine.pool.medium))
     assert again.table("t").get([1])[0, 0] == 2 and again.heads.maps.keys() == engine.heads.maps.keys()

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pmkv.engine.byte_batch import BytesArray, as_values, check_keys, either, join
+from pmkv.engine.byte_batch import BytesArray, as_values, check_keys, join, merge_sorted
 from pmkv.errors import InvalidError
 from pmkv.log.format import MAX_KEY
 
@@ -30,7 +30,12 @@ def test_what_is_no_key(keys: list, message: str) -> None:
 
 
 def test_whatever_holds_bytes_is_a_value() -> None:
-    assert as_values([bytearray(b"a"), memoryview(b"b"), np.arange(2, dtype="u1"), b"c"]) == [b"a", b"b", b"\0\1", b"c"]
+    assert as_values([bytearray(b"a"), memoryview(b"b"), np.arange(2, dtype="u1"), b"c"])[0] == [
+        b"a",
+        b"b",
+        b"\0\1",
+        b"c",
+    ]
     with pytest.raises(InvalidError, match="a value must be bytes, not int"):
         as_values([1])
 
@@ -39,7 +44,7 @@ def test_whatever_holds_bytes_is_a_value() -> None:
 def test_two_orders_as_one(some: list[bytes], others: list[bytes], count: int, reverse: bool) -> None:
     """Each shows `count` keys at most; what is behind the end of one that is cut may be missing in it."""
     shown = [sorted(keys, reverse=reverse)[:count] for keys in (some, others)]
-    merged = either(*shown, reverse, count)
+    merged = merge_sorted(*shown, reverse, count)
     assert merged == sorted({*some, *others}, reverse=reverse)[: len(merged)]
     assert len(merged) >= min(count, len({*some, *others}))
 
@@ -59,4 +64,12 @@ def test_spans_are_checked_like_others() -> None:
     with pytest.raises(InvalidError, match="a key of 65,537 bytes is too long"):
         check_keys(BytesArray(blob, np.array([[0, 1], [0, MAX_KEY + 1]])))
     values = BytesArray(blob, np.array([[0, MAX_KEY + 1]]))
-    assert as_values(values) is values
+    assert as_values(values)[0] is values
+
+
+@pytest.mark.parametrize("length", [9, 10, 11])
+def test_values_above_a_limit_are_told(length: int) -> None:
+    array = BytesArray(np.zeros(2 * length, np.uint8), np.array([[0, 1], [0, length], [-1, -1]]), 1)
+    for values in (array, [b"", bytes(length)]):
+        assert as_values(values, 10)[1] == (length > 10)
+    assert not as_values([], 10)[1]

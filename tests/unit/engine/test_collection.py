@@ -26,10 +26,10 @@ def test_a_seal_keeps_what_is_hot_and_an_exchange_forgets_it() -> None:
     space = engine.keyspaces[0]
     space.put(b"a", b"1")
     list(space.scan())
-    order = space._order
-    engine.snapshot("s")
-    assert space.layer > 0 and space._order is order is not None
+    order = space.ordered._order
+    engine.versions.snapshot("s")
+    assert space.layer > 0 and space.ordered._order is order is not None
     space.put(b"b", b"2")
     assert [key for key, _ in space.scan()] == [b"a", b"b"]
-    engine.rollback("s")
+    engine.versions.rollback("s")
     assert [key for key, _ in space.scan()] == [b"a"]

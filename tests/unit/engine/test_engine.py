@@ -115,12 +115,12 @@ def test_names_are_taken_or_unknown(engine: Engine) -> None:
 def test_gather_and_pool_several_tables(engine: Engine) -> None:
     for name in ("a", "b"):
         engine.create_table(name, ("f4", 2)).put([1, 2], [[1, 2], [3, 4]])
-    rows = engine.gather({"a": [2, 9], "b": [1]}, default=-1)
+    rows = engine.main.gather({"a": [2, 9], "b": [1]}, default=-1)
     assert rows["a"].tolist() == [[3, 4], [-1, -1]] and rows["b"].tolist() == [[1, 2]]
-    pooled = engine.pool_many({"a": ([1, 2], [0]), "b": ([1, 1], [0, 1], None)}, mode="mean")
+    pooled = engine.main.pool_many({"a": ([1, 2], [0]), "b": ([1, 1], [0, 1], None)}, mode="mean")
     assert pooled["a"].tolist() == [[2, 3]] and pooled["b"].tolist() == [[1, 2], [1, 2]]
     with pytest.raises(UnknownNameError):
-        engine.gather({"a": [1], "nobody": [1]})
+        engine.main.gather({"a": [1], "nobody": [1]})
 
 
 def test_a_batch_is_one_flush_and_one_unit(medium: FailingMedium, engine: Engine) -> None:
@@ -179,15 +179,27 @@ def test_after_a_failed_flush_memory_is_what_is_durable(medium: FailingMedium, e
     assert again.keyspaces[0].get(b"a") == b"durable" and again.table("t").get([1]).tolist() == [10]
 
 
-@pytest.mark.parametrize("rows", [0, -1, (1 << 47) + 1, 1 << 62, 2.5, "10"])
-def test_a_dense_table_too_large_is_refused_before_it_is_written_down(rows: object) -> None:
-    """Written down and impossible to make, it would keep the store from ever opening again."""
-    medium = MemoryMedium(1 << 20)
-    engine = Engine.on_medium(medium, 1 << 16)
-    with pytest.raises(InvalidError, match=r"a dense table has 1 to [\d,]+ rows"):
-        engine.create_table("t", "f4", rows=rows)
-    assert Engine.on_medium(medium).tables == {}
+@pytest.mark.parametrize("rows", [None, 100])
+def test_an_equal_table_may_exist(engine: Engine, rows: int | None) -> None:
+    table = engine.create_table("a", [("x", "f4"), ("y", "i8", (3,))], rows)
+    table.put([1], np.ones(1, table.dtype))
+    lsn = engine.log.lsn
+    assert engine.create_table("a", np.dtype([("x", ">f4"), ("y", "i8", 3)]), rows, exist_ok=True) is table
+    assert engine.log.lsn == lsn and len(table) == 1
+    assert engine.create_table("b", "f4", exist_ok=True) is engine.table("b")
 
 
-def test_rows_may_be_a_number_of_numpy() -> None:
-    assert Engine.on_medium(MemoryMedium(1 << 20), 1 << 16).create_table("t", "f4", rows=np.int64(5)).rows == 5
+@pytest.mark.parametrize(
+    ("dtype", "rows"), [("f8", 100), (("f4", 3), 100), ("f4", None), ("f4", 101)], ids=["dtype", "shape", "no", "rows"]
+)
+def test_a_table_that_exists_but_differs_is_named_beside_the_one_asked_for(
+    engine: Engine, dtype: object, rows: int | None
+) -> None:
+    engine.create_table("a", "f4", 100)
+    with pytest.raises(ExistsError) as refused:
+        engine.create_table("a", dtype, rows, exist_ok=True)
+    for words in (
+        "'a' already, with rows of float32 and rows=100",
+        f"not with rows of {np.dtype(dtype)} and rows={rows}",
+    ):
+        assert words in str(refused.value)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import orjson
 import pytest
 
 from pmkv.engine.engine import Engine
-from pmkv.engine.table import Table, descr_of, dtype_from, row_dtype
+from pmkv.engine.row_schema import row_dtype
+from pmkv.engine.table import Table
 from pmkv.errors import CorruptionError, InvalidError, UnknownNameError
 from pmkv.kernels import location
 from pmkv.media.memory import MemoryMedium
@@ -43,13 +43,6 @@ def test_rows_come_back_as_they_went_in(engine: Engine, dtype: object, rows: int
     assert got.tobytes() == values[::-1].tobytes() and found.all()
     assert len(table) == 300
     table.check()
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_a_description_survives_json(dtype: object) -> None:
-    row = row_dtype(dtype)
-    assert dtype_from(descr_of(row)) == row
-    assert dtype_from(orjson.loads(orjson.dumps(descr_of(row)))) == row
 
 
 def test_absent_rows_take_the_default(engine: Engine) -> None:
@@ -233,23 +226,6 @@ def test_a_dropped_table_is_gone(engine: Engine) -> None:
             call()
     again = engine.create_table("t", "i8")
     assert len(again) == 0 and again.id != table.id
-
-
-@pytest.mark.parametrize("dtype", ["O", "V0", [("a", "O")], ("f4", (1 << 20,)), "no such"], ids=str)
-def test_dtypes_without_a_fixed_size_are_refused(engine: Engine, dtype: object) -> None:
-    with pytest.raises(InvalidError):
-        engine.create_table("t", dtype)
-
-
-@pytest.mark.parametrize(
-    "dtype",
-    [("f4", -1), {"names": ["a", "b"], "formats": ["f4", "f4"], "offsets": [4, 0]},
-     {"names": ["a", "b"], "formats": ["f4", "f4"], "offsets": [0, 2]}],
-    ids=["negative", "in another order", "overlapping"],
-)  # fmt: skip
-def test_dtypes_that_cannot_be_described_are_refused(engine: Engine, dtype: object) -> None:
-    with pytest.raises(InvalidError, match="is no NumPy dtype for rows"):
-        engine.create_table("t", dtype)
 
 
 STRUCT = [("price", "<f4"), ("n", "<i2")]

@@ -239,14 +239,18 @@ def test_deletes_find_room_in_a_full_pool_and_additions_do_not() -> None:
     engine = small_engine(segments=6)
     engine.create_table("t", "i8").put([1], [1])
     engine.keyspaces[0].put(b"k", b"v")
-    engine.snapshot("s")
+    engine.versions.snapshot("s")
     with pytest.raises(FullError):
         while True:
             engine.keyspaces[0].put(b"filler", bytes(4000))
     with pytest.raises(FullError):
         while True:
             engine.keyspaces[0].put(b"filler", b"")
-    for add in (lambda: engine.snapshot("more"), lambda: engine.branch("b"), lambda: engine.create_table("u", "i8")):
+    for add in (
+        lambda: engine.versions.snapshot("more"),
+        lambda: engine.versions.branch("b"),
+        lambda: engine.create_table("u", "i8"),
+    ):
         with pytest.raises(FullError):
             add()
     transaction = Transaction(engine)
@@ -254,7 +258,7 @@ def test_deletes_find_room_in_a_full_pool_and_additions_do_not() -> None:
     transaction.table("t").delete([1])
     transaction.commit()
     assert engine.keyspaces[0].get(b"k") is None and not engine.tables["t"].contains([1])[0]
-    engine.rollback("s", ["t"])
-    engine.undo()
-    engine.delete_view("s")
+    engine.versions.rollback("s", ["t"])
+    engine.versions.undo()
+    engine.versions.delete_view("s")
     engine.check()

@@ -25,7 +25,7 @@ def engine() -> Engine:
 
 @pytest.fixture
 def branch(engine: Engine) -> OpenView:
-    return engine.branch("new")
+    return engine.versions.branch("new")
 
 
 def promote(engine: Engine, tables: Any = None, keys: Any = None) -> Plan:
@@ -87,10 +87,10 @@ def test_a_name_stands_for_what_the_branch_dropped_and_made_anew(engine: Engine,
 
 
 def test_another_state_is_told(engine: Engine) -> None:
-    engine.snapshot("before")
+    engine.versions.snapshot("before")
     engine.tables["a"].put([3], [3])
-    engine.branch("new").tables["a"].put([2], [2])
-    engine.rollback("before")
+    engine.versions.branch("new").tables["a"].put([2], [2])
+    engine.versions.rollback("before")
     assert promote(engine).conflicts == [
         "main has another state of a since 'new' was cut: it was promoted, rolled back or emptied, or never was that"
     ]
@@ -102,7 +102,7 @@ def rollback(engine: Engine, tables: Any = None, keys: Any = None) -> Plan:
 
 
 def test_a_rollback_exchanges_what_differs(engine: Engine) -> None:
-    engine.snapshot("before")
+    engine.versions.snapshot("before")
     assert rollback(engine) == Plan([], [], [])
     engine.tables["a"].put([2], [2])
     engine.keyspaces[0].put(b"k", b"2")
@@ -118,13 +118,13 @@ def test_a_rollback_exchanges_what_differs(engine: Engine) -> None:
 
 
 def test_an_undo_is_refused_only_for_what_it_would_drop(engine: Engine) -> None:
-    engine.snapshot("before")
+    engine.versions.snapshot("before")
     engine.tables["a"].put([2], [2])
-    engine.rollback("before", ["a"])
+    engine.versions.rollback("before", ["a"])
     engine.tables["b"].put([9], [9])
     assert plan_undo(engine.heads) == Plan(["table/1"], [], [])
     engine.tables["a"].put([3, 4], [3, 4])
-    engine.snapshot("later")
+    engine.versions.snapshot("later")
     since = "since the promote or rollback that would be undone"
     assert plan_undo(engine.heads).conflicts == [f"main has 2 writes in a {since}"]
     engine.drop_table("a")

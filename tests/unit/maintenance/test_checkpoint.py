@@ -293,13 +293,13 @@ def test_keys_are_entered_again_after_a_commit_that_only_seemed_to_fail(monkeypa
             world.checkpoint()
     space.put(b"a", b"2")
     world.checkpoint()
-    space._order = None  # made anew, as after a restart
+    space.ordered.forget_order()  # made anew, as after a restart
     assert list(space.scan()) == [(b"a", b"2"), (b"b", b"1")]
     assert list(world.reopen().keyspaces[0].scan()) == [(b"a", b"2"), (b"b", b"1")]
 
 
 def test_what_a_clear_left_in_the_directory_leaves_it_by_and_by(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pmkv.engine.keyspace.MOST_DEAD", 20)
+    monkeypatch.setattr("pmkv.engine.keyspace_scan.MAX_DEAD_KEYS", 20)
     world = World()
     space = world.engine.keyspaces[0]
     fill(world.engine)

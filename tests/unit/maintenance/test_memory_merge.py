@@ -39,9 +39,9 @@ def test_what_versions_leave_is_folded(engine: Engine, kept: int) -> None:
         gone, lost = b"%d" % rng.integers(0, 30), int(rng.integers(0, 50))
         assert space.delete(gone) == (keys.pop(gone, None) is not None)
         assert table.delete([lost]) == (rows.pop(lost, None) is not None)
-        engine.snapshot(f"s{number}")
+        engine.versions.snapshot(f"s{number}")
         if number % 40 or not kept:
-            engine.delete_view(f"s{number}")
+            engine.versions.delete_view(f"s{number}")
         else:
             shown[f"s{number}"] = dict(keys), dict(rows)
         assert len(space) == len(keys) and len(table) == len(rows)
@@ -61,9 +61,9 @@ def test_all_memory_comes_back(engine: Engine) -> None:
     table = engine.create_table("t", "i8")
     for number in range(50):
         table.put([number], [number])
-        engine.snapshot(f"s{number}")
+        engine.versions.snapshot(f"s{number}")
     for number in range(50):
-        engine.delete_view(f"s{number}")
+        engine.versions.delete_view(f"s{number}")
     engine.drop_table("t")
     assert engine.dram.heap.used == 0
 

@@ -6,6 +6,8 @@ import ctypes
 import itertools
 import os
 import platform
+import subprocess
+import sys
 import threading
 import time
 from types import BuiltinFunctionType, SimpleNamespace
@@ -13,14 +15,14 @@ from types import BuiltinFunctionType, SimpleNamespace
 import pytest
 
 from pmkv.runtime import scheduling as turns
-from pmkv.runtime.scheduling import REST, TURN, FairShare, GilYielder, yield_gil
+from pmkv.runtime.scheduling import GIL_YIELD_S, MAX_TURN_S, FairShare, GilYielder, yield_gil
 from tests.engines import at_the_same_time
 
 
 def test_a_rest_is_long_enough_for_another_thread() -> None:
     begun = time.perf_counter()
     yield_gil()
-    assert time.perf_counter() - begun >= REST
+    assert time.perf_counter() - begun >= GIL_YIELD_S
 
 
 def test_the_core_is_given_to_whoever_waits_for_it() -> None:
@@ -42,7 +44,11 @@ def test_a_core_that_others_keep_is_not_given_away_again_at_once(monkeypatch: py
     while len(given) < 2:
         turns.yield_cpu()
         now += 0.001
-    assert given[0] + 0.01 * (1 + turns.SPARED) <= given[1] < given[0] + 0.01 * (1 + turns.SPARED) + 0.0011
+    assert (
+        given[0] + 0.01 * (1 + turns.YIELD_BACKOFF_RATIO)
+        <= given[1]
+        < given[0] + 0.01 * (1 + turns.YIELD_BACKOFF_RATIO) + 0.0011
+    )
     turns.yield_cpu()
     assert len(given) == 3
 
@@ -53,8 +59,8 @@ def test_turns_pause_after_each_turn_and_not_before() -> None:
     work = GilYielder(lambda: paused.append(time.perf_counter()))
     while len(paused) < 3:
         work.give()
-    assert paused[0] - begun >= TURN
-    assert all(two - one >= TURN for one, two in itertools.pairwise(paused))
+    assert paused[0] - begun >= MAX_TURN_S
+    assert all(two - one >= MAX_TURN_S for one, two in itertools.pairwise(paused))
 
 
 def test_a_turn_may_be_shorter() -> None:
@@ -117,7 +123,7 @@ def test_operations_one_behind_the_other_are_a_long_stretch_after_a_switch_inter
             long.append(round(clock.now - 100, 4))
             stretch.yield_gil()
         clock.now += 0.00001
-    assert long == [0.005, 0.01] and clock.slept == pytest.approx(2 * REST)
+    assert long == [0.005, 0.01] and clock.slept == pytest.approx(2 * GIL_YIELD_S)
 
 
 def test_who_holds_a_lock_when_it_is_time_rests_behind_the_next_one(clock: SimpleNamespace) -> None:
@@ -146,3 +152,24 @@ def test_operations_of_some_milliseconds_are_one(clock: SimpleNamespace) -> None
             stretch.yield_gil()
         clock.now += 0.003
     assert long == 49, "each second one"
+
+
+def test_the_switch_is_read_from_the_environment() -> None:
+    look = "from pmkv.runtime import scheduling; print(scheduling.IS_ENABLED)"
+    for setting, enabled in ({"PMKV_SCHED": "off"}, "False"), ({"PMKV_SCHED": "on"}, "True"), ({}, "True"):
+        environment = {name: value for name, value in os.environ.items() if name != "PMKV_SCHED"} | setting
+        said = subprocess.run([sys.executable, "-c", look], env=environment, capture_output=True, text=True, check=True)
+        assert said.stdout.strip() == enabled
+
+
+def test_switched_off_nothing_is_asked_of_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked_for: list[str] = []
+    monkeypatch.setattr(turns, "IS_ENABLED", False)
+    monkeypatch.setattr(turns, "_not_before", 0.0)
+    monkeypatch.setattr(turns, "_yield", lambda: asked_for.append("yield"))
+    monkeypatch.setattr(turns, "_schedule", lambda *how: asked_for.append("schedule"))
+    monkeypatch.setattr(turns.os, "setpriority", lambda *how: asked_for.append("nice"))
+    turns.lower_priority(5)
+    turns.short_slice()
+    turns.yield_cpu()
+    assert not asked_for

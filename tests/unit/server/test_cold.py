@@ -12,6 +12,7 @@ import pytest
 
 import pmkv
 from pmkv.index.run import Run
+from pmkv.maintenance.scheduler import MaintenanceScheduler
 from tests.unit.server.stand import Stub, settled, until
 
 KEYS = {b"k%d" % i: b"v%d" % i for i in range(100)}
@@ -44,10 +45,10 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[pmkv.Stor
         store.put_many(KEYS)
         store.create_table("t", "i8").put(np.arange(100), np.arange(100))
         store.checkpoint()
-    warm = pmkv.Store._warm
-    monkeypatch.setattr(pmkv.Store, "_warm", lambda self: None)
+    warm = MaintenanceScheduler._warm
+    monkeypatch.setattr(MaintenanceScheduler, "_warm", lambda self: None)
     with pmkv.open(tmp_path, capacity="64MiB") as store:
-        store.warm = lambda: warm(store)
+        store.warm = lambda: warm(store._maintenance)
         assert store.is_cold and store.keyspace(0).is_cold and store.table("t").is_cold and store.stats().is_cold
         assert not store.keyspace(1).is_cold
         yield store

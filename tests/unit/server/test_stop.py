@@ -17,7 +17,8 @@ from tests.served import ROOT, Raw, Served, request
 
 AT_ONCE = 5.0  # seconds that an orchestrator gives at least
 PORTION = 50
-EAGER = "import pmkv.store as s; s.DUE = 0.0005; s.DUE_AT_END = 0"  # a checkpoint every few milliseconds, and folds
+# a checkpoint every few milliseconds, and folds
+EAGER = "import pmkv.maintenance.scheduler as s; s.CHECKPOINT_DUE_S = 0.0005; s.DUE_AT_CLOSE_S = 0"
 FOLDING = f"""{EAGER}
 import time, pmkv.maintenance.compaction as c
 fold = c.Compactor._compact

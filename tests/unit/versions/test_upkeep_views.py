@@ -27,7 +27,7 @@ def test_spans_let_reads_skip_many_snapshots() -> None:
     rng = np.random.default_rng(1)
     fill(world.engine, 0, 60)
     for number in range(40):
-        world.engine.snapshot(f"s{number}")
+        world.engine.versions.snapshot(f"s{number}")
         ids = rng.integers(0, 70, 5)
         world.engine.table("t").put(ids, ids + number)
         world.engine.table("t").delete(rng.integers(0, 70, 2))
@@ -47,7 +47,7 @@ def test_spans_let_reads_skip_many_snapshots() -> None:
     assert shown(again) == before and again.recovery.records == 0
     again.check()
     for number in rng.permutation(40).tolist()[:30]:
-        again.delete_view(f"s{number}")
+        again.versions.delete_view(f"s{number}")
         del before[f"s{number}"]
         if number % 7 == 0:
             exhaust(again.upkeep.checkpoint())
@@ -64,30 +64,30 @@ def test_versions_beside_the_steps_of_checkpoints_and_folds(step: int) -> None:
     world = World(200)
     for first in range(0, 10 * TIER, 10):
         fill(world.engine, first, 10)
-        world.engine.snapshot(f"s{first}")
+        world.engine.versions.snapshot(f"s{first}")
         world.checkpoint()
-    branch = world.engine.branch("b", at="s10")
+    branch = world.engine.versions.branch("b", at="s10")
     branch.tables["t"].put([500], [5])
 
     def interfere() -> None:
         match step:
             case 0:
-                world.engine.promote("b", force=True)
+                world.engine.versions.promote("b", force=True)
             case 1:
-                world.engine.rollback("s20")
+                world.engine.versions.rollback("s20")
             case 2:
                 for first in (0, 20, 30):
-                    world.engine.delete_view(f"s{first}")
+                    world.engine.versions.delete_view(f"s{first}")
             case 3:
-                world.engine.snapshot("new")
-                world.engine.delete_view("b")
+                world.engine.versions.snapshot("new")
+                world.engine.versions.delete_view("b")
             case 4:
-                world.engine.branch("c").keyspaces[0].put(b"mine", b"1")
-                world.engine.promote("c")
+                world.engine.versions.branch("c").keyspaces[0].put(b"mine", b"1")
+                world.engine.versions.promote("c")
             case 5:
                 world.engine.drop_table("t")
                 world.engine.clear_all()
-                world.engine.rollback("s0", ["t"])
+                world.engine.versions.rollback("s0", ["t"])
 
     for place in range(3):
         fill(world.engine, 3, 10)
@@ -108,8 +108,8 @@ def test_a_key_that_one_layer_deleted_and_one_above_put_again_stays_in_the_direc
     space.put_many({b"j": b"1", b"k": b"1"})
     world.checkpoint()
     space.delete(b"k")
-    world.engine.snapshot("s")
-    world.engine.delete_view("s")  # so no other view holds anything; but there are two layers
+    world.engine.versions.snapshot("s")
+    world.engine.versions.delete_view("s")  # so no other view holds anything; but there are two layers
     space.put(b"k", b"2")
     world.checkpoint()
     for engine in (world.engine, world.reopen()):
@@ -123,13 +123,13 @@ def test_spans_go_with_their_layers() -> None:
     world = World(60)
     for number in range(12):
         fill(world.engine, number, 5)
-        world.engine.snapshot(f"s{number}")
+        world.engine.versions.snapshot(f"s{number}")
         world.checkpoint()
     exhaust(world.engine.upkeep.compact())
     assert world.engine.heads.trees["table/1"].skip_runs
-    world.engine.rollback("s0")
+    world.engine.versions.rollback("s0")
     for name in list(world.engine.views())[1:]:
-        world.engine.delete_view(name)
+        world.engine.versions.delete_view(name)
     world.engine.check()
     assert not world.engine.heads.trees["table/1"].skip_runs
 

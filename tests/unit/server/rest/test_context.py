@@ -25,7 +25,7 @@ async def test_much_work_leaves_the_loop() -> None:
 @pytest.mark.parametrize("cold", [False, True])
 async def test_a_look_at_a_cold_index_leaves_the_loop(rest: TestClient, cold: bool, monkeypatch) -> None:
     store, seen, here = rest.app[SERVER].store, [], threading.get_ident()
-    monkeypatch.setattr(store, "is_cold", cold)
+    monkeypatch.setattr(type(store), "is_cold", cold)
     count, look = type(store).stats, type(store.keyspace(0)).entry
 
     def watched(work: Callable) -> Callable:

@@ -14,7 +14,7 @@ import pytest
 import pmkv
 from pmkv.errors import ClosedError
 from pmkv.maintenance.compaction_policy import TIER
-from pmkv.store import LONGEST
+from pmkv.maintenance.scheduler import MAX_THROTTLE_S, MaintenanceScheduler
 
 SMALL = "8MiB"
 
@@ -39,8 +39,8 @@ def recovered(path: Path) -> int:
 def test_a_checkpoint_at_the_end_is_taken_if_it_is_due_wanted_and_quick(
     due: float, closing: float, wanted: bool, left: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pmkv.store.DUE_AT_END", due)
-    monkeypatch.setattr("pmkv.store.CLOSING", closing)
+    monkeypatch.setattr("pmkv.maintenance.scheduler.DUE_AT_CLOSE_S", due)
+    monkeypatch.setattr("pmkv.maintenance.scheduler.CLOSE_LIMIT_S", closing)
     store = pmkv.open(tmp_path, capacity=SMALL)
     store.put_many({b"%d" % i: b"" for i in range(1000)})
     store.close(checkpoint=wanted)
@@ -69,7 +69,7 @@ def test_closing_does_not_wait_for_a_fold(tmp_path: Path) -> None:
 
 def test_closing_gives_up_a_commit_that_takes_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the background, and begun before: it is told at its next step."""
-    monkeypatch.setattr("pmkv.store.CLOSING", 0.05)
+    monkeypatch.setattr("pmkv.maintenance.scheduler.CLOSE_LIMIT_S", 0.05)
     store, begun = pmkv.open(tmp_path, capacity=SMALL), threading.Event()
     store.put_many({b"%d" % i: b"" for i in range(1000)})
     commit = store._engine.upkeep.catalog.commit
@@ -127,7 +127,7 @@ def test_folds_go_on_beside_checkpoints_that_are_always_due(tmp_path: Path, monk
             upkeep.is_compacting = False
 
         upkeep.compact = fold
-        monkeypatch.setattr("pmkv.store.DUE", -1.0)
+        monkeypatch.setattr("pmkv.maintenance.scheduler.CHECKPOINT_DUE_S", -1.0)
         store.put(b"k", b"v")
         deadline = time.monotonic() + 10
         while len(steps) < 100 and time.monotonic() < deadline:
@@ -137,8 +137,8 @@ def test_folds_go_on_beside_checkpoints_that_are_always_due(tmp_path: Path, monk
 
 
 def test_folds_come_after_the_warm_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    warm = pmkv.Store._warm
-    monkeypatch.setattr(pmkv.Store, "_warm", lambda self: None)
+    warm = MaintenanceScheduler._warm
+    monkeypatch.setattr(MaintenanceScheduler, "_warm", lambda self: None)
     with pmkv.open(tmp_path, capacity=SMALL) as store:
         store.put(b"k", b"v")
         store.checkpoint()
@@ -147,7 +147,7 @@ def test_folds_come_after_the_warm_up(tmp_path: Path, monkeypatch: pytest.Monkey
             store.put(b"%d" % number, b"v")
             store.checkpoint()
         assert store.is_cold and store.stats().folds == 0
-        warm(store)
+        warm(store._maintenance)
         deadline = time.monotonic() + 5
         while not store.stats().folds:
             assert time.monotonic() < deadline
@@ -166,19 +166,19 @@ def nothing_is_left_to_replay(store: pmkv.Store) -> bool:
 def test_what_becomes_due_during_a_checkpoint_is_checkpointed_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pmkv.store.DUE", 0.001)
+    monkeypatch.setattr("pmkv.maintenance.scheduler.CHECKPOINT_DUE_S", 0.001)
     with pmkv.open(tmp_path, capacity=SMALL) as store:
-        take = store._take_checkpoint
+        take = store._maintenance._take_checkpoint
 
         def writing_meanwhile() -> None:
             with contextlib.closing(store._engine.upkeep.checkpoint()) as steps:
                 next(steps)  # it stands for what was written before this
-                store._take_checkpoint = take
+                store._maintenance._take_checkpoint = take
                 store.put_many({b"during %d" % i: b"" for i in range(5000)})
                 for _ in steps:
                     pass
 
-        store._take_checkpoint = writing_meanwhile
+        store._maintenance._take_checkpoint = writing_meanwhile
         store.put_many({b"before %d" % i: b"" for i in range(5000)})
         assert nothing_is_left_to_replay(store) and store.stats().checkpoints == 2
 
@@ -186,9 +186,9 @@ def test_what_becomes_due_during_a_checkpoint_is_checkpointed_next(
 def test_a_store_at_rest_is_checkpointed_sooner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pmkv.open(tmp_path, capacity=SMALL) as store:
         store.put_many({b"%d" % i: b"" for i in range(1000)})
-        monkeypatch.setattr("pmkv.store.DUE", 2 * store.stats().replay_seconds)
+        monkeypatch.setattr("pmkv.maintenance.scheduler.CHECKPOINT_DUE_S", 2 * store.stats().replay_seconds)
         assert nothing_is_left_to_replay(store) and store.stats().checkpoints == 1
-        monkeypatch.setattr("pmkv.store.AT_REST", 1)
+        monkeypatch.setattr("pmkv.maintenance.scheduler.IDLE_DUE_DIVISOR", 1)
         store.put_many({b"%d" % i: b"" for i in range(1000)})
         deadline = time.monotonic() + 5
         while not store._log.is_idle:
@@ -240,13 +240,15 @@ def test_writers_are_held_up_only_while_checkpoints_may_catch_up(
 ) -> None:
     naps: list[float] = []
     with pmkv.open(tmp_path, capacity=SMALL) as store:
-        monkeypatch.setattr("pmkv.store.DUE", 1e9)  # none is taken
-        monkeypatch.setattr("pmkv.store.time", SimpleNamespace(sleep=naps.append, monotonic=time.monotonic))
+        monkeypatch.setattr("pmkv.maintenance.scheduler.CHECKPOINT_DUE_S", 1e9)  # none is taken
+        monkeypatch.setattr(
+            "pmkv.maintenance.scheduler.time", SimpleNamespace(sleep=naps.append, monotonic=time.monotonic)
+        )
         store.put(b"k", b"v")
         assert not naps
-        monkeypatch.setattr("pmkv.store.BEHIND", 0.0)
+        monkeypatch.setattr("pmkv.maintenance.scheduler.THROTTLE_ABOVE_S", 0.0)
         store.put(b"k", b"v")
-        assert naps and 0 < min(naps) <= max(naps) <= LONGEST
+        assert naps and 0 < min(naps) <= max(naps) <= MAX_THROTTLE_S
         store._engine.upkeep.error = "there is no room"
         naps.clear()
         store.put(b"k", b"v")
@@ -258,7 +260,7 @@ def test_a_long_replay_is_not_repeated(tmp_path: Path, monkeypatch: pytest.Monke
     store = pmkv.open(tmp_path, capacity=SMALL)
     store.put_many({b"%d" % i: b"" for i in range(1000)})
     store.close(checkpoint=False)
-    monkeypatch.setattr("pmkv.store.DUE", 0.0)
+    monkeypatch.setattr("pmkv.maintenance.scheduler.CHECKPOINT_DUE_S", 0.0)
     with pmkv.open(tmp_path, capacity=SMALL) as store:
         assert nothing_is_left_to_replay(store)
     assert recovered(tmp_path) == 0

@@ -1,0 +1,112 @@
+"""The operations on versions: snapshot, branch, promote, rollback, undo and delete_view.
+
+Each makes a plan under the store's locks, appends it to the log as a decision and carries it out; replay does the same
+with the decision alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from ..errors import ConflictError, ExistsError, InvalidError, UnknownViewError
+from ..versions.view_set import MAIN, UNDO, ViewEntry, ViewSet
+from .open_view import OpenView
+from .version_plan import KeyspaceChoice, Plan, TableNames, check_view_name, plan_promote, plan_rollback, plan_undo
+
+if TYPE_CHECKING:
+    from .engine import Engine
+
+
+class VersionOperations:
+    """The version operations of one engine. Safe for threads.
+
+    `on_main_changed` is called after each promote, rollback or undo of `main`, in the thread that did it, with
+    locks.append and locks.state held."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.on_main_changed: Callable[[], None] | None = None
+
+    @contextlib.contextmanager
+    def _deciding(self) -> Iterator[ViewSet]:
+        """Hold the locks of a batch, then wait until the whole log is durable: even a refusal tells of writes that may
+        be pending."""
+        log = self._engine.log
+        log.guard_write()
+        try:
+            with log.batch():
+                yield self._engine.heads
+        finally:
+            log.wait_durable(log.lsn)
+
+    def snapshot(self, name: str, head: str = MAIN) -> None:
+        """Name the present state of a head."""
+        with self._deciding():
+            self._refuse_taken(name)
+            self._engine.decide({"op": "snapshot", "name": name}, self._engine.head_entry(head).name)
+
+    def branch(self, name: str, at: str = MAIN) -> OpenView:
+        """Create a head that begins as the view `at` is now, and return it."""
+        with self._deciding():
+            self._refuse_taken(name)
+            self._seal(self._engine.view_entry(at))
+            self._engine.decide({"op": "branch", "name": name, "at": at})
+        return self._engine.view(name)
+
+    def promote(self, name: str, tables: TableNames = None, keys: KeyspaceChoice = None, force: bool = False) -> None:
+        """Give `main` everything that a branch wrote. ConflictError: `main` wrote to one of these collections since the
+        branch was cut; `force` discards those writes instead."""
+        with self._deciding() as views:
+            branch = self._engine.view_entry(name, "branch")
+            self._exchange("promote", branch, plan_promote(views, branch, tables, keys), MAIN, force)
+
+    def rollback(self, name: str, tables: TableNames = None, keys: KeyspaceChoice = None, head: str = MAIN) -> None:
+        """Give a head the state of a snapshot."""
+        with self._deciding() as views:
+            target, snapshot = self._engine.head_entry(head), self._engine.view_entry(name, "snapshot")
+            self._exchange("rollback", snapshot, plan_rollback(views, target, snapshot, tables, keys), head, True)
+
+    def undo(self, force: bool = False) -> None:
+        """Bring back everything that the last promote or rollback of `main` exchanged. ConflictError: one of these
+        collections was written to since; `force` discards those writes instead."""
+        with self._deciding() as views:
+            if UNDO not in views.maps:
+                raise UnknownViewError("there is nothing to undo: no promote or rollback since the last undo")
+            self._exchange("undo", views.maps[UNDO], plan_undo(views), MAIN, force)
+
+    def delete_view(self, name: str) -> None:
+        """Delete a branch, a snapshot or `undo`. Layers that other views are based on stay."""
+        with self._deciding():
+            if self._engine.view_entry(name).kind == MAIN:
+                raise InvalidError("`main` cannot be deleted")
+            self._engine.decide({"op": "delete_view", "name": name})
+
+    def _exchange(self, op: str, source: ViewEntry, plan: Plan, head: str, force: bool) -> None:
+        """Carry out a plan, unless it conflicts or would change nothing."""
+        if plan.conflicts and not force:
+            raise ConflictError(f"{'; '.join(plan.conflicts)}. Nothing was changed; with force, that is dropped")
+        if not (plan.parts or plan.drop) and op != "undo":
+            if op == "promote":
+                raise InvalidError(
+                    f"nothing to promote: branch {source.name!r} wrote nothing since it was cut or promoted"
+                )
+            return  # a rollback to the present state: the view `undo` stays as it is
+        self._seal(source)
+        self._engine.decide({"op": op, "name": source.name, "parts": plan.parts, "drop": plan.drop}, head)
+        if head == MAIN and self.on_main_changed:
+            self.on_main_changed()
+
+    def _refuse_taken(self, name: str) -> None:
+        """ExistsError if a view has this name; InvalidError if none may have it."""
+        check_view_name(name)
+        views = self._engine.heads.maps
+        if name in views:
+            raise ExistsError(f"there is a view {name!r} already, a {views[name].kind}: delete it first")
+
+    def _seal(self, view: ViewEntry) -> None:
+        """Seal the written layers of a head before another view is based on them: no frame may open two layers of one
+        collection."""
+        if view.is_head and any(top is not None and top.writes for top in view.parts.values()):
+            self._engine.decide({"op": "seal"}, view.name)
