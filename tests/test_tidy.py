@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 DISTRIBUTED = {"pmkv": "pmkv", "server": "pmkv_server", "client": "pmkv_client"}  # folder: import package
 ALL_FOLDERS = [*DISTRIBUTED, "bench", "deploy", "examples", "tests"]
-FILE, FUNCTION = 500, 60  # lines; ruff watches their length
+FILE, FUNCTION = 800, 60  # lines; ruff watches their length
 SERVER_MAY_IMPORT = {
     "pmkv", "pmkv.errors", "pmkv.tools.check", "pmkv.tools.dump", "pmkv.tools.salvage", "pmkv.runtime.jit",
     "pmkv.runtime.scheduling",
