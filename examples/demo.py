@@ -1,7 +1,7 @@
-"""`make demo`: load real cities over the network, kill the server in the middle, and see what became of them.
+"""`make demo`: load real cities over the network, kill the server in the middle, and compare what it recovers.
 
-Starts a server of its own in a temporary folder. Ends with 1 if anything that was acknowledged is missing or differs,
-or if half a batch is found.
+The demo starts its own server in a temporary folder, which is removed at the end. It exits with 1 if an acknowledged
+write is missing or differs, or if half of a batch is found.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import redis
-from cities import DIMENSIONS, FEATURES, Cities, load_cities
+from cities import DIMENSIONS, FEATURES, Cities, load_cities, nearest
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from rich.box import SIMPLE
@@ -31,9 +31,9 @@ from rich.table import Table
 
 import pmkv_client
 
-BATCH = 128
-LIMIT = 30.0  # seconds until the server must answer
-ASKED = ["Paris", "San Francisco", "Springfield", "Kyoto"]
+BATCH_CITIES = 128
+START_LIMIT_S = 30.0  # until the server must answer
+ASKED = ["Vienna", "San Francisco", "Nairobi", "Kyoto"]
 console = Console(highlight=False)
 
 
@@ -61,9 +61,9 @@ class Server:
         self.process.wait(20)
 
     def connect(self) -> pmkv_client.Client:
-        """A client, as soon as the server answers. It never sends anything twice: the demo counts what was answered."""
+        """Return a client once the server answers. It never sends twice, since the demo counts acknowledged writes."""
         client = pmkv_client.connect(f"pmkv://127.0.0.1:{self.port}", retry=Retry(NoBackoff(), 0))
-        deadline = time.monotonic() + LIMIT
+        deadline = time.monotonic() + START_LIMIT_S
         while True:
             with contextlib.suppress(redis.ConnectionError):
                 client.ping()
@@ -75,26 +75,28 @@ class Server:
 
 @dataclass
 class Loading:
-    """What was sent, and what of it was acknowledged. Each batch is three writes: features, embeddings, names."""
+    """The load, and how many cities of each kind of write were acknowledged. A batch is three writes."""
 
     cities: Cities
     acknowledged: dict[str, int] = field(default_factory=lambda: {"features": 0, "embeddings": 0, "names": 0})
 
     def batches(self) -> Iterator[slice]:
         done = self.acknowledged["names"]
-        yield from (slice(at, min(at + BATCH, len(self.cities))) for at in range(done, len(self.cities), BATCH))
+        yield from (
+            slice(at, min(at + BATCH_CITIES, len(self.cities))) for at in range(done, len(self.cities), BATCH_CITIES)
+        )
 
     def send(self, client: pmkv_client.Client, batch: slice) -> None:
         cities, ids = self.cities, self.cities.ids[batch]
         client.table("cities").put(ids, cities.features[batch])
         self.acknowledged["features"] = batch.stop
-        client.table("spelling").put(ids, cities.embeddings[batch])
+        client.table("embeddings").put(ids, cities.embeddings[batch])
         self.acknowledged["embeddings"] = batch.stop
         client.mset({f"city:{i}": name for i, name in zip(ids, cities.names[batch])})
         self.acknowledged["names"] = batch.stop
 
     def run(self, client: pmkv_client.Client, title: str) -> bool:
-        """Send what is missing; False when the server went away."""
+        """Send the remaining batches. Returns False if the server went away."""
         columns = TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn("cities"), TimeElapsedColumn()
         with Progress(*columns, console=console) as progress:
             task = progress.add_task(title, total=len(self.cities), completed=self.acknowledged["names"])
@@ -107,7 +109,7 @@ class Loading:
         return True
 
     def kill_in_the_middle(self, server: Server) -> threading.Thread:
-        """SIGKILL while writes are under way, after something between a third and two thirds of the load."""
+        """Start a thread that sends SIGKILL while writes are under way, after a third to two thirds of the load."""
         threshold = random.randint(len(self.cities) // 3, 2 * len(self.cities) // 3)
 
         def wait_and_kill() -> None:
@@ -122,33 +124,33 @@ class Loading:
 
 
 def bytes_of(rows: np.ndarray) -> np.ndarray:
-    """The bytes of each row, uint8[n, width]."""
+    """Return the bytes of each row as uint8 (n, width)."""
     return np.ascontiguousarray(rows).view("u1").reshape(len(rows), -1)
 
 
-def found(client: pmkv_client.Client, cities: Cities) -> dict[str, np.ndarray]:
-    """For each of the three, a number per city: 1 exactly what was sent is there, 0 nothing, -1 something else."""
-    same: dict[str, np.ndarray] = {}
+def compare(client: pmkv_client.Client, cities: Cities) -> dict[str, np.ndarray]:
+    """Return a number per city for each kind of write: 1 the bytes sent are stored, 0 none are, -1 others are."""
+    states: dict[str, np.ndarray] = {}
     for name, table, rows in (
         ("features", "cities", cities.features),
-        ("embeddings", "spelling", cities.embeddings),
+        ("embeddings", "embeddings", cities.embeddings),
     ):
-        there, has = client.table(table).get(cities.ids, return_found=True)
-        equal = (bytes_of(there) == bytes_of(rows)).all(axis=1)
-        same[name] = np.where(has, np.where(equal, 1, -1), 0)
+        stored, found = client.table(table).get(cities.ids, return_found=True)
+        equal = (bytes_of(stored) == bytes_of(rows)).all(axis=1)
+        states[name] = np.where(found, np.where(equal, 1, -1), 0)
     values = client.mget([f"city:{i}" for i in cities.ids])
-    same["names"] = np.array([0 if v is None else 1 if v.decode() == n else -1 for v, n in zip(values, cities.names)])
-    return same
+    states["names"] = np.array([0 if v is None else 1 if v.decode() == n else -1 for v, n in zip(values, cities.names)])
+    return states
 
 
 def verify(client: pmkv_client.Client, loading: Loading) -> bool:
-    """Compare every city, byte for byte: acknowledged means there; a batch without an answer is there whole or not."""
+    """Compare every byte: acknowledged batches must be stored, a batch without a reply whole or not at all."""
     whole = True
     table = Table("", "acknowledged", "found", "in flight", "missing", "different", "", box=SIMPLE)
-    for name, state in found(client, loading.cities).items():
+    for name, state in compare(client, loading.cities).items():
         acknowledged = loading.acknowledged[name]
         missing, different = int((state[:acknowledged] == 0).sum()), int((state == -1).sum())
-        in_flight, beyond = state[acknowledged : acknowledged + BATCH], state[acknowledged + BATCH :]
+        in_flight, beyond = state[acknowledged : acknowledged + BATCH_CITIES], state[acknowledged + BATCH_CITIES :]
         half = in_flight.any() != in_flight.all() if len(in_flight) else False
         good = not (missing or different or half or beyond.any())
         tail = f"{int((in_flight == 1).sum())} of {len(in_flight)}" if len(in_flight) else "-"
@@ -162,7 +164,7 @@ def verify(client: pmkv_client.Client, loading: Loading) -> bool:
 def crash_and_recover(server: Server, loading: Loading) -> tuple[pmkv_client.Client, bool]:
     client = server.connect()
     client.create_table("cities", FEATURES)
-    client.create_table("spelling", ("f4", DIMENSIONS))
+    client.create_table("embeddings", ("f4", DIMENSIONS))
     killer = loading.kill_in_the_middle(server)
     if loading.run(client, "loading   "):
         sys.exit("the load ended before the server could be killed")
@@ -172,34 +174,33 @@ def crash_and_recover(server: Server, loading: Loading) -> tuple[pmkv_client.Cli
     begin = time.perf_counter()
     server.start()
     client = server.connect()
-    console.print(f"first answer {time.perf_counter() - begin:.2f} s later. What was acknowledged, and what is there:")
+    console.print(f"first answer {time.perf_counter() - begin:.2f} s later. What was acknowledged, and what is stored:")
     return client, verify(client, loading)
 
 
-def neighbours(client: pmkv_client.Client, cities: Cities, names: list[str]) -> None:
-    console.print("\n[bold]Cities spelt alike[/], by the embeddings served:")
-    rows = client.gather({"cities": cities.ids, "spelling": cities.ids})
-    population, vectors = rows["cities"]["population"], rows["spelling"]
+def show_neighbours(client: pmkv_client.Client, cities: Cities, names: list[str]) -> None:
+    console.print("\n[bold]Cities alike[/] in place, size and time zone, by the embeddings served:")
+    rows = client.gather({"cities": cities.ids, "embeddings": cities.ids})
+    population, embeddings = rows["cities"]["population"], rows["embeddings"]
     for name in names:
         at = max((i for i, other in enumerate(cities.names) if other == name), key=lambda i: population[i])
-        nearest = np.argsort(-(vectors @ vectors[at]))
-        others = [i for i in nearest if cities.names[i] != name][:5]
-        answers = client.mget([f"city:{cities.ids[i]}" for i in others])
+        others = nearest(embeddings, embeddings[at])[1:6]
+        replies = client.mget([f"city:{cities.ids[i]}" for i in others])
         countries = rows["cities"]["country"][others]
-        console.print(f"  {name}: " + ", ".join(f"{a.decode()} ({c.decode()})" for a, c in zip(answers, countries)))
+        console.print(f"  {name}: " + ", ".join(f"{r.decode()} ({c.decode()})" for r, c in zip(replies, countries)))
 
 
-def pooled(client: pmkv_client.Client, cities: Cities, countries: list[bytes]) -> None:
-    console.print("\n[bold]The city most like its whole country[/], by mean embeddings that the server pools:")
+def show_means(client: pmkv_client.Client, cities: Cities, countries: list[bytes]) -> None:
+    console.print("\n[bold]The city nearest to the mean of its country[/], by embeddings that the server pools:")
     bags = [cities.ids[cities.features["country"] == country] for country in countries]
     offsets = np.cumsum([0, *map(len, bags[:-1])])
-    means = client.table("spelling").pool(np.concatenate(bags), offsets, mode="mean")
+    means = client.table("embeddings").pool(np.concatenate(bags), offsets, mode="mean")
     for country, ids, mean in zip(countries, bags, means):
-        best = ids[np.argmax(client.table("spelling").get(ids) @ mean)]
+        best = ids[nearest(client.table("embeddings").get(ids), mean)[0]]
         console.print(f"  {country.decode()}: {client.get(f'city:{best}').decode()} (of {len(ids):,})")
 
 
-def expiry(client: pmkv_client.Client) -> None:
+def show_expiry(client: pmkv_client.Client) -> None:
     console.print("\n[bold]A key with a time to live[/]:")
     client.set("session:42", "looking at Kyoto", px=400)
     console.print(f"  at once: {client.get('session:42')!r}, to live for {client.pttl('session:42')} ms")
@@ -216,9 +217,9 @@ def main() -> int:
         try:
             client, recovered = crash_and_recover(server, loading)
             complete = loading.run(client, "continuing") and verify(client, loading)
-            neighbours(client, loading.cities, ASKED)
-            pooled(client, loading.cities, [b"IS", b"JP", b"BR", b"FI"])
-            expiry(client)
+            show_neighbours(client, loading.cities, ASKED)
+            show_means(client, loading.cities, [b"IS", b"JP", b"BR", b"FI"])
+            show_expiry(client)
         finally:
             server.stop()
     if not (recovered and complete):

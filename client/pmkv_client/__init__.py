@@ -1,9 +1,8 @@
-"""The client of pmkv: redis-py with tables of embeddings and features in NumPy arrays, and views."""
+"""The client of pmkv: redis-py with views, and with tables of embeddings and features as NumPy arrays."""
 
-from .client import AsyncClient, Client, connect, connect_async
-from .requests import StaleTableError, TableInfo
-from .table import AsyncTable, Table
-from .views import ConflictError, NoViewError, ViewInfo
+from .aio import AsyncClient, AsyncTable, connect_async
+from .requests import ConflictError, NoViewError, StaleTableError, TableInfo, ViewInfo
+from .sync import Client, Table, connect
 
 __all__ = [
     "AsyncClient",

@@ -1,8 +1,11 @@
-"""Table commands as arguments and replies: what to send, how to read what comes back. Knows no sockets.
+"""The requests of pmkv's protocol: the commands on tables and views, and the parsers of their replies. No sockets.
 
-Every function returns `Work`: the calls to make and how their replies become NumPy arrays. The sync and the async
-client differ only in how they run it. Replies are assumed to be undecoded bytes, integers and lists (maps under RESP3);
-rows may also come as arrays of bytes, which become the result without being copied.
+Every command is a function that returns a `Request`: the calls to send and a function that turns their replies into the
+result. The sync and the async client differ only in how they run a `Request`. Replies must be undecoded: bytes,
+integers and lists (maps under RESP3). Rows may also arrive as uint8 arrays, which become the result without a copy.
+
+A request that changes a view is sent once: a repeated promote or rollback would replace the view `undo` with the result
+of the first one.
 """
 
 from __future__ import annotations
@@ -10,51 +13,56 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from dataclasses import asdict, dataclass
+from typing import Any, Generic, Literal, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
 from numpy.lib.recfunctions import repack_fields
 from numpy.typing import ArrayLike, DTypeLike, NDArray
+from redis.exceptions import ResponseError
 
 from .array_reader import ArrayReader
 
 DEFAULT_PORT = 7379
-PIECE_BYTES = 8 << 20  # rows in one TABLE.PUT: the server gathers a command whole before it serves it
-REPLY_BYTES = 64 << 20  # rows in one reply: a bulk string ends at 512 MiB, and both sides hold it whole
+MAIN = "main"
+PUT_BYTES = 8 << 20  # most bytes of rows in one TABLE.PUT: the server holds a whole command before it runs it
+REPLY_BYTES = 64 << 20  # most bytes of rows in one reply: a bulk string ends at 512 MiB, and both sides hold it whole
 
 Args = tuple[Any, ...]
 Array = NDArray[Any]
 Ids = NDArray[np.int64]
-View = str | None  # the name of one, or the one that the connection stands on
+View = str | None  # the name of a view; None is the view of the connection
+Mode = Literal["sum", "mean", "max"]
+Fields = Sequence[str] | None
+Bags = Mapping[str, tuple[ArrayLike, ArrayLike]]  # ids and offsets by table
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Request(Generic[T]):
-    """Calls to send, and `join`, which makes the result of their replies.
+    """Calls to send, and `join`, which turns the list of their replies into the result.
 
-    `stream`: the replies are small, so all calls may be sent before the first reply is read.
-    `once`: a call that may have been applied must not be sent again after a lost connection.
-    `blobs`: what the reply to each call will be, where that is known.
+    stream: the replies are small, so all calls may be sent before the first reply is read.
+    once: a call must not be sent again after a lost connection, since the server may have applied it.
+    readers: an ArrayReader for the reply to each call, where the sizes of the reply are known in advance.
     """
 
     calls: list[Args]
     join: Callable[[list[Any]], T]
     stream: bool = False
     once: bool = False
-    blobs: Sequence[ArrayReader] = ()
+    readers: Sequence[ArrayReader] = ()
 
-    def expected(self) -> list[tuple[Args, ArrayReader | None]]:
-        """Each call, and the reply to be read into arrays, if so."""
-        replies = [blobs if blobs.is_worth_it else None for blobs in self.blobs] or [None] * len(self.calls)
-        return list(zip(self.calls, replies, strict=True))
+    def calls_and_readers(self) -> list[tuple[Args, ArrayReader | None]]:
+        """Return each call with its ArrayReader, or with None where redis-py's parser is as fast."""
+        readers = [reader if reader.is_worthwhile else None for reader in self.readers] or [None] * len(self.calls)
+        return list(zip(self.calls, readers, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
 class TableInfo:
-    """What TABLE.INFO says of a table for as long as it lives: `rows` is the bound of a dense one, or None."""
+    """The fixed properties of a table, as TABLE.INFO reports them. `rows` is the bound of a dense table, else None."""
 
     name: str
     id: int
@@ -68,31 +76,71 @@ class TableInfo:
 
     @property
     def width(self) -> int:
-        """Bytes a row."""
+        """Bytes per row."""
         return self.row_dtype.itemsize
 
 
+@dataclass(frozen=True, slots=True)
+class ViewInfo:
+    """The properties of a view, as VIEW.INFO reports them.
+
+    kind: main, branch, snapshot or undo. lsn, created (unix ms): when the view was cut. base: the view it was cut from.
+    tables: how many tables it has. writes: records written to this view since it was cut.
+    """
+
+    name: str
+    kind: str
+    lsn: int
+    created: int
+    base: str
+    tables: int
+    writes: int
+
+    def asdict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class StaleTableError(ValueError):
+    """The server returned rows of another dtype than the table had when the client asked for its layout."""
+
+
+class NoViewError(ResponseError):
+    """No view has this name, or the view was deleted."""
+
+
+class ConflictError(ResponseError):
+    """A promote or an undo would drop later writes to `main`; nothing was changed."""
+
+
+def specific_error(error: ResponseError) -> ResponseError:
+    """Return the error as a NoViewError or ConflictError where its code says so, else unchanged."""
+    code, _, message = str(error).partition(" ")
+    kind = {"NOVIEW": NoViewError, "CONFLICT": ConflictError}.get(code)
+    return kind(message) if kind else error
+
+
 def redis_url(url: str) -> str:
-    """`pmkv://[:password@]host[:7379][/db]` as redis-py wants it; redis://, rediss:// and unix:// stay as they are."""
-    parts = urlsplit(url)
-    if parts.scheme != "pmkv":
+    """Translate `pmkv://[:password@]host[:7379][/db]` into redis-py's form. Other schemes are returned unchanged."""
+    split = urlsplit(url)
+    if split.scheme != "pmkv":
         return url
-    place = parts.netloc or "localhost"
-    if parts.port is None:
-        place = f"{place.removesuffix(':')}:{DEFAULT_PORT}"
-    return urlunsplit(("redis", place, parts.path, parts.query, ""))
+    address = split.netloc or "localhost"
+    if split.port is None:
+        address = f"{address.removesuffix(':')}:{DEFAULT_PORT}"
+    return urlunsplit(("redis", address, split.path, split.query, ""))
 
 
-# Arrays to blobs
+# Arguments of commands
 
 
 def blob(array: Array) -> memoryview | bytes:
-    """The bytes of a C-contiguous array, not copied. (A memoryview of an empty or a datetime array cannot be cast.)"""
+    """Return the bytes of a C-contiguous array without a copy."""
+    # by way of uint8: a memoryview of a datetime array, or of an empty one, cannot be cast
     return array.reshape(-1).view(np.uint8).data if array.nbytes else b""
 
 
 def as_ids(ids: ArrayLike, what: str = "ids") -> Ids:
-    """One-dimensional, contiguous, little-endian int64. Raises ValueError for floats, two dimensions and overflow."""
+    """Return the ids as contiguous little-endian int64 (n,). ValueError: floats, two dimensions, beyond int64."""
     array = np.asarray(ids)
     if array.size == 0 and array.ndim == 1:
         return np.empty(0, "<i8")
@@ -106,14 +154,14 @@ def as_ids(ids: ArrayLike, what: str = "ids") -> Ids:
 
 
 def as_rows(info: TableInfo, ids: Ids, rows: ArrayLike) -> Array:
-    """Rows of shape (len(ids), *shape) in the table's dtype. Raises ValueError, naming both sides."""
-    as_found = isinstance(rows, np.ndarray) or info.dtype.names is None  # NumPy cannot find a structured dtype in lists
-    given = np.asarray(rows) if as_found else np.asarray(rows, info.dtype)
+    """Return rows of shape (len(ids), *shape) in the table's dtype. ValueError: another shape, or no safe cast."""
+    keep_dtype = isinstance(rows, np.ndarray) or info.dtype.names is None  # NumPy infers no structured dtype from lists
+    given = np.asarray(rows) if keep_dtype else np.asarray(rows, info.dtype)
     if given.dtype.names != info.dtype.names or not np.can_cast(given.dtype, info.dtype, "same_kind"):
         raise ValueError(f"rows are {given.dtype}; table '{info.name}' holds {info.dtype}")
-    wanted = (len(ids), *info.shape)
-    if given.shape != wanted:
-        raise ValueError(f"rows have shape {given.shape}; {len(ids)} ids of table '{info.name}' need {wanted}")
+    shape = (len(ids), *info.shape)
+    if given.shape != shape:
+        raise ValueError(f"rows have shape {given.shape}; {len(ids)} ids of table '{info.name}' need {shape}")
     return _stored(given, info.dtype, f"a row of table '{info.name}'")
 
 
@@ -136,7 +184,7 @@ def _stored(given: Array, dtype: np.dtype[Any], label: str) -> Array:
 
 
 def as_default(value: float) -> tuple[str, bytes] | tuple[()]:
-    """The option DEFAULT, as text that reads back the same; nothing for 0, which is the default's default."""
+    """Return the option DEFAULT with a number that reads back exactly; nothing for 0, the server's default."""
     number = value.item() if isinstance(value, np.generic) else value
     if not isinstance(number, int | float):
         raise ValueError(f"default={value!r} is not a number")
@@ -144,21 +192,41 @@ def as_default(value: float) -> tuple[str, bytes] | tuple[()]:
 
 
 def as_at(view: View) -> Args:
-    """The option AT; nothing for the view that the connection stands on."""
+    """Return the option AT; nothing for the view of the connection."""
     return () if view is None else ("AT", view)
+
+
+def as_weights(weights: ArrayLike, keys: Ids) -> NDArray[np.float32]:
+    """Return the weights as contiguous float32 of the shape of the ids. ValueError: another shape."""
+    array = _stored(np.asarray(weights), np.dtype("<f4"), "weights")
+    if array.shape != keys.shape:
+        raise ValueError(f"weights have shape {array.shape}; {len(keys)} ids need {keys.shape}")
+    return array
+
+
+def as_collections(tables: Sequence[str] | None, keys: bool | None) -> Args:
+    """Return the options TABLES and KEYS of a promote or rollback. ValueError: one string instead of a list."""
+    if isinstance(tables, str):
+        raise ValueError(f"tables={tables!r} is one word; give a list of names: [{tables!r}]")
+    named: Args = () if tables is None else ("TABLES", len(tables), *tables)
+    return named if keys is None else (*named, "KEYS", "yes" if keys else "no")
+
+
+def as_force(force: bool) -> Args:
+    return ("FORCE",) if force else ()
 
 
 # Descriptions of dtypes
 
 
 def descr_json(dtype: np.dtype[Any]) -> str:
-    """The NumPy descr as JSON: `"<f4"`, or `[["price","<f4"],["emb","<f4",[16]]]` for a structured dtype, packed."""
+    """Return the NumPy descr as JSON: `"<f4"`, or for a structured dtype `[["price","<f4"],["emb","<f4",[16]]]`."""
     packed = repack_fields(dtype, recurse=True) if dtype.names else dtype
     return json.dumps(np.lib.format.dtype_to_descr(packed), separators=(",", ":"))
 
 
 def descr_dtype(text: str | bytes) -> np.dtype[Any]:
-    """The dtype of a JSON descr."""
+    """Return the dtype of a JSON descr."""
     return np.lib.format.descr_to_dtype(_descr(json.loads(text)))
 
 
@@ -168,10 +236,20 @@ def _descr(node: Any) -> Any:
     return [(field[0], _descr(field[1]), *(tuple(shape) for shape in field[2:])) for field in node]
 
 
-# Commands
+def check_layout(found: TableInfo, dtype: DTypeLike, rows: int | None) -> None:
+    """Compare an existing table with the layout asked for. Raises ResponseError, naming both, where they differ."""
+    row = np.dtype(dtype)
+    element, shape = row.subdtype or (row, ())
+    layouts = [(descr_json(found.dtype), found.shape, found.rows), (descr_json(element), shape, rows)]
+    if layouts[0] != layouts[1]:
+        texts = ["dtype={} shape={} rows={}".format(*layout) for layout in layouts]
+        raise ResponseError(f"table '{found.name}' exists with {texts[0]}; asked for was {texts[1]}")
 
 
-def create(name: str, dtype: DTypeLike, rows: int | None = None) -> Request[None]:
+# Commands on tables
+
+
+def create_table(name: str, dtype: DTypeLike, rows: int | None = None) -> Request[None]:
     row = np.dtype(dtype)
     element, shape = row.subdtype or (row, ())
     if len(shape) > 1 or (shape and element.names):
@@ -186,17 +264,17 @@ def create(name: str, dtype: DTypeLike, rows: int | None = None) -> Request[None
     return Request([args], lambda replies: None)
 
 
-def drop(name: str) -> Request[None]:
+def drop_table(name: str) -> Request[None]:
     return Request([("TABLE.DROP", name)], lambda replies: None)
 
 
-def names() -> Request[list[str]]:
+def table_names() -> Request[list[str]]:
     return Request([("TABLE.LIST",)], lambda replies: [_text(name) for name in replies[0]])
 
 
-def infos(tables: Sequence[str], at: View = None) -> Request[list[TableInfo]]:
+def table_infos(tables: Sequence[str], at: View = None) -> Request[list[TableInfo]]:
     calls: list[Args] = [("TABLE.INFO", name, "LAYOUT", *as_at(at)) for name in tables]
-    return Request(calls, lambda replies: [parse_info(reply) for reply in replies], stream=True)
+    return Request(calls, lambda replies: [parse_table_info(reply) for reply in replies], stream=True)
 
 
 def length(name: str) -> Request[int]:
@@ -204,11 +282,11 @@ def length(name: str) -> Request[int]:
 
 
 def put(info: TableInfo, ids: ArrayLike, rows: ArrayLike, command: str = "TABLE.PUT") -> Request[None]:
-    """PUT, or ADD, which adds to what is there and so must not be repeated."""
+    """Build TABLE.PUT, or TABLE.ADD, which must not be repeated. Long input becomes several calls."""
     keys = as_ids(ids)
     values = as_rows(info, keys, rows)
-    parts = pieces(len(keys), info.width, PIECE_BYTES)
-    calls: list[Args] = [(command, info.name, blob(keys[part]), blob(values[part])) for part in parts]
+    chunks = slices(len(keys), info.width, PUT_BYTES)
+    calls: list[Args] = [(command, info.name, blob(keys[chunk]), blob(values[chunk])) for chunk in chunks]
     return Request(calls, lambda replies: None, stream=True, once=command == "TABLE.ADD")
 
 
@@ -226,21 +304,25 @@ def get(
     options += ("FIELDS", len(fields), *fields) if fields is not None else ()
     options += ("FOUND",) if return_found else ()
     options += as_at(at)
-    parts = pieces(len(keys), row.itemsize, REPLY_BYTES)
-    calls: list[Args] = [("TABLE.GET", info.name, blob(keys[part]), *options) for part in parts]
+    chunks = slices(len(keys), row.itemsize, REPLY_BYTES)
+    counts = [chunk.stop - chunk.start for chunk in chunks]
+    calls: list[Args] = [("TABLE.GET", info.name, blob(keys[chunk]), *options) for chunk in chunks]
 
     def join(replies: list[Any]) -> Any:
-        pairs = [reply if return_found else (reply, b"") for reply in replies]
-        rows = [parse_rows(info.name, pair[0], row, _size(part)) for pair, part in zip(pairs, parts, strict=True)]
+        pairs = replies if return_found else [(reply, b"") for reply in replies]
+        rows = [parse_rows(info.name, pair[0], row, count) for pair, count in zip(pairs, counts, strict=True)]
         if not return_found:
             return _concatenate(rows)
-        flags = [parse_flags(pair[1], _size(part)) for pair, part in zip(pairs, parts, strict=True)]
+        flags = [parse_flags(pair[1], count) for pair, count in zip(pairs, counts, strict=True)]
         return _concatenate(rows), _concatenate(flags)
 
-    sizes = [(_size(part) * row.itemsize, _size(part)) for part in parts]
-    return Request(
-        calls, join, blobs=[ArrayReader(pair) if return_found else ArrayReader(pair[:1], alone=True) for pair in sizes]
-    )
+    readers = [
+        ArrayReader((count * row.itemsize, count))
+        if return_found
+        else ArrayReader((count * row.itemsize,), is_alone=True)
+        for count in counts
+    ]
+    return Request(calls, join, readers=readers)
 
 
 def contains(info: TableInfo, ids: ArrayLike, at: View = None) -> Request[NDArray[np.bool_]]:
@@ -269,15 +351,15 @@ def pool(
         args += ("MODE", mode)
     args += as_at(at)
     row = pooled_row(info)
-    expected = ArrayReader((len(starts) * row.itemsize,), alone=True)
-    return Request([args], lambda replies: parse_rows(info.name, replies[0], row, len(starts)), blobs=[expected])
+    reader = ArrayReader((len(starts) * row.itemsize,), is_alone=True)
+    return Request([args], lambda replies: parse_rows(info.name, replies[0], row, len(starts)), readers=[reader])
 
 
 def scan(info: TableInfo, cursor: int | bytes, count: int, at: View = None) -> Request[tuple[int, Ids, Array]]:
     def join(replies: list[Any]) -> tuple[int, Ids, Array]:
-        following, keys, rows = replies[0]
+        next_cursor, keys, rows = replies[0]
         ids = np.frombuffer(keys, "<i8").copy()
-        return int(following), ids, parse_rows(info.name, rows, info.row_dtype, len(ids))
+        return int(next_cursor), ids, parse_rows(info.name, rows, info.row_dtype, len(ids))
 
     return Request([("TABLE.SCAN", info.name, cursor, "COUNT", count, *as_at(at))], join)
 
@@ -293,12 +375,10 @@ def gather(tables: Sequence[TableInfo], ids: Mapping[str, ArrayLike], at: View =
         pairs = zip(tables, replies[0], strict=True)
         return {info.name: parse_rows(info.name, rows, info.row_dtype, len(keys[info.name])) for info, rows in pairs}
 
-    return Request([args], join, blobs=[ArrayReader(tuple(len(keys[info.name]) * info.width for info in tables))])
+    return Request([args], join, readers=[ArrayReader(tuple(len(keys[info.name]) * info.width for info in tables))])
 
 
-def pool_many(
-    tables: Sequence[TableInfo], bags: Mapping[str, tuple[ArrayLike, ArrayLike]], mode: str = "sum", at: View = None
-) -> Request[dict[str, Array]]:
+def pool_many(tables: Sequence[TableInfo], bags: Bags, mode: str = "sum", at: View = None) -> Request[dict[str, Array]]:
     args: Args = ("TABLE.MPOOL", len(tables))
     sizes = {}
     for info in tables:
@@ -313,28 +393,78 @@ def pool_many(
         pairs = zip(tables, replies[0], strict=True)
         return {info.name: parse_rows(info.name, rows, pooled_row(info), sizes[info.name]) for info, rows in pairs}
 
-    expected = ArrayReader(tuple(sizes[info.name] * pooled_row(info).itemsize for info in tables))
-    return Request([args], join, blobs=[expected])
+    reader = ArrayReader(tuple(sizes[info.name] * pooled_row(info).itemsize for info in tables))
+    return Request([args], join, readers=[reader])
 
 
-# Parts of commands and replies
+# Commands on views
 
 
-def pieces(count: int, width: int, limit: int) -> list[slice]:
-    """Slices over `count` rows of `width` bytes, of at most `limit` bytes but one row; for none, an empty slice."""
+def snapshot(name: str) -> Request[None]:
+    return _once("SNAPSHOT.CREATE", name)
+
+
+def rollback(name: str, tables: Sequence[str] | None = None, keys: bool | None = None) -> Request[None]:
+    return _once("SNAPSHOT.ROLLBACK", name, *as_collections(tables, keys))
+
+
+def branch(name: str, at: str = MAIN) -> Request[None]:
+    return _once("BRANCH.CREATE", name, "AT", at)
+
+
+def promote(
+    name: str, tables: Sequence[str] | None = None, keys: bool | None = None, force: bool = False
+) -> Request[None]:
+    return _once("BRANCH.PROMOTE", name, *as_collections(tables, keys), *as_force(force))
+
+
+def undo(force: bool = False) -> Request[None]:
+    return _once("VIEW.UNDO", *as_force(force))
+
+
+def delete_view(name: str) -> Request[None]:
+    return _once("VIEW.DELETE", name)
+
+
+def view_names() -> Request[list[str]]:
+    return Request([("VIEW.LIST",)], lambda replies: [_text(name) for name in replies[0]])
+
+
+def view_infos(views: Sequence[str]) -> Request[dict[str, ViewInfo]]:
+    calls: list[Args] = [("VIEW.INFO", name) for name in views]
+    return Request(calls, lambda replies: {info.name: info for info in map(parse_view_info, replies)}, stream=True)
+
+
+def version() -> Request[tuple[int, int]]:
+    return Request([("VIEW.INFO", MAIN)], lambda replies: parse_version(replies[0]))
+
+
+def wait_version(after: int, seconds: float) -> Request[int]:
+    """Build VIEW.WAIT: its result is how often `main` was promoted or rolled back, or `after` when time ran out."""
+    milliseconds = max(1, round(1000 * seconds))  # the server takes 0 as for ever
+    return Request(
+        [("VIEW.WAIT", int(after), milliseconds)], lambda replies: int(replies[0][0]) if replies[0] else after
+    )
+
+
+def _once(*args: Any) -> Request[None]:
+    return Request([args], lambda replies: None, once=True)
+
+
+# Replies
+
+
+def slices(count: int, width: int, limit: int) -> list[slice]:
+    """Cut `count` rows of `width` bytes into slices of at most `limit` bytes, but at least one row each.
+
+    No rows give one empty slice.
+    """
     step = max(1, limit // max(1, width))
     return [slice(start, min(start + step, count)) for start in range(0, max(1, count), step)]
 
 
-def as_weights(weights: ArrayLike, keys: Ids) -> NDArray[np.float32]:
-    array = _stored(np.asarray(weights), np.dtype("<f4"), "weights")
-    if array.shape != keys.shape:
-        raise ValueError(f"weights have shape {array.shape}; {len(keys)} ids need {keys.shape}")
-    return array
-
-
 def row_of_fields(info: TableInfo, fields: Sequence[str] | None) -> np.dtype[Any]:
-    """The row of a reply: the table's, or a packed structured dtype of just the named fields."""
+    """Return the row of a reply: the table's, or a packed structured dtype of the named fields. ValueError: unknown."""
     if fields is None:
         return info.row_dtype
     known = info.dtype.fields
@@ -347,26 +477,41 @@ def row_of_fields(info: TableInfo, fields: Sequence[str] | None) -> np.dtype[Any
 
 
 def pooled_row(info: TableInfo) -> np.dtype[Any]:
-    """Return the dtype of a pooled row: f4 for tables of f2 and f4, else f8."""
+    """Return the row of a pooled reply: f4 for tables of f2 and f4, else f8."""
     is_short = info.dtype.kind == "f" and info.dtype.itemsize <= 4
     return np.dtype(("<f4" if is_short else "<f8", info.shape))
 
 
-def parse_info(reply: Any) -> TableInfo:
-    pairs = reply.items() if isinstance(reply, dict) else zip(reply[::2], reply[1::2], strict=True)
-    found = {_text(key): value for key, value in pairs}
-    bound = int(found["rows"])  # 0: any id
+def parse_table_info(reply: Any) -> TableInfo:
+    fields = _fields(reply)
     return TableInfo(
-        name=_text(found["name"]),
-        id=int(found["id"]),
-        dtype=descr_dtype(found["dtype"]),
-        shape=tuple(int(size) for size in found["shape"]),
-        rows=bound or None,
+        name=_text(fields["name"]),
+        id=int(fields["id"]),
+        dtype=descr_dtype(fields["dtype"]),
+        shape=tuple(int(size) for size in fields["shape"]),
+        rows=int(fields["rows"]) or None,  # the server reports 0 for a table that takes any id
     )
 
 
+def parse_view_info(reply: Any) -> ViewInfo:
+    fields = _fields(reply)
+    words = {name: _text(fields[name]) for name in ("name", "kind", "base")}
+    return ViewInfo(**words, **{name: int(fields[name]) for name in ("lsn", "created", "tables", "writes")})
+
+
+def parse_version(reply: Any) -> tuple[int, int]:
+    """Return how often `main` was promoted or rolled back so far, and the LSN of the last time."""
+    fields = _fields(reply)
+    return int(fields["version"]), int(fields["version_lsn"])
+
+
+def _fields(reply: Any) -> dict[str, Any]:
+    pairs = reply.items() if isinstance(reply, dict) else zip(reply[::2], reply[1::2], strict=True)
+    return {_text(key): value for key, value in pairs}
+
+
 def parse_rows(name: str, reply: bytes | Array, row: np.dtype[Any], count: int) -> Array:
-    """Rows as an array that may be written to. Raises StaleTableError where the table is not the one described."""
+    """Return rows (count, *shape) in a writable array. StaleTableError: the reply has another length."""
     if len(reply) != count * row.itemsize:
         raise StaleTableError(
             f"table '{name}' sent {len(reply)} bytes for {count} rows of {row.itemsize} bytes: "
@@ -377,10 +522,6 @@ def parse_rows(name: str, reply: bytes | Array, row: np.dtype[Any], count: int) 
     return own.view(element).reshape(count, *shape)
 
 
-class StaleTableError(ValueError):
-    """The rows that came back are not of the dtype the table had when it was described."""
-
-
 def parse_flags(reply: bytes | Array, count: int) -> NDArray[np.bool_]:
     flags = np.frombuffer(reply, np.uint8)
     if len(flags) != count:
@@ -388,12 +529,8 @@ def parse_flags(reply: bytes | Array, count: int) -> NDArray[np.bool_]:
     return flags.astype(bool)
 
 
-def _concatenate(parts: list[Array]) -> Array:
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-
-def _size(part: slice) -> int:
-    return int(part.stop - part.start)
+def _concatenate(arrays: list[Array]) -> Array:
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
 def _text(value: str | bytes) -> str:

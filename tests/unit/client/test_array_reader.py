@@ -23,9 +23,9 @@ import pmkv_client
 from pmkv_client import StaleTableError
 from pmkv_client import array_reader as direct
 from pmkv_client import requests as protocol
-from pmkv_client.array_reader import LEAST, MOST, ArrayReader
+from pmkv_client.array_reader import MAX_BLOBS, MIN_REPLY_BYTES, ArrayReader
 
-COUNT = LEAST // 4
+COUNT = MIN_REPLY_BYTES // 4
 ROWS = np.arange(COUNT * 4, dtype="<f4").reshape(COUNT, 4)
 INFO = protocol.TableInfo("items", 1, np.dtype("<f4"), (4,), None)
 WHOLE = b"$%d\r\n%b\r\n" % (ROWS.nbytes, ROWS.tobytes())
@@ -111,6 +111,7 @@ def test_rows_come_whole_wherever_they_are_cut(get: Get, speaker: Speaker, place
     assert speaker.connections == 1
 
 
+@pytest.mark.parametrize("get", ["redis-py's parser", "a parser in Python"], indirect=True)
 def test_they_come_past_the_parser(get: Get, speaker: Speaker, monkeypatch: pytest.MonkeyPatch) -> None:
     checked: list[object] = []
     monkeypatch.setattr(direct, "_check", lambda *found: checked.append(found))
@@ -175,7 +176,7 @@ def test_what_the_parser_has_read_ahead_goes_first(speaker: Speaker) -> None:
         speaker.answers = [[b"+1\r\n+2\r\n" + WHOLE]]
         connection.send_command("TABLE.GET")
         assert connection.read_response() == b"1"
-        assert direct.read(connection, ArrayReader((ROWS.nbytes,), alone=True)) is None
+        assert ArrayReader((ROWS.nbytes,), is_alone=True).read(connection) is None
         assert [connection.read_response() for _ in range(2)] == [b"2", ROWS.tobytes()]
         client.connection_pool.release(connection)
 
@@ -185,12 +186,12 @@ def test_a_connection_of_another_kind_is_left_alone() -> None:
         _sock = _reader = None
         _parser = DefaultParser(socket_read_size=1)
 
-    blobs = ArrayReader((LEAST,), alone=True)
-    assert direct.read(Odd(), blobs) is None and asyncio.run(direct.read_async(Odd(), blobs)) is None
+    blobs = ArrayReader((MIN_REPLY_BYTES,), is_alone=True)
+    assert blobs.read(Odd()) is None
 
 
 def test_blobs_say_what_stands_between_them() -> None:
-    assert ArrayReader((5,), alone=True).heads() == [b"$5\r\n", b"\r\n"]
-    assert ArrayReader((5, 0)).heads() == [b"*2\r\n$5\r\n", b"\r\n$0\r\n", b"\r\n"]
-    assert ArrayReader((LEAST,)).is_worth_it and not ArrayReader((LEAST - 1,)).is_worth_it
-    assert not ArrayReader((LEAST,) * (MOST + 1)).is_worth_it
+    assert ArrayReader((5,), is_alone=True).separators() == [b"$5\r\n", b"\r\n"]
+    assert ArrayReader((5, 0)).separators() == [b"*2\r\n$5\r\n", b"\r\n$0\r\n", b"\r\n"]
+    assert ArrayReader((MIN_REPLY_BYTES,)).is_worthwhile and not ArrayReader((MIN_REPLY_BYTES - 1,)).is_worthwhile
+    assert not ArrayReader((MIN_REPLY_BYTES,) * (MAX_BLOBS + 1)).is_worthwhile

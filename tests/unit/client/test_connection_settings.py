@@ -9,7 +9,7 @@ import redis
 from redis.exceptions import ResponseError
 
 import pmkv_client
-from pmkv_client import AsyncClient, Client, ConflictError, NoViewError, views
+from pmkv_client import AsyncClient, Client, ConflictError, NoViewError, connection_settings
 from pmkv_client import requests as protocol
 from tests.unit.client.scripted import Scripted, eager
 
@@ -22,19 +22,19 @@ def words(work: protocol.Request) -> str:
 @pytest.mark.parametrize(
     ("work", "said"),
     [
-        (views.snapshot("v1"), "SNAPSHOT.CREATE v1"),
-        (views.rollback("v1"), "SNAPSHOT.ROLLBACK v1"),
-        (views.rollback("v1", ["a", "b"]), "SNAPSHOT.ROLLBACK v1 TABLES 2 a b"),
-        (views.rollback("v1", ["a"], True), "SNAPSHOT.ROLLBACK v1 TABLES 1 a KEYS yes"),
-        (views.branch("b"), "BRANCH.CREATE b AT main"),
-        (views.branch("b", "v1"), "BRANCH.CREATE b AT v1"),
-        (views.promote("b"), "BRANCH.PROMOTE b"),
-        (views.promote("b", [], False, force=True), "BRANCH.PROMOTE b TABLES 0 KEYS no FORCE"),
-        (views.undo(), "VIEW.UNDO"),
-        (views.undo(force=True), "VIEW.UNDO FORCE"),
-        (views.delete("v1"), "VIEW.DELETE v1"),
-        (views.wait(3, 0.25), "VIEW.WAIT 3 250"),
-        (views.wait(3, -1.0), "VIEW.WAIT 3 1"),
+        (protocol.snapshot("v1"), "SNAPSHOT.CREATE v1"),
+        (protocol.rollback("v1"), "SNAPSHOT.ROLLBACK v1"),
+        (protocol.rollback("v1", ["a", "b"]), "SNAPSHOT.ROLLBACK v1 TABLES 2 a b"),
+        (protocol.rollback("v1", ["a"], True), "SNAPSHOT.ROLLBACK v1 TABLES 1 a KEYS yes"),
+        (protocol.branch("b"), "BRANCH.CREATE b AT main"),
+        (protocol.branch("b", "v1"), "BRANCH.CREATE b AT v1"),
+        (protocol.promote("b"), "BRANCH.PROMOTE b"),
+        (protocol.promote("b", [], False, force=True), "BRANCH.PROMOTE b TABLES 0 KEYS no FORCE"),
+        (protocol.undo(), "VIEW.UNDO"),
+        (protocol.undo(force=True), "VIEW.UNDO FORCE"),
+        (protocol.delete_view("v1"), "VIEW.DELETE v1"),
+        (protocol.wait_version(3, 0.25), "VIEW.WAIT 3 250"),
+        (protocol.wait_version(3, -1.0), "VIEW.WAIT 3 1"),
     ],
 )
 def test_what_is_said(work: protocol.Request, said: str) -> None:
@@ -44,7 +44,7 @@ def test_what_is_said(work: protocol.Request, said: str) -> None:
 
 def test_a_name_is_no_list_of_names() -> None:
     with pytest.raises(ValueError, match=r"give a list of names: \['items'\]"):
-        views.promote("b", tables="items")
+        protocol.promote("b", tables="items")
 
 
 @pytest.mark.parametrize("kind", [list, dict])
@@ -52,17 +52,17 @@ def test_what_is_known_of_a_view(kind: type) -> None:
     fields = {b"name": b"v1", b"kind": b"snapshot", b"lsn": 7, b"created": 9, b"base": b"main", b"tables": 2}
     fields |= {b"writes": 0, b"more": b"later"}
     reply = fields if kind is dict else [part for pair in fields.items() for part in pair]
-    info = views.parse_info(reply)
+    info = protocol.parse_view_info(reply)
     assert info == pmkv_client.ViewInfo("v1", "snapshot", 7, 9, "main", 2, 0)
     assert info.asdict()["base"] == "main"
 
 
 def test_errors_have_a_class_of_their_own() -> None:
     for code, kind in (("NOVIEW", NoViewError), ("CONFLICT", ConflictError)):
-        error = views.mapped(ResponseError(f"{code} what was wrong"))
+        error = protocol.specific_error(ResponseError(f"{code} what was wrong"))
         assert type(error) is kind and str(error) == "what was wrong"
     other = ResponseError("ERR NOVIEW")
-    assert views.mapped(other) is other
+    assert protocol.specific_error(other) is other
 
 
 def test_reads_of_another_view(scripted: Scripted) -> None:
@@ -247,7 +247,7 @@ IN_TIME, TOO_LATE = b"*2\r\n:3\r\n:99\r\n", b"*-1\r\n"
 
 
 def test_waiting_asks_in_turns(scripted: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(views, "PATIENCE", 0.01)
+    monkeypatch.setattr(connection_settings, "VIEW_WAIT_S", 0.01)
     scripted.answers[b"VIEW.WAIT"] = TOO_LATE
     with eager(Client, scripted.port) as client:
         client.table("items")
@@ -270,7 +270,7 @@ def test_no_turn_outlasts_the_wait_for_a_reply(scripted: Scripted) -> None:
 
 
 async def test_awaiting_a_version(scripted: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(views, "PATIENCE", 0.01)
+    monkeypatch.setattr(connection_settings, "VIEW_WAIT_S", 0.01)
     scripted.answers[b"VIEW.WAIT"] = TOO_LATE
     async with eager(AsyncClient, scripted.port) as client:
         assert await client.wait_version(2, timeout=0.03) == 2
@@ -292,3 +292,17 @@ def test_twins_have_the_same_arguments() -> None:
     ):
         ours, awaited = inspect.signature(getattr(Client, name)), inspect.signature(getattr(AsyncClient, name))
         assert ours.parameters == awaited.parameters, name
+
+
+@pytest.mark.skipif(not hasattr(redis, "DriverInfo"), reason="this redis-py knows its version without looking it up")
+def test_redis_py_looks_its_version_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    for make in (Client, AsyncClient, pmkv_client.connect, pmkv_client.connect_async):
+        make()
+        with monkeypatch.context() as patched:
+            patched.setattr("redis.utils.get_lib_version", None)
+            made = make().connection_pool.make_connection()
+        assert made.driver_info.lib_version == redis.__version__
+    own = redis.DriverInfo("mine", "1")
+    assert Client(driver_info=own).connection_pool.make_connection().driver_info is own
+    assert Client(driver_info=None).connection_pool.make_connection().driver_info is None
+    assert "driver_info" not in connection_settings.connection_settings(None, "main", {"lib_name": "mine"})

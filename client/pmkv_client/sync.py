@@ -1,0 +1,392 @@
+"""The client as redis-py with tables and views: `Client` is a redis.Redis, `Table` is one table seen through it.
+
+Everything of redis-py works as it does there. Replies of tables are bytes even under `decode_responses=True`, because
+they are rows. A client on another view than `main` says so on every connection that it makes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, Literal, TypeVar, overload
+
+import numpy as np
+import redis
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+from redis.client import NEVER_DECODE
+from redis.exceptions import ResponseError
+
+import pmkv_client.requests as requests
+
+from .array_reader import ArrayReader
+from .blob_packer import use_blob_packer
+from .connection_settings import (
+    TableInfos,
+    checked_reconnect,
+    connection_settings,
+    deadline,
+    forget,
+    on_connect,
+    pickled,
+    raise_errors,
+    wait_step,
+)  # fmt: skip
+from .requests import MAIN, Args, Array, Bags, Fields, Ids, Mode, Request, TableInfo, View, ViewInfo
+
+T = TypeVar("T")
+RAW: dict[str, Any] = {NEVER_DECODE: True}
+READER = "pmkv_array_reader"  # the option of execute_command that holds the ArrayReader of the reply
+
+
+class Table:
+    """A table of int64 ids and rows of one NumPy dtype. It may be shared between threads, and pickles with its client.
+
+    at: the view to read from, instead of the client's. Wrong shapes, dtypes and ids raise ValueError before anything is
+    sent; a command that the server refuses raises redis.exceptions.ResponseError.
+    """
+
+    def __init__(self, client: Client, info: TableInfo) -> None:
+        self._client = client
+        self._info = info
+
+    def __repr__(self) -> str:
+        return f"Table({self.name!r}, {self.dtype}, shape={self.shape}, rows={self.rows})"
+
+    @property
+    def name(self) -> str:
+        return self._info.name
+
+    @property
+    def id(self) -> int:
+        """The table's number, which is never used again after a drop."""
+        return self._info.id
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of one element of a row: float32, or a structured dtype."""
+        return self._info.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one row: (64,) for 64 elements, () for one."""
+        return self._info.shape
+
+    @property
+    def row_dtype(self) -> np.dtype[Any]:
+        return self._info.row_dtype
+
+    @property
+    def width(self) -> int:
+        """Bytes per row."""
+        return self._info.width
+
+    @property
+    def rows(self) -> int | None:
+        """The bound of a dense table (its ids are 0..rows-1), None for any int64 id."""
+        return self._info.rows
+
+    def _info_at(self, at: View) -> TableInfo:
+        """Return the layout of the table of this name in another view."""
+        return self._info if at is None else self._client.describe([self.name], at)[0]
+
+    def __len__(self) -> int:
+        """Ask the server how many ids are stored."""
+        return self._client.run(requests.length(self.name))
+
+    def put(self, ids: ArrayLike, rows: ArrayLike) -> None:
+        """Store rows (n, *shape) under n ids. If an id is repeated, its last row stays.
+
+        The rows are durable on return. Up to 8 MiB of rows are one atomic write; more become several, in order.
+        """
+        self._client.run(requests.put(self._info, ids, rows))
+
+    def add(self, ids: ArrayLike, rows: ArrayLike) -> None:
+        """Add rows (n, *shape) to the stored ones. An absent row counts as zero.
+
+        Long input is split as in `put`. It is never sent twice: after a lost connection (ConnectionError or
+        TimeoutError of redis.exceptions) it is unknown how much of it was applied.
+        """
+        self._client.run(requests.put(self._info, ids, rows, "TABLE.ADD"))
+
+    @overload
+    def get(
+        self,
+        ids: ArrayLike,
+        default: float = ...,
+        return_found: Literal[False] = ...,
+        fields: Fields = ...,
+        *,
+        at: View = ...,
+    ) -> Array: ...
+    @overload
+    def get(
+        self,
+        ids: ArrayLike,
+        default: float = ...,
+        *,
+        return_found: Literal[True],
+        fields: Fields = ...,
+        at: View = ...,
+    ) -> tuple[Array, NDArray[np.bool_]]: ...
+    def get(
+        self,
+        ids: ArrayLike,
+        default: float = 0.0,
+        return_found: bool = False,
+        fields: Fields = None,
+        *,
+        at: View = None,
+    ) -> Any:
+        """Return the rows of n ids as (n, *shape), absent ones filled with `default`; `return_found` adds bool (n,).
+
+        fields: names in a structured table; the rows are then a packed structured array of these fields. Up to 64 MiB
+        are one reply, read from one version; more become several.
+        """
+        return self._client.run(requests.get(self._info_at(at), ids, default, return_found, fields, at))
+
+    def contains(self, ids: ArrayLike, *, at: View = None) -> NDArray[np.bool_]:
+        """Return for each id whether it is stored, as bool (n,)."""
+        return self._client.run(requests.contains(self._info, ids, at))
+
+    def delete(self, ids: ArrayLike) -> int:
+        """Delete n ids, and return how many of them were stored."""
+        return self._client.run(requests.delete(self._info, ids))
+
+    def pool(
+        self,
+        ids: ArrayLike,
+        offsets: ArrayLike,
+        weights: ArrayLike | None = None,
+        mode: Mode = "sum",
+        *,
+        at: View = None,
+    ) -> Array:
+        """Reduce bags of rows as torch.nn.EmbeddingBag does; bag i begins at offsets[i] in `ids`.
+
+        Returns (len(offsets), *shape), f8 for a table of 8-byte numbers, else f4. Absent ids are left out; a bag
+        without rows is zero.
+        """
+        return self._client.run(requests.pool(self._info_at(at), ids, offsets, weights, mode, at))
+
+    def scan(self, batch: int = 4096, *, at: View = None) -> Iterator[tuple[Ids, Array]]:
+        """Yield all (ids, rows) in no order, about `batch` at a time. A row that stays stored is seen at least once."""
+        info, cursor = self._info_at(at), 0
+        while True:
+            cursor, ids, rows = self._client.run(requests.scan(info, cursor, batch, at))
+            if len(ids):
+                yield ids, rows
+            if cursor == 0:
+                return
+
+
+class Client(redis.Redis):
+    """A redis-py client with tables and views. It is thread-safe, as redis.Redis is.
+
+    view: the view that every connection of the client reads and writes. The client remembers the layout of each table;
+    call `forget` after somebody else dropped a table and created it with another layout, or promoted such a one.
+    A client pickles as its URL and settings, a password among them, and connects anew where it is loaded; a client that
+    was made of a connection pool raises TypeError.
+    """
+
+    def __init__(
+        self, host: str = "localhost", port: int = requests.DEFAULT_PORT, *args: Any, view: str = MAIN, **kwargs: Any
+    ) -> None:
+        self._infos: TableInfos = {}
+        self._set_view(
+            view, None if kwargs.get("connection_pool") else partial(type(self), host, port, *args, **kwargs)
+        )
+        super().__init__(host, port, *args, **connection_settings(on_connect, view, kwargs))
+        if not kwargs.get("connection_pool"):
+            use_blob_packer(self.connection_pool)
+
+    @classmethod
+    def from_url(cls, url: str, view: str = MAIN, **kwargs: Any) -> Client:
+        """Return a client of `pmkv://[:password@]host[:port][/db]`. Keyword and query options are redis-py's."""
+        settings = connection_settings(on_connect, view, kwargs)
+        client: Client = super().from_url(requests.redis_url(url), **settings)  # type: ignore[assignment]
+        client._set_view(view, partial(cls.from_url, url, **kwargs))
+        use_blob_packer(client.connection_pool)
+        return client
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return pickled(self._reconnect, self.view_name)
+
+    def _set_view(self, view: str, reconnect: Callable[..., Client] | None) -> None:
+        self.view_name, self._reconnect = view, reconnect
+
+    def table(self, name: str) -> Table:
+        """Return the table of this name. ResponseError (redis.exceptions): no such table."""
+        return Table(self, self.describe([name])[0])
+
+    def tables(self) -> dict[str, Table]:
+        """Return all tables by name."""
+        names = self.run(requests.table_names())
+        return {info.name: Table(self, info) for info in self.describe(names)}
+
+    def create_table(self, name: str, dtype: DTypeLike, rows: int | None = None, exist_ok: bool = False) -> Table:
+        """Create a table of a fixed-size NumPy dtype, such as `("f4", 64)`; with `rows` a dense one of ids 0..rows-1.
+
+        exist_ok: return a table of this name that exists with the same dtype, shape and rows. ResponseError: the table
+        exists, or exists with another layout, which the message names beside the one asked for.
+        """
+        try:
+            self.run(requests.create_table(name, dtype, rows))
+        except ResponseError:
+            if not (exist_ok and name in self.run(requests.table_names())):
+                raise
+        self.forget(name)
+        if exist_ok:
+            requests.check_layout(self.describe([name])[0], dtype, rows)
+        return self.table(name)
+
+    def drop_table(self, name: str) -> None:
+        """Drop the table and all its rows."""
+        self.run(requests.drop_table(name))
+        self.forget(name)
+
+    def gather(self, ids: Mapping[str, ArrayLike], *, at: View = None) -> dict[str, Array]:
+        """Read rows of several tables in one call, from one version; absent rows are zero.
+
+        ids: {name: ids (n,)}. at: another view than the client's. Returns {name: rows (n, *shape)}.
+        """
+        return self.run(requests.gather(self.describe(list(ids), at), ids, at)) if ids else {}
+
+    def pool(self, bags: Bags, mode: Mode = "sum", *, at: View = None) -> dict[str, Array]:
+        """Reduce bags of several tables in one call: {name: (ids, offsets)} -> {name: (len(offsets), *shape)}."""
+        return self.run(requests.pool_many(self.describe(list(bags), at), bags, mode, at)) if bags else {}
+
+    def view(self, name: str) -> Client:
+        """Return a client on this view, with the same settings and its own connections: close it, or use `with`.
+
+        Nothing is sent yet: the first command raises NoViewError if no view has this name.
+        """
+        return checked_reconnect(self._reconnect)(view=name)
+
+    def views(self) -> dict[str, ViewInfo]:
+        """Return all views by name, `main` first, then in the order in which they were cut."""
+        return self.run(requests.view_infos(self.run(requests.view_names())))
+
+    def view_info(self, name: str) -> ViewInfo:
+        """Return the properties of one view. NoViewError: no such view."""
+        return self.run(requests.view_infos([name]))[name]
+
+    def delete_view(self, name: str) -> None:
+        """Delete a branch, a snapshot, or the view `undo`. Views that were cut from it stay."""
+        self.run(requests.delete_view(name))
+
+    def snapshot(self, name: str) -> None:
+        """Keep the state of this client's view (`main` or a branch), tables and keyspaces, under a name."""
+        self.run(requests.snapshot(name))
+
+    def rollback(self, name: str, tables: Sequence[str] | None = None, keys: bool | None = None) -> None:
+        """Take this client's view back to a snapshot. The state of `main` before it becomes the view `undo`.
+
+        tables: names; None means all tables, and all keyspaces too. keys: whether keyspaces go back, whatever `tables`.
+        """
+        self.run(requests.rollback(name, tables, keys))
+        self.forget()
+
+    def branch(self, name: str, at: str = MAIN) -> Client:
+        """Cut a branch of any view, and return a client on it, as `view` does."""
+        self.run(requests.branch(name, at))
+        return self.view(name)
+
+    def promote(
+        self, name: str, tables: Sequence[str] | None = None, keys: bool | None = None, force: bool = False
+    ) -> None:
+        """Move `main` to the state of a branch, at one moment, in all tables and keyspaces that the branch wrote.
+
+        tables, keys: only these, as in `rollback`. The state of `main` before it becomes the view `undo`.
+        ConflictError: `main` was written there meanwhile; with `force` those writes are dropped.
+        """
+        self.run(requests.promote(name, tables, keys, force))
+        self.forget()
+
+    def undo(self, force: bool = False) -> None:
+        """Undo the last promote or rollback of `main`. ConflictError: there are later writes; `force` drops them."""
+        self.run(requests.undo(force))
+        self.forget()
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """Ask the server how often `main` was promoted, rolled back or undone so far, and the LSN of the last time."""
+        return self.run(requests.version())
+
+    def wait_version(self, after: int, timeout: float | None = None) -> int:
+        """Wait until `main` was promoted, rolled back or undone more than `after` times, and return how often it was.
+
+        timeout: seconds, None for ever; when they are over, `after` is returned. The layouts of tables are forgotten if
+        `main` changed.
+        """
+        end, step = deadline(timeout), wait_step(self.connection_pool)
+        while True:
+            left = end - time.monotonic()
+            number = self.run(requests.wait_version(after, min(step, left)))
+            if number > after:
+                self.forget()
+            if number > after or left <= step:
+                return number
+
+    def forget(self, name: str | None = None) -> None:
+        """Forget the layout of this table, or of every table: the client asks again when it next needs it."""
+        forget(self._infos, name)
+
+    def describe(self, names: Sequence[str], at: View = None) -> list[TableInfo]:
+        """Return the layouts of these tables, in this client's view or in another. Known ones are not asked again."""
+        known = {name: self._infos.get((name, at)) for name in names}
+        missing = [name for name, info in known.items() if info is None]
+        if missing:
+            known |= {info.name: info for info in self.run(requests.table_infos(missing, at))}
+            self._infos.update(((name, at), known[name]) for name in missing)
+        return [known[name] for name in names]
+
+    def run(self, request: Request[T]) -> T:
+        """Send the calls of a request, and return its result."""
+        if request.once:
+            return request.join(self._send_once(request.calls))
+        if len(request.calls) == 1 or not request.stream:
+            calls = request.calls_and_readers()
+            return request.join([self.execute_command(*call, **RAW, **{READER: reader}) for call, reader in calls])
+        with self.pipeline(transaction=False) as pipe:
+            for call in request.calls:
+                pipe.execute_command(*call, **RAW)
+            return request.join(raise_errors(pipe.execute(raise_on_error=False)))
+
+    def parse_response(self, connection: Any, command_name: str | bytes, **options: Any) -> Any:
+        """Read a reply as redis.Redis does, but a long reply of rows into uint8 arrays."""
+        reader: ArrayReader | None = options.pop(READER, None)
+        reply = reader.read(connection) if reader else None
+        if reply is not None:
+            return reply
+        try:
+            return super().parse_response(connection, command_name, **options)
+        except ResponseError as error:
+            raise requests.specific_error(error) from None
+
+    def _send_once(self, calls: list[Args]) -> list[Any]:
+        """Send calls without redis-py's retries, which would apply a call twice if only its reply was lost."""
+        connection = self.connection or self.connection_pool.get_connection()
+        try:
+            connection.send_packed_command(connection.pack_commands(calls))
+            return raise_errors([_reply(connection) for _ in calls])
+        except ResponseError:
+            raise
+        except BaseException:
+            connection.disconnect()
+            raise
+        finally:
+            if self.connection is None:
+                self.connection_pool.release(connection)
+
+
+def connect(url: str = "pmkv://localhost:7379/0", view: str = MAIN, **kwargs: Any) -> Client:
+    """Return a client of `pmkv://[:password@]host[:port][/db]`, connected when first used. Close it, or use `with`."""
+    return Client.from_url(url, view, **kwargs)
+
+
+def _reply(connection: Any) -> Any:
+    try:
+        return connection.read_response(disable_decoding=True)
+    except ResponseError as error:
+        return error
