@@ -55,7 +55,7 @@ SMALL = [  # limits of server and engine that a schedule shall meet
     (running, "HEAVY_BYTES", 1000), (dispatcher_module, "JOINED", 1000), (dispatcher_module, "LONG_INBOX", 1600),
     (connection_module, "OUTPUT_LIMIT", 2000), (connection_module, "INBOX_LIMIT", 1000),
     (connection_module, "SHORT", 600), (tables_module, "HEAVY_PUT", 8), (Table, "_per_frame", lambda self, width: 1),
-    (writer_module, "LONG", 1), (table_module, "BESIDE", 0),
+    (writer_module, "LONG", 1), (table_module, "MAX_LOCKED_ROWS", 0),
 ]  # fmt: skip
 
 
