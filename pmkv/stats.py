@@ -1,4 +1,4 @@
-"""Figures of a store, by name."""
+"""Statistics of a store, by name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .log.format import epoch_of
 
 @dataclass(frozen=True)
 class Stats:
-    """Bytes unless said otherwise."""
+    """Statistics of one moment; sizes are in bytes."""
 
     path: str | None
     granularity: str
@@ -36,9 +36,9 @@ class Stats:
     views: int  # names that can be read, `main` among them
     switches: int  # promotions, rollbacks and undos of `main` so far
     index_bytes: int  # DRAM of the indexes
-    hot_bytes: int  # DRAM of hot words' locations and of what decides who becomes hot
+    hot_bytes: int  # DRAM of the location cache
     hot_budget: int
-    hot_hits: int  # words that were asked for below the open runs, and hot
+    hot_hits: int  # keys looked up below the memtables and found in the location cache
     hot_misses: int
     checkpoints: int  # since the store was opened, as folds and bytes written
     folds: int
@@ -55,12 +55,12 @@ class Stats:
     recovery_records: int
 
     def asdict(self) -> dict[str, Any]:
-        """As plain Python."""
+        """Return the statistics as a dict of plain Python values."""
         return asdict(self)
 
 
 def stats_of(engine: Engine, path: Path | None) -> Stats:
-    """Gather them."""
+    """Collect the statistics of an engine. path: its data directory."""
     pool, log, recovery, upkeep = engine.pool, engine.log, engine.recovery, engine.upkeep
     chains = [part.chain for part in engine.main.parts]
     hot = [chain.cache for chain in chains if chain.cache is not None]
@@ -106,7 +106,7 @@ def stats_of(engine: Engine, path: Path | None) -> Stats:
 
 
 def counted(parts: Iterable[tuple[Any, Any]]) -> Iterator[tuple[Any, int]]:
-    """Names and counts, without those that damage keeps from being counted: who asks for one of these is told."""
+    """Yield names and counts, leaving out collections that are too damaged to count: reading those raises."""
     for name, part in parts:
         with contextlib.suppress(CorruptionError):
             yield name, len(part)

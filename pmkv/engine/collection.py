@@ -1,8 +1,8 @@
-"""What tables and keyspaces have in common: each reads, and in a head writes, one chain, as one view has it.
+"""The base class of tables and keyspaces: one index stack of one view, read by all and written in heads.
 
-A view's tables and keyspaces stay the same objects while promotions and rollbacks exchange what they stand on. Until
-such a decision is durable, who reads is shown what was there before, and need not wait; but who writes, or has seen
-something as new, is shown what there is. Waiting for durability happens in `Log.wait_durable` alone.
+A collection stays the same object while promotes and rollbacks exchange its layers. Until such a decision is durable,
+readers get the previous version without waiting; writers, and threads that saw the new version, get the new one. Only
+the log waits for durability.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from ..versions.layer import Layer
 
 
 class PreviousVersion:
-    """What a surface shows until the decision `lsn`, which exchanged it, is durable. Under the lock."""
+    """The layers that readers get until the decision `lsn`, which exchanged them, is durable.
+
+    The caller of each method holds locks.state."""
 
     def __init__(self, lsn: int, top: Layer) -> None:
         self.lsn, self._top = lsn, top.acquire()
@@ -30,13 +32,13 @@ class PreviousVersion:
 
     @property
     def chain(self) -> IndexStack:
-        """Made when somebody reads it: most are not read at all."""
+        """The index stack of the previous version, made at the first read: most are never read."""
         if self._chain is None:
             self._chain = IndexStack(self._top, cached=False)
         return self._chain
 
     def leave(self) -> None:
-        """Nobody is shown it any more."""
+        """Release the layers: no reader gets them any more."""
         if self._chain is not None:
             self._chain.close()
         self._top.shown -= 1
@@ -44,19 +46,19 @@ class PreviousVersion:
 
 
 class Collection:
-    """Safe for threads."""
+    """A table or a keyspace of one view. Safe for threads."""
 
     def __init__(self, top: Layer, log: Log, verify: bool, readonly: str | None) -> None:
-        """readonly: why it takes no writes, if it takes none; verify: check what is read."""
+        """verify: check every record or row that is read; readonly: why it takes no writes, None for a head."""
         self._log, self._verify, self._readonly = log, verify, readonly
         self._why_gone: PmkvError | None = None
-        self._gone_at = 0  # the LSN of the decision by which it went
+        self._gone_at = 0  # LSN of the decision that dropped it
         self.chain = IndexStack(top)
         self._former: PreviousVersion | None = None
 
     @property
     def layer(self) -> int:
-        """The number of the layer on top: the LSN of the frame that opened it."""
+        """The number of the top layer: the LSN of the frame that opened it."""
         return self.chain.top.id
 
     @property
@@ -64,23 +66,25 @@ class Collection:
         """The LSN of the last write."""
         return self.chain.top.last_write
 
-    # what it stands on
+    # its layers
 
     def keep_shown(self, lsn: int) -> None:
-        """What is here is exchanged by the decision `lsn`, which is pending. Under the lock, before that is done."""
+        """Keep the present version for readers: the pending decision `lsn` is about to exchange it.
+
+        The caller holds locks.state."""
         if self._former is not None and self._former.lsn > self._log.durable:
-            return  # what it would show is pending itself
+            return  # the present version is itself pending
         self.forget_former()
         self._former = PreviousVersion(lsn, self.chain.top)
 
     def forget_former(self) -> None:
-        """Show what there is. Under the lock."""
+        """Stop serving the previous version. The caller holds locks.state."""
         if self._former is not None:
             self._former.leave()
             self._former = None
 
     def _shown(self) -> IndexStack:
-        """What this thread is shown. Under the lock."""
+        """Return the index stack that this thread reads. The caller holds locks.state."""
         former, log = self._former, self._log
         if former is None or log.locks.append.is_held or log.thread.min_lsn >= former.lsn:
             return self.chain
@@ -90,18 +94,18 @@ class Collection:
         return self.chain
 
     def stand_on(self, top: Layer) -> None:
-        """The view has another layer on top. Under the lock."""
+        """Read and write another top layer, which a decision gave the view. The caller holds locks.state."""
         former = self._former
         if former is not None and (former.lsn <= self._log.durable or top.tree is not self.chain.tree):
-            self.forget_former()  # the decision is durable, or memory went back behind it
+            self.forget_former()  # the decision is durable, or memory went back to before it
         if top is not self.chain.top and self.chain.rebase(top):
             self._exchanged()
 
     def _exchanged(self) -> None:
-        """What it holds is something else now. Under the lock."""
+        """Hook: the layers below were replaced. The caller holds locks.state."""
 
     def leave(self, why: PmkvError, lsn: int) -> None:
-        """It went by the decision `lsn`: whoever uses it is told why. Under the lock."""
+        """Release the layers; later uses raise `why`. Decision `lsn` dropped it. The caller holds locks.state."""
         self._why_gone, self._gone_at = why, lsn
         self.forget_former()
         self.chain.close()
@@ -111,8 +115,10 @@ class Collection:
         return self._why_gone is not None
 
     def _guard(self) -> None:
-        """Refuse what cannot be read any more. Under the lock, as a lookup would find nothing; and before that, so that
-        who is told can wait until it is durable."""
+        """Raise if the collection was dropped.
+
+        Callers check before they take locks.state, so that the error can wait until the drop is durable, and again with
+        it held, as a lookup would find nothing."""
         self._log.guard_read()
         if self._why_gone is not None:
             self._log.wait_durable_if_free(self._gone_at)
@@ -120,7 +126,7 @@ class Collection:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        """The lock, for who may go on."""
+        """Hold locks.state, unless the collection was dropped."""
         self._guard()
         with self._log.locks.state:
             self._guard()
@@ -136,14 +142,14 @@ class Collection:
 
     @contextlib.contextmanager
     def as_writer(self) -> Iterator[None]:
-        """Reads inside are shown what there is: what is written depends on them."""
+        """Let reads inside get the newest version, although it may be pending: a write depends on them."""
         with self._log.deferred() as seen:
             seen.min_lsn = self._log.lsn
             yield
         self._log.wait_durable(seen.lsn)
 
     def _look_up(self, wanted: LookupBatch) -> tuple[np.ndarray, int, np.ndarray]:
-        """(locations, LSN to settle, the pool's bytes as of the moment when the lock was held)."""
+        """Look a batch up; return locations, the LSN to wait for, and the pool's bytes as of the lookup."""
         self._guard()
         found, lsn, data, chain, runs = self._log.publisher.read(lambda: self._find_in_memory(wanted))
         if runs:
@@ -151,7 +157,7 @@ class Collection:
         return found, lsn, data
 
     def _find_in_memory(self, wanted: LookupBatch) -> tuple[np.ndarray, int, np.ndarray, IndexStack, tuple[Run, ...]]:
-        """Of what is not on file; then who has the rest, and its runs. Under the lock."""
+        """Probe memory only; return also the stack and the runs to search next. The caller holds locks.state."""
         log = self._log
         self._guard()
         chain = self._shown()
@@ -162,10 +168,10 @@ class Collection:
 
     @property
     def uncounted(self) -> int:
-        """How many keys or ids a count has to look up first: what was written since the last one, and is on no file."""
+        """The number of keys or ids that the next count must look up: those written since the last one."""
         return self.chain.uncounted
 
     @property
     def is_cold(self) -> bool:
-        """May a read have to wait for the disk to read an index?"""
+        """True if a read may have to wait for the disk to read an index."""
         return self.chain.is_cold

@@ -55,7 +55,8 @@ def stored_expiry(at_ms: int) -> int:
 
 
 class Keyspace(Collection):
-    """One of the 16 of a view. Safe for threads; each call is atomic (put_many up to 16 MiB, then in atomic pieces)."""
+    """One of the 16 keyspaces of a view. Safe for threads; each call is atomic (put_many up to 16 MiB, then in atomic
+    pieces)."""
 
     def __init__(
         self,
@@ -84,11 +85,11 @@ class Keyspace(Collection):
         return self.get_many([key])[0]
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """The values of `keys`, None for those that are absent; all of one moment."""
+        """Return the values of `keys` at one moment, None for absent keys."""
         return [self._value(*row[:2], row[3]) if row[0] >= 0 else None for row in self._look(keys)]
 
     def get_spans(self, keys: Sequence[bytes]) -> BytesArray | None:
-        """As `get_many`, the values one behind the other in one array; None if they are too long for that."""
+        """Return the values as `get_many` does, concatenated in one array; None if they are too long for that."""
         rows = self._rows(keys)
         total = value_bytes(rows, FLAG_PARTS)
         if not 0 <= total <= MAX_ARRAY_BYTES:
@@ -111,21 +112,21 @@ class Keyspace(Collection):
         return self.sizes([key])[0]
 
     def sizes(self, keys: Sequence[bytes]) -> list[int | None]:
-        """The same of several, all of one moment."""
+        """Return the lengths of several values at one moment."""
         return [
             None if at < 0 else large_values.value_length(self._log, at) if flags & FLAG_PARTS else length
             for at, length, _, flags in self._look(keys)
         ]
 
     def contains_many(self, keys: Sequence[bytes]) -> list[bool]:
-        """Which keys are there."""
+        """Return for each key whether it exists."""
         return [row[0] >= 0 for row in self._look(keys)]
 
     def __contains__(self, key: bytes) -> bool:
         return self._look([key])[0][0] >= 0
 
     def _look(self, keys: Sequence[bytes]) -> list[list[int]]:
-        """A row a key: offset of its value (negative: absent), length, expiry, flags."""
+        """Return for each key [offset of its value (negative: absent), length, expiry, flags]."""
         return self._rows(keys).tolist()
 
     def _rows(self, keys: Sequence[bytes]) -> np.ndarray:
@@ -141,7 +142,7 @@ class Keyspace(Collection):
         return KeyBatch(self._hash(blob, bounds), blob, bounds, self._log.data, self._owner, self._verify)
 
     def fingerprint(self, key: bytes) -> int:
-        """Changes whenever the key is written: its location, 0 where it never was. For watching."""
+        """Return a number that changes whenever the key is written: its location, 0 if it was never written."""
         with self._locked():
             return int(self._shown().find(self._wanted([key]))[0])
 
@@ -195,11 +196,11 @@ class Keyspace(Collection):
         return stored_expiry(int(expire_at))
 
     def is_future(self, expiry: int) -> bool:
-        """Does something with this expiry (0: none) still live?"""
+        """True if an entry with this expiry (0: none) is still alive."""
         return expiry == 0 or expiry > self._log.now()
 
     def check_item(self, key: bytes, value: bytes) -> None:
-        """Refuse what cannot be stored."""
+        """Raise InvalidError if the key or the value cannot be stored."""
         check_keys([key])
         as_values([value])
 
@@ -207,7 +208,7 @@ class Keyspace(Collection):
         self.put_entries(keys, values, [expiry] * len(keys))
 
     def put_entries(self, keys: Sequence[bytes], values: Sequence[bytes], expiries: Sequence[int]) -> None:
-        """put_many with an expiry a key (unix ms, 0 for none)."""
+        """Store many values, each with its own expiry (unix ms, 0 for none)."""
         self._guard_write()
         check_keys(keys)
         values, has_large = as_values(values, self._part)
@@ -228,7 +229,7 @@ class Keyspace(Collection):
         flags: np.ndarray,
         purpose: Reserve = Reserve.WRITE,
     ) -> int:
-        """Append records and enter them; returns the LSN to settle."""
+        """Append records and index them; return the LSN to wait for."""
         key_blob, key_bounds = join(keys)
         value_blob, value_bounds = join(values)
         words = self._hash(key_blob, key_bounds)
@@ -237,7 +238,7 @@ class Keyspace(Collection):
         limit = self._log.frame_limit
         with self._log.locks.append, self._log.locks.state:
             self._guard()  # again: the view may have been deleted since
-            if total <= limit:  # what nearly every call is, and a tick of the server: one frame needs no batch
+            if total <= limit:  # nearly every call, and a server's tick: one frame needs no batch
                 self._log.reserve([total], purpose)
                 self._append(words, key_blob, key_bounds, value_blob, value_bounds, expiries, flags, total, purpose)
                 self.ordered.note(keys)
@@ -263,7 +264,7 @@ class Keyspace(Collection):
         length: int,
         purpose: Reserve,
     ) -> None:
-        """One frame."""
+        """Append and index one frame."""
         log, locations = self._log, np.empty(words.size, np.uint64)
         at = log.begin(Kind.PUT, length, table=self.number, layer=self.layer, count=words.size, purpose=purpose)
         write_records(log.data, at, self._owner, keys, key_bounds, values, value_bounds, expiries, flags, locations)
@@ -289,11 +290,11 @@ class Keyspace(Collection):
                 kept.remove(expiry)
 
     def delete(self, key: bytes) -> bool:
-        """Was it there?"""
+        """Delete a key; return whether it existed."""
         return self.delete_many([key]) == 1
 
     def delete_many(self, keys: Sequence[bytes]) -> int:
-        """How many of them were there. Possible in a full pool, too."""
+        """Delete keys; return how many of them existed. Possible in a full pool, too."""
         self._guard_write()
         with self._log.locks.append, self._log.locks.state, self._log.deferred() as seen:
             present = list(dict.fromkeys(key for key, row in zip(keys, self._look(keys), strict=True) if row[0] >= 0))
@@ -327,7 +328,7 @@ class Keyspace(Collection):
     # looking around
 
     def __len__(self) -> int:
-        """How many keys are there now; exact. Looks once at what was written since it was asked last."""
+        """Count the living keys exactly. Keys written since the last count are looked up once."""
         self._guard()
         self.chain.count_ahead(self._log.locks.state)
         with self._locked():
@@ -346,7 +347,7 @@ class Keyspace(Collection):
             for places, _, found in self.chain.walk(cursor):
                 take = places.size
                 if take > count - len(names):
-                    # all of one place go together: the next cursor begins behind it
+                    # keys of one slot hash stay together: the next cursor begins after it
                     take = int(np.searchsorted(places, places[max(count - len(names), 1) - 1], "right"))
                 names += self._living(self._names(found[:take]))
                 cursor = int(places[take - 1]) + 1 if take else cursor
@@ -358,11 +359,11 @@ class Keyspace(Collection):
         return cursor % (1 << 64), names
 
     def _living(self, keys: list[bytes]) -> list[bytes]:
-        """Those that are there."""
+        """Return the keys that exist."""
         return [key for key, there in zip(keys, self.contains_many(keys), strict=True) if there] if keys else []
 
     def _names(self, found: np.ndarray) -> list[bytes]:
-        """The keys of records, each once, dead ones too."""
+        """Return the keys of the records at these locations, each once, dead ones too."""
         out, bounds = np.empty((found.size, 4), np.int64), np.empty((found.size, 2), np.int64)
         if read_records(self._log.data, found, self._owner, 0, self._verify, out):  # whose key it was is not known
             self._complain(found, out)
@@ -370,7 +371,7 @@ class Keyspace(Collection):
         return list(dict.fromkeys(self._log.data[start:stop].tobytes() for start, stop in bounds.tolist()))
 
     def random_key(self) -> bytes | None:
-        """Any key; None where there is none."""
+        """Return any key; None if the keyspace is empty."""
         start = secrets.randbits(64)
         for cursor in (start, 0):
             while True:
@@ -397,7 +398,7 @@ class Keyspace(Collection):
     # recovery and care
 
     def replay(self, frame: Frame) -> None:
-        """Enter what a PUT frame holds. Its checksum was verified."""
+        """Index the records of a PUT frame, whose checksum was verified."""
         bounds, expiries = np.empty((frame.count, 2), np.int64), np.empty(frame.count, np.int64)
         locations, data = np.empty(frame.count, np.uint64), self._log.data
         end = scan_records(data, frame.body, frame.body + frame.length, self._owner, bounds, expiries, locations)
@@ -409,7 +410,7 @@ class Keyspace(Collection):
         self._enter(self._hash(data, bounds), data, bounds, locations, expiries, frame.lsn)
 
     def check(self) -> None:
-        """Index, counts and expiries agree with the records."""
+        """Assert that index, counts and expiries agree with the records."""
         with self._log.locks.state:
             self.chain.check()
             expiries: list[int] = []

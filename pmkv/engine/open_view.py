@@ -1,7 +1,7 @@
-"""The tables and keyspaces of one view: objects that stay the same while what they stand on is exchanged.
+"""The open tables and keyspaces of one view: objects that stay the same while decisions exchange their layers.
 
-Of a view that is not `main`, keyspaces are made when somebody asks for them: most are never used, and who cuts a branch
-need not wait for sixteen objects.
+Keyspaces of views other than `main` are made at first use: most are never used, and cutting a branch need not make
+sixteen objects.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class EngineContext:
-    """What tables and keyspaces of all views have in common. clear: empties a keyspace of a head, by a decision whose
-    LSN it returns; names: the ordered directory of keys."""
+    """The services that the collections of all views share.
+
+    clear: empties a keyspace of a head by a decision, and returns its LSN; names: the ordered directory of keys."""
 
     log: Log
     verify: bool
@@ -36,29 +37,29 @@ class EngineContext:
 
 
 class OpenView:
-    """Of one view. `gone`: why nothing of it may be used any more."""
+    """The open tables and keyspaces of one view. `gone`: raised on use once the view is deleted."""
 
     def __init__(self, view: ViewEntry, trees: dict[str, LayerTree], ground: EngineContext) -> None:
         self._ground, self.view = ground, view
         self.readonly = None if view.is_head else readonly_because(view)
         self.gone: PmkvError | None = None
-        self._gone_at = 0  # the LSN of the decision by which it went
-        self._exchanged = 0  # that of the last by which something here was exchanged
+        self._gone_at = 0  # LSN of the decision that deleted the view
+        self._exchanged = 0  # LSN of the last decision that exchanged a collection
         self.tables: dict[str, Table] = {}
         self._tables: dict[int, Table] = {}
-        self._empty: dict[str, Layer] = {}  # tops of what was never written
+        self._empty: dict[str, Layer] = {}  # top layers of collections that were never written
         self._keyspaces: dict[int, Keyspace] = {}
         self.follow(view, trees, view.lsn)
         if view.name == MAIN:
             self._make_all()
 
     def _make_all(self) -> None:
-        """All keyspaces. Under the lock."""
+        """Make all keyspaces. The caller holds locks.state."""
         for number in range(KEYSPACES):
             self._keyspace(number)
 
     def _keyspace(self, number: int) -> Keyspace:
-        """Under the lock."""
+        """Return one keyspace, made if need be. The caller holds locks.state."""
         ground, name = self._ground, self.view.name
         if number not in self._keyspaces:
             self._keyspaces[number] = Keyspace(
@@ -69,7 +70,7 @@ class OpenView:
 
     @property
     def keyspaces(self) -> list[Keyspace]:
-        """All of them."""
+        """All 16 keyspaces, in order."""
         if len(self._keyspaces) < KEYSPACES:
             self.guard()
             with self._ground.log.locks.state:
@@ -86,7 +87,7 @@ class OpenView:
         return top
 
     def follow(self, view: ViewEntry, trees: dict[str, LayerTree], lsn: int) -> None:
-        """By the decision `lsn` the view has other layers, or tables, than before. Under the lock."""
+        """Adopt the layers and tables that decision `lsn` gave the view. The caller holds locks.state."""
         self.view, self._trees = view, trees
         for number, keyspace in self._keyspaces.items():
             keyspace.stand_on(self._top(trees[keyspace_name(number)]))
@@ -104,22 +105,24 @@ class OpenView:
         self._tables, self.tables = kept, {table.name: table for table in kept.values()}
 
     def keep_shown(self, parts: Iterable[str], lsn: int) -> None:
-        """These are exchanged by the decision `lsn`, which is pending. Under the lock, before that is done."""
+        """Keep the present version of these collections for readers: the pending decision `lsn` will exchange them.
+
+        The caller holds locks.state."""
         self._exchanged, names = lsn, set(parts)
         for part in self.parts:
             if part.chain.tree.name in names:
                 part.keep_shown(lsn)
 
     def forget_former(self) -> None:
-        """Show what there is. Under the lock."""
+        """Stop serving previous versions. The caller holds locks.state."""
         for part in self.parts:
             part.forget_former()
 
     def leave(self, why: PmkvError, lsn: int) -> None:
-        """The view was deleted by the decision `lsn`. Under the lock."""
+        """Raise `why` on every later use: decision `lsn` deleted the view. The caller holds locks.state."""
         self.gone, self._gone_at = why, lsn
-        for one in self.parts:
-            one.leave(why, lsn)
+        for collection in self.parts:
+            collection.leave(why, lsn)
 
     def release(self) -> None:
         """Release the layers of an open view that nobody was given. The caller holds locks.state."""
@@ -127,14 +130,14 @@ class OpenView:
             collection.chain.close()
 
     def guard(self) -> None:
-        """Refuse what was deleted."""
+        """Raise UnknownViewError if the view was deleted."""
         self._ground.log.guard_read()
         if self.gone is not None:
             self._ground.log.wait_durable_if_free(self._gone_at)
             raise type(self.gone)(*self.gone.args)
 
     def keyspace(self, number: int) -> Keyspace:
-        """One of the 16."""
+        """Return keyspace `number`, 0 to 15."""
         self.guard()
         if not 0 <= number < KEYSPACES:
             raise InvalidError(f"there is no keyspace {number}: they are 0 to {KEYSPACES - 1}")
@@ -145,13 +148,11 @@ class OpenView:
         return self._keyspaces[number]
 
     def table(self, name: str) -> Table:
-        """The table of this name. UnknownNameError: there is none."""
+        """Return the table of this name. UnknownNameError: there is none."""
         self.guard()
         tables = self.tables
         if name not in tables:
-            self._ground.log.wait_durable_if_free(
-                self._ground.log.lsn
-            )  # it may be missing by a decision that is pending
+            self._ground.log.wait_durable_if_free(self._ground.log.lsn)  # a pending decision may be why it is missing
             raise UnknownNameError(f"there is no table {name!r}; there are: {', '.join(sorted(tables)) or 'none'}")
         return tables[name]
 
@@ -170,8 +171,8 @@ class OpenView:
 
         def of_one_moment() -> T:
             found = read()
-            if log.durable < self._exchanged <= seen.lsn:  # some as it was before, some as it is now
-                found = read()  # all as it is now: that was seen
+            if log.durable < self._exchanged <= seen.lsn:  # some previous, some new
+                found = read()  # this thread saw the new version, so all reads get it now
             return found
 
         with log.deferred() as seen:
@@ -180,17 +181,18 @@ class OpenView:
         return found
 
     def by_id(self, number: int) -> Table:
-        """The table of this number."""
+        """Return the table of this number."""
         return self._tables[number]
 
     @property
     def parts(self) -> tuple[Any, ...]:
-        """All keyspaces and tables that there are objects of."""
+        """All keyspaces and tables that were made so far."""
         return (*self._keyspaces.values(), *self._tables.values())
 
     def check(self, seen: set[Layer]) -> None:
-        """Each of them, and that they are what the view has. Under the lock. seen: tops that were checked already, as
-        parts of other views."""
+        """Assert that each collection is whole and reads the view's layers. The caller holds locks.state.
+
+        seen: top layers that were checked already, in other views."""
         self._make_all()
         for part in self.parts:
             part.chain.check()
@@ -202,7 +204,7 @@ class OpenView:
 
 
 def readonly_because(view: ViewEntry) -> str:
-    """Why a view takes no writes."""
+    """Return why a view takes no writes, for the message of ReadOnlyError."""
     if view.kind == UNDO:
         return "`undo` is what `main` was before, and takes no writes: bring it back by an undo, or cut a branch at it"
     return f"{view.name!r} is a snapshot, which takes no writes: cut a branch at it, and write to that"

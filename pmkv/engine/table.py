@@ -29,16 +29,16 @@ from .casting import add_rows, cast_default, cast_values
 from .collection import Collection
 from .row_schema import can_become, dtype_from
 
-SHORT = 6  # frames of a piece of a long put
-BESIDE = FEW_ELEMENTS  # rows of a batch that others wait for, until all of it is entered
+PIPELINED_FRAMES = 6  # frames of one piece of a long put: one is flushed while the next is filled
+MAX_LOCKED_ROWS = FEW_ELEMENTS  # a batch of up to so many rows is indexed under one hold of locks.state
 IDS_ONLY = np.empty(0, np.uint8)
 
 Written = tuple[np.ndarray, np.ndarray, int]  # ids of a frame, where their rows stand, its LSN
 
 
 class Table(Collection):
-    """Of a view; made by `Store.create_table`. Safe for threads; each call is atomic (put up to 16 MiB, then in atomic
-    pieces)."""
+    """A table of a view, made by `Store.create_table`. Safe for threads; each call is atomic (put up to 16 MiB, then in
+    atomic pieces)."""
 
     def __init__(self, top: Layer, log: Log, verify: bool = True, readonly: str | None = None) -> None:
         super().__init__(top, log, verify, readonly)
@@ -110,11 +110,11 @@ class Table(Collection):
         return ids, self._rows(rows, ids.size).copy().view(self.dtype).reshape(ids.size, *self.shape)
 
     def absent_row(self, default: Any) -> np.ndarray:
-        """What stands for a row that is not there."""
+        """Return the row that stands for an absent one."""
         return self._default(default).view(self.dtype).reshape(self.shape)
 
     def check_adds(self) -> None:
-        """Refuse a table whose rows are no numbers."""
+        """Raise InvalidError if the rows are no numbers."""
         if self.dtype.kind not in "fiuc":
             raise InvalidError(f"table {self.name!r} has dtype {self.dtype}: only numbers can be added to")
 
@@ -145,7 +145,7 @@ class Table(Collection):
         return packed
 
     def _gather(self, ids: np.ndarray, default: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(rows as uint8[n * width], found as uint8[n])."""
+        """Return rows as uint8[n * width] and found as uint8[n]."""
         found, lsn, data = self._find(ids)
         out, present = np.empty(ids.size * self.width, np.uint8), np.empty(ids.size, np.uint8)
         bad = gather_rows(data, found, ids, self.width, self._owner, default, self._verify, out, present)
@@ -155,7 +155,7 @@ class Table(Collection):
         return out, present
 
     def _find(self, ids: np.ndarray) -> tuple[np.ndarray, int, np.ndarray]:
-        """(locations, LSN to settle, the pool's bytes as of now)."""
+        """Return locations, the LSN to wait for, and the pool's bytes as of the lookup."""
         outside = None
         if self.rows is not None and ids.size and (ids.min() < 0 or ids.max() >= self.rows):
             outside = (ids < 0) | (ids >= self.rows)
@@ -175,7 +175,7 @@ class Table(Collection):
         )
 
     def contains(self, ids: npt.ArrayLike) -> np.ndarray:
-        """bool[n]: which ids are there."""
+        """Return bool[n]: which ids exist."""
         found, lsn, _ = self._find(self._ids(ids))
         self._log.wait_durable(lsn)
         return lives(found)
@@ -240,7 +240,7 @@ class Table(Collection):
         self._guard_write()
         piece, lsn, before = self._atomic(self.width), 0, 0
         if ids.size > piece:  # short ones: one is made durable while the next is filled, and the last one is waited for
-            piece = min(piece, SHORT * self._per_frame(self.width))
+            piece = min(piece, PIPELINED_FRAMES * self._per_frame(self.width))
         for start in range(0, ids.size, piece):
             with self._log.locks.append:
                 lsn = self._write(ids[start : start + piece], raw[start * self.width : (start + piece) * self.width], 0)
@@ -263,7 +263,7 @@ class Table(Collection):
         self._log.wait_durable(lsn)
 
     def delete(self, ids: npt.ArrayLike) -> int:
-        """How many of the ids were there. Possible in a full pool, too."""
+        """Delete rows; return how many of the ids existed. Possible in a full pool, too."""
         ids = self._ids(ids)
         self._guard_write()
         with self._log.locks.append, self._log.locks.state, self._log.deferred() as seen:
@@ -273,7 +273,9 @@ class Table(Collection):
         return int(present.size)
 
     def _write(self, ids: np.ndarray, raw: np.ndarray, flags: int) -> int:
-        """Append frames and enter them, in atomic batches; returns the LSN to settle. Under `writing`."""
+        """Append frames and index them, in atomic batches; return the LSN to wait for.
+
+        The caller holds locks.append."""
         self._guard()  # again: the table may have been dropped since, or its view deleted
         purpose, width = (Reserve.DELETE, 0) if flags & Flag.DELETED else (Reserve.WRITE, self.width)
         step, piece = self._per_frame(width), self._atomic(width)
@@ -291,30 +293,30 @@ class Table(Collection):
         return self._changed
 
     def _per_frame(self, width: int) -> int:
-        """Rows of so many bytes that go into one frame."""
+        """Return how many rows of this width fit into one frame."""
         return max(1, self._log.frame_limit // (8 + width))
 
     def _atomic(self, width: int) -> int:
-        """Rows of so many bytes that go into one batch."""
+        """Return how many rows of this width fit into one batch."""
         step = self._per_frame(width)
         return step * max(1, MAX_BATCH // (step * (8 + width)))
 
     def _enter(self, written: list[Written]) -> None:
-        """All frames of a batch at once. A medium that failed has taken them back."""
+        """Index all frames of a batch at once, unless a failed flush has taken them back."""
         for ids, _, _ in written:
             if ids.size > FEW_ELEMENTS:  # else the kernels that enter them keep the interpreter
                 self.chain.make_room(ids, self._log.locks.state)
         if self._log.failed:
             return
-        if self._log.locks.state.is_held or sum(ids.size for ids, _, _ in written) <= BESIDE:
+        if self._log.locks.state.is_held or sum(ids.size for ids, _, _ in written) <= MAX_LOCKED_ROWS:
             with self._log.locks.state:
                 for ids, locations, lsn in written:
                     self.chain.enter(IdBatch(ids), locations, lsn)
         else:
-            self._enter_beside(written)
+            self._publish(written)
 
-    def _enter_beside(self, written: list[Written]) -> None:
-        """While others read."""
+    def _publish(self, written: list[Written]) -> None:
+        """Index a long batch while other threads read."""
         log, chain = self._log, self.chain
         with log.publisher.publishing(chain.top, [locations for _, locations, _ in written]):
             with log.locks.state:
@@ -328,7 +330,7 @@ class Table(Collection):
                     chain.finish_insert(wanted, new)
 
     def _append(self, ids: np.ndarray, raw: np.ndarray, flags: int, purpose: Reserve) -> Written:
-        """One frame. While its body is filled others read: nothing points at it."""
+        """Append one frame. Others may read while its body is filled: nothing refers to it yet."""
         log = self._log
         at = log.begin(
             Kind.ROWS, 8 * ids.size + raw.size, table=self.id, layer=self.layer, count=ids.size, flags=flags,
@@ -343,7 +345,7 @@ class Table(Collection):
         return ids, locations, log.end()
 
     def _locate(self, at: int, ids: np.ndarray, flags: int) -> np.ndarray:
-        """The locations of a frame's rows, or of its deleted ids."""
+        """Return the locations of a frame's rows, or of its deleted ids."""
         if flags & Flag.DELETED:
             return (at + 8 * np.arange(ids.size)).astype(np.uint64) | location.DELETE
         locations = np.empty(ids.size, np.uint64)
@@ -354,13 +356,13 @@ class Table(Collection):
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        """Nothing is being entered meanwhile: a count, and a walk, would be of some of it."""
+        """Hold locks.state while no batch is being published: a count or a walk would see a part of it."""
         self._guard()  # before: who has the lock cannot wait until a drop is durable, and tells of it
         with self._log.publisher.quiesced(), super()._locked():
             yield
 
     def __len__(self) -> int:
-        """How many ids are there; exact. Looks once at what was written since it was asked last."""
+        """Count the ids exactly. Ids written since the last count are looked up once."""
         self._guard()
         self.chain.count_ahead(self._log.locks.state)
         with self._locked():
@@ -406,7 +408,7 @@ class Table(Collection):
     # recovery and care
 
     def replay(self, frame: Frame) -> None:
-        """Enter what a ROWS frame holds. Its checksum was verified."""
+        """Index the rows of a ROWS frame, whose checksum was verified."""
         width = 0 if frame.flags & Flag.DELETED else self.width
         if frame.length != frame.count * (8 + width):
             raise CorruptionError(
@@ -416,7 +418,7 @@ class Table(Collection):
         self.chain.enter(IdBatch(ids), self._locate(frame.body, ids, frame.flags), frame.lsn)
 
     def check(self) -> None:
-        """Index and counts agree, and every row's check holds."""
+        """Assert that index and counts agree, and that every row's check holds."""
         with self._log.publisher.quiesced(), self._log.deferred():
             self.chain.check()
             assert sum(ids.size for ids, _ in self.scan()) == self.chain.count(0), "the rows counted are not those"

@@ -1,6 +1,6 @@
-"""What a promote, a rollback or an undo would exchange, and why it may be refused.
+"""Plans: which collections a promote, a rollback or an undo would exchange, and which conflicts refuse it.
 
-Nothing is changed here: a plan is made under the store's lock, and what is decided by it is carried out as it stands.
+Nothing is changed here. A plan is made, appended as a decision and carried out with the same locks held.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from ..errors import InvalidError, UnknownNameError
 from ..versions.view_set import KEYSPACES, MAIN, UNDO, ViewEntry, ViewSet, id_of, keyspace_name
 from .row_schema import check_name
 
-TableNames = Iterable[str] | None  # names; None: whatever the operation is about
-KeyspaceChoice = bool | Iterable[int] | None  # numbers of keyspaces, or whether any; None: unless tables are named
+TableNames = Iterable[str] | None  # None: every table that the operation is about
+KeyspaceChoice = bool | Iterable[int] | None  # numbers, or all / none; None: True unless tables are named
 
 
 @dataclass(frozen=True)
 class Plan:
-    """parts: those that the head takes; drop: those that it loses; conflicts: what would be lost with them."""
+    """The collections that a head takes (`parts`) and loses (`drop`), and messages about writes that it would lose
+    (`conflicts`)."""
 
     parts: list[str]
     drop: list[str]
@@ -26,14 +27,14 @@ class Plan:
 
 
 def check_view_name(name: str) -> None:
-    """Refuse what cannot name a new view."""
+    """Raise InvalidError unless a new view may have this name."""
     check_name(name, "view")
     if name in (MAIN, UNDO):
         raise InvalidError(f"{name!r} has a meaning of its own among views: choose another name")
 
 
 def chosen_keyspaces(keys: KeyspaceChoice, unasked: bool) -> set[str]:
-    """Parts; `unasked`: are they wanted where nobody says?"""
+    """Return the names of the chosen keyspaces. unasked: take all if `keys` is None."""
     keys = unasked if keys is None else keys
     if isinstance(keys, bool):
         return set(map(keyspace_name, range(KEYSPACES))) if keys else set()
@@ -45,7 +46,7 @@ def chosen_keyspaces(keys: KeyspaceChoice, unasked: bool) -> set[str]:
 
 
 def names_of(tables: Iterable[str]) -> list[str]:
-    """Names as a list; one name alone is refused, not taken for a list of letters."""
+    """Return names as a list without duplicates. InvalidError: a single string is not a list of names."""
     if isinstance(tables, str | bytes):
         raise InvalidError(f"tables={tables!r}: give a list of names")
     return list(dict.fromkeys(tables))
@@ -55,8 +56,10 @@ def names_of(tables: Iterable[str]) -> list[str]:
 
 
 def plan_promote(heads: ViewSet, branch: ViewEntry, tables: TableNames, keys: KeyspaceChoice) -> Plan:
-    """tables: names, None for those that the branch wrote, created or dropped; keys: numbers, or may those that it
-    wrote be taken, None for yes unless tables are named."""
+    """Plan to give `main` what a branch wrote.
+
+    tables: names, None for all that the branch wrote, created or dropped; keys: keyspace numbers, or True / False for
+    all / none of those written; None is True unless `tables` is given."""
     main, written = heads.maps[MAIN], heads.written(branch)
     spaces = chosen_keyspaces(keys, tables is None)
     is_named = keys is not None and not isinstance(keys, bool)
@@ -75,7 +78,7 @@ def plan_promote(heads: ViewSet, branch: ViewEntry, tables: TableNames, keys: Ke
 
 
 def _promoted(heads: ViewSet, branch: ViewEntry, name: str) -> list[str]:
-    """The parts that a name stands for: the branch's table, and those of this name that the branch dropped."""
+    """Return the collections that a name stands for: the branch's table, and those of this name that it dropped."""
     gone = [part for part in branch.bases if part not in branch.parts and part in heads.trees]
     own = heads.tables(branch).get(name)
     found = [part for part in gone if heads.label(part) == name] + ([own] if own is not None else [])
@@ -85,7 +88,7 @@ def _promoted(heads: ViewSet, branch: ViewEntry, name: str) -> list[str]:
 
 
 def _why_not(heads: ViewSet, branch: ViewEntry, part: str) -> str | None:
-    """What main would lose."""
+    """Return what `main` would lose by taking this collection, None for nothing."""
     main = heads.maps[MAIN]
     if part not in branch.bases:
         return None
@@ -110,7 +113,9 @@ def _told(writes: int | None, label: str, since: str) -> str:
 def plan_rollback(
     heads: ViewSet, head: ViewEntry, snapshot: ViewEntry, tables: TableNames, keys: KeyspaceChoice
 ) -> Plan:
-    """tables: names, None for all; keys: may keyspaces be rolled back, None for yes unless tables are named."""
+    """Plan to give a head the state of a snapshot.
+
+    tables: names, None for all; keys: as in `plan_promote`, of all keyspaces."""
     spaces = chosen_keyspaces(keys, tables is None)
     theirs = heads.tables(snapshot)
     if tables is None:
@@ -136,7 +141,7 @@ def _differs(head: ViewEntry, snapshot: ViewEntry, part: str) -> bool:
 
 
 def plan_undo(heads: ViewSet) -> Plan:
-    """What the last promote or rollback exchanged, as it was before."""
+    """Plan to bring back what the last promote or rollback of `main` exchanged."""
     main, before = heads.maps[MAIN], heads.maps[UNDO]
     parts = [part for part in before.restored if part in before.parts]
     gone = [part for part in before.restored if part not in before.parts and part in main.parts]

@@ -1,4 +1,4 @@
-"""The one background queue: work that may wait, done one piece after another in a thread of its own."""
+"""The background thread of a store: it runs submitted work, one piece after another."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from collections.abc import Callable
 from ..errors import PmkvError
 from .scheduling import lower_priority
 
-NICE = 10  # a tenth of the share of who serves, where both want a core
+NICE = 10  # a tenth of a serving thread's share of a core that both want
 log = logging.getLogger("pmkv")
 
 
 class Background(threading.Thread):
-    """Starts with `start`, ends with `stop` after the piece at hand."""
+    """Runs submitted functions at low priority, from `start` to `stop`."""
 
     def __init__(self) -> None:
         super().__init__(name="pmkv-background", daemon=True)
         self._work: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
 
     def submit(self, work: Callable[[], object]) -> None:
-        """Do this some time."""
+        """Queue a function. It runs once the earlier ones have ended."""
         self._work.put(work)
 
     def catch_up(self) -> None:
-        """Within a long piece of work, now and then: do what others have submitted meanwhile."""
+        """Run what was submitted meanwhile; called by long work now and then."""
         with contextlib.suppress(queue.Empty):
             while True:
                 work = self._work.get_nowait()
@@ -37,7 +37,7 @@ class Background(threading.Thread):
                 self._do(work)
 
     def stop(self) -> None:
-        """Forget what has not begun."""
+        """Drop queued work, and wait until the function that runs has ended."""
         with contextlib.suppress(queue.Empty):  # the thread may be quicker
             while True:
                 self._work.get_nowait()
@@ -54,7 +54,7 @@ class Background(threading.Thread):
         try:
             work()
         except (PmkvError, OSError) as error:
-            # whoever needs the result does the work itself, and gets the error then
+            # a thread that needs the result does the work itself, and gets the error then
             log.warning("background work failed: %s", error)
         except Exception:  # a mistake of ours; the thread has other work
             log.exception("background work failed")

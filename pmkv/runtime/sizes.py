@@ -1,4 +1,4 @@
-"""Sizes as people write them."""
+"""Parse sizes as people write them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ UNITS = {
 
 
 def parse_size(size: int | str) -> int:
-    """Bytes: 4096, "64MiB", "1.5g", "10GB"."""
+    """Return bytes from 4096, "64MiB", "1.5g", "10GB"."""
     if isinstance(size, int) and not isinstance(size, bool) and size >= 0:
         return size
     match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-z]*)\s*", str(size).lower(), re.ASCII)

@@ -1,5 +1,4 @@
-"""`pmkv check`: every invariant of a store that is not in use, as its catalog, its runs and its log say. Reads only;
-problems are reported, not raised."""
+"""`pmkv check`: check every invariant of a store that is not in use. Reads only; problems are reported, not raised."""
 
 from __future__ import annotations
 
@@ -12,12 +11,12 @@ from ..engine.engine import Engine
 from ..engine.keyspace import Keyspace
 from ..errors import CorruptionError
 
-PAGE = 64  # keys in order at a time: their values are read with them
+PAGE_KEYS = 64  # keys of one page of an ordered scan: their values are read with them
 
 
 @dataclass
 class Report:
-    """What was looked at, and what was found."""
+    """Counts of what was checked, and the problems found."""
 
     frames: int = 0
     records: int = 0
@@ -59,9 +58,9 @@ def check(path: str | os.PathLike[str], pool: str | os.PathLike[str] = "auto") -
 
 
 def check_order(keyspace: Keyspace) -> None:
-    """A scan of all keys in order finds as many as there are: the ordered directory lacks none."""
+    """Assert that an ordered scan finds every key: the ordered directory lacks none."""
     found, start = 0, b""
-    while page := [key for key, _ in keyspace.scan(start=start, limit=PAGE)]:
+    while page := [key for key, _ in keyspace.scan(start=start, limit=PAGE_KEYS)]:
         found, start = found + len(page), page[-1] + b"\0"
     there = len(keyspace)
     assert found >= there, f"a scan of keyspace {keyspace.number} finds {found:,} of its {there:,} keys"

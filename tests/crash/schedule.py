@@ -59,7 +59,7 @@ SMALL = [  # limits of server and engine that a schedule shall meet
     (connection_module, "JOINED_WRITE_BYTES", 62), (connection_module, "FAST_PATH_BYTES", 600),
     (connection_module, "LARGE_COMMAND_BYTES", 600), (tables_module, "HEAVY_PUT", 8),
     (Table, "_per_frame", lambda self, width: 1),
-    (group_commit_module, "FLUSH_PIECE_BYTES", 1), (table_module, "BESIDE", 0),
+    (group_commit_module, "FLUSH_PIECE_BYTES", 1), (table_module, "MAX_LOCKED_ROWS", 0),
 ]  # fmt: skip
 
 

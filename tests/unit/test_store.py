@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import pmkv
-from pmkv.engine.table import SHORT
+from pmkv.engine.table import PIPELINED_FRAMES
 from pmkv.errors import ClosedError, FlushError, InvalidError, LockedError, ReadOnlyError
 from tests.engines import at_the_same_time
 
@@ -383,7 +383,7 @@ def test_a_long_put_is_made_durable_beside_itself_and_lets_readers_in(tmp_path: 
 
         reader = threading.Thread(target=read)
         reader.start()
-        ids, piece = np.arange(60_000), SHORT * table._per_frame(1024)
+        ids, piece = np.arange(60_000), PIPELINED_FRAMES * table._per_frame(1024)
         table.put(ids, np.full((ids.size, 1024), 7, "u1"))
         done.set()
         reader.join()
