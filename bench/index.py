@@ -1,7 +1,7 @@
-"""DRAM an id costs in the index, from smaps: a table of 1 to 8 million ids, asked at every quarter million.
+"""DRAM per id of a memtable, from smaps: a table of 1 to 8 million ids, measured at every quarter million.
 
-Counted is the anonymous memory of the process, which holds the index and what the flushes gather; the log's pages
-belong to the file. Random ids, as they come from a hash.
+Counted is the anonymous memory of the process, which holds the memtable and the bytes that wait for a flush; the pages
+of the log belong to its file. Ids are random, as they come from a hash.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def anonymous_bytes() -> int:
 
 
 def fill_and_ask(folder: Path, answer: Connection) -> None:
-    """In a process of its own, so that nothing else is counted."""
+    """Fill a table and send the bytes per id. Runs in its own process, so that nothing else is counted."""
     random = np.random.default_rng(3)
     rows = np.zeros((BATCH, 2), "f4")
     with pmkv.open(folder / "data", capacity="4GiB", dram="64MiB", durability="interval") as store:

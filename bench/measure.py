@@ -1,7 +1,7 @@
-"""What a measurement is: a comparison in pairs, or a figure with a bar. Pure; knows neither servers nor screens.
+"""The kinds of measurement: a comparison in pairs, and a figure with a bar. Knows neither servers nor screens.
 
-Machines drift (turbo, neighbours, a filling disk), so ours and theirs are measured in turn, A B A B, and each round
-gives a ratio of its own. What is reported is the median of these ratios and how far they spread, never one lucky run.
+Machines drift (turbo, neighbours, a filling disk), so both sides are measured in turn, A B A B, and each round gives
+a ratio of its own. The report shows the median and the spread of these ratios, never one lucky run.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Run = Callable[[], dict[str, float]]  # one round of one side: a name for each v
 
 @dataclass(frozen=True)
 class Spread:
-    """Several values of one thing."""
+    """The values of one measurement, one per round."""
 
     values: Sequence[float]
 
@@ -32,7 +32,7 @@ class Spread:
 
 @dataclass
 class Comparison:
-    """Ours against theirs, round by round; more is better. `bar`: the least median ratio."""
+    """Compares two sides round by round; more is better. `bar`: the least median ratio."""
 
     name: str
     unit: str
@@ -55,7 +55,7 @@ class Comparison:
 
 @dataclass
 class Figure:
-    """A value of ours alone; less is better. `bar`: what none of the values may exceed."""
+    """Holds values of pmkv alone; less is better. `bar`: the maximum of every value."""
 
     name: str
     unit: str
@@ -72,7 +72,7 @@ class Figure:
 
 @dataclass
 class Ratio(Figure):
-    """What a pair of runs gave, round by round; less is better. `bar`: what the median may not exceed."""
+    """Holds one ratio per round of a pair of runs; less is better. `bar`: the maximum of the median."""
 
     @property
     def holds(self) -> bool | None:
@@ -80,7 +80,7 @@ class Ratio(Figure):
 
 
 def in_pairs(ours: Run, theirs: Run, rounds: int, unit: str, bars: dict[str, float]) -> list[Comparison]:
-    """Alternate the two sides, after one round of each that does not count."""
+    """Measure two sides in turn for some rounds, after one round of each that does not count."""
     ours(), theirs()
     comparisons: dict[str, Comparison] = {}
     for _ in range(rounds):

@@ -1,6 +1,7 @@
-"""Commands a second over the network, by redis-benchmark: 50 connections, values of 256 bytes, pipeline 1 and 16. Then
-by redis-py: MGETs of many keys, and how long a client waits for a durable SET, alone and beside one that never stops
-reading.
+"""Commands a second over the network, by redis-benchmark: 50 connections, values of 256 bytes, pipeline 1 and 16.
+
+Then by redis-py: MGETs of many keys, and how long a client waits for a durable SET, alone and while another client
+reads without a pause.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ READ, SECONDS = 256, 3.0  # keys of an MGET; how long it, and SETs beside it, ar
 
 
 def parse(output: str) -> dict[str, float]:
-    """redis-benchmark --csv: test name -> commands a second."""
+    """Parse the output of redis-benchmark --csv into commands a second by test."""
     rows = csv.DictReader(output[output.index('"test"') :].splitlines())
     return {row["test"]: float(row["rps"]) for row in rows}
 
@@ -76,7 +77,7 @@ def mget(client: redis.Redis) -> None:
 
 
 def read_on(port: int, end: Event) -> None:
-    """In a process of its own: never rests."""
+    """Read without a pause until the event is set. Runs in its own process."""
     with redis.Redis(port=port) as client:
         while not end.is_set():
             mget(client)
@@ -84,7 +85,7 @@ def read_on(port: int, end: Event) -> None:
 
 @contextlib.contextmanager
 def reading(port: int) -> Iterator[None]:
-    """Somebody does, meanwhile."""
+    """Run a process that reads without a pause."""
     context = multiprocessing.get_context("spawn")
     end = context.Event()
     process = context.Process(target=read_on, args=(port, end))
@@ -98,7 +99,7 @@ def reading(port: int) -> Iterator[None]:
 
 
 def sets(port: int) -> list[float]:
-    """What each of them took, one after another, in milliseconds."""
+    """Return the milliseconds of each of many SETs, sent one after another."""
     taken = []
     with redis.Redis(port=port) as client:
         end = time.monotonic() + SECONDS
@@ -110,7 +111,7 @@ def sets(port: int) -> list[float]:
 
 
 def mgets(port: int) -> dict[str, float]:
-    """One after another, by redis-py."""
+    """Count MGETs of redis-py, sent one after another."""
     with redis.Redis(port=port) as client:
         count, end = 0, time.monotonic() + SECONDS
         while time.monotonic() < end:
@@ -120,7 +121,7 @@ def mgets(port: int) -> dict[str, float]:
 
 
 def one_client(folder: Path, rounds: int) -> list[Comparison | Figure]:
-    """Of servers that sync before every reply."""
+    """Measure one client of servers that sync before every reply."""
     with servers.pmkv(folder / "pmkv-one") as ours, servers.redis(folder / "redis-one", "always") as theirs:
         for port in (ours, theirs):
             with redis.Redis(port=port) as client:
@@ -130,7 +131,7 @@ def one_client(folder: Path, rounds: int) -> list[Comparison | Figure]:
 
 
 def sets_beside_a_reader(ports: dict[str, int], rounds: int) -> list[Figure]:
-    """All of them take turns."""
+    """Measure durable SETs, alone and beside a reader, on each server in turn."""
     found: dict[str, list[float]] = {}
     for _ in range(rounds):
         for name, port in ports.items():

@@ -13,11 +13,11 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-PATIENCE = 60.0  # seconds until a server must answer
+START_LIMIT_S = 60.0  # until a server must answer
 
 
 class BenchError(Exception):
-    """What keeps a section from being measured, fit to be printed."""
+    """The reason why a section cannot be measured, in words for the user."""
 
 
 def free_port() -> int:
@@ -26,7 +26,7 @@ def free_port() -> int:
 
 
 def filesystem(path: Path) -> str:
-    """The type of the filesystem that holds `path`: the mount with the longest matching prefix."""
+    """Return the type of the filesystem that holds `path`: that of the mount with the longest matching prefix."""
     best, kind = "", "unknown"
     for line in Path("/proc/mounts").read_text().splitlines():
         _, mount, found, *_ = line.split()
@@ -37,7 +37,7 @@ def filesystem(path: Path) -> str:
 
 @contextlib.contextmanager
 def scratch(parent: Path) -> Iterator[Path]:
-    """A folder that goes when the section ends; on a disk, or the comparison would say nothing about durability."""
+    """Make a folder that is removed when the section ends. BenchError: it is on tmpfs, where a sync costs nothing."""
     parent.mkdir(parents=True, exist_ok=True)
     if filesystem(parent) == "tmpfs":
         raise BenchError(f"{parent} is on tmpfs, where a sync costs nothing: name a folder on a disk with --dir")
@@ -58,10 +58,10 @@ def pong(port: int) -> bool:
 
 
 def wait_for_pong(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + START_LIMIT_S
     while not pong(port):
         if process.poll() is not None or time.monotonic() > deadline:
-            what = "ended" if process.poll() is not None else f"gave no PONG in {PATIENCE:.0f} s"
+            what = "ended" if process.poll() is not None else f"gave no PONG in {START_LIMIT_S:.0f} s"
             raise BenchError(f"{process.args[0]} {what}:\n{log.read_text(errors='replace')[-2000:]}")
         time.sleep(0.002)
 
@@ -96,7 +96,7 @@ def pmkv_command(folder: Path, port: int, *options: str) -> list[str]:
 
 @contextlib.contextmanager
 def pmkv(folder: Path, *options: str) -> Iterator[int]:
-    """A pmkv server; gives its port."""
+    """Run a pmkv server, and yield its port."""
     port = free_port()
     process = start(pmkv_command(folder, port, *options), port, folder)
     try:
@@ -107,7 +107,7 @@ def pmkv(folder: Path, *options: str) -> Iterator[int]:
 
 @contextlib.contextmanager
 def redis(folder: Path, appendfsync: str) -> Iterator[int]:
-    """A redis-server with an append-only file never rewritten meanwhile (a fork would cost it); gives its port."""
+    """Run a redis-server, and yield its port. Its append-only file is never rewritten, which would cost a fork."""
     program = shutil.which("redis-server")
     if program is None:
         raise BenchError("redis-server is not installed, so there is nothing to compare with; Debian: redis-server")

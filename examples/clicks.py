@@ -1,4 +1,4 @@
-"""A small click model for `publish_model.py`: generated clicks, a factorisation learned from them, and how good it is.
+"""A small click model for `publish_model.py`: generated clicks, a factorisation learned from them, and its quality.
 
 Users and items have a few numbers each that decide, with the time of day, what is clicked. The model learns numbers of
 its own by alternating least squares (its embeddings: a row a user, a row an item), and by logistic regression how to
@@ -19,7 +19,7 @@ RIDGE, ROUNDS, STEPS = 4.0, 5, 8
 
 @dataclass(frozen=True)
 class Clicks:
-    """Who was shown what, when, and whether they clicked: columns of equal length."""
+    """Columns of equal length: the user, the item shown, the time of day, and whether the user clicked."""
 
     users: np.ndarray
     items: np.ndarray
@@ -33,7 +33,7 @@ class Clicks:
         return Clicks(self.users[which], self.items[which], self.times[which], self.clicked[which])
 
     def shuffled(self, random: np.random.Generator) -> Clicks:
-        """The same, but for who clicked: what a broken join upstream would give."""
+        """Return these rows with the clicks shuffled, as a broken join upstream would."""
         return Clicks(self.users, self.items, self.times, random.permutation(self.clicked))
 
 
@@ -71,7 +71,7 @@ def train(clicks: Clicks, users: int, items: int) -> Model:
 def solve(
     ours: np.ndarray, theirs: np.ndarray, us: np.ndarray, them: np.ndarray, wanted: np.ndarray, fixed: int
 ) -> None:
-    """Least squares for each of our rows, theirs being what they are; column `fixed` of ours stays 1."""
+    """Solve least squares for each row of `ours`, with `theirs` unchanged; column `fixed` of `ours` stays 1."""
     free = np.delete(np.arange(WIDTH), fixed)
     order = np.argsort(us, kind="stable")
     rows = theirs[them[order]]
@@ -84,12 +84,12 @@ def solve(
 
 
 def products(users: np.ndarray, items: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """What the dense part sees of pairs: products of their embeddings, and the time of day."""
+    """Return the inputs of the dense part for each pair: products of the embeddings, and the time of day."""
     return np.concatenate([users * items, np.eye(TIMES, dtype="f4")[times]], axis=1)
 
 
 def weigh(seen: np.ndarray, clicked: np.ndarray) -> np.ndarray:
-    """Weights of a logistic regression, by Newton's method."""
+    """Return the weights of a logistic regression, by Newton's method."""
     weights = np.zeros(seen.shape[1])
     for _ in range(STEPS):
         odds = 1 / (1 + np.exp(-seen @ weights))
@@ -99,12 +99,12 @@ def weigh(seen: np.ndarray, clicked: np.ndarray) -> np.ndarray:
 
 
 def score(users: np.ndarray, items: np.ndarray, times: np.ndarray, dense: np.ndarray) -> np.ndarray:
-    """How likely a click is, in order if not in number."""
+    """Return a score per pair that orders pairs by how likely a click is."""
     return products(users, items, times) @ dense
 
 
 def auc(scores: np.ndarray, clicked: np.ndarray) -> float:
-    """How often a click is scored higher than a pass: 0.5 by chance, 1 at best."""
+    """Return how often a click is scored higher than a pair without one: 0.5 by chance, 1 at best."""
     ranks = np.empty(len(scores))
     ranks[np.argsort(scores)] = np.arange(1, len(scores) + 1)
     hits = int(np.count_nonzero(clicked))

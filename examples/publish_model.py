@@ -1,4 +1,4 @@
-"""Publish a model, then a better one, then a bad one, and go back; while a reader is served all the time.
+"""Publish a model, then a better one, then a bad one, and go back, while a reader is served all the time.
 
     python examples/publish_model.py [--data DIR]
 
@@ -47,7 +47,7 @@ def create(view: Any) -> None:
 
 
 def load(view: Any, number: int, model: Model) -> None:
-    """The whole model into a view: a branch is written like a store."""
+    """Write a whole model into a view: a branch is written like a store."""
     for name, embeddings in zip(TABLES, (model.users, model.items)):
         rows = np.zeros(len(embeddings), ROW)
         rows["model"], rows["embedding"] = number, embeddings
@@ -59,7 +59,7 @@ def load(view: Any, number: int, model: Model) -> None:
 
 @dataclass(frozen=True)
 class Dense:
-    """The dense part of a model."""
+    """The dense part of a model, with the number of the model."""
 
     number: int
     weights: np.ndarray
@@ -74,19 +74,19 @@ class Dense:
 
 
 def models_in(rows: dict[str, np.ndarray]) -> set[int]:
-    """The numbers of the models that a batch is of: one, or something is wrong."""
+    """Return the numbers of the models that the rows of a batch belong to; more than one is a fault."""
     return {int(number) for some in rows.values() for number in np.unique(some["model"])}
 
 
 class Inference:
-    """Scores pairs by the rows of a view and a dense part that is kept until the rows are of another model."""
+    """Scores pairs by the rows of a view, and by a dense part that is read again when the model changes."""
 
     def __init__(self, view: Any) -> None:
         self.view, self.dense = view, Dense.read(view)
         self.mixed = 0
 
     def score(self, batch: Clicks) -> tuple[int, np.ndarray]:
-        """The number of the model, and what it thinks of each pair."""
+        """Return the number of the model and its score of each pair."""
         while True:
             rows = self.view.gather({"users": batch.users, "items": batch.items})  # one call, one version
             numbers = models_in(rows)
@@ -98,12 +98,12 @@ class Inference:
 
 
 def judge(view: Any, shown: Clicks) -> float:
-    """The AUC of whatever model a view has."""
+    """Return the AUC of the model in a view."""
     return clicks.auc(Inference(view).score(shown)[1], shown.clicked)
 
 
 class Worker(threading.Thread):
-    """Does something again and again until it is stopped. What goes wrong is raised by `stop`."""
+    """A thread that repeats `step` until it is stopped. `stop` raises the exception that ended it, if any."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -127,7 +127,7 @@ class Worker(threading.Thread):
 
 
 class Reader(Worker):
-    """Serves: scores batch after batch, and keeps what it took and how the scores fit what was clicked."""
+    """A reader that scores batch after batch, and records latencies and how well the scores fit the clicks."""
 
     def __init__(self, view: Any, shown: Clicks) -> None:
         super().__init__()
