@@ -83,8 +83,8 @@ def many_closed(engine: Engine, rounds: int = 40) -> tuple[dict[bytes, bytes], d
         gone = int(rng.integers(0, 80))
         assert space.delete(b"key %d" % gone) == (keys.pop(b"key %d" % gone, None) is not None)
         assert table.delete([gone]) == (rows.pop(gone, None) is not None)
-        engine.snapshot("one")
-        engine.delete_view("one")
+        engine.versions.snapshot("one")
+        engine.versions.delete_view("one")
     return keys, rows
 
 
@@ -151,8 +151,8 @@ def test_a_damaged_record_is_met_before_an_older_one(which: str) -> None:
     keys, _ = many_closed(world.engine)
     space = world.engine.keyspaces[0]
     space.put(b"key 7", b"damaged")
-    world.engine.snapshot("one")
-    world.engine.delete_view("one")
+    world.engine.versions.snapshot("one")
+    world.engine.versions.delete_view("one")
     _, _, locations = next(space.chain.frozen[0].index.walk())
     at = int(locations[0] & OFFSET_MASK)
     world.engine.log.data[at + {"the length of its key": 6, "its key": 16, "its value": 21}[which]] ^= 1

@@ -10,6 +10,7 @@ import pytest
 
 from pmkv_server.commands import find
 from pmkv_server.commands.execution import is_heavy
+from pmkv_server.net.connection import IDLE
 from tests.unit.server.stand import Client, Gate, Stub, settled, until
 
 
@@ -448,7 +449,7 @@ async def test_single_gets_and_sets_of_connections_on_views(connect: Any, store:
         replies = [wire.replies()[0].partition(" ")[0] for wire in wires]
         assert replies == (["OK", "OK", "-READONLY"] if "SET" in word else ['"0"', '"1"', '"main"'])
     assert await wires[1].answers(*["GET a"] * 3, "VIEW.USE main", "GET a") == ['"1"'] * 3 + ["OK", '"0"']
-    assert [wire.connection.at_rest for wire in wires] == [True, True, False]
+    assert [wire.connection.state == IDLE for wire in wires] == [True, True, False]
     await wires[0].answers("VIEW.DELETE v1")
     assert [reply.partition(" ")[0] for reply in await wires[2].answers("GET a", "SET a 1", "PING")] == [
         "-NOVIEW", "-NOVIEW", "PONG",
