@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 import pmkv
-from pmkv import store as stores
 from pmkv.maintenance import compaction_policy as fold
+from pmkv.maintenance import scheduler
 
 from .measure import Comparison, Figure, in_pairs
 from .servers import BenchError
@@ -42,7 +42,7 @@ def rows_of(ids: np.ndarray) -> np.ndarray:
 @contextlib.contextmanager
 def opened(folder: Path, ids: int, dram: str) -> Iterator[pmkv.Store]:
     """The store, which checkpoints and folds only when it is told to."""
-    stores.DUE, fold.compactable = float("inf"), lambda layer, sealed, at_rest: ()
+    scheduler.CHECKPOINT_DUE_S, fold.compactable = float("inf"), lambda layer, sealed, at_rest: ()
     with pmkv.open(folder, capacity=f"{4 + 2 * ids * 80 // (1 << 30)}GiB", dram=dram) as store:
         yield store
 

@@ -98,7 +98,7 @@ class Store(View):
     # views
 
     def view(self, name: str) -> View:
-        """What can be read by this name. UnknownViewError: nothing."""
+        """Return the view of this name. UnknownViewError: there is none."""
         return self if name == MAIN else View(self._engine, self._engine.view(name))
 
     def views(self) -> dict[str, ViewInfo]:
@@ -106,7 +106,7 @@ class Store(View):
         return self._engine.views()
 
     def view_info(self, name: str) -> ViewInfo:
-        """Of one view."""
+        """Return facts about one view: its kind, age, base and how much was written to it."""
         return self._engine.view_info(name)
 
     def branch(self, name: str, at: str = MAIN) -> View:
@@ -212,7 +212,7 @@ class Store(View):
 
     @property
     def granularity(self) -> str:
-        """What the medium really gives: "page", "cache_line" or "byte"."""
+        """Return the granularity that the medium really gives: "page", "cache_line" or "byte"."""
         return self._engine.pool.medium.granularity.word
 
     @property

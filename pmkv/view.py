@@ -37,7 +37,7 @@ class View:
 
     @property
     def info(self) -> ViewInfo:
-        """What is known of it."""
+        """Return facts about this view: its kind, age, base and how much was written to it."""
         return self._engine.view_info(self._usable)
 
     @property

@@ -30,7 +30,7 @@ Appended = tuple[int, int, int]  # frames, records and bytes that a log has appe
 
 @dataclass(frozen=True)
 class RecoveryReport:
-    """What opening took: frames and records replayed, seconds, and bytes that were accepted and made durable again."""
+    """Report what opening took: frames and records replayed, seconds, and bytes that were made durable again."""
 
     frames: int
     records: int
@@ -105,11 +105,10 @@ class Replayer:
 
     def _head_written_by(self, frame: Frame, collection: str) -> OpenView:
         """Return the head whose open layer of `collection` the frame names."""
-        for head in self._engine.open_views.values():
-            top = head.view.parts.get(collection)
-            if top is not None and top.id == frame.layer and not top.sealed:
-                return head
-        raise unknown_frame(frame)
+        head = self._engine.heads.head_of_layer(collection, frame.layer)
+        if head is None:
+            raise unknown_frame(frame)
+        return self._engine.open_views[head.name]
 
 
 def unknown_frame(frame: Frame) -> CorruptionError:

@@ -24,7 +24,7 @@ RECORD_OVERHEAD = 256  # more than a frame's and a record's headers and padding 
 
 
 class Transaction:
-    """What `Store.transaction` yields, and that of a branch."""
+    """Collect the writes of one transaction; `Store.transaction` and `View.transaction` yield it."""
 
     def __init__(self, engine: Engine, contents: OpenView | None = None) -> None:
         """contents: of the view, None for `main`."""
@@ -77,7 +77,7 @@ class Transaction:
         log.wait_durable(seen.lsn if log.durability == "commit" else log.lsn)
 
     def _refuse_conflicts(self) -> None:
-        """Under the lock."""
+        """Raise ConflictError if a watched key was written or a used table dropped. The caller holds locks.state."""
         for space, key, before in self._watched:
             if space.fingerprint(key) != before:
                 raise ConflictError(

@@ -31,7 +31,7 @@ class CountResult:
 
 
 class LiveCounter:
-    """What a memtable changes in the live count of its stack.
+    """Count what a memtable changes in the number of live keys of its stack.
 
     `covered`: how many of its keys are live in older indexes too. A note is a batch of keys new to the memtable."""
 

@@ -39,7 +39,7 @@ libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
 SYNC_STEP_BYTES = 8 << 20  # synced so often that a commit of the log never waits for much of a run file
-WRITE_PIECE_BYTES = 16 << 10  # per system call: a thread that wakes up on this core waits for its end
+RUN_WRITE_PIECE_BYTES = 16 << 10  # per system call: a thread that wakes up on this core waits for its end
 
 
 def pack_header(pool_id: bytes) -> bytes:
@@ -113,7 +113,7 @@ class DiskRunFileWriter:
         with _room_for(self._path):
             while view:
                 yield_cpu()
-                written = os.write(self._fd, view[:WRITE_PIECE_BYTES])
+                written = os.write(self._fd, view[:RUN_WRITE_PIECE_BYTES])
                 view, self.size = view[written:], self.size + written
             if self.size - self._synced >= SYNC_STEP_BYTES:
                 os.fdatasync(self._fd)

@@ -1,4 +1,4 @@
-"""What the catalog says at present, and the run files that belong to it: shared by checkpoints and compactions.
+"""The committed state: the manifest in the catalog and its run files, shared by checkpoints and compactions.
 
 The catalog's commit is the only switch from one manifest to the next. A crash before it leaves run files that no
 manifest names; `remove_unneeded_files` removes these at the next opening. A commit that failed may have taken effect

@@ -33,7 +33,7 @@ def check(path: str | os.PathLike[str], pool: str | os.PathLike[str] = "auto") -
     """Open it as a restart does, then assert every invariant and verify every live record and row, every page of every
     run and every entry of the catalog."""
     report = Report()
-    place = DataDirectory(path, pool, 0, "page", readonly=True)
+    place = DataDirectory(path, pool, None, "page", readonly=True)
     try:
         opened, files = place.open_pool(), place.open_files()
         engine = Engine(opened, readonly=True, files=files)

@@ -32,7 +32,7 @@ DELETE = int(location.DELETE)
 def dump(path: str | os.PathLike[str], out: TextIO, pool: str | os.PathLike[str] = "auto") -> None:
     """Print every frame of the store in a data directory, and what its last checkpoint says. CorruptionError where it
     ends in damage."""
-    place = DataDirectory(path, pool, 0, "page", readonly=True)
+    place = DataDirectory(path, pool, None, "page", readonly=True)
     try:
         opened, files = place.open_pool(), place.open_files()
         try:
@@ -104,7 +104,7 @@ def head(frame: Frame) -> str:
 
 
 def body(data: np.ndarray, frame: Frame) -> Iterator[str]:
-    """What a frame holds."""
+    """Yield the lines that describe the body of a frame."""
     match frame.kind:
         case Kind.PUT:
             yield from records(data, frame)

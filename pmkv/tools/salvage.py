@@ -37,7 +37,7 @@ from ..view import View
 
 @dataclass
 class Salvaged:
-    """What was copied, and what was left out and why."""
+    """Report what was copied, and what was left out and why."""
 
     frames: int = 0
     records: int = 0
@@ -50,7 +50,7 @@ def salvage(
     """Make a new store in the empty directory `target` of the whole frames in `path`, which is only read."""
     if os.path.exists(target) and os.listdir(target):
         raise InvalidError(f"{target} is not empty: salvage into a new directory")
-    place, result = DataDirectory(path, pool, 0, "page", readonly=True), Salvaged()
+    place, result = DataDirectory(path, pool, None, "page", readonly=True), Salvaged()
     try:
         source = place.open_pool()
         with open_store(target, capacity=int(source.medium.data.size), durability="none") as store:
@@ -102,7 +102,7 @@ class Copy:
         return 0
 
     def _view(self, frame: Frame, part: str) -> View:
-        """Of the head that wrote it."""
+        """Return the view of the head that wrote a frame."""
         for name, view in self._heads.maps.items():
             top = view.parts.get(part)
             if top is not None and top.id == frame.layer and not top.sealed:

@@ -310,17 +310,8 @@ class ViewSet:
     def info(self, name: str) -> ViewInfo:
         """Return the facts about a view."""
         view = self.maps[name]
-        own = sum(layer.writes for part in view.parts for layer in self._own(view, part)) if view.is_head else 0
+        own = sum(layer.writes for part in view.parts for layer in own_layers(view, part)) if view.is_head else 0
         return ViewInfo(name, view.kind, view.lsn, view.created, view.base, len(self.tables(view)), own)
-
-    @staticmethod
-    def _own(view: ViewEntry, name: str) -> Iterable[Layer]:
-        """Yield the layers of a collection that only this head has."""
-        top = view.parts[name]
-        for layer in top.down() if top is not None else ():
-            if layer.id < view.lsn or (layer.id == view.bases.get(name) and view.kind != MAIN):
-                return
-            yield layer
 
     def is_shared(self, name: str) -> bool:
         """Return whether another view than `main` holds anything of a collection."""
@@ -400,6 +391,15 @@ class ViewSet:
             for layer in tree.layers.values():
                 references = tops.get(id(layer), 0) + sum(one is layer for one in below)
                 assert layer.refs == references + layer.shown, "references"
+
+
+def own_layers(view: ViewEntry, name: str) -> Iterable[Layer]:
+    """Yield the layers of a collection that only this head has."""
+    top = view.parts[name]
+    for layer in top.down() if top is not None else ():
+        if layer.id < view.lsn or (layer.id == view.bases.get(name) and view.kind != MAIN):
+            return
+        yield layer
 
 
 def is_written(branch: ViewEntry, name: str) -> bool:

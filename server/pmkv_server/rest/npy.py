@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from .problems import invalid
 
-MAX_HEADER_BYTES = 64 << 10
+MAX_NPY_HEADER_BYTES = 64 << 10
 MAX_MEMBERS = 4096
 
 Array = NDArray[Any]
@@ -42,9 +42,9 @@ def _header(data: memoryview, what: str) -> tuple[np.dtype[Any], bool, tuple[int
     short = data[6] == 1
     start = 10 if short else 12
     length = struct.unpack_from("<H" if short else "<I", data, 8)[0]
-    if length > MAX_HEADER_BYTES or start + length > len(data):
+    if length > MAX_NPY_HEADER_BYTES or start + length > len(data):
         raise invalid(
-            f"{what} has a .npy header of {length} bytes, which is more than the body or than {MAX_HEADER_BYTES}"
+            f"{what} has a .npy header of {length} bytes, which is more than the body or than {MAX_NPY_HEADER_BYTES}"
         )
     text = bytes(data[start : start + length]).decode("utf-8" if data[6] == 3 else "latin-1", "replace")
     try:

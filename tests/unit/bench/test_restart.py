@@ -76,7 +76,7 @@ def test_an_updater_answers_with_seconds_and_bytes(tmp_path, monkeypatch: pytest
 def test_four_runs_beside_one(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runs, "FEW", 1_000)
     monkeypatch.setattr(runs, "REQUESTS", 2)
-    for module, name in ((runs.stores, "DUE"), (runs.fold, "compactable")):
+    for module, name in ((runs.scheduler, "CHECKPOINT_DUE_S"), (runs.fold, "compactable")):
         monkeypatch.setattr(module, name, getattr(module, name))  # what the section changes in its processes comes back
     ours, theirs = Pipe(duplex=False)
     runs.load(tmp_path / "data", 10_000, theirs)

@@ -46,7 +46,7 @@ def test_a_long_write_gives_way_between_its_pieces(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(module, "yield_cpu", lambda: given.append(1))
     out = DiskRunFiles(tmp_path, POOL).create("a.runs")
     given.clear()
-    out.write(np.ones(3 * module.WRITE_PIECE_BYTES, np.uint8))
+    out.write(np.ones(3 * module.RUN_WRITE_PIECE_BYTES, np.uint8))
     out.close()
     assert len(given) == 3
 
