@@ -62,7 +62,7 @@ FAR_IDS = (-1, 2**62, -(2**63), 2**63 - 1)
 VIEWS = ("x", "y", "z")
 UPKEEP = 42  # steps in a hundred, where there is a catalog
 VERSIONS = 40  # operations in a hundred, where there are views
-EXPIRIES = (0, 0, 0, 0, FAR, FAR + 1, 1000)
+EXPIRIES = (0, 0, 0, 0, FAR, FAR + 1, 978_307_200_000)  # far, and past since 2001
 
 
 class Generator:

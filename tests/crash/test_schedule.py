@@ -304,7 +304,7 @@ def _() -> list[Patch]:
 
 @mutant("a transaction is no batch")
 def _() -> list[Patch]:
-    return [(transactions, "_alone", lambda session: contextlib.nullcontext())]
+    return [(transactions, "_exclusive", lambda session: contextlib.nullcontext())]
 
 
 def hunt(name: str) -> str | None:
