@@ -126,7 +126,7 @@ class TestCheckpointed:
         assert any("the directory of keys" in problem for problem in check(path).problems)
 
     def test_a_directory_that_lacks_a_key(self, path: Path) -> None:
-        place = DataDirectory(path, "auto", 0, "page", readonly=False)
+        place = DataDirectory(path, "auto", None, "page", readonly=False)
         place.open_pool()
         catalog, _ = place.open_files()
         catalog.commit(catalog.load(), (), [(0, b"key 123", 0)])
