@@ -39,8 +39,6 @@ def cast_default(default: Any, shape: tuple[int, ...], dtype: np.dtype, label: s
 
     InvalidError: `default` does not fit."""
     filled = np.zeros(shape, dtype)
-    if isinstance(default, int | float) and default == 0:
-        return filled  # zero bytes, whatever the dtype
     try:
         with np.errstate(over="ignore", invalid="ignore"):
             filled[...] = default

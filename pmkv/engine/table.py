@@ -101,6 +101,8 @@ class Table(Collection):
 
     def _default(self, default: Any) -> np.ndarray:
         """One row, uint8[width], every element `default`; the number 0 means zero bytes whatever the dtype."""
+        if isinstance(default, int | float) and default == 0:  # nearly always
+            return np.zeros(self.width, np.uint8)
         filled = cast_default(default, self.shape, self.dtype, f"a row of table {self.name!r}, {self.row_dtype}")
         return np.frombuffer(filled.tobytes(), np.uint8)
 
