@@ -225,6 +225,7 @@ def test_null_in_resp3(client: Client) -> None:
 
 
 LONGER_THAN_A_BATCH = 17 << 20
+LONG_AFTER_MS = 4_102_444_800_000  # the year 2100
 
 
 @pytest.fixture
@@ -236,9 +237,9 @@ def roomy() -> Iterator[Client]:
 def test_values_longer_than_a_batch(roomy: Client) -> None:
     """What is atomic up to 16 MiB is several writes; a command on one key is one, whatever its length."""
     long = bytes(LONGER_THAN_A_BATCH)
-    assert roomy("SET", "a", long, "NX", "EX", "100") == ("+", b"OK")
+    assert roomy("SET", "a", long, "NX", "PXAT", LONG_AFTER_MS) == ("+", b"OK")
     assert roomy("APPEND", "a", b"end") == (":", b"%d" % (LONGER_THAN_A_BATCH + 3))
-    assert roomy("TTL", "a") == (":", b"100")
+    assert roomy("PEXPIRETIME", "a") == (":", b"%d" % LONG_AFTER_MS)
     assert roomy("RENAME", "a", "b") == ("+", b"OK")
     assert roomy("SETRANGE", "far", LONGER_THAN_A_BATCH, "x") == (":", b"%d" % (LONGER_THAN_A_BATCH + 1))
     assert roomy("GETRANGE", "b", -4, -1) == ("$", b"\0end")
