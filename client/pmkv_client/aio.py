@@ -29,7 +29,7 @@ from .connection_settings import (
     raise_errors,
     wait_step,
 )  # fmt: skip
-from .requests import MAIN, Args, Array, Bags, Fields, Ids, Mode, Request, TableInfo, View, ViewInfo
+from .requests import MAIN, Args, Array, Bags, Fields, Form, Ids, Mode, Request, TableInfo, View, ViewInfo
 
 T = TypeVar("T")
 RAW: dict[str, Any] = {NEVER_DECODE: True}
@@ -50,21 +50,25 @@ class AsyncTable:
         return (await self._client.describe([self.name], at))[0]
 
     def __len__(self) -> int:
-        """Raise TypeError: the length needs a reply of the server."""
-        raise TypeError("len() cannot wait for the server: use `await table.length()`")
+        """Raise RuntimeError: the length needs a reply of the server."""
+        raise RuntimeError("len() cannot wait for the server: use `await table.count()`")
 
     def __bool__(self) -> bool:
         return True
 
-    async def length(self) -> int:
+    async def count(self) -> int:
         """Ask the server how many ids are stored."""
         return await self._client.run(requests.length(self.name))
 
-    async def put(self, ids: ArrayLike, rows: ArrayLike) -> None:
+    async def length(self) -> int:
+        """As `count`."""
+        return await self.count()
+
+    async def put(self, ids: ArrayLike, rows: Any) -> None:
         """As `Table.put`."""
         await self._client.run(requests.put(await self.info(), ids, rows))
 
-    async def add(self, ids: ArrayLike, rows: ArrayLike) -> None:
+    async def add(self, ids: ArrayLike, rows: Any) -> None:
         """As `Table.add`."""
         await self._client.run(requests.put(await self.info(), ids, rows, "TABLE.ADD"))
 
@@ -75,6 +79,8 @@ class AsyncTable:
         default: float = ...,
         return_found: Literal[False] = ...,
         fields: Fields = ...,
+        out: Any = ...,
+        as_: Literal["numpy"] = ...,
         *,
         at: View = ...,
     ) -> Array: ...
@@ -86,19 +92,37 @@ class AsyncTable:
         *,
         return_found: Literal[True],
         fields: Fields = ...,
+        out: Any = ...,
+        as_: Literal["numpy"] = ...,
         at: View = ...,
     ) -> tuple[Array, NDArray[np.bool_]]: ...
+    @overload
+    async def get(
+        self,
+        ids: ArrayLike,
+        default: float = ...,
+        return_found: bool = ...,
+        fields: Fields = ...,
+        out: Any = ...,
+        *,
+        as_: Literal["torch", "arrow"],
+        at: View = ...,
+    ) -> Any: ...
     async def get(
         self,
         ids: ArrayLike,
         default: float = 0.0,
         return_found: bool = False,
         fields: Fields = None,
+        out: Any = None,
+        as_: Form = "numpy",
         *,
         at: View = None,
     ) -> Any:
         """As `Table.get`."""
-        return await self._client.run(requests.get(await self.info(at), ids, default, return_found, fields, at))
+        return await self._client.run(
+            requests.get(await self.info(at), ids, default, return_found, fields, out, as_, at)
+        )
 
     async def contains(self, ids: ArrayLike, *, at: View = None) -> NDArray[np.bool_]:
         """As `Table.contains`."""
@@ -108,17 +132,22 @@ class AsyncTable:
         """As `Table.delete`."""
         return await self._client.run(requests.delete(await self.info(), ids))
 
+    async def ids_of(self, keys: Any, keep: bool = True, *, at: View = None) -> Ids:
+        """As `Table.ids_of`."""
+        return await self._client.run(requests.ids_of(self.name, keys, keep, at))
+
     async def pool(
         self,
         ids: ArrayLike,
         offsets: ArrayLike,
         weights: ArrayLike | None = None,
         mode: Mode = "sum",
+        as_: Form = "numpy",
         *,
         at: View = None,
-    ) -> Array:
+    ) -> Any:
         """As `Table.pool`."""
-        return await self._client.run(requests.pool(await self.info(at), ids, offsets, weights, mode, at))
+        return await self._client.run(requests.pool(await self.info(at), ids, offsets, weights, mode, as_, at))
 
     async def scan(self, batch: int = 4096, *, at: View = None) -> AsyncIterator[tuple[Ids, Array]]:
         """As `Table.scan`."""

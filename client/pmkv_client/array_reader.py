@@ -23,10 +23,13 @@ Bytes = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class ArrayReader:
-    """Reads a reply of bulk strings of known sizes: an array of them, or a single one if `is_alone`."""
+    """Reads a reply of bulk strings of known sizes: an array of them, or a single one if `is_alone`.
+
+    into: the memory for the first of them, else it gets an array of its own."""
 
     sizes: tuple[int, ...]
     is_alone: bool = False
+    into: Bytes | None = None
 
     @property
     def is_worthwhile(self) -> bool:
@@ -45,6 +48,8 @@ class ArrayReader:
             return None
         separators = self.separators()
         blobs = [np.empty(size, np.uint8) for size in self.sizes]
+        if self.into is not None:
+            blobs[0] = self.into
         try:
             if stream.recv(len(separators[0]), socket.MSG_PEEK) != separators[0]:
                 return None

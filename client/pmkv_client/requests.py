@@ -23,10 +23,12 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from redis.exceptions import ResponseError
 
 from .array_reader import ArrayReader
+from .arrays import as_array, as_id_array, as_row_array, in_form, out_array
 
 DEFAULT_PORT = 7379
 MAIN = "main"
 PUT_BYTES = 8 << 20  # most bytes of rows in one TABLE.PUT: the server holds a whole command before it runs it
+KEYS_PER_CALL = 1 << 14  # of TABLE.IDS
 REPLY_BYTES = 64 << 20  # most bytes of rows in one reply: a bulk string ends at 512 MiB, and both sides hold it whole
 
 Args = tuple[Any, ...]
@@ -34,6 +36,7 @@ Array = NDArray[Any]
 Ids = NDArray[np.int64]
 View = str | None  # the name of a view; None is the view of the connection
 Mode = Literal["sum", "mean", "max"]
+Form = Literal["numpy", "torch", "arrow"]  # of a result
 Fields = Sequence[str] | None
 Bags = Mapping[str, tuple[ArrayLike, ArrayLike]]  # ids and offsets by table
 T = TypeVar("T")
@@ -140,46 +143,44 @@ def blob(array: Array) -> memoryview | bytes:
 
 
 def as_ids(ids: ArrayLike, what: str = "ids") -> Ids:
-    """Return the ids as contiguous little-endian int64 (n,). ValueError: floats, two dimensions, beyond int64."""
-    array = np.asarray(ids)
-    if array.size == 0 and array.ndim == 1:
-        return np.empty(0, "<i8")
-    if array.dtype.kind not in "iu":
-        raise ValueError(f"{what} are {array.dtype}; they must be integers")
-    if array.ndim != 1:
-        raise ValueError(f"{what} have shape {array.shape}; they must be one-dimensional")
-    if array.dtype.kind == "u" and array.itemsize == 8 and int(array.max()) > np.iinfo(np.int64).max:
-        raise ValueError(f"{what} hold {int(array.max())}; they must fit int64")
-    return np.ascontiguousarray(array, "<i8")
+    """Return ids as contiguous little-endian int64 (n,). ValueError: no integers, beyond int64, or another shape."""
+    flat, shape = as_id_array(ids, what)
+    if len(shape) != 1:
+        raise ValueError(f"{what} have shape {shape}; they must be one-dimensional")
+    return flat
 
 
-def as_rows(info: TableInfo, ids: Ids, rows: ArrayLike) -> Array:
-    """Return rows of shape (len(ids), *shape) in the table's dtype. ValueError: another shape, or no safe cast."""
-    keep_dtype = isinstance(rows, np.ndarray) or info.dtype.names is None  # NumPy infers no structured dtype from lists
-    given = np.asarray(rows) if keep_dtype else np.asarray(rows, info.dtype)
+def as_rows(info: TableInfo, ids: Ids, rows: Any, shape: tuple[int, ...] | None = None) -> Array:
+    """Return rows of shape (len(ids), *shape of a row) in the table's dtype. ValueError: another shape, no safe cast.
+
+    shape: that in which the ids came; rows have it too."""
+    given = as_row_array(rows, info.dtype, ids, f"rows of table '{info.name}'")
     if given.dtype.names != info.dtype.names or not np.can_cast(given.dtype, info.dtype, "same_kind"):
         raise ValueError(f"rows are {given.dtype}; table '{info.name}' holds {info.dtype}")
-    shape = (len(ids), *info.shape)
-    if given.shape != shape:
-        raise ValueError(f"rows have shape {given.shape}; {len(ids)} ids of table '{info.name}' need {shape}")
-    return _stored(given, info.dtype, f"a row of table '{info.name}'")
+    wanted = (*(ids.shape if shape is None else shape), *info.shape)
+    if given.shape != wanted:
+        raise ValueError(f"rows have shape {given.shape}; {len(ids)} ids of table '{info.name}' need {wanted}")
+    return _stored(given.reshape(len(ids), *info.shape), info.dtype, f"a row of table '{info.name}'")
 
 
 def _stored(given: Array, dtype: np.dtype[Any], label: str) -> Array:
-    """Convert to the table's dtype. ValueError: an integer is out of its range, or a finite float would be infinite."""
+    """Convert to the table's dtype. ValueError: an integer is out of its range, text would be cut, or a finite float
+    would be infinite."""
     with np.errstate(over="ignore", invalid="ignore"):
         stored = np.ascontiguousarray(given, dtype)
     columns = [(given[name], stored[name]) for name in dtype.names] if dtype.names else [(given, stored)]
     for before, after in columns:
-        if before.dtype.kind not in "iufc" or before.dtype == after.dtype:
+        if before.dtype.kind not in "iufcSU" or before.dtype == after.dtype:
             continue
-        if after.dtype.kind in "fc":
+        if after.dtype.kind in "SU":
+            lost = before.dtype.kind != after.dtype.kind or after.astype(before.dtype) != before
+        elif after.dtype.kind in "fc":
             lost = np.isfinite(before) & ~np.isfinite(after)
         else:
             limits = np.iinfo(after.dtype)
             lost = (before < limits.min) | (before > limits.max)
         if lost.any():
-            raise ValueError(f"{label} holds {before[lost][0]}, which does not fit dtype {after.dtype}")
+            raise ValueError(f"{label} holds {before[lost].flat[0]}, which does not fit dtype {after.dtype}")
     return stored
 
 
@@ -281,10 +282,10 @@ def length(name: str) -> Request[int]:
     return Request([("TABLE.LEN", name)], lambda replies: int(replies[0]))
 
 
-def put(info: TableInfo, ids: ArrayLike, rows: ArrayLike, command: str = "TABLE.PUT") -> Request[None]:
+def put(info: TableInfo, ids: ArrayLike, rows: Any, command: str = "TABLE.PUT") -> Request[None]:
     """Build TABLE.PUT, or TABLE.ADD, which must not be repeated. Long input becomes several calls."""
-    keys = as_ids(ids)
-    values = as_rows(info, keys, rows)
+    keys, shape = as_id_array(ids, "ids")
+    values = as_rows(info, keys, rows, shape)
     chunks = slices(len(keys), info.width, PUT_BYTES)
     calls: list[Args] = [(command, info.name, blob(keys[chunk]), blob(values[chunk])) for chunk in chunks]
     return Request(calls, lambda replies: None, stream=True, once=command == "TABLE.ADD")
@@ -296,10 +297,16 @@ def get(
     default: float = 0.0,
     return_found: bool = False,
     fields: Sequence[str] | None = None,
+    out: Any = None,
+    as_: str = "numpy",
     at: View = None,
 ) -> Request[Any]:
-    keys = as_ids(ids)
+    keys, shape = as_id_array(ids, "ids")
     row = row_of_fields(info, fields)
+    element, row_shape = row.subdtype or (row, ())
+    shapes = (shape, (*shape, *row_shape))
+    filled = None if out is None else out_array(out, shapes[1], element, f"out= of table '{info.name}'")
+    memory = None if filled is None else filled.reshape(-1).view(np.uint8)
     options: Args = as_default(default)
     options += ("FIELDS", len(fields), *fields) if fields is not None else ()
     options += ("FOUND",) if return_found else ()
@@ -307,32 +314,56 @@ def get(
     chunks = slices(len(keys), row.itemsize, REPLY_BYTES)
     counts = [chunk.stop - chunk.start for chunk in chunks]
     calls: list[Args] = [("TABLE.GET", info.name, blob(keys[chunk]), *options) for chunk in chunks]
+    places = [None if memory is None else memory[one.start * row.itemsize : one.stop * row.itemsize] for one in chunks]
 
     def join(replies: list[Any]) -> Any:
         pairs = replies if return_found else [(reply, b"") for reply in replies]
-        rows = [parse_rows(info.name, pair[0], row, count) for pair, count in zip(pairs, counts, strict=True)]
+        rows = [
+            parse_rows(info.name, pair[0], row, count, place)
+            for pair, count, place in zip(pairs, counts, places, strict=True)
+        ]
+        result = in_form(_concatenate(rows).reshape(shapes[1]), as_) if out is None else out
         if not return_found:
-            return _concatenate(rows)
+            return result
         flags = [parse_flags(pair[1], count) for pair, count in zip(pairs, counts, strict=True)]
-        return _concatenate(rows), _concatenate(flags)
+        return result, in_form(_concatenate(flags).reshape(shape), as_)
 
     readers = [
-        ArrayReader((count * row.itemsize, count))
+        ArrayReader((count * row.itemsize, count), into=place)
         if return_found
-        else ArrayReader((count * row.itemsize,), is_alone=True)
-        for count in counts
+        else ArrayReader((count * row.itemsize,), is_alone=True, into=place)
+        for count, place in zip(counts, places, strict=True)
     ]
     return Request(calls, join, readers=readers)
 
 
 def contains(info: TableInfo, ids: ArrayLike, at: View = None) -> Request[NDArray[np.bool_]]:
-    keys = as_ids(ids)
+    keys, shape = as_id_array(ids, "ids")
     args: Args = ("TABLE.EXISTS", info.name, blob(keys), *as_at(at))
-    return Request([args], lambda replies: parse_flags(replies[0], len(keys)))
+    return Request([args], lambda replies: parse_flags(replies[0], len(keys)).reshape(shape))
 
 
 def delete(info: TableInfo, ids: ArrayLike) -> Request[int]:
-    return Request([("TABLE.DEL", info.name, blob(as_ids(ids)))], lambda replies: int(replies[0]))
+    keys, _ = as_id_array(ids, "ids")
+    return Request([("TABLE.DEL", info.name, blob(keys))], lambda replies: int(replies[0]))
+
+
+def ids_of(name: str, keys: Any, keep: bool = True, at: View = None) -> Request[Ids]:
+    """Build TABLE.IDS, in calls of at most KEYS_PER_CALL keys."""
+    given = as_array(keys, "keys", object)  # an array of S would lose NULs
+    words = given.reshape(-1).tolist()
+    bad = next((word for word in words if not isinstance(word, str | bytes)), None)
+    if bad is not None or None in words:
+        raise ValueError(f"keys hold {bad!r}; they must be text or bytes")
+    chunks = slices(len(words), 1, KEYS_PER_CALL) if words else []
+    options: Args = () if keep else ("ONLY",)
+    calls: list[Args] = [("TABLE.IDS", name, len(words[one]), *words[one], *options, *as_at(at)) for one in chunks]
+
+    def join(replies: list[Any]) -> Ids:
+        found = [np.frombuffer(reply, "<i8") for reply in replies]
+        return np.concatenate([np.empty(0, "<i8"), *found]).reshape(given.shape)
+
+    return Request(calls, join, stream=True)
 
 
 def pool(
@@ -341,8 +372,9 @@ def pool(
     offsets: ArrayLike,
     weights: ArrayLike | None = None,
     mode: str = "sum",
+    as_: str = "numpy",
     at: View = None,
-) -> Request[Array]:
+) -> Request[Any]:
     keys, starts = as_ids(ids), as_ids(offsets, "offsets")
     args: Args = ("TABLE.POOL", info.name, blob(keys), blob(starts))
     if weights is not None:
@@ -352,7 +384,11 @@ def pool(
     args += as_at(at)
     row = pooled_row(info)
     reader = ArrayReader((len(starts) * row.itemsize,), is_alone=True)
-    return Request([args], lambda replies: parse_rows(info.name, replies[0], row, len(starts)), readers=[reader])
+
+    def join(replies: list[Any]) -> Any:
+        return in_form(parse_rows(info.name, replies[0], row, len(starts)), as_)
+
+    return Request([args], join, readers=[reader])
 
 
 def scan(info: TableInfo, cursor: int | bytes, count: int, at: View = None) -> Request[tuple[int, Ids, Array]]:
@@ -365,7 +401,8 @@ def scan(info: TableInfo, cursor: int | bytes, count: int, at: View = None) -> R
 
 
 def gather(tables: Sequence[TableInfo], ids: Mapping[str, ArrayLike], at: View = None) -> Request[dict[str, Array]]:
-    keys = {info.name: as_ids(ids[info.name], f"ids of '{info.name}'") for info in tables}
+    shaped = {info.name: as_id_array(ids[info.name], f"ids of '{info.name}'") for info in tables}
+    keys = {name: flat for name, (flat, _) in shaped.items()}
     args: Args = ("TABLE.MGET", len(tables))
     for info in tables:
         args += (info.name, blob(keys[info.name]))
@@ -373,7 +410,8 @@ def gather(tables: Sequence[TableInfo], ids: Mapping[str, ArrayLike], at: View =
 
     def join(replies: list[Any]) -> dict[str, Array]:
         pairs = zip(tables, replies[0], strict=True)
-        return {info.name: parse_rows(info.name, rows, info.row_dtype, len(keys[info.name])) for info, rows in pairs}
+        found = {info.name: parse_rows(info.name, rows, info.row_dtype, len(keys[info.name])) for info, rows in pairs}
+        return {info.name: found[info.name].reshape((*shaped[info.name][1], *info.shape)) for info in tables}
 
     return Request([args], join, readers=[ArrayReader(tuple(len(keys[info.name]) * info.width for info in tables))])
 
@@ -510,15 +548,22 @@ def _fields(reply: Any) -> dict[str, Any]:
     return {_text(key): value for key, value in pairs}
 
 
-def parse_rows(name: str, reply: bytes | Array, row: np.dtype[Any], count: int) -> Array:
-    """Return rows (count, *shape) in a writable array. StaleTableError: the reply has another length."""
+def parse_rows(name: str, reply: bytes | Array, row: np.dtype[Any], count: int, into: Array | None = None) -> Array:
+    """Return rows (count, *shape) in a writable array, in the memory `into` if that is given.
+
+    StaleTableError: the reply has another length."""
     if len(reply) != count * row.itemsize:
         raise StaleTableError(
             f"table '{name}' sent {len(reply)} bytes for {count} rows of {row.itemsize} bytes: "
             "it was dropped and created anew; call forget() on the client and ask for the table again"
         )
     element, shape = row.subdtype or (row, ())
-    own = reply if isinstance(reply, np.ndarray) else np.frombuffer(reply, np.uint8).copy()
+    own = reply if isinstance(reply, np.ndarray) else np.frombuffer(reply, np.uint8)
+    if into is None:
+        own = own if own.flags.writeable else own.copy()
+    elif own is not into:
+        into[:] = own
+        own = into
     return own.view(element).reshape(count, *shape)
 
 

@@ -32,7 +32,7 @@ from .connection_settings import (
     raise_errors,
     wait_step,
 )  # fmt: skip
-from .requests import MAIN, Args, Array, Bags, Fields, Ids, Mode, Request, TableInfo, View, ViewInfo
+from .requests import MAIN, Args, Array, Bags, Fields, Form, Ids, Mode, Request, TableInfo, View, ViewInfo
 
 T = TypeVar("T")
 RAW: dict[str, Any] = {NEVER_DECODE: True}
@@ -94,15 +94,20 @@ class Table:
         """Ask the server how many ids are stored."""
         return self._client.run(requests.length(self.name))
 
-    def put(self, ids: ArrayLike, rows: ArrayLike) -> None:
-        """Store rows (n, *shape) under n ids. If an id is repeated, its last row stays.
+    def count(self) -> int:
+        """Ask the server how many ids are stored, as `len` does."""
+        return len(self)
 
-        The rows are durable on return. Up to 8 MiB of rows are one atomic write; more become several, in order.
+    def put(self, ids: ArrayLike, rows: Any) -> None:
+        """Store rows (*ids.shape, *shape) under ids of any shape. If an id is repeated, its last row stays.
+
+        Rows of several fields may be a DataFrame (pandas, polars), a pyarrow Table or a dict, with a column for each
+        field. The rows are durable on return. Up to 8 MiB of rows are one atomic write; more become several, in order.
         """
         self._client.run(requests.put(self._info, ids, rows))
 
-    def add(self, ids: ArrayLike, rows: ArrayLike) -> None:
-        """Add rows (n, *shape) to the stored ones. An absent row counts as zero.
+    def add(self, ids: ArrayLike, rows: Any) -> None:
+        """Add rows (*ids.shape, *shape) to the stored ones. An absent row counts as zero.
 
         Long input is split as in `put`. It is never sent twice: after a lost connection (ConnectionError or
         TimeoutError of redis.exceptions) it is unknown how much of it was applied.
@@ -116,6 +121,8 @@ class Table:
         default: float = ...,
         return_found: Literal[False] = ...,
         fields: Fields = ...,
+        out: Any = ...,
+        as_: Literal["numpy"] = ...,
         *,
         at: View = ...,
     ) -> Array: ...
@@ -127,31 +134,58 @@ class Table:
         *,
         return_found: Literal[True],
         fields: Fields = ...,
+        out: Any = ...,
+        as_: Literal["numpy"] = ...,
         at: View = ...,
     ) -> tuple[Array, NDArray[np.bool_]]: ...
+    @overload
+    def get(
+        self,
+        ids: ArrayLike,
+        default: float = ...,
+        return_found: bool = ...,
+        fields: Fields = ...,
+        out: Any = ...,
+        *,
+        as_: Literal["torch", "arrow"],
+        at: View = ...,
+    ) -> Any: ...
     def get(
         self,
         ids: ArrayLike,
         default: float = 0.0,
         return_found: bool = False,
         fields: Fields = None,
+        out: Any = None,
+        as_: Form = "numpy",
         *,
         at: View = None,
     ) -> Any:
-        """Return the rows of n ids as (n, *shape), absent ones filled with `default`; `return_found` adds bool (n,).
+        """Return the rows of ids as (*ids.shape, *shape), absent ones filled with `default`; `return_found` adds bool
+        of the shape of the ids.
 
-        fields: names in a structured table; the rows are then a packed structured array of these fields. Up to 64 MiB
-        are one reply, read from one version; more become several.
+        fields: names in a structured table; the rows are then a packed structured array of these fields. out: an array
+        or tensor to fill and return. as_: "numpy", "torch" or "arrow". Up to 64 MiB are one reply, read from one
+        version; more become several.
         """
-        return self._client.run(requests.get(self._info_at(at), ids, default, return_found, fields, at))
+        return self._client.run(requests.get(self._info_at(at), ids, default, return_found, fields, out, as_, at))
 
     def contains(self, ids: ArrayLike, *, at: View = None) -> NDArray[np.bool_]:
-        """Return for each id whether it is stored, as bool (n,)."""
+        """Return for each id whether it is stored, as bool of the shape of the ids."""
         return self._client.run(requests.contains(self._info, ids, at))
 
     def delete(self, ids: ArrayLike) -> int:
-        """Delete n ids, and return how many of them were stored."""
+        """Delete ids, and return how many of them were stored."""
         return self._client.run(requests.delete(self._info, ids))
+
+    def ids_of(self, keys: Any, keep: bool = True, *, at: View = None) -> Ids:
+        """Return the ids of entities that are named by text or bytes: a hash of 63 bits, the first 8 bytes of BLAKE2b
+        (digest size 8) as a little-endian integer without the highest bit.
+
+        The server keeps the keys in the table `<name>.keys`; ResponseError: a key has the id of another one. keep:
+        False only compares, and writes nothing.
+        """
+        return self._client.run(requests.ids_of(self.name, keys, keep, at))
 
     def pool(
         self,
@@ -159,15 +193,16 @@ class Table:
         offsets: ArrayLike,
         weights: ArrayLike | None = None,
         mode: Mode = "sum",
+        as_: Form = "numpy",
         *,
         at: View = None,
-    ) -> Array:
+    ) -> Any:
         """Reduce bags of rows as torch.nn.EmbeddingBag does; bag i begins at offsets[i] in `ids`.
 
         Returns (len(offsets), *shape), f8 for a table of 8-byte numbers, else f4. Absent ids are left out; a bag
         without rows is zero.
         """
-        return self._client.run(requests.pool(self._info_at(at), ids, offsets, weights, mode, at))
+        return self._client.run(requests.pool(self._info_at(at), ids, offsets, weights, mode, as_, at))
 
     def scan(self, batch: int = 4096, *, at: View = None) -> Iterator[tuple[Ids, Array]]:
         """Yield all (ids, rows) in no order, about `batch` at a time. A row that stays stored is seen at least once."""
@@ -248,7 +283,7 @@ class Client(redis.Redis):
     def gather(self, ids: Mapping[str, ArrayLike], *, at: View = None) -> dict[str, Array]:
         """Read rows of several tables in one call, from one version; absent rows are zero.
 
-        ids: {name: ids (n,)}. at: another view than the client's. Returns {name: rows (n, *shape)}.
+        ids: {name: ids of any shape}. at: another view than the client's. Returns {name: rows (*ids.shape, *shape)}.
         """
         return self.run(requests.gather(self.describe(list(ids), at), ids, at)) if ids else {}
 

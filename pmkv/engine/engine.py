@@ -59,7 +59,7 @@ class Engine:
         unix ms; files: the catalog and the run files, None for a store in memory; hot: bytes of the location cache."""
         self.pool, self.log = pool, Log(pool, durability, now)
         self.dram = IndexMemory(Arena(), CacheBudget(hot))
-        self._context = EngineContext(self.log, verify, files[0] if files else None, self._clear)
+        self._context = EngineContext(self.log, verify, files[0] if files else None, self._clear, self._made_table)
         self._last_decision = 0  # LSN of the last decision: a name may be missing because of it
         self.heads = ViewSet(self._new_tree)
         self.open_views: dict[str, OpenView] = {}  # by name: every head, and each snapshot that was read
@@ -251,6 +251,12 @@ class Engine:
                 f"not with rows of {wanted} and rows={rows}"
             )
         return existing
+
+    def _made_table(self, name: str, dtype: str, head: str) -> Table:
+        """Return a table of a head, created if it has none of this name."""
+        with contextlib.suppress(ExistsError):  # another thread may have been faster
+            return self.create_table(name, dtype, None, head)
+        return self.table(name, head)
 
     def drop_table(self, name: str, head: str = MAIN) -> None:
         """Remove a table with all its rows."""

@@ -18,6 +18,7 @@ from ..errors import InvalidError, PmkvError, UnknownNameError
 from ..log.log import Log
 from ..versions.layer import Layer, LayerTree
 from ..versions.view_set import KEYSPACES, MAIN, UNDO, ViewEntry, keyspace_name
+from .entity_ids import KEPT_KEY, KEYS_SUFFIX
 from .keyspace import Keyspace
 from .table import Table
 
@@ -28,12 +29,14 @@ T = TypeVar("T")
 class EngineContext:
     """The services that the collections of all views share.
 
-    clear: empties a keyspace of a head by a decision, and returns its LSN; names: the ordered directory of keys."""
+    clear: empties a keyspace of a head by a decision, and returns its LSN; create: makes sure that a head has a
+    table of this name, of a dtype if it is new; names: the ordered directory of keys."""
 
     log: Log
     verify: bool
     names: Catalog | None
     clear: Callable[[str, int], int]
+    create: Callable[[str, str, str], Table]
 
 
 class OpenView:
@@ -95,7 +98,8 @@ class OpenView:
         for tree in [trees[part] for part in view.parts if trees[part].decision is not None]:
             table = self._tables.get(tree.number)
             if table is None:
-                table = Table(self._top(tree), self._ground.log, self._ground.verify, self.readonly)
+                ground = self._ground
+                table = Table(self._top(tree), ground.log, ground.verify, self.readonly, self._keys_beside)
             else:
                 table.stand_on(self._top(tree))
             kept[tree.number] = table
@@ -155,6 +159,15 @@ class OpenView:
             self._ground.log.wait_durable_if_free(self._ground.log.lsn)  # a pending decision may be why it is missing
             raise UnknownNameError(f"there is no table {name!r}; there are: {', '.join(sorted(tables)) or 'none'}")
         return tables[name]
+
+    def _keys_beside(self, name: str, create: bool) -> Table | None:
+        """Return the table that keeps the keys of the ids of table `name`. None: there is none, and none is created, as
+        nobody wants it or the view takes no writes."""
+        self.guard()
+        beside = self.tables.get(name + KEYS_SUFFIX)
+        if beside is None and create and self.readonly is None and not self._ground.log.readonly:
+            beside = self._ground.create(name + KEYS_SUFFIX, KEPT_KEY, self.view.name)
+        return beside
 
     def gather(self, wanted: Mapping[str, npt.ArrayLike], default: Any = 0.0) -> dict[str, np.ndarray]:
         """Read rows of several tables at one moment: {name: ids} to {name: rows}."""

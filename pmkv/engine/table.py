@@ -7,7 +7,7 @@ dtypes are checked here, so that kernels need not. Waiting for durability happen
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,14 +25,18 @@ from ..log.segments import Reserve
 from ..runtime.jit import FEW_ELEMENTS
 from ..runtime.scheduling import no_yield, yield_cpu
 from ..versions.layer import Layer
+from .array_forms import as_id_array, as_row_array, in_form, out_array
 from .casting import add_rows, cast_default, cast_values
 from .collection import Collection
+from .entity_ids import KEPT_KEY, as_keys, ids_of_keys, refuse_collisions
 from .row_schema import can_become, dtype_from
 
 PIPELINED_FRAMES = 6  # frames of one piece of a long put: one is flushed while the next is filled
 MAX_LOCKED_ROWS = FEW_ELEMENTS  # a batch of up to so many rows is indexed under one hold of locks.state
+KEPT_AT_ONCE = 1 << 16  # keys that `ids_of` keeps in one batch
 IDS_ONLY = np.empty(0, np.uint8)
 
+KeysBeside = Callable[[str, bool], "Table | None"]  # by the table's name; whether it is created if there is none
 Written = tuple[np.ndarray, np.ndarray, int]  # ids of a frame, where their rows stand, its LSN
 
 
@@ -40,8 +44,10 @@ class Table(Collection):
     """A table of a view, made by `Store.create_table`. Safe for threads; each call is atomic (put up to 16 MiB, then in
     atomic pieces)."""
 
-    def __init__(self, top: Layer, log: Log, verify: bool = True, readonly: str | None = None) -> None:
+    def __init__(self, top: Layer, log: Log, verify: bool, readonly: str | None, keys_beside: KeysBeside) -> None:
+        """keys_beside: returns the table that keeps the keys of this one's ids."""
         super().__init__(top, log, verify, readonly)
+        self._keys_beside = keys_beside
         decision = top.tree.decision
         assert decision is not None
         self.id, self.name, self.rows = decision["id"], decision["name"], decision["rows"]
@@ -55,19 +61,14 @@ class Table(Collection):
     # arguments
 
     def _ids(self, ids: npt.ArrayLike) -> np.ndarray:
-        array = np.asarray(ids)
-        if array.size == 0:
-            return np.empty(0, np.int64)
-        if array.ndim != 1 or array.dtype.kind not in "iu":
-            raise InvalidError(
-                f"ids of table {self.name!r} must be integers in one dimension, not {array.dtype} of shape "
-                f"{array.shape}"
-            )
-        if array.dtype == np.uint64 and array.max() > np.uint64(np.iinfo(np.int64).max):
-            raise InvalidError(
-                f"an id of table {self.name!r} is {array.max()}: ids are int64, at most {np.iinfo(np.int64).max}"
-            )
-        return np.ascontiguousarray(array, np.int64)
+        """Return ids in one dimension, int64[n]."""
+        return self._shaped_ids(ids)[0]
+
+    def _shaped_ids(self, ids: npt.ArrayLike) -> tuple[np.ndarray, tuple[int, ...]]:
+        """Return ids in one dimension, and the shape that they came in."""
+        if type(ids) is np.ndarray and ids.dtype == np.int64 and ids.ndim == 1 and ids.flags.c_contiguous:
+            return ids, ids.shape
+        return as_id_array(ids, f"ids of table {self.name!r}")
 
     def _bounded(self, ids: np.ndarray) -> np.ndarray:
         if self.rows is not None and ids.size and (ids.min() < 0 or ids.max() >= self.rows):
@@ -77,20 +78,20 @@ class Table(Collection):
             )
         return ids
 
-    def _rows(self, rows: npt.ArrayLike, count: int) -> np.ndarray:
-        """Rows as stored, uint8[count * width]."""
-        wanted = (count, *self.shape)
+    def _rows(self, rows: Any, ids: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """Return rows as stored, uint8[n * width]. ids: int64[n], which came in this shape."""
+        wanted = (*shape, *self.shape)
         if isinstance(rows, bytes | bytearray | memoryview):
-            if memoryview(rows).nbytes != count * self.width:
+            if memoryview(rows).nbytes != ids.size * self.width:
                 raise InvalidError(
-                    f"{memoryview(rows).nbytes:,} bytes are not {count:,} rows of table {self.name!r}, of "
+                    f"{memoryview(rows).nbytes:,} bytes are not {ids.size:,} rows of table {self.name!r}, of "
                     f"{self.width} bytes each"
                 )
             return np.frombuffer(rows, np.uint8)
-        array = np.asarray(rows)
+        array = as_row_array(rows, self.dtype, ids, f"rows of table {self.name!r}")
         if array.shape != wanted:
             raise InvalidError(
-                f"rows of shape {array.shape} do not fit table {self.name!r}: {count} ids need shape {wanted}"
+                f"rows of shape {array.shape} do not fit table {self.name!r}: {ids.size} ids need shape {wanted}"
             )
         if array.dtype != self.dtype and not can_become(array.dtype, self.dtype):
             raise InvalidError(
@@ -108,8 +109,9 @@ class Table(Collection):
 
     def check_rows(self, ids: npt.ArrayLike, rows: npt.ArrayLike) -> tuple[np.ndarray, np.ndarray]:
         """Copies of ids and rows as a later put would take them; refuses what does not fit."""
-        ids = self._bounded(self._ids(ids)).copy()
-        return ids, self._rows(rows, ids.size).copy().view(self.dtype).reshape(ids.size, *self.shape)
+        flat, shape = self._shaped_ids(ids)
+        raw = self._rows(rows, self._bounded(flat), shape)
+        return flat.copy(), raw.copy().view(self.dtype).reshape(flat.size, *self.shape)
 
     def absent_row(self, default: Any) -> np.ndarray:
         """Return the row that stands for an absent one."""
@@ -123,33 +125,55 @@ class Table(Collection):
     # reading
 
     def get(
-        self, ids: npt.ArrayLike, default: Any = 0.0, return_found: bool = False, fields: Sequence[str] | None = None
+        self,
+        ids: npt.ArrayLike,
+        default: Any = 0.0,
+        return_found: bool = False,
+        fields: Sequence[str] | None = None,
+        out: Any = None,
+        as_: str = "numpy",
     ) -> Any:
-        """Rows of `ids` (int64[n]) as an array of shape (n, *shape); `default` fills those that are absent.
+        """Rows of ids of any shape, as an array of shape (*ids.shape, *shape); `default` fills those that are absent.
 
-        return_found: also bool[n]. fields: only these of a structured dtype, packed. All of one moment."""
-        out, found = self._gather(self._ids(ids), self._default(default))
-        rows = out.view(self.dtype).reshape(found.size, *self.shape)
+        return_found: also bool of ids.shape. fields: only these of a structured dtype, packed. out: an array to fill
+        and return. as_: "numpy", "torch" or "arrow". All of one moment."""
+        flat, shape = self._shaped_ids(ids)
+        filled = None if out is None else self._out(out, shape, fields)
+        buffer = filled.reshape(-1).view(np.uint8) if filled is not None and fields is None else None
+        raw, found = self._gather(flat, self._default(default), buffer)
+        rows = raw.view(self.dtype).reshape((*shape, *self.shape))
         if fields is not None:
-            rows = self._fields(rows, fields)
-        return (rows, found.view(np.bool_)) if return_found else rows
+            rows = self._fields(rows, fields, filled)
+        result = in_form(rows, as_) if out is None else out
+        return (result, in_form(found.view(np.bool_).reshape(shape), as_)) if return_found else result
 
-    def _fields(self, rows: np.ndarray, fields: Sequence[str]) -> np.ndarray:
+    def _out(self, out: Any, shape: tuple[int, ...], fields: Sequence[str] | None) -> np.ndarray:
+        dtype = self.dtype if fields is None else self._packed(fields)
+        return out_array(out, (*shape, *self.shape), dtype, f"out= of table {self.name!r}")
+
+    def _packed(self, fields: Sequence[str]) -> np.dtype:
+        """Return the dtype of these fields, packed. InvalidError: there is no such field."""
         missing = [field for field in fields if field not in (self.dtype.names or ())]
         if missing:
             raise InvalidError(
                 f"table {self.name!r} has no field {missing[0]!r}; it has "
                 f"{', '.join(self.dtype.names or ()) or 'no fields'}"
             )
-        packed = np.empty(rows.shape, [(field, self.dtype[field]) for field in fields])
+        return np.dtype([(field, self.dtype[field]) for field in fields])
+
+    def _fields(self, rows: np.ndarray, fields: Sequence[str], into: np.ndarray | None) -> np.ndarray:
+        packed = np.empty(rows.shape, self._packed(fields)) if into is None else into
         for field in fields:
             packed[field] = rows[field]
         return packed
 
-    def _gather(self, ids: np.ndarray, default: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return rows as uint8[n * width] and found as uint8[n]."""
+    def _gather(
+        self, ids: np.ndarray, default: np.ndarray, into: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return rows as uint8[n * width], in `into` if that is given, and found as uint8[n]."""
         found, lsn, data = self._find(ids)
-        out, present = np.empty(ids.size * self.width, np.uint8), np.empty(ids.size, np.uint8)
+        out = np.empty(ids.size * self.width, np.uint8) if into is None else into
+        present = np.empty(ids.size, np.uint8)
         bad = gather_rows(data, found, ids, self.width, self._owner, default, self._verify, out, present)
         if bad >= 0:
             self._complain(int(ids[bad]), found[bad])
@@ -177,21 +201,29 @@ class Table(Collection):
         )
 
     def contains(self, ids: npt.ArrayLike) -> np.ndarray:
-        """Return bool[n]: which ids exist."""
-        found, lsn, _ = self._find(self._ids(ids))
+        """Return bool of the shape of the ids: which exist."""
+        flat, shape = self._shaped_ids(ids)
+        found, lsn, _ = self._find(flat)
         self._log.wait_durable(lsn)
-        return lives(found)
+        return lives(found).reshape(shape)
 
     def pool(
-        self, ids: npt.ArrayLike, offsets: npt.ArrayLike, weights: npt.ArrayLike | None = None, mode: str = "sum"
-    ) -> np.ndarray:
+        self,
+        ids: npt.ArrayLike,
+        offsets: npt.ArrayLike,
+        weights: npt.ArrayLike | None = None,
+        mode: str = "sum",
+        as_: str = "numpy",
+    ) -> Any:
         """Bags of rows reduced to one row each, as torch.nn.EmbeddingBag: bag b is ids[offsets[b] : offsets[b +
         1]], the last one ends with the ids.
 
         weights: f4[n], with mode "sum" only; mode: "sum", "mean", "max". Ids that are absent are left out (as
         padding_idx), an empty bag
         is zeros. Result: float32 for tables of f2 and f4, else float64; shape (bags, *shape)."""
-        ids = self._ids(ids)
+        ids, shape = self._shaped_ids(ids)
+        if len(shape) != 1:
+            raise InvalidError(f"ids of bags have one dimension, not shape {shape}: give ids.reshape(-1) and offsets")
         starts = self._offsets(offsets, ids)
         real = self._pooled_dtype(mode)
         scale = np.empty(0, real) if weights is None else self._weights(weights, ids.size, mode, real)
@@ -199,7 +231,7 @@ class Table(Collection):
         rows = out.view(self.dtype).reshape(ids.size, self.width // self.dtype.itemsize).astype(real, copy=False)
         pooled = np.zeros((starts.size, rows.shape[1]), real)
         pool_rows(rows, found, scale, MODES[mode], starts, pooled)
-        return pooled.reshape(starts.size, *self.shape)
+        return in_form(pooled.reshape(starts.size, *self.shape), as_)
 
     def _pooled_dtype(self, mode: str) -> np.dtype:
         if self.dtype.kind not in "fiub":
@@ -232,13 +264,55 @@ class Table(Collection):
             raise InvalidError(f"weights must be {count} numbers, one an id, not {scale.dtype} of shape {scale.shape}")
         return cast_values(scale, real, "weights")
 
+    # ids of entities that are named by text
+
+    def ids_of(self, keys: Any, keep: bool = True) -> np.ndarray:
+        """Return the ids of entities that are named by text or bytes: a hash of 63 bits (pmkv/engine/entity_ids.py).
+
+        The keys are kept in the table `<name>.keys`, and a key with the id of another one is refused (InvalidError).
+        keep: False only compares, and writes nothing; so does a snapshot."""
+        label = f"keys of table {self.name!r}"
+        if self.rows is not None:
+            raise InvalidError(f"{label}: it is dense, its ids are 0 to {self.rows - 1}; hashes need one of any ids")
+        names, shape = as_keys(keys, label)
+        ids = ids_of_keys(names)
+        beside = self._keys_beside(self.name, keep)
+        if beside is None:
+            refuse_collisions(ids, names, np.empty(ids.size, KEPT_KEY), np.zeros(ids.size, bool), label)
+            return ids.reshape(shape)
+        for start in range(0, ids.size, KEPT_AT_ONCE):
+            piece = slice(start, start + KEPT_AT_ONCE)
+            beside.keep_keys(ids[piece], names[piece], label, keep)
+        return ids.reshape(shape)
+
+    def keep_keys(self, ids: np.ndarray, keys: Sequence[bytes], label: str, keep: bool) -> None:
+        """Compare keys with those that this table keeps, and add those that it has not. For `ids_of` of another."""
+        longest = max(map(len, keys))
+        if self.row_dtype.kind != "S" or longest > self.width:
+            raise InvalidError(
+                f"{label} are up to {longest} bytes long, and table {self.name!r} keeps rows of {self.row_dtype}: "
+                f"create it with dtype 'S{longest}' first"
+            )
+        kept, found = self.get(ids, return_found=True)
+        refuse_collisions(ids, keys, kept, found, label)
+        if found.all() or not keep or self._readonly is not None or self._log.readonly:
+            return
+        self._guard_write()
+        with self._log.locks.append, self._log.locks.state, self._log.deferred():
+            kept, found = self.get(ids, return_found=True)  # another thread may have added keys since
+            refuse_collisions(ids, keys, kept, found, label)
+            new, first = np.unique(ids[~found], return_index=True)
+            rows = np.array(keys, self.row_dtype)[~found][first]
+            lsn = self._write(new, rows.view(np.uint8), 0) if new.size else self._changed
+        self._log.wait_durable(lsn)
+
     # writing
 
     def put(self, ids: npt.ArrayLike, rows: npt.ArrayLike) -> None:
-        """Store rows, shape (n, *shape), under ids, int64[n]; the last of equal ids wins. Atomic up to 16 MiB;
-        more is applied in atomic pieces."""
-        ids = self._bounded(self._ids(ids))
-        raw = self._rows(rows, ids.size)
+        """Store rows, shape (*ids.shape, *shape), under ids; the last of equal ids wins. Atomic up to 16 MiB; more is
+        applied in atomic pieces. Rows of several fields may be a DataFrame, with a column for each field."""
+        ids, shape = self._shaped_ids(ids)
+        raw = self._rows(rows, self._bounded(ids), shape)
         self._guard_write()
         piece, lsn, before = self._atomic(self.width), 0, 0
         if ids.size > piece:  # short ones: one is made durable while the next is filled, and the last one is waited for
@@ -253,9 +327,9 @@ class Table(Collection):
 
     def add(self, ids: npt.ArrayLike, rows: npt.ArrayLike) -> None:
         """Add to rows, absent ones counting as zeros; equal ids add up. Atomic as put."""
-        ids = self._bounded(self._ids(ids))
+        ids, shape = self._shaped_ids(ids)
         self.check_adds()
-        change = self._rows(rows, ids.size).view(self.dtype).reshape(ids.size, *self.shape)
+        change = self._rows(rows, self._bounded(ids), shape).view(self.dtype).reshape(ids.size, *self.shape)
         self._guard_write()
         with self._log.locks.append, self._log.locks.state, self._log.deferred():
             unique, where = np.unique(ids, return_inverse=True)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from ..errors import ConflictError
 from ..log.format import frame_size
+from .array_forms import as_id_array, in_form, out_array
 from .casting import add_rows
 from .engine import Engine
 from .keyspace import Keyspace, Pairs
@@ -162,9 +163,11 @@ class TableWrites:
         """Was the table dropped meanwhile?"""
         return self._table.is_gone
 
-    def get(self, ids: npt.ArrayLike, default: Any = 0.0, return_found: bool = False) -> Any:
-        """Rows, as written here or as stored."""
-        wanted = np.asarray(ids)
+    def get(
+        self, ids: npt.ArrayLike, default: Any = 0.0, return_found: bool = False, out: Any = None, as_: str = "numpy"
+    ) -> Any:
+        """Rows, as written here or as stored. out, as_: as those of `Table.get`."""
+        wanted, shape = as_id_array(ids, f"ids of table {self._table.name!r}")
         with self._table.as_writer():
             rows, found = self._table.get(wanted, default, return_found=True)
         absent = self._table.absent_row(default)
@@ -173,11 +176,21 @@ class TableWrites:
             hits = [(at, place[int(one)]) for at, one in enumerate(wanted) if int(one) in place]
             for at, source in hits:
                 rows[at], found[at] = (absent, False) if values is None else (values[source], True)
-        return (rows, found) if return_found else rows
+        rows, found = rows.reshape((*shape, *self._table.shape)), in_form(found.reshape(shape), as_)
+        if out is None:
+            result = in_form(rows, as_)
+        else:
+            out_array(out, rows.shape, rows.dtype, f"out= of table {self._table.name!r}")[...] = rows
+            result = out
+        return (result, found) if return_found else result
 
     def contains(self, ids: npt.ArrayLike) -> np.ndarray:
-        """bool[n]: which ids are there."""
+        """Return bool of the shape of the ids: which are there."""
         return self.get(ids, return_found=True)[1]
+
+    def ids_of(self, keys: Any, keep: bool = True) -> np.ndarray:
+        """Return the ids of entities as `Table.ids_of` does; keys are kept at once, committed or not."""
+        return self._table.ids_of(keys, keep)
 
     def put(self, ids: npt.ArrayLike, rows: npt.ArrayLike) -> None:
         """Write rows at the end of the transaction."""
@@ -194,7 +207,8 @@ class TableWrites:
 
     def delete(self, ids: npt.ArrayLike) -> int:
         """Delete at the end; how many were there?"""
-        there = np.unique(np.asarray(ids)[self.contains(ids)])
+        some, _ = as_id_array(ids, f"ids of table {self._table.name!r}")
+        there = np.unique(some[self.contains(some)])
         self._writes.append((there, None))
         return int(there.size)
 

@@ -422,3 +422,33 @@ def test_what_was_acknowledged_is_found_after_a_kill(tmp_path: Path) -> None:
         server.process.wait()
     with served(*options) as server, pmkv_client.connect(f"pmkv://127.0.0.1:{server.port}") as client:
         assert np.array_equal(client.table("items").get(np.arange(1000)), rows)
+
+
+def test_arrays_as_people_have_them(client: pmkv_client.Client, embedded: pmkv.Store) -> None:
+    ids = np.arange(40_000, dtype=np.uint32).reshape(200, 200)
+    rows = np.random.default_rng(1).random((200, 200, 16), np.float32)
+    places = {"id": [7, 9], "price": [1.5, 2.5], "name": ["Zoë", "b"]}
+    for store in (embedded, client):
+        items = store.create_table("items", ("f4", 16))
+        items.put(ids, rows)
+        out = np.empty_like(rows)
+        assert items.get(ids, out=out) is out and np.array_equal(out, rows)
+        assert np.array_equal(items.get(ids.T), rows.transpose(1, 0, 2))
+        assert np.array_equal(store.gather({"items": ids[:2, :3]})["items"], rows[:2, :3])
+        named = store.create_table("places", [("price", "f4"), ("name", "S8")])
+        named.put([7, 9], places)
+        assert named.get([9], as_="arrow").to_pylist() == [{"price": 2.5, "name": b"b"}]
+        assert items.ids_of(["user:1"]).tolist() == [1304368944307141588]
+        assert store.table("items.keys").get([1304368944307141588]).tolist() == [b"user:1"]
+    assert client.table("items").count() == 40_000
+
+
+async def test_arrays_as_people_have_them_awaited(server: Served) -> None:
+    async with pmkv_client.connect_async(f"pmkv://127.0.0.1:{server.port}") as client:
+        items = await client.create_table("awaited", ("f4", 16), exist_ok=True)
+        ids = np.arange(4000).reshape(2, 2000)
+        await items.put(ids, np.ones((2, 2000, 16)))
+        out = np.zeros((2, 2000, 16), "f4")
+        assert await items.get(ids, out=out) is out and out.all() and await items.count() == 4000
+        assert (await items.ids_of(["user:1"])).tolist() == [1304368944307141588]
+        await client.drop_table("awaited")

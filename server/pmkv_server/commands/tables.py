@@ -32,6 +32,7 @@ command = group.command
 
 HEAVY_READ_BYTES = 4 << 20  # reads of more rows run in a worker
 HEAVY_PUT = 128 << 10  # bytes; longer puts run in a worker, while the loop serves other clients
+HEAVY_HASHES = 1 << 10  # more keys are hashed and compared in a worker
 MODES = (b"SUM", b"MEAN", b"MAX")
 
 
@@ -263,6 +264,28 @@ def delete(session: Session, arguments: list[bytes]) -> Reply:
     Syntax: TABLE.DEL name ids
     """
     return integer(int(_table_of(session, arguments[1]).delete(_ids(arguments[2]))))
+
+
+def _names_many(session: Session, arguments: list[bytes]) -> bool:
+    return len(arguments) > HEAVY_HASHES
+
+
+@command("table.ids", -4, "write denyoom", heavy=_names_many)
+def ids_of(session: Session, arguments: list[bytes]) -> Reply:
+    """Return the int64 ids of entities named by keys, and keep the keys in `name.keys`.
+
+    An id is the first 8 bytes of BLAKE2b (digest size 8), little-endian, without the highest bit. A key with the id of
+    another one is refused. ONLY compares, and keeps nothing.
+
+    Syntax: TABLE.IDS name n key [key ...] [ONLY] [AT view]
+    """
+    count = parse_int(arguments[2], "ERR the number of keys is not a positive integer", 1, 1 << 20)
+    words = arguments[3 + count :]
+    if len(arguments) < 3 + count:
+        raise CommandError(f"ERR syntax error: {count} keys are said to follow, here are {len(arguments) - 3}")
+    keep = not (words and words[0].upper() == b"ONLY")
+    table = _table_of(session, arguments[1], _at(words if keep else words[1:]))
+    return _blob(table.ids_of([bytes(key) for key in arguments[3 : 3 + count]], keep))
 
 
 @command("table.exists", -3, "readonly", heavy=_writes_much)

@@ -14,8 +14,8 @@ import pmkv_client
 from pmkv_client import AsyncClient, AsyncTable, Table
 from tests.unit.client.scripted import Scripted, eager
 
-METHODS = ["put", "add", "get", "contains", "delete", "pool", "scan"]
-READS = ["get", "contains", "pool", "scan"]
+METHODS = ["put", "add", "get", "contains", "delete", "ids_of", "pool", "scan"]
+READS = ["get", "contains", "ids_of", "pool", "scan"]
 ATTRIBUTES = ["name", "id", "dtype", "shape", "row_dtype", "width", "rows"]
 
 
@@ -67,7 +67,7 @@ async def test_the_layout_is_asked_once_awaited(scripted: Scripted) -> None:
 
 def test_the_length_is_awaited() -> None:
     table = pmkv_client.connect_async().table("items")
-    with pytest.raises(TypeError, match=r"await table.length\(\)"):
+    with pytest.raises(RuntimeError, match=r"await table.count\(\)"):
         len(table)
     assert table and pickle.loads(pickle.dumps(table)).name == "items"
 

@@ -164,7 +164,7 @@ def test_wrong_offsets_are_refused(engine: Engine, offsets: list, words: str) ->
         ([1, 2], [[1.0, 2.0]], r"shape \(1, 2\).*2 ids need shape \(2, 2\)"),
         ([1], [[1j, 2]], "complex128.*float32"),
         ([1.5], [[1.0, 2.0]], "integers.*float64"),
-        ([[1]], [[1.0, 2.0]], "one dimension"),
+        ([[1]], [[1.0, 2.0]], r"1 ids need shape \(1, 1, 2\)"),
         ([2**63], [[1.0, 2.0]], "at most 9223372036854775807"),
         ([1], b"abc", "3 bytes are not 1 rows.*of 8 bytes each"),
         (["a"], [[1.0, 2.0]], "integers"),
@@ -282,3 +282,28 @@ def test_scans_of_any_batch_size_end_and_meet_all(engine: Engine, rows: int | No
     for cursor in (-1, 1 << 64):
         with pytest.raises(InvalidError, match="is no cursor"):
             table.scan_from(cursor)
+
+
+def test_ids_of_any_shape(engine: Engine) -> None:
+    table = engine.create_table("t", ("f4", 2))
+    ids = np.array([[1, 2, 3], [4, 5, 6]], np.int16)
+    table.put(ids, np.arange(12.0).reshape(2, 3, 2))
+    assert table.get(ids.T)[2, 1].tolist() == [10, 11] and table.get(ids[:, :0]).shape == (2, 0, 2)
+    table.add(ids[:1], np.ones((1, 3, 2)))
+    rows, found = table.get([[1], [9]], return_found=True)
+    assert rows.tolist() == [[[1, 2]], [[0, 0]]] and found.tolist() == table.contains([[1], [9]]).tolist() == [[1], [0]]
+    assert table.get(6).tolist() == [10, 11] and table.delete(ids) == 6
+    with pytest.raises(InvalidError, match="ids of bags have one dimension"):
+        table.pool(ids, [0])
+
+
+def test_a_get_fills_the_memory_it_is_given(engine: Engine) -> None:
+    table = engine.create_table("t", [("a", "i4"), ("b", "f4", (2,))])
+    table.put([3], {"a": [7], "b": [[1, 2]]})
+    whole, part = np.empty((2,), table.dtype), np.empty((2,), [("b", "f4", (2,))])
+    assert table.get([3, 4], out=whole) is whole and whole["a"].tolist() == [7, 0]
+    assert table.get([3, 4], fields=["b"], out=part) is part and part["b"].tolist() == [[1, 2], [0, 0]]
+    with pytest.raises(InvalidError, match="out= of table 't' has dtype"):
+        table.get([3, 4], fields=["a"], out=part)
+    assert table.get(3).shape == () and table.get(3)["a"] == 7
+    assert table.get([3], as_="arrow").to_pylist() == [{"a": 7, "b": [1.0, 2.0]}]

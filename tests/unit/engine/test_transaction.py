@@ -262,3 +262,16 @@ def test_deletes_find_room_in_a_full_pool_and_additions_do_not() -> None:
     engine.versions.undo()
     engine.versions.delete_view("s")
     engine.check()
+
+
+def test_ids_of_any_shape_in_a_transaction() -> None:
+    engine = small_engine()
+    table = engine.create_table("t", ("f4", 2))
+    table.put([1], [[1, 1]])
+    writes = Transaction(engine).table("t")
+    writes.put([[2], [3]], np.full((2, 1, 2), 5))
+    out = np.empty((2, 2, 2), "f4")
+    assert writes.get([[1, 2], [3, 4]], out=out) is out and out[:, :, 0].tolist() == [[1, 5], [5, 0]]
+    assert writes.contains([[1, 2], [3, 4]]).tolist() == [[True, True], [True, False]]
+    assert writes.delete([[1, 3]]) == 2 and writes.get(2, as_="arrow").to_pylist() == [5, 5]
+    assert (writes.ids_of(["a"]) == table.ids_of(["a"])).all()

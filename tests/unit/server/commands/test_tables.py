@@ -202,3 +202,14 @@ def test_flags_and_keys_do_not_mix(items: Client) -> None:
         TABLE.DROP items => OK
         GET items => "1"
     """)
+
+
+def test_ids_of_keys(items: Client, store: Any) -> None:
+    assert rows_of(items("TABLE.IDS", "items", 2, "user:1", b"\xff"), "<i8")[0] == 1304368944307141588
+    assert rows_of(items("TABLE.IDS", "items", 1, "ONLY", "ONLY")) and len(store.table("items.keys")) == 2
+    store.table("items.keys").put(store.table("items").ids_of(["x"]), np.array([b"y"], "S64"))
+    assert "keys b'y' and b'x' have the same id" in items.says("TABLE.IDS items 1 x")
+    items.follows("""
+        TABLE.IDS items 3 a b => -ERR syntax error: 3 keys are said to follow, here are 2
+        TABLE.IDS items 1 a SOMETIMES x => -ERR syntax error near 'SOMETIMES'
+    """)
