@@ -57,7 +57,8 @@ class DataDirectory:
             self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise InvalidError(
-                f"the data directory {path} cannot be used: {error.strerror}; choose another, or open it readonly"
+                f"the data directory {path} cannot be used: {error.strerror}; choose another directory, or give this "
+                "user the right to write to it"
             ) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -65,7 +66,8 @@ class DataDirectory:
             holder = os.pread(self._lock, 32, 0).decode(errors="replace").strip() or "unknown"
             self.close()
             raise LockedError(
-                f"{path} is locked by process {holder}: stop it, or open the store readonly=True"
+                f"{path} is locked by process {holder}: stop it first; a program may read beside it by "
+                "pmkv.open(..., readonly=True)"
             ) from error
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
@@ -124,7 +126,7 @@ class DataDirectory:
         except OSError as error:
             raise LockedError(
                 f"the pool {path} is in use by another process, which does not use the lock file of {self.path}: "
-                "stop it, or open the store readonly=True"
+                "stop it first; a program may read beside it by pmkv.open(..., readonly=True)"
             ) from error
 
     @property

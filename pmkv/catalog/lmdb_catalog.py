@@ -377,6 +377,8 @@ class LmdbCatalog:
             return FormatError(f"{what}: it was written by another version of LMDB")
         if "already open" in str(error):
             return LockedError(f"{what}: close the store that has it open")
+        if code in (errno.EMFILE, errno.ENFILE):
+            return PmkvError(f"{what}: raise the limit of open files (ulimit -n)")
         if isinstance(error, lmdb.ReadersFullError):
             return PmkvError(f"{what}: too many processes read it; close some")
         if code in (errno.EACCES, errno.EPERM, errno.EROFS):

@@ -6,12 +6,15 @@ appends a MARK to an idle log.
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 
 from ..errors import FullError, PmkvError
 from ..runtime.scheduling import short_slice
 from .log import Log
+
+log = logging.getLogger("pmkv")
 
 IDLE_S = 0.1  # without a frame; then a MARK is due
 SYNC_INTERVAL_S = 1.0  # between syncs with durability="interval"
@@ -52,17 +55,31 @@ class Flusher(threading.Thread):
         short_slice()
         while (request := self._next()) != "stop":
             try:
-                if request == "flush":
-                    self._flush_requested = False
-                    self._log.flush(self._log.complete_lsn)  # does not wait for the frame that is being written
-                elif request == "prefault":
-                    self._prefault_requested = False
-                    self._log.prefault_pages()
-                elif request == "tick":
-                    self._tick()
+                self._serve(request)
             except PmkvError:
                 # The log remembers its failure and raises it in every thread that waits for it.
                 continue
+            except Exception as error:
+                self._fail(request, error)
+
+    def _serve(self, request: str) -> None:
+        if request == "flush":
+            self._flush_requested = False
+            self._log.flush(self._log.complete_lsn)  # does not wait for the frame that is being written
+        elif request == "prefault":
+            self._prefault_requested = False
+            self._log.prefault_pages()
+        elif request == "tick":
+            self._tick()
+
+    def _fail(self, request: str, error: Exception) -> None:
+        """Go on after an unexpected error (no memory, a mistake of ours), and release those who wait for a flush.
+
+        Without the thread they would wait for ever."""
+        log.error("the flush thread failed (%s)", request, exc_info=error)
+        if request != "prefault" and not self._log.failed:
+            self._log.group_commit.fail(error)
+            self._log.group_commit.announce(self._log.on_durable)
 
     def _next(self) -> str:
         timeout = SYNC_INTERVAL_S if self._log.durability == "interval" else IDLE_S

@@ -8,7 +8,9 @@ A flush takes everything that was appended so far and writes it while the next g
 
 from __future__ import annotations
 
+import logging
 import threading
+from collections.abc import Callable
 from types import TracebackType
 
 import numpy as np
@@ -20,6 +22,8 @@ from .appender import LogAppender, LogHooks
 from .format import ALIGN
 from .prefault import Prefault
 from .replay import Replay
+
+log = logging.getLogger("pmkv")
 
 NO_RANGES = np.empty((0, 2), np.int64)
 FLUSH_PIECE_BYTES = 4 << 20  # a finished piece of a long write is worth a flush of its own from this size on
@@ -41,8 +45,7 @@ class MediumErrors:
     ) -> None:
         if isinstance(error, OSError):
             self._group.fail(error)
-            if self._group.hooks.on_durable:
-                self._group.hooks.on_durable()
+            self._group.announce(self._group.hooks.on_durable)
             raise self._group.failed from error
 
 
@@ -167,14 +170,19 @@ class GroupCommit:
                 if not self.failed:  # another operation may have failed meanwhile and reverted memory
                     self.durable, self._in_flight, self._pending = last, [], None
                     self.flushes += 1
-        self._announce()
+        self.announce(self.hooks.on_durable)
+        self.announce(self.hooks.on_group)
         self.prefault.follow(group, self._prewritten_in_flight)
         self.prefault_pages()
 
-    def _announce(self) -> None:
-        for hook in (self.hooks.on_durable, self.hooks.on_group):
+    @staticmethod
+    def announce(hook: Callable[[], None] | None) -> None:
+        """Call a hook if there is one. An error of it is logged: it must not end the thread that others wait for."""
+        try:
             if hook:
                 hook()
+        except Exception:
+            log.exception("a hook after a flush failed")
 
     def write_back(self) -> None:
         """Hand the unflushed ranges to the system without a sync: they survive this process, not a loss of power."""
@@ -185,8 +193,7 @@ class GroupCommit:
             except OSError as error:
                 self.fail(error)
             prewritten, self._unflushed, self.appender.prewritten_bytes = self.appender.prewritten_bytes, [], 0
-        if self.hooks.on_group:
-            self.hooks.on_group()
+        self.announce(self.hooks.on_group)
         self.prefault.follow(group, prewritten)
         if self.hooks.look_ahead and self.prefault.is_due(self.appender.position, self.appender.segment_stop):
             self.hooks.look_ahead()
@@ -210,14 +217,16 @@ class GroupCommit:
                 self.durable, self._in_flight, self._unflushed, self._pending = self.appender.lsn, [], [], None
                 self.pool.grow(capacity)
             self.appender.map_medium()
-        self._announce()
+        self.announce(self.hooks.on_durable)
+        self.announce(self.hooks.on_group)
 
     # --- failure
 
-    def fail(self, error: OSError) -> None:
+    def fail(self, error: Exception) -> None:
         """End writing after an error of the medium, and bring memory back to what is durable.
 
-        What the failed flush left on the medium is unknown, so nothing more is written."""
+        What the failed flush left on the medium is unknown, so nothing more is written. If memory cannot be brought
+        back either, nothing more is read: whoever waits gets FlushError, now and later."""
         with self.locks.append, self.locks.state:
             self.failed = self.failed or FlushError(
                 f"the medium refused a flush ({error}): whether the last writes survive is not known; the store is "
@@ -225,8 +234,23 @@ class GroupCommit:
             )
             self.access.readonly = str(self.failed)
             self._in_flight, self._unflushed, self._pending = [], [], None
-            self.appender.drop_open_frame()
-            self.pool.medium.revert()
-            if self.hooks.on_failure:
-                self.hooks.on_failure()
-            self.appender.lsn = self.durable
+            try:
+                self.appender.drop_open_frame()
+                self.pool.medium.revert()
+                if self.hooks.on_failure:
+                    self.hooks.on_failure()
+            except BaseException as second:
+                self._end_reading(second)
+                if not isinstance(second, Exception):
+                    raise
+            finally:
+                self.appender.lsn = self.durable
+
+    def _end_reading(self, second: BaseException) -> None:
+        """Let nothing more be read: an error left memory between what was written and what is durable."""
+        self.failed = FlushError(
+            f"{self.failed}. Nothing can be read either, since memory could not be brought back to what is durable "
+            f"({type(second).__name__}: {second})"
+        )
+        self.access.readonly = self.access.unreadable = str(self.failed)
+        log.error("%s", self.failed)

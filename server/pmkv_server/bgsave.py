@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pmkv.errors import PmkvError
+from pmkv_server.system_errors import describe
 
 log = logging.getLogger("pmkv.server")
 
@@ -50,7 +51,7 @@ class BackgroundSave:
                 store.checkpoint()
             except (PmkvError, OSError) as error:
                 self.failed = True
-                log.warning("BGSAVE failed: %s", error)
+                log.warning("BGSAVE failed: %s", describe(error) if isinstance(error, OSError) else error)
 
     @contextlib.contextmanager
     def _timed(self) -> Iterator[None]:

@@ -24,6 +24,8 @@ import pmkv
 from pmkv.errors import PmkvError
 from pmkv_server.config import Config
 from pmkv_server.parsing import strict_int
+from pmkv_server.signals import StopSignals
+from pmkv_server.system_errors import describe
 
 _DEFAULTS = {field.name: field.default for field in fields(Config)}
 
@@ -95,6 +97,16 @@ def quick_imports() -> Iterator[None]:
             del sys.modules["scipy"]
 
 
+@contextlib.contextmanager
+def private_files() -> Iterator[None]:
+    """Let files created inside be for this user alone: those of a data directory hold keys in clear."""
+    before = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
 def connected(function: Callable) -> Callable:
     """Add the options of a command that talks to a running server."""
     for name, attributes in (("password", {}), ("port", {"type": StrictInt(1, 65535)}), ("host", {})):
@@ -131,19 +143,24 @@ def main() -> None:
     help="Refuse to start on a medium of coarser granularity.",
 )
 @setting("password", help="Password of AUTH and of REST; prefer the variable, as other users see command lines.")
-@setting("max-clients", type=StrictInt(1), help="Maximum number of connections to the Redis port.")
+@setting("max-clients", type=StrictInt(1), help="Maximum number of connections to each port.")
 @setting("workers", type=StrictInt(1, 64), help="Worker threads for long values and large batches.")
 def serve(**options: Any) -> None:
     """Serve a data directory over the Redis protocol and REST."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
-        with quick_imports():
-            from pmkv_server.server import Server
+        with StopSignals() as signals, private_files():
+            with quick_imports():
+                from pmkv_server.server import Server
 
-            pmkv.open  # noqa: B018 - this access imports the engine
-        Server(Config(**options)).serve()
-    except (PmkvError, OSError) as problem:
+                pmkv.open  # noqa: B018 - this access imports the engine
+            server = Server(Config(**options), signals=signals)
+            if signals.received_at is None:
+                server.serve()
+    except PmkvError as problem:
         raise click.ClickException(str(problem)) from None
+    except OSError as problem:
+        raise click.ClickException(describe(problem)) from None
 
 
 @main.command()
@@ -173,7 +190,7 @@ def put(host: str, port: int, password: str, key: str, value: str | None) -> Non
 
     Without VALUE, the value is the bytes of standard input.
     """
-    content = click.get_binary_stream("stdin").read() if value is None else value.encode()
+    content = click.get_binary_stream("stdin").read() if value is None else os.fsencode(value)
     _ask(host, port, password, "SET", key, content)
 
 
@@ -210,7 +227,7 @@ def _ask_rest(host: str, port: int, password: str, query: dict[str, str]) -> Any
 
     request = Request(f"http://{host}:{port}/v1/keys?{urlencode(query)}")
     if password:
-        request.add_header("Authorization", f"Bearer {password}")
+        request.add_header("Authorization", f"Bearer {os.fsencode(password).decode('latin-1')}")  # sent byte for byte
     try:
         with urlopen(request, timeout=60) as reply:
             return json.load(reply)
@@ -394,7 +411,7 @@ def _connection(host: str, port: int, password: str, timeout: float | None = 10)
 
 
 def _call(stream: Any, *words: str | bytes) -> Any:
-    encoded = [word.encode() if isinstance(word, str) else word for word in words]
+    encoded = [os.fsencode(word) if isinstance(word, str) else word for word in words]
     stream.write(b"*%d\r\n" % len(encoded) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in encoded))
     stream.flush()
     return _reply(stream)

@@ -6,7 +6,6 @@ import asyncio
 import functools
 import importlib
 import logging
-import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -18,13 +17,18 @@ from pmkv_server.bgsave import BackgroundSave
 from pmkv_server.commands.keys import KEYSPACES
 from pmkv_server.config import Config
 from pmkv_server.dispatch.tick import Dispatcher
+from pmkv_server.net import descriptors
 from pmkv_server.net.connection import Connection
+from pmkv_server.net.listeners import bind
 from pmkv_server.net.session import Session
+from pmkv_server.signals import StopSignals
 from pmkv_server.stats import Stats
+from pmkv_server.system_errors import NO_DESCRIPTOR, describe
 from pmkv_server.version_events import VersionEvents
 
 log = logging.getLogger("pmkv.server")
 
+QUEUED_CONNECTIONS = 511  # that wait in the kernel to be accepted
 DRAIN_TIMEOUT_S = 3.0  # for commands under way at shutdown; the rest of 5 s is for closing the store
 # How long a thread may keep the GIL while another one waits for it. With Python's own value of 5 ms, one GET in a
 # thousand took 14 ms while a checkpoint inserted keys. With 0.3 ms, the loop is asked for the GIL within a tick, and
@@ -37,7 +41,8 @@ WORKER_NICE = 5  # gives workers a third of the loop's share of a core that both
 class Server:
     """A store, its clients, and everything that serves them."""
 
-    def __init__(self, config: Config, store: Any = None) -> None:
+    def __init__(self, config: Config, store: Any = None, signals: StopSignals | None = None) -> None:
+        """store: an open one, else the configuration's; signals: those taken since the start of the process."""
         config.check()
         self.config = config
         self.store: Any = store
@@ -47,7 +52,9 @@ class Server:
         self.port = config.port
         self._connections: set[Connection] = set()
         self.waiters: list[tuple[int, asyncio.Future]] = []  # callers of `durable`, and their LSN
+        self._listeners: list[asyncio.AbstractServer] = []
         self._rest: Any = None
+        self._signals = signals or StopSignals()
         self._stopping: asyncio.Event | None = None
         self._checkpoint_at_end = True
 
@@ -66,33 +73,52 @@ class Server:
             await self.shutdown()
 
     async def startup(self) -> None:
-        """Open the store and serve RESP; then import REST, which takes longer, and serve that."""
+        """Import and open everything, and bind both ports; then serve both.
+
+        Until then a client is refused by the system: nobody takes a descriptor, or finds one port ready and the other
+        not.
+        """
         config = self.config
         self.loop = asyncio.get_running_loop()
+        self.loop.set_exception_handler(_log_loop_problem)
         self._stopping = asyncio.Event()
+        self._signals.attach(self.loop, self.stop)
+        has_rest = config.rest_port is not None
+        config.max_clients, rest_clients = descriptors.clients_that_fit(
+            config.max_clients, descriptors.raise_limit(), has_rest
+        )
+        importing = self.loop.run_in_executor(None, importlib.import_module, "pmkv_server.rest") if has_rest else None
+        sockets = bind(config.host, config.port, "port")
+        rest_sockets = bind(config.host, config.rest_port, "rest-port") if has_rest else []
         if self.store is None:
-            self.store = pmkv.open(
-                config.data,
-                capacity=config.capacity,
-                dram=config.dram,
-                durability=config.durability,
-                pool=config.pool,
-                require=config.require,
-            )
+            self.store = self._open_store()
         self.switches.attach(self.store, self.loop, self.durable)
         self._executor = ThreadPoolExecutor(config.workers, "pmkv-worker", lower_priority, (WORKER_NICE,))
         self.dispatcher = Dispatcher(self, self.loop, self._executor)
         if (fast_path := self.dispatcher.fast_path) is not None:
             self.loop.add_reader(fast_path.sockets.fileno(), fast_path.receive)
-        make = functools.partial(Connection, self, self.dispatcher)
-        self._listener = await self.loop.create_server(make, config.host, config.port, backlog=511)
-        self.port = self._listener.sockets[0].getsockname()[1]
+        self.port = sockets[0].getsockname()[1]
         sys.setswitchinterval(GIL_SWITCH_S)
         short_slice()
         Limits.on_disk = FEW_ELEMENTS
-        self._catch_signals()
-        rest = await self._start_rest()
-        log.info("%s. Ready to accept connections", self._description(rest))
+        if importing is not None:
+            self._rest = await (await importing).start_rest(self, rest_sockets, rest_clients)
+        make = functools.partial(Connection, self, self.dispatcher)
+        for one in sockets:
+            self._listeners.append(await self.loop.create_server(make, sock=one, backlog=descriptors.ACCEPTED_AT_ONCE))
+            one.listen(QUEUED_CONNECTIONS)
+        log.info("%s. Ready to accept connections", self._description())
+
+    def _open_store(self) -> Any:
+        config = self.config
+        return pmkv.open(
+            config.data,
+            capacity=config.capacity,
+            dram=config.dram,
+            durability=config.durability,
+            pool=config.pool,
+            require=config.require,
+        )
 
     async def main_loop(self) -> None:
         """Wait until the server is told to stop. Everything else happens in callbacks."""
@@ -101,7 +127,8 @@ class Server:
     async def shutdown(self) -> None:
         """Accept nothing new, finish the commands under way, close the store."""
         log.info("stopping: %d connections", len(self._connections))
-        self._listener.close()
+        for listener in self._listeners:
+            listener.close()
         for connection in list(self._connections):
             connection.close()
         self.switches.close()
@@ -130,31 +157,11 @@ class Server:
         self._checkpoint_at_end = checkpoint
         self.loop.call_soon_threadsafe(self._stopping.set)
 
-    def _catch_signals(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self.loop.add_signal_handler(number, self._signalled)
-
-    def _signalled(self) -> None:
-        if self._stopping.is_set():
-            log.warning("a second signal: ending at once; the log is replayed at the next start")
-            logging.shutdown()
-            sys.stderr.flush()
-            signal.raise_signal(signal.SIGKILL)
-        self.stop()
-
-    async def _start_rest(self) -> int | None:
-        """Start REST if the configuration has a port for it; return the port."""
-        if self.config.rest_port is None:
-            return None
-        rest = await self.loop.run_in_executor(None, importlib.import_module, "pmkv_server.rest")
-        self._rest = await rest.start_rest(self, self.config.host, self.config.rest_port)
-        return self._rest.addresses[0][1]
-
-    def _description(self, rest: int | None) -> str:
-        store, host = self.store, self.config.host
+    def _description(self) -> str:
+        store, host, rest = self.store, self.config.host, self._rest
         parts = [
             f"pmkv {pmkv.__version__}: RESP on {host}:{self.port}",
-            f"REST on {host}:{rest}" if rest is not None else "no REST",
+            f"REST on {host}:{rest.port}" if rest is not None else "no REST",
             f"granularity {store.granularity}",
             f"durability {store.durability}",
             f"data in {store.path}" if store.path else "data in memory only",
@@ -223,6 +230,15 @@ class Server:
             "save": "",
             "timeout": 0,
         }
+
+
+def _log_loop_problem(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log in one line that the system has no descriptor for a new connection; everything else as asyncio does."""
+    problem = context.get("exception")
+    if isinstance(problem, OSError) and problem.errno in NO_DESCRIPTOR:
+        log.warning("a connection cannot be accepted: %s", describe(problem))
+    else:
+        loop.default_exception_handler(context)
 
 
 def _new_loop() -> Any:

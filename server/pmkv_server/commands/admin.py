@@ -8,6 +8,7 @@ import time
 from pmkv.errors import PmkvError
 from pmkv_server.bgsave import saved_at
 from pmkv_server.commands.registry import COMMANDS, SYNTAX, Command, CommandError, Group, printable
+from pmkv_server.config import is_loopback
 from pmkv_server.net.session import Session
 from pmkv_server.resp import glob
 from pmkv_server.resp.scan import EMPTY_ARRAY, NULL, OK, Reply, a_map, a_set, array, bulk, bulks, integer, simple
@@ -84,8 +85,12 @@ def config_get(session: Session, arguments: list[bytes]) -> Reply:
     names = [name.encode() for name in session.server.parameters()]
     matching = {name for word in arguments[2:] for name in glob.Pattern(word.lower()).select(names)}
     values = session.server.parameters()
-    pairs = [(bulk(name), bulk(str(values[name.decode()]).encode())) for name in names if name in matching]
+    pairs = [(bulk(name), _shown(values[name.decode()])) for name in names if name in matching]
     return a_map(pairs, session.protocol)
+
+
+def _shown(value: object) -> bytes:
+    return bulk(str(value).encode("utf-8", "surrogateescape"))
 
 
 @command("config|set", -4, "loop")
@@ -105,6 +110,13 @@ def config_set(session: Session, arguments: list[bytes]) -> Reply:
 
 def _set_parameter(session: Session, name: str, value: bytes, values: dict[str, object]) -> None:
     if name == "requirepass":
+        host = session.server.config.host
+        if not value and not is_loopback(host):
+            raise CommandError(
+                f"ERR CONFIG SET failed (possibly related to argument 'requirepass') - the server listens on "
+                f"{host or 'all addresses'}, which other machines can reach, so that it needs a password; restart it "
+                "with --host 127.0.0.1 to do without"
+            )
         session.server.config.password = value.decode("utf-8", "surrogateescape")
     elif value.decode("latin-1") != str(values[name]):
         raise CommandError(

@@ -31,6 +31,8 @@ def ping(session: Session, arguments: list[bytes]) -> Reply:
     """Return PONG, or the argument."""
     if len(arguments) > 2:
         raise CommandError("ERR wrong number of arguments for 'ping' command")
+    if failed := session.server.store.failed:  # as Redis: who asks whether the server is well learns that it is not
+        raise CommandError(f"MISCONF Errors writing to the log: {failed}")
     return bulk(arguments[1]) if len(arguments) == 2 else b"+PONG\r\n"
 
 
@@ -74,7 +76,7 @@ def auth(session: Session, arguments: list[bytes]) -> Reply:
 
 def _authenticate(session: Session, user: bytes, password: bytes) -> None:
     expected = session.server.config.password
-    is_right = not expected or hmac.compare_digest(expected.encode(), password)
+    is_right = not expected or hmac.compare_digest(expected.encode("utf-8", "surrogateescape"), password)
     if user != b"default" or not is_right:
         raise CommandError(_WRONG_PASSWORD)
     session.authenticate(True)

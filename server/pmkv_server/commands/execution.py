@@ -8,6 +8,7 @@ from pmkv import errors
 from pmkv_server.commands.registry import Command, CommandError
 from pmkv_server.net.session import Session
 from pmkv_server.resp.scan import Reply, error
+from pmkv_server.system_errors import describe
 
 log = logging.getLogger("pmkv.server")
 
@@ -68,6 +69,12 @@ def failure(problem: Exception) -> bytes:
             return error(f"ERR corruption: {problem}")
         case errors.PmkvError():
             return error(f"ERR {problem}")
+        case OSError():
+            log.error("the system refused a command: %s", describe(problem))
+            return error(f"ERR the system refused: {describe(problem)}")
+        case MemoryError():
+            log.error("a command lacked memory")
+            return error("ERR the server lacks the memory for this command: send or ask for less at once")
     log.error("a command failed", exc_info=problem)
     return error(f"ERR internal error: {type(problem).__name__}: {problem}")
 

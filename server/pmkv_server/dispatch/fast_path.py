@@ -135,6 +135,7 @@ class FastPath:
         counts, deferral = [1] * len(connections), self._dispatcher.deferral
         if self._store.is_cold and self.keyspace.is_cold:  # the disk may have to be read
             self._dispatcher.workers.run(
+                connections,
                 lambda: get_replies(self.keyspace, keys, connections, counts),
                 lambda replies, lsn: self._reveal_late(lsn, connections, replies),
             )

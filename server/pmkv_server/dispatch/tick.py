@@ -82,15 +82,25 @@ class Dispatcher:
         ready, self._ready = self._ready, []
         self._server.stats.ticks += 1
         if fast is not None and fast.connections:
-            self._serve(fast.serve)
+            self._serve(fast.connections, fast.serve)
         for group in self._groups(ready) if ready else ():
-            self._serve(self._serve_inboxes, group)
+            self._serve(group, self._serve_inboxes, group)
 
-    def _serve(self, serve: Callable[..., list[Connection]], *group: Any) -> None:
-        """Serve some connections and deliver their replies, before others, which may take long, are served."""
+    def _serve(self, group: list[Connection], serve: Callable[..., list[Connection]], *arguments: Any) -> None:
+        """Serve some connections and deliver their replies, before others, which may take long, are served.
+
+        After an unexpected error (no memory) the connections are closed: part of their input is lost, and their clients
+        would wait for ever.
+        """
         self.wrote = False
-        with self._store.deferred() as self.deferral:
-            served = serve(*group)
+        try:
+            with self._store.deferred() as self.deferral:
+                served = serve(*arguments)
+        except Exception:
+            log.exception("serving failed: %d connections are closed", len(group))
+            served = []
+            for connection in group:
+                connection.abort()
         if self.wrote:
             self._store.flush_soon()
         if self.fast_path is not None and self.fast_path.held:
@@ -172,7 +182,7 @@ class Dispatcher:
             _add_replies(owners, counts, replies, lsn)
             self.workers.finish(owners)
 
-        self.workers.run(lambda: get_replies(keyspace, keys, owners, counts), done, newest)
+        self.workers.run(owners, lambda: get_replies(keyspace, keys, owners, counts), done, newest)
 
     def _sets(self, active: list[Connection], found: Scan) -> None:
         """Do one write per keyspace for all connections whose next row is a run of SETs."""

@@ -6,11 +6,12 @@ A connection is blocked while its command is under way here; all other connectio
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pmkv_server.commands.execution import run, run_waiting
+from pmkv_server.commands.execution import failure, run, run_waiting
 from pmkv_server.commands.registry import Command
 from pmkv_server.net.connection import CLOSED
 from pmkv_server.resp.scan import NULL_ARRAY, Reply
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from pmkv_server.net.connection import Connection
 
 T = TypeVar("T")
+log = logging.getLogger("pmkv.server")
 
 
 class Workers:
@@ -34,10 +36,16 @@ class Workers:
         self._waits: dict[Connection, asyncio.Task[Reply]] = {}  # commands that wait for an event
 
     def run(
-        self, work: Callable[[], T], done: Callable[[T, int], None], newest_lsn: int = 0, writes: bool = False
+        self,
+        owners: Sequence[Connection],
+        work: Callable[[], T],
+        done: Callable[[T, int], None],
+        newest_lsn: int = 0,
+        writes: bool = False,
     ) -> None:
         """Run `work` in a worker, then `done(result, lsn)` on the loop; the result depends on that LSN.
 
+        owners: the connections that wait for it; if it raises they are closed, since no reply would come
         newest_lsn: the highest LSN that the connection has a reply of
         writes: request a flush after the work
         """
@@ -47,13 +55,23 @@ class Workers:
             self.running -= 1
             done(result, lsn)
 
+        def fail(problem: BaseException) -> None:
+            self.running -= 1
+            log.error("a worker failed: its connections are closed", exc_info=problem)
+            for connection in owners:
+                connection.abort()
+
         def begin() -> None:
-            with self._store.deferred() as deferral:
-                deferral.min_lsn = newest_lsn
-                result = work()
-            if writes:
-                self._store.flush_soon()
-            self._call_threadsafe(end, result, deferral.lsn)
+            try:
+                with self._store.deferred() as deferral:
+                    deferral.min_lsn = newest_lsn
+                    result = work()
+                if writes:
+                    self._store.flush_soon()
+            except BaseException as problem:
+                self._call_threadsafe(fail, problem)
+            else:
+                self._call_threadsafe(end, result, deferral.lsn)
 
         self._executor.submit(begin)
 
@@ -66,7 +84,14 @@ class Workers:
             outbox.add(reply, 1, lsn)
             self.finish([connection])
 
-        self.run(lambda: run(session, entry, entry.owned(arguments)), done, outbox.newest_lsn, entry.writes)
+        def work() -> Reply:
+            try:
+                words = entry.owned(arguments)
+            except MemoryError as problem:
+                return failure(problem)
+            return run(session, entry, words)
+
+        self.run([connection], work, done, outbox.newest_lsn, entry.writes)
 
     def join_inbox(self, connection: Connection) -> None:
         """Join the chunks of a long inbox in a worker, and serve the connection afterwards."""
@@ -80,7 +105,7 @@ class Workers:
             connection.close_if_over()
             connection.resume()
 
-        self.run(lambda: b"".join(chunks), done)
+        self.run([connection], lambda: b"".join(chunks), done)
 
     def finish(self, connections: list[Connection]) -> None:
         """Deliver the replies of connections that were blocked, and serve what they have sent meanwhile."""

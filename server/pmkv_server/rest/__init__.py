@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import socket
 from typing import Any
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from pmkv_server.net.descriptors import ACCEPTED_AT_ONCE
+
 from . import keys, service, tables, views
 from .access import guard
 from .context import PROMOTIONS, SERVER, Server
-from .problems import problem_middleware
+from .problems import PROBLEM_TYPE, Problem, problem_middleware
 
 SHUTDOWN_S = 1.0  # for requests in progress; the whole server, with RESP and store, stops in less than 5 s
+QUEUED_CONNECTIONS = 511  # that wait in the kernel to be accepted
 MAX_HEADER_BYTES = 256 << 10  # the request line can hold a percent-encoded key of 64 KiB
 
 Handler = Any
@@ -86,9 +91,53 @@ RUNNER: dict[str, Any] = {
 }
 
 
-async def start_rest(server: Server, host: str, port: int) -> web.AppRunner:
-    """Listen on a port; 0 takes a free one, found in `runner.addresses`. `await runner.cleanup()` drains and stops."""
-    runner = web.AppRunner(application(server), **RUNNER)
-    await runner.setup()
-    await web.TCPSite(runner, host, port).start()
-    return runner
+class RestService:
+    """REST on some bound sockets, with a limit of connections; `cleanup` drains and stops it."""
+
+    def __init__(self, server: Server, limit: int) -> None:
+        self._stats, self._limit = server.stats, limit
+        self._runner = web.AppRunner(application(server), **RUNNER)
+        self._listeners: list[asyncio.AbstractServer] = []
+        self.port = 0
+
+    async def start(self, sockets: list[socket.socket]) -> None:
+        """Listen on bound sockets."""
+        await self._runner.setup()
+        self.port = sockets[0].getsockname()[1]
+        for one in sockets:
+            self._listeners.append(
+                await asyncio.get_running_loop().create_server(self._admit, sock=one, backlog=ACCEPTED_AT_ONCE)
+            )
+            one.listen(QUEUED_CONNECTIONS)
+
+    def _admit(self) -> asyncio.Protocol:
+        """Return the protocol of a new connection: that of aiohttp, or a refusal if there are too many."""
+        serving = self._runner.server
+        if serving is None or len(serving.connections) >= self._limit:
+            self._stats.rejected += 1
+            return Refusal()
+        return serving()
+
+    async def cleanup(self) -> None:
+        """Accept nothing new, answer the requests in progress, close all connections."""
+        for listener in self._listeners:
+            listener.close()
+        await self._runner.cleanup()
+
+
+class Refusal(asyncio.Protocol):
+    """Answers a connection beyond the limit with 503, and closes it."""
+
+    def connection_made(self, transport: Any) -> None:
+        problem = Problem(503, "too-many-connections", "the server has as many REST connections as it may")
+        body = problem.response().body
+        head = f"HTTP/1.1 503 Service Unavailable\r\nContent-Type: {PROBLEM_TYPE}\r\nContent-Length: {len(body)}\r\n"
+        transport.write(head.encode() + b"Connection: close\r\n\r\n" + body)
+        transport.close()
+
+
+async def start_rest(server: Server, sockets: list[socket.socket], limit: int) -> RestService:
+    """Serve REST on bound sockets, to at most `limit` connections at once."""
+    service = RestService(server, limit)
+    await service.start(sockets)
+    return service

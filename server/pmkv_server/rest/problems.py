@@ -27,6 +27,7 @@ from pmkv.errors import (
     UnknownNameError,
     UnknownViewError,
 )
+from pmkv_server.system_errors import NO_ROOM, describe
 
 PROBLEM_TYPE = "application/problem+json"
 
@@ -80,6 +81,13 @@ def of_engine(error: PmkvError) -> Problem:
     return Problem(500, "internal", str(error))
 
 
+def of_system(error: OSError) -> Problem:
+    """Return the problem for an error of the system: 507 if the disk is full, else 503."""
+    log.error("the system refused: %s", describe(error))
+    status, kind = (507, "full") if error.errno in NO_ROOM else (503, "system")
+    return Problem(status, kind, describe(error))
+
+
 def of_http(error: web.HTTPException, path: str) -> Problem:
     """Return the problem for an error of aiohttp: no such route, or a method that the route does not have."""
     if error.status == 404:
@@ -103,6 +111,8 @@ async def problem_middleware(request: web.Request, handler: Handler) -> web.Stre
         return of_http(error, request.path).response() if error.status >= 400 else error
     except MemoryError:
         return Problem(503, "memory", "the server lacks the memory for this request: send less at once").response()
+    except OSError as error:
+        return of_system(error).response()
     except Exception:
         log.exception("%s %s failed", request.method, request.path)
         return Problem(500, "internal", "an unexpected error; see the server's log").response()

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import prometheus_client
 from aiohttp import web
 
+from pmkv.errors import PmkvError
 from pmkv_server.metrics import registry
 
 from .context import INLINE_BYTES, SERVER, off_loop, query
@@ -16,6 +17,7 @@ from .openapi import document
 from .problems import Problem
 
 T = TypeVar("T")
+READY_WRITE_BYTES = 4096  # a store without room for so much is not ready
 
 
 async def healthz(request: web.Request) -> web.Response:
@@ -25,10 +27,20 @@ async def healthz(request: web.Request) -> web.Response:
 
 async def readyz(request: web.Request) -> web.Response:
     """Answer whether the store takes reads and writes."""
-    server = request.app[SERVER]
-    if server.store.failed:
-        raise Problem(503, "failed", f"the store takes no writes since a flush failed: {server.store.failed}")
+    store = request.app[SERVER].store
+    if store.failed:
+        raise Problem(503, "failed", f"the store takes no writes since a flush failed: {store.failed}")
+    try:
+        await off_loop(lambda: _reserve(store), INLINE_BYTES + 1)
+    except PmkvError as error:
+        raise Problem(503, "refuses-writes", f"the store takes no writes: {error}") from None
     return reply({"status": "ok"})
+
+
+def _reserve(store: Any) -> None:
+    """Raise the error that a small write would get."""
+    with store.batch(reserve=READY_WRITE_BYTES):
+        pass
 
 
 async def stats(request: web.Request) -> web.Response:

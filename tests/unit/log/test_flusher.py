@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from pmkv.errors import FullError
+from pmkv.errors import FlushError, FullError
 from pmkv.log import flusher as module
 from pmkv.log import group_commit
 from pmkv.log import prefault as ahead
@@ -165,3 +165,24 @@ def test_a_full_pool_has_no_marks_and_goes_on(start: Callable, monkeypatch: pyte
     lsn = append(log)
     thread.kick()
     until(lambda: log.durable >= lsn)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), eio()], ids=["no memory", "EIO, twice"])
+def test_the_thread_outlives_an_unexpected_error_and_everybody_is_told(start: Callable, error: Exception) -> None:
+    medium = a_medium()
+    log = make_log(medium)
+    told: list[object] = []
+    log.on_durable = lambda: told.append(log.failed)
+    thread = start(log)
+    lsn, medium.flush_error = append(log), error
+
+    def fails() -> None:
+        raise OSError(12, "Cannot allocate memory")
+
+    medium.revert = fails
+    thread.kick()
+    until(lambda: told)
+    with pytest.raises(FlushError):
+        log.flush(lsn)
+    assert told == [log.failed]
+    assert thread.is_alive()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 import time
 from unittest.mock import patch
@@ -243,3 +245,47 @@ def test_gathering_goes_on_while_a_flush_is_under_way() -> None:
     assert time.perf_counter() - start < 0.1
     flush.join()
     assert log.durable == lsn
+
+
+@pytest.mark.parametrize("where", ["medium", "memory"])
+def test_a_failure_inside_the_handling_of_a_failure_releases_everybody_and_ends_reading(where: str) -> None:
+    medium = Failing(small_medium(8, SEGMENT))
+    log = make_log(medium)
+    told: list[object] = []
+    log.on_durable = lambda: told.append(log.failed)
+    durable = append(log)
+    log.flush(durable)
+
+    def no_memory() -> None:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    if where == "medium":
+        medium.revert = no_memory
+    else:
+        log.on_failure = no_memory
+    medium.slow, medium.flush_error = 0.05, eio()
+    lost = append(log)
+
+    def waits() -> None:
+        with pytest.raises(FlushError, match=r"Nothing can be read either.*Cannot allocate memory"):
+            log.flush(lost)
+
+    with at_the_same_time(waits, waits, waits):
+        pass
+    assert (log.lsn, log.durable, told[-1]) == (durable, durable, log.failed)
+    with pytest.raises(FlushError, match="Nothing can be read either"):
+        log.guard_read()
+    with pytest.raises(ReadOnlyError):
+        append(log)
+
+
+def test_a_hook_that_fails_does_not_fail_the_flush(caplog: pytest.LogCaptureFixture) -> None:
+    log = make_log()
+
+    def broken() -> None:
+        raise RuntimeError("the loop is closed")
+
+    log.on_durable = log.on_group = broken
+    log.flush(append(log))
+    assert log.durable == log.lsn
+    assert len(caplog.records) == 2

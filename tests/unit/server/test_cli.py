@@ -28,7 +28,7 @@ def configured(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
     made: list[Config] = []
 
     class Silent:
-        def __init__(self, config: Config) -> None:
+        def __init__(self, config: Config, signals: object) -> None:
             made.append(config)
 
         def serve(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +13,11 @@ import pmkv
 from pmkv_server.bgsave import BackgroundSave
 from pmkv_server.metrics import registry
 from pmkv_server.stats import Stats
+from tests.served import ROOT
+from tests.unit.server.stand import Client
+
+OPERATIONS = ROOT / "docs/OPERATIONS.md"
+DOCUMENTS = [ROOT / "README.md", *ROOT.glob("docs/*.md")]
 
 
 @pytest.fixture
@@ -69,3 +75,14 @@ def test_of_checkpoints(scraped: dict[str, dict[str, float]]) -> None:
     assert scraped["redis_rdb_changes_since_last_save"] == scraped["pmkv_replay_seconds"] == {"": 0}
     assert scraped["pmkv_hot_budget_bytes"][""] > scraped["pmkv_hot_bytes"][""] > 0
     assert scraped["pmkv_cold"] == scraped["pmkv_runs"] == {"": 0}
+
+
+def test_documents_name_what_there_is(scraped: dict[str, dict[str, float]], client: Client) -> None:
+    told = {line.partition(":")[0] for line in client("INFO", "everything")[1].decode().splitlines()}
+    rows = re.findall(r"^\| [^|]+ \| `(\w+)` \| (?:`(\w+)` )?\|$", OPERATIONS.read_text(), re.MULTILINE)
+    assert len(rows) > 15
+    assert not {name for name, _ in rows} - told, "in the second column, and not in INFO"
+    assert not {name for _, name in rows if name} - scraped.keys(), "in the third column, and not in /metrics"
+    named = {name for path in DOCUMENTS for name in re.findall(r"`((?:pmkv|redis)_\w+)`", path.read_text())}
+    packages = {"pmkv_server", "pmkv_client", "redis_exporter", "redis_version"}
+    assert not named - told - scraped.keys() - packages, "named in a document, and neither in INFO nor in /metrics"

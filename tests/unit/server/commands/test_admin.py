@@ -66,6 +66,25 @@ def test_config_set(client: Client, another: Client) -> None:
     assert fresh.says("AUTH secret") == "OK"
 
 
+def test_a_server_that_others_can_reach_keeps_a_password(client: Client) -> None:
+    client.server.config.host = "0.0.0.0"
+    client.server.config.password = "secret"
+    client.session.authenticate(True)
+    _, reply = client("CONFIG", "SET", "requirepass", "")
+    assert reply.startswith(b"ERR CONFIG SET failed (possibly related to argument 'requirepass') - the server listens")
+    assert client.server.config.password == "secret"
+    client.server.config.host = "127.0.0.1"
+    assert client("CONFIG", "SET", "requirepass", "") == ("+", b"OK")
+
+
+def test_a_password_may_be_any_bytes(client: Client) -> None:
+    assert client("CONFIG", "SET", "requirepass", b"\xff\x00p") == ("+", b"OK")
+    fresh = Client(client.server)
+    assert fresh("AUTH", b"\xff") == ("-", b"WRONGPASS invalid username-password pair or user is disabled.")
+    assert fresh("AUTH", b"\xff\x00p") == ("+", b"OK")
+    assert fresh("CONFIG", "GET", "requirepass") == ("*", (("$", b"requirepass"), ("$", b"\xff\x00p")))
+
+
 def test_resetstat(client: Client) -> None:
     client.server.stats.commands = 9
     assert client.says("CONFIG RESETSTAT") == "OK"

@@ -55,6 +55,11 @@ def test_a_transaction_is_as_heavy_as_its_heaviest_command(client: Client) -> No
         (errors.CorruptionError("row 7"), b"-ERR corruption: row 7\r\n"),
         (errors.InvalidError("bad shape"), b"-ERR bad shape\r\n"),
         (errors.UnknownNameError("no table 'x'"), b"-ERR no table 'x'\r\n"),
+        (
+            OSError(28, "No space left on device", "runs"),
+            b"-ERR the system refused: No space left on device (ENOSPC): runs; make room on the disk\r\n",
+        ),
+        (MemoryError(), b"-ERR the server lacks the memory for this command: send or ask for less at once\r\n"),
         (ZeroDivisionError("oops"), b"-ERR internal error: ZeroDivisionError: oops\r\n"),
     ],
     ids=lambda value: type(value).__name__,

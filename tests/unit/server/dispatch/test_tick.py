@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import Any
 
 import pytest
@@ -87,7 +88,7 @@ async def test_an_error_of_the_store_while_weighing_a_command_is_a_reply(connect
             return getattr(keyspace, name)
 
         def size(self, key: bytes) -> int:
-            raise OSError("bad sector")
+            raise OSError(errno.EIO, "Input/output error")
 
     wire.connection.session.keyspace = Damaged()
     wire.ask("STRLEN a", "APPEND a b", "PING")
@@ -96,7 +97,26 @@ async def test_an_error_of_the_store_while_weighing_a_command_is_a_reply(connect
     assert other.replies() == ["PONG", "PONG"]
     replies: list[str] = []
     await until(lambda: replies.extend(wire.replies()) or len(replies) >= 3)
-    assert replies == ["-ERR internal error: OSError: bad sector"] * 2 + ["PONG"]
+    assert replies == [
+        "-ERR the system refused: Input/output error (EIO); see to the disk; the system's log names it"
+    ] * 2 + ["PONG"]
+
+
+async def test_an_error_in_a_tick_closes_its_connections_and_serves_the_others(
+    connect: Any, server: Stub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wire, other = connect(), connect()
+    scan = server.dispatcher.scan
+
+    def no_memory(chunks: list[bytes], sizes: list[int]) -> Any:
+        monkeypatch.setattr(server.dispatcher, "scan", scan)
+        raise MemoryError
+
+    monkeypatch.setattr(server.dispatcher, "scan", no_memory)
+    wire.ask("SET a 1", "GET a")
+    await settled()
+    assert wire.transport.aborted
+    assert await other.answers("PING", "GET a") == ["PONG", "nil"]
 
 
 async def test_auth_comes_first(store: Any, connect: Any, server: Stub) -> None:

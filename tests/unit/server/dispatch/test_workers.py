@@ -64,3 +64,15 @@ async def test_a_worker_s_write_is_held_until_durable(connect: Any, gate: Gate, 
     gate.open()
     await until(lambda: wire.transport.sent)
     assert wire.replies() == ["OK"]
+
+
+async def test_a_worker_that_fails_closes_its_connections(connect: Any, server: Any) -> None:
+    wire, other = connect(), connect()
+
+    def fails() -> None:
+        raise MemoryError
+
+    server.dispatcher.workers.run([wire.connection], fails, lambda result, lsn: None)
+    await until(lambda: wire.transport.aborted)
+    assert server.dispatcher.is_idle
+    assert await other.answers("PING") == ["PONG"]

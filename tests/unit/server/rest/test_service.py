@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 from types import SimpleNamespace
 
 import aiohttp
@@ -11,9 +13,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import pmkv
 from pmkv import errors
+from pmkv_server.net.listeners import bind
 from pmkv_server.rest import start_rest
 from pmkv_server.rest.context import SERVER
+from pmkv_server.stats import Stats
 from pmkv_server.version_events import VersionEvents
+from tests.unit.server.rest.conftest import Start
 
 
 async def test_probes(rest: TestClient) -> None:
@@ -27,6 +32,35 @@ async def test_not_ready_after_a_failed_flush(rest: TestClient) -> None:
     assert (await rest.get("/readyz")).status == 503
     assert (await rest.get("/healthz")).status == 200
     stand.store._log.failed = None
+
+
+async def test_not_ready_while_the_pool_is_full(start: Start) -> None:
+    rest = await start(capacity="2MiB")
+    store = rest.app[SERVER].store
+    with contextlib.suppress(errors.FullError):
+        for i in range(100):
+            store.put(b"%d" % i, bytes(50_000))
+    reply = await rest.get("/readyz")
+    assert reply.status == 503
+    assert "the store takes no writes: the pool is full" in (await reply.json())["detail"]
+
+
+async def test_one_connection_too_many_is_refused() -> None:
+    with pmkv.open(None, pool=":memory:", capacity="256MiB") as store:
+        server = SimpleNamespace(
+            store=store, stats=Stats(), config=SimpleNamespace(password=""), switches=VersionEvents()
+        )
+        service = await start_rest(server, bind("127.0.0.1", 0, "rest-port"), 1)
+        first = await asyncio.open_connection("127.0.0.1", service.port)
+        await asyncio.sleep(0.05)
+        reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+        reply = await asyncio.wait_for(reader.read(), 5)
+        assert reply.startswith(b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/problem+json\r\n")
+        assert json.loads(reply.partition(b"\r\n\r\n")[2])["type"] == "pmkv:too-many-connections"
+        assert server.stats.rejected == 1
+        for one in (first[1], writer):
+            one.close()
+        await service.cleanup()
 
 
 async def test_stats(rest: TestClient) -> None:
@@ -56,11 +90,11 @@ async def test_closing_drains() -> None:
             await gate.wait()
 
         server = SimpleNamespace(
-            store=store, config=SimpleNamespace(password=""), durable=durable, switches=VersionEvents()
+            store=store, stats=Stats(), config=SimpleNamespace(password=""), durable=durable, switches=VersionEvents()
         )
         server.switches.attach(store, asyncio.get_running_loop(), durable)
-        runner = await start_rest(server, "127.0.0.1", 0)
-        url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1/keys/a"
+        runner = await start_rest(server, bind("127.0.0.1", 0, "rest-port"), 10)
+        url = f"http://127.0.0.1:{runner.port}/v1/keys/a"
         async with aiohttp.ClientSession() as session:
             put = asyncio.ensure_future(session.put(url, data=b"1"))
             await asyncio.sleep(0.05)
