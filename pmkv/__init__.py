@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["BytesArray", "Keyspace", "Spans", "Stats", "Store", "Table", "View", "ViewInfo", "errors", "open"]
+__all__ = ["BytesArray", "Keyspace", "Spans", "Stats", "Store", "Table", "View", "ViewInfo", "Watch", "errors", "open"]
 
 if TYPE_CHECKING:
     from . import errors
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .engine.byte_batch import BytesArray as Spans
     from .engine.keyspace import Keyspace
     from .engine.table import Table
+    from .engine.watches import Watch
     from .stats import Stats
     from .store import Store
     from .store import open_store as open
@@ -32,6 +33,7 @@ _PLACES = {
     "BytesArray": ("engine.byte_batch", "BytesArray"),
     "Spans": ("engine.byte_batch", "BytesArray"),
     "View": ("view", "View"),
+    "Watch": ("engine.watches", "Watch"),
     "ViewInfo": ("versions.view_set", "ViewInfo"),
 }
 

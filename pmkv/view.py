@@ -140,5 +140,8 @@ class View:
         self._log.guard_write()
         self._contents.guard()
         transaction = Transaction(self._engine, self._contents)
-        yield transaction
-        transaction.commit()
+        try:
+            yield transaction
+            transaction.commit()
+        finally:
+            transaction.release()

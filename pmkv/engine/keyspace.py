@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import numpy as np
 
 from ..catalog.lmdb_catalog import Catalog
-from ..errors import CorruptionError, InvalidError
+from ..errors import CorruptionError, InvalidError, PmkvError
 from ..index.hash_table import check_cursor
-from ..index.lookup_batch import KeyBatch
+from ..index.lookup_batch import KeyBatch, lives
 from ..kernels import location
 from ..kernels.probe import hash_keys
 from ..kernels.records import (
@@ -40,6 +40,7 @@ from ..versions.layer import Layer
 from .byte_batch import BytesArray, as_values, check_keys, cut_batches, join
 from .collection import Collection
 from .keyspace_scan import KeyspaceScan
+from .watches import KeyWatches
 
 OWNER = 1 << 32  # a record's check is owned by its keyspace's number plus this: never a table's id
 MAX_ARRAY_BYTES = 4 << 20  # bytes of values that `get_spans` returns in one array
@@ -74,6 +75,23 @@ class Keyspace(Collection):
         self._owner = np.uint64(OWNER + self.number)
         self._part = large_values.chunk_size(log)
         self.ordered = KeyspaceScan(self, names)
+        self.watches = KeyWatches(self)
+
+    def stand_on(self, top: Layer) -> None:
+        """Read and write another top layer, and mark the watches of keys that are not what they were. The caller holds
+        locks.state."""
+        before = self.chain.top
+        super().stand_on(top)
+        if self.watches and top is not before:
+            if top.tree is not before.tree:  # memory went back to what is durable
+                self.watches.mark_all()
+            elif top.below is not before:
+                self.watches.mark_exchanged()
+
+    def leave(self, why: PmkvError, lsn: int) -> None:
+        """Release the layers; later uses raise `why`. Decision `lsn` dropped it. The caller holds locks.state."""
+        self.watches.mark_all()
+        super().leave(why, lsn)
 
     def _exchanged(self) -> None:
         self.ordered.reset()
@@ -141,10 +159,27 @@ class Keyspace(Collection):
         blob, bounds = join(keys)
         return KeyBatch(self._hash(blob, bounds), blob, bounds, self._log.data, self._owner, self._verify)
 
-    def fingerprint(self, key: bytes) -> int:
-        """Return a number that changes whenever the key is written: its location, 0 if it was never written."""
-        with self._locked():
-            return int(self._shown().find(self._wanted([key]))[0])
+    def newest_records(self, keys: Sequence[bytes]) -> list[tuple[int, int | None]]:
+        """Return for each key the location of its newest record, pending or not (0: absent or deleted), and its expiry
+        (0: none; None: absent or expired). The caller holds locks.state."""
+        found, out = self.chain.find(self._wanted(keys)), np.empty((len(keys), 4), np.int64)
+        read_records(self._log.data, found, self._owner, self._log.now(), False, out)
+        records = np.where(lives(found), found, 0).tolist()
+        return [(record, row[2] if row[0] >= 0 else None) for record, row in zip(records, out.tolist(), strict=True)]
+
+    def hash_of(self, key: bytes) -> int:
+        """Return the hash of a key by which indexes know it."""
+        return int(self._hash(*join([key]))[0])
+
+    def depend_on_exchange(self) -> None:
+        """Wait for the last decision that exchanged the layers, so that this thread is not shown the previous version
+        any more."""
+        if (former := self._former) is not None:
+            self._log.wait_durable(former.lsn)
+
+    def depend_on_all(self) -> None:
+        """Let the result of this thread, within `deferred`, depend on all that was appended so far."""
+        self._log.wait_durable(self._log.lsn)
 
     def _hash(self, blob: np.ndarray, bounds: np.ndarray) -> np.ndarray:
         words = np.empty(len(bounds), np.uint64)
@@ -282,6 +317,8 @@ class Keyspace(Collection):
         data, kept = self._log.data, self.chain.top.memtable_for_write().tally.expiries
         wanted = KeyBatch(words, keys, bounds, data, self._owner, self._verify)
         before = self.chain.enter(wanted, locations, lsn)
+        if self.watches:
+            self.watches.mark(words)
         if np.count_nonzero(expiries):
             kept.update(expiries[(expiries != 0) & (locations & location.DELETE == 0)].tolist())
         if kept:

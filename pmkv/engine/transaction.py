@@ -15,11 +15,13 @@ import numpy.typing as npt
 from ..errors import ConflictError
 from ..log.format import frame_size
 from .array_forms import as_id_array, in_form, out_array
+from .byte_batch import check_keys
 from .casting import add_rows
 from .engine import Engine
 from .keyspace import Keyspace, Pairs
 from .open_view import OpenView
 from .table import Table
+from .watches import Watch
 
 RECORD_OVERHEAD = 256  # more than a frame's and a record's headers and padding take
 
@@ -32,7 +34,7 @@ class Transaction:
         self._engine, self._contents = engine, contents or engine.main
         self._keyspaces: dict[int, KeyspaceWrites] = {}
         self._tables: dict[str, TableWrites] = {}
-        self._watched: list[tuple[Keyspace, bytes, int]] = []
+        self._watch = Watch()
 
     def keyspace(self, number: int) -> KeyspaceWrites:
         """Keyspace `number` as this transaction sees it."""
@@ -58,8 +60,12 @@ class Transaction:
 
     def watch(self, key: bytes, keyspace: int = 0) -> None:
         """If anyone writes this key before the end, the transaction raises ConflictError and writes nothing."""
-        space = self._contents.keyspace(keyspace)
-        self._watched.append((space, key, space.fingerprint(key)))
+        check_keys([key])
+        self._watch.add(self._contents.keyspace(keyspace), key)
+
+    def release(self) -> None:
+        """Watch no key any more: the transaction is over."""
+        self._watch.release()
 
     def commit(self) -> None:
         """Apply everything in one batch."""
@@ -79,12 +85,10 @@ class Transaction:
 
     def _refuse_conflicts(self) -> None:
         """Raise ConflictError if a watched key was written or a used table dropped. The caller holds locks.state."""
-        for space, key, before in self._watched:
-            if space.fingerprint(key) != before:
-                raise ConflictError(
-                    f"key {key!r} was written by another since this transaction watched it; nothing was written, try "
-                    "again"
-                )
+        if (key := self._watch.changed_key()) is not None:
+            raise ConflictError(
+                f"key {key!r} was written by another since this transaction watched it; nothing was written, try again"
+            )
         for name, writes in self._tables.items():
             if writes.is_gone:
                 raise ConflictError(

@@ -186,6 +186,7 @@ class Server:
         self._connections.discard(connection)
         self.sessions.pop(connection.session.id, None)
         connection.session.track(False)
+        connection.session.watched.release()
 
     # ---- for commands and REST ----
 

@@ -40,15 +40,14 @@ def watch(session: Session, arguments: list[bytes]) -> Reply:
     if session.queue is not None:
         raise CommandError("ERR WATCH inside MULTI is not allowed")
     for key in arguments[1:]:
-        state = (session.keyspace.fingerprint(key), session.keyspace.expiry(key) or 0)
-        session.watched.setdefault((session.keyspace, key), state)
+        session.watched.add(session.keyspace, key)
     return OK
 
 
 @command("unwatch", 1, "fast loop")
 def unwatch(session: Session, arguments: list[bytes]) -> Reply:
     """Forget all watched keys."""
-    session.watched = {}
+    session.watched.release()
     return OK
 
 
@@ -65,7 +64,7 @@ def exec_(session: Session, arguments: list[bytes]) -> Reply:
         if session.broken:
             raise CommandError(_ABORTED)
         with _exclusive(session):
-            if _watched_changed(session):
+            if session.watched.changed_key() is not None:
                 return NULL_ARRAY[session.protocol]
             queue, session.queue = session.queue, None
             return joined([run(session, entry, words) for entry, words in queue])
@@ -80,11 +79,3 @@ def _exclusive(session: Session) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()
     growing = [words for entry, words in session.queue or () if "denyoom" in entry.flags]
     return store.batch(reserve=sum(sum(map(len, words)) + RECORD_OVERHEAD_BYTES * len(words) for words in growing))
-
-
-def _watched_changed(session: Session) -> bool:
-    """Tell whether a watched key was written since WATCH, or has expired."""
-    for (keyspace, key), (fingerprint, expiry) in session.watched.items():
-        if keyspace.fingerprint(key) != fingerprint or (expiry and key not in keyspace):
-            return True
-    return False

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from pmkv import Watch
 from pmkv_server.resp.scan import bulk, integer, push
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class Session:
         self.authenticated = not server.config.password
         self.queue: list[Queued] | None = None  # of MULTI
         self.broken = False  # a command could not be queued: EXEC will refuse
-        self.watched: dict[tuple[Any, bytes], tuple[int, int]] = {}  # (keyspace, key): fingerprint and expiry at WATCH
+        self.watched = Watch()
         self.closing = False  # no further command is served
         self.plain = self.authenticated
         self.push: Callable[[bytes], None] = lambda data: None  # write this between replies
@@ -83,7 +84,7 @@ class Session:
         """Leave MULTI and unwatch all keys, after EXEC or DISCARD."""
         self.queue = None
         self.broken = False
-        self.watched = {}
+        self.watched.release()
         self._refresh()
 
     def reset(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pmkv.engine.engine import Engine
+from pmkv.engine.watches import Watch
 from pmkv.errors import ReadOnlyError, UnknownNameError, UnknownViewError
 from tests.engines import Clock, eio, failing_engine, reopen, small_engine
 
@@ -58,7 +59,7 @@ def test_what_was_deleted_says_so(engine: Engine, kind: str) -> None:
     for use in (
         lambda: table.get([1]), lambda: len(table), lambda: table.put([1], [1]), lambda: space.get(b"k"),
         lambda: space.put(b"k", b"v"), lambda: list(space.scan()), lambda: space.keys(), lambda: len(space),
-        lambda: view.keyspace(0), lambda: engine.view("v"), lambda: list(table.scan()), lambda: space.fingerprint(b"k"),
+        lambda: view.keyspace(0), lambda: engine.view("v"), lambda: list(table.scan()), lambda: Watch().add(space, b"k"),
     ):  # fmt: skip
         with pytest.raises(UnknownViewError, match="'v'"):
             use()

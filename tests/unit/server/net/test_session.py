@@ -34,17 +34,18 @@ def test_end_of_a_transaction_forgets_all_of_it(server: Stub) -> None:
     session = Session(server)
     session.begin()
     session.broken = True
-    session.watched[(session.keyspace, b"a")] = (1, 0)
+    session.watched.add(session.keyspace, b"a")
     session.end()
-    assert (session.queue, session.broken, session.watched) == (None, False, {})
+    assert (session.queue, session.broken, session.watched.keys) == (None, False, {})
+    assert not session.keyspace.watches
 
 
 def test_begin_clears_an_old_error_and_keeps_what_is_watched(server: Stub) -> None:
     session = Session(server)
     session.broken = True
-    session.watched[(session.keyspace, b"a")] = (1, 0)
+    session.watched.add(session.keyspace, b"a")
     session.begin()
-    assert (session.queue, session.broken, session.watched) == ([], False, {(session.keyspace, b"a"): (1, 0)})
+    assert (session.queue, session.broken, [*session.watched.keys]) == ([], False, [(session.keyspace, b"a")])
 
 
 def test_select_changes_the_keyspace(server: Stub, store: Any) -> None:
