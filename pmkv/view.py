@@ -52,12 +52,13 @@ class View:
         """Give the state of now a name; it stays what it is until it is deleted."""
         self._engine.versions.snapshot(name, self._usable)
 
-    def rollback(self, name: str, tables: TableNames = None, keys: KeyspaceChoice = None) -> None:
-        """Go back, at once, to a snapshot; what `main` was before stays as the view `undo`.
+    def rollback(self, name: str, tables: TableNames = None, keys: KeyspaceChoice = None) -> bool:
+        """Go back, at once, to a snapshot; what `main` was before stays as the view `undo`. Return whether that changed
+        anything: if not, `undo` is what it was.
 
         tables: only these, by name; keys: numbers of keyspaces, or may they be rolled back (None: unless tables are
         named)."""
-        self._engine.versions.rollback(name, tables, keys, self._usable)
+        return self._engine.versions.rollback(name, tables, keys, self._usable)
 
     # keyspaces; the view itself is keyspace 0
 

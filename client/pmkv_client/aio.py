@@ -243,10 +243,11 @@ class AsyncClient(redis.asyncio.Redis):
         """As `Client.snapshot`."""
         await self.run(requests.snapshot(name))
 
-    async def rollback(self, name: str, tables: Sequence[str] | None = None, keys: bool | None = None) -> None:
+    async def rollback(self, name: str, tables: Sequence[str] | None = None, keys: bool | None = None) -> bool:
         """As `Client.rollback`."""
-        await self.run(requests.rollback(name, tables, keys))
+        changed = await self.run(requests.rollback(name, tables, keys))
         self.forget()
+        return changed
 
     async def branch(self, name: str, at: str = MAIN) -> AsyncClient:
         """As `Client.branch`."""

@@ -442,8 +442,9 @@ def snapshot(name: str) -> Request[None]:
     return _once("SNAPSHOT.CREATE", name)
 
 
-def rollback(name: str, tables: Sequence[str] | None = None, keys: bool | None = None) -> Request[None]:
-    return _once("SNAPSHOT.ROLLBACK", name, *as_collections(tables, keys))
+def rollback(name: str, tables: Sequence[str] | None = None, keys: bool | None = None) -> Request[bool]:
+    args = ("SNAPSHOT.ROLLBACK", name, *as_collections(tables, keys))
+    return Request([args], lambda replies: _text(replies[0]) == "OK", once=True)
 
 
 def branch(name: str, at: str = MAIN) -> Request[None]:

@@ -314,13 +314,15 @@ class Client(redis.Redis):
         """Keep the state of this client's view (`main` or a branch), tables and keyspaces, under a name."""
         self.run(requests.snapshot(name))
 
-    def rollback(self, name: str, tables: Sequence[str] | None = None, keys: bool | None = None) -> None:
-        """Take this client's view back to a snapshot. The state of `main` before it becomes the view `undo`.
+    def rollback(self, name: str, tables: Sequence[str] | None = None, keys: bool | None = None) -> bool:
+        """Take this client's view back to a snapshot. The state of `main` before it becomes the view `undo`. Return
+        whether that changed anything: if not, `undo` is what it was.
 
         tables: names; None means all tables, and all keyspaces too. keys: whether keyspaces go back, whatever `tables`.
         """
-        self.run(requests.rollback(name, tables, keys))
+        changed = self.run(requests.rollback(name, tables, keys))
         self.forget()
+        return changed
 
     def branch(self, name: str, at: str = MAIN) -> Client:
         """Cut a branch of any view, and return a client on it, as `view` does."""

@@ -62,18 +62,23 @@ class VersionOperations:
             branch = self._engine.view_entry(name, "branch")
             self._exchange("promote", branch, plan_promote(views, branch, tables, keys), MAIN, force)
 
-    def rollback(self, name: str, tables: TableNames = None, keys: KeyspaceChoice = None, head: str = MAIN) -> None:
-        """Give a head the state of a snapshot."""
+    def rollback(self, name: str, tables: TableNames = None, keys: KeyspaceChoice = None, head: str = MAIN) -> bool:
+        """Give a head the state of a snapshot. Return whether that changes anything: if not, an undo afterwards undoes
+        what was done before."""
         with self._deciding() as views:
             target, snapshot = self._engine.head_entry(head), self._engine.view_entry(name, "snapshot")
-            self._exchange("rollback", snapshot, plan_rollback(views, target, snapshot, tables, keys), head, True)
+            return self._exchange(
+                "rollback", snapshot, plan_rollback(views, target, snapshot, tables, keys), head, True
+            )
 
     def undo(self, force: bool = False) -> None:
         """Bring back everything that the last promote or rollback of `main` exchanged. ConflictError: one of these
         collections was written to since; `force` discards those writes instead."""
         with self._deciding() as views:
             if UNDO not in views.maps:
-                raise UnknownViewError("there is nothing to undo: no promote or rollback since the last undo")
+                raise UnknownViewError(
+                    "there is nothing to undo: no promote or rollback since the last undo has changed anything"
+                )
             self._exchange("undo", views.maps[UNDO], plan_undo(views), MAIN, force)
 
     def delete_view(self, name: str) -> None:
@@ -83,8 +88,8 @@ class VersionOperations:
                 raise InvalidError("`main` cannot be deleted")
             self._engine.decide({"op": "delete_view", "name": name})
 
-    def _exchange(self, op: str, source: ViewEntry, plan: Plan, head: str, force: bool) -> None:
-        """Carry out a plan, unless it conflicts or would change nothing."""
+    def _exchange(self, op: str, source: ViewEntry, plan: Plan, head: str, force: bool) -> bool:
+        """Carry out a plan, unless it conflicts or would change nothing. Return whether it did."""
         if plan.conflicts and not force:
             raise ConflictError(f"{'; '.join(plan.conflicts)}. Nothing was changed; with force, that is dropped")
         if not (plan.parts or plan.drop) and op != "undo":
@@ -92,11 +97,12 @@ class VersionOperations:
                 raise InvalidError(
                     f"nothing to promote: branch {source.name!r} wrote nothing since it was cut or promoted"
                 )
-            return  # a rollback to the present state: the view `undo` stays as it is
+            return False  # a rollback to the present state: the view `undo` stays as it is
         self._seal(source)
         self._engine.decide({"op": op, "name": source.name, "parts": plan.parts, "drop": plan.drop}, head)
         if head == MAIN and self.on_main_changed:
             self.on_main_changed()
+        return True
 
     def _refuse_taken(self, name: str) -> None:
         """ExistsError if a view has this name; InvalidError if none may have it."""

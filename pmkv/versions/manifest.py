@@ -91,7 +91,8 @@ class ViewRecord:
     lsn, created (unix ms): when it was cut; base: from which view. bases: of a branch, the layer of `main` that its own
     layers of each collection stand on. Of `undo` only: restored, the collections that it brings back; removed, those of
     them that `main` lost; promoted, the branch whose promote it undoes (name, LSN of its cut), which then gets back its
-    former `bases`, kept here."""
+    former `bases`, kept here; rebased, the same of the branches whose promoted writes `main` lost. cuts: of a branch
+    that was promoted, its bases before that."""
 
     kind: str
     lsn: int = 0
@@ -102,6 +103,8 @@ class ViewRecord:
     restored: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
     promoted: tuple[str, int] | None = None
+    cuts: dict[str, int | None] = field(default_factory=dict)
+    rebased: dict[str, tuple[int, dict[str, int | None]]] = field(default_factory=dict)
 
     @cached_property
     def record(self) -> dict[str, Any]:
@@ -110,10 +113,11 @@ class ViewRecord:
 
     def to_record(self) -> dict[str, Any]:
         """Return the view as the catalog keeps it."""
-        return {
+        record = {
             "kind": self.kind, "lsn": self.lsn, "created": self.created, "base": self.base, "parts": self.tops,
             "stands_on": self.bases, "exchanged": self.restored, "dropped": self.removed, "branch": self.promoted,
         }  # fmt: skip
+        return record | ({"cuts": self.cuts} if self.cuts else {}) | ({"rebased": self.rebased} if self.rebased else {})
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> ViewRecord:
@@ -121,6 +125,7 @@ class ViewRecord:
         return cls(
             record["kind"], record["lsn"], record["created"], record["base"], record["parts"], record["stands_on"],
             tuple(record["exchanged"]), tuple(record["dropped"]), tuple(record["branch"]) if record["branch"] else None,
+            record.get("cuts", {}), {name: (lsn, bases) for name, (lsn, bases) in record.get("rebased", {}).items()},
         )  # fmt: skip
 
 

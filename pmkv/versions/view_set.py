@@ -60,6 +60,8 @@ class ViewEntry:
     restored: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
     promoted: tuple[str, int] | None = None
+    cuts: dict[str, int | None] = field(default_factory=dict)
+    rebased: dict[str, tuple[int, dict[str, int | None]]] = field(default_factory=dict)
     record: ViewRecord | None = None  # of a snapshot or `undo`, which never change
 
     @property
@@ -187,6 +189,8 @@ class ViewSet:
             self._save_undo(head, (*names, *drop), tuple(drop), lsn, time)
             self.switches = self.switches[0] + 1, lsn
         self._put_all(head, source, names, drop, lsn)
+        if head.name == MAIN:
+            self._rebase_lost(source, (*names, *drop))
 
     def _save_undo(
         self, main: ViewEntry, restored: tuple[str, ...], removed: tuple[str, ...], lsn: int, time: int
@@ -214,18 +218,39 @@ class ViewSet:
         """Note that `main` has what a branch wrote to these collections, and keep the branch's former bases."""
         undo = self.maps[UNDO]
         undo.promoted, undo.bases = (branch.name, branch.lsn), dict(branch.bases)
+        branch.cuts = branch.cuts or dict(branch.bases)
         for name in names:
             if name in branch.parts:
                 branch.bases[name] = id_of(branch.base_of(name))
             else:
                 branch.bases.pop(name, None)
 
+    def _rebase_lost(self, source: ViewEntry, names: Iterable[str]) -> None:
+        """Let branches other than the source stand, in these collections, where they were cut, if `main` has no more
+        what they had been promoted with: they may be promoted again. `undo` keeps their bases."""
+        main, undo = self.maps[MAIN], self.maps[UNDO]
+        for branch in self.maps.values():
+            if branch.kind != "branch" or branch is source or not branch.cuts:
+                continue
+            lost = [name for name in names if was_promoted(branch, name) and not has_promoted(main, branch, name)]
+            if lost:
+                undo.rebased[branch.name] = branch.lsn, dict(branch.bases)
+            for name in lost:
+                branch.bases.pop(name, None)
+                if name in branch.cuts:
+                    branch.bases[name] = branch.cuts[name]
+
     def _restore_bases(self, undo: ViewEntry) -> None:
-        """Give a promoted branch its former bases, so that it may be promoted once more."""
-        name, lsn = undo.promoted or ("", 0)
-        branch = self.maps.get(name)
-        if branch is not None and branch.lsn == lsn:
-            branch.bases = dict(undo.bases)
+        """Give branches their former bases: one whose promote is undone may be promoted once more, and those whose
+        promoted writes `main` gets back need not be."""
+        former = dict(undo.rebased)
+        if undo.promoted is not None:
+            name, lsn = undo.promoted
+            former[name] = lsn, undo.bases
+        for name, (lsn, bases) in former.items():
+            branch = self.maps.get(name)
+            if branch is not None and branch.lsn == lsn:
+                branch.bases = dict(bases)
 
     def _delete(self, name: str) -> None:
         if name in self.maps:
@@ -323,9 +348,12 @@ class ViewSet:
     def freeze_memtables(self) -> None:
         """Freeze all memtables, and merge layers that nothing tells apart any more."""
         branches = [view for view in self.maps.values() if view.kind == "branch"]
-        undo_lsn = self.maps[UNDO].lsn if UNDO in self.maps else None
+        undo_lsn, bases = None, [some for branch in branches for some in (branch.bases, branch.cuts)]
+        if UNDO in self.maps:
+            undo_lsn = self.maps[UNDO].lsn
+            bases += [some for _, some in self.maps[UNDO].rebased.values()]
         for tree in self.trees.values():
-            tree.merge({undo_lsn, *(branch.bases.get(tree.name) for branch in branches)})
+            tree.merge({undo_lsn, *(some.get(tree.name) for some in bases)})
             for layer in tree.layers.values():
                 layer.freeze()
             tree.invalidate_stacks()
@@ -365,7 +393,7 @@ class ViewSet:
     def _restore_view(self, name: str, record: ViewRecord) -> None:
         view = self.maps[name] = self.maps.get(name) or ViewEntry(
             name, record.kind, record.lsn, record.created, record.base, {}, dict(record.bases), record.restored,
-            record.removed, record.promoted,
+            record.removed, record.promoted, dict(record.cuts), dict(record.rebased),
         )  # fmt: skip
         for part, id in record.tops.items():
             layer = self.trees[part].layers[id] if id is not None else None
@@ -409,6 +437,21 @@ def is_written(branch: ViewEntry, name: str) -> bool:
     return name not in branch.bases or top.writes > 0 or id_of(top.below) != branch.bases[name]
 
 
+def was_promoted(branch: ViewEntry, name: str) -> bool:
+    """Return whether a branch was promoted with a collection that it had written, created or dropped."""
+    return (name in branch.bases) != (name in branch.cuts) or branch.bases.get(name) != branch.cuts.get(name)
+
+
+def has_promoted(main: ViewEntry, branch: ViewEntry, name: str) -> bool:
+    """Return whether `main` has what a branch was promoted with: the layer on which the branch stands since, or nothing
+    where that was nothing."""
+    if name not in branch.bases or name not in main.parts:
+        return name not in branch.bases and name not in main.parts
+    top, base = main.parts[name], branch.bases[name]
+    assert top is not None
+    return top.below is None if base is None else any(layer.id == base for layer in top.down())
+
+
 def is_untouched(tree: LayerTree) -> bool:
     """Return whether this is a keyspace as it is in a new store."""
     return tree.decision is None and list(tree.layers) == [0] and not tree.layers[0].writes
@@ -431,5 +474,6 @@ def view_record(view: ViewEntry, trees: dict[str, LayerTree]) -> ViewRecord:
         if not (is_untouched(trees[name]) or (top is None and trees[name].decision is None))
     }
     return ViewRecord(
-        view.kind, view.lsn, view.created, view.base, tops, dict(view.bases), view.restored, view.removed, view.promoted
-    )
+        view.kind, view.lsn, view.created, view.base, tops, dict(view.bases), view.restored, view.removed,
+        view.promoted, dict(view.cuts), dict(view.rebased),
+    )  # fmt: skip

@@ -271,7 +271,9 @@ def rollback(host: str, port: int, password: str, name: str, tables: tuple[str, 
 
     `pmkv undo` reverses that.
     """
-    _ask(host, port, password, "SNAPSHOT.ROLLBACK", name, *_scope(tables, keys))
+    reply = _ask(host, port, password, "SNAPSHOT.ROLLBACK", name, *_scope(tables, keys))
+    if reply != b"OK":
+        click.echo(reply.decode())
 
 
 @main.command()

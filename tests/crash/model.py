@@ -27,6 +27,7 @@ Part = int | tuple[str, int]
 Tables = Sequence[str] | None
 Keys = Sequence[int] | bool | None
 numbers = count(1)  # of stamps, marks and tables
+former: dict[int, int] = {}  # by stamp: the stamp that its part had before it was written
 
 
 @dataclass
@@ -72,7 +73,9 @@ class OpenView:
     def touch(self, part: Part | None) -> None:
         """It was written."""
         assert part is not None
+        before = self.stamp(part)
         self.stamps[part] = self.marks[part] = next(numbers)
+        former[self.stamps[part]] = before
 
     def remove(self, part: Part) -> None:
         self.stamps.pop(part, None)
@@ -138,17 +141,21 @@ class OpenView:
 class View(OpenView):
     """A branch, a snapshot, or `undo`. stands_on: the stamps of a branch when it was cut, or promoted a part;
     exchanged: the marks of main after what `undo` undoes, None for what it then had not; branch: whose promote that
-    was, and `stands_on` what it stood on before."""
+    was, and `stands_on` what it stood on before; first: what a branch stood on before its first promote; rebased: what
+    branches stood on whose promoted writes main lost by what `undo` undoes."""
 
     kind: str = "branch"
     base: str = "main"
     stands_on: dict[Part, int] = field(default_factory=dict, compare=False, repr=False)
     exchanged: dict[Part, int | None] = field(default_factory=dict, compare=False, repr=False)
     branch: str = field(default="", compare=False, repr=False)
+    first: dict[Part, int] = field(default_factory=dict, compare=False, repr=False)
+    rebased: dict[str, dict[Part, int]] = field(default_factory=dict, compare=False, repr=False)
 
     def copy(self) -> View:
         copy = View(kind=self.kind, base=self.base, stands_on=dict(self.stands_on), exchanged=dict(self.exchanged))
-        copy.branch = self.branch
+        copy.branch, copy.first = self.branch, dict(self.first)
+        copy.rebased = {name: dict(stamps) for name, stamps in self.rebased.items()}
         copy.copy_of(self)
         return copy
 
@@ -208,7 +215,9 @@ class Model(OpenView):
         if not (parts or gone or others):
             return NOTHING
         self._exchange(branch, parts, gone | others)
+        self._rebase_lost(parts | gone | others, branch)
         self.views[UNDO].branch, self.views[UNDO].stands_on = name, dict(branch.stands_on)
+        branch.first = branch.first or dict(branch.stands_on)
         for part in parts | gone | others:
             branch.stands_on.pop(part, None)
         branch.stands_on |= {part: branch.stamp(part) for part in parts}
@@ -228,7 +237,8 @@ class Model(OpenView):
         same = {mine.part(part[0]) for part in parts if isinstance(part, tuple)} - {None}
         return {part for part in same if part is not None} - parts
 
-    def rollback(self, name: str, tables: Tables = None, keys: bool | None = None, head: str = "main") -> None:
+    def rollback(self, name: str, tables: Tables = None, keys: bool | None = None, head: str = "main") -> bool:
+        """Return whether anything is changed."""
         snapshot, mine = self.views[name], self.head(head)
         chosen = set(range(SPACES)) if keys or (keys is None and tables is None) else set()
         chosen |= snapshot.table_parts if tables is None else {snapshot.part(table) for table in tables}
@@ -237,11 +247,13 @@ class Model(OpenView):
         if tables is None:
             drop |= mine.table_parts - snapshot.table_parts
         if not (parts or drop):
-            return
+            return False
         if head == "main":
             self._exchange(snapshot, parts, drop)
+            self._rebase_lost(parts | drop)
         else:
             change(mine, snapshot, parts, drop)
+        return True
 
     def _exchange(self, source: OpenView, parts: set[Part], drop: set[Part]) -> None:
         """Parts of main against those of a view. What was before is left as `undo`."""
@@ -250,11 +262,35 @@ class Model(OpenView):
         self.views[UNDO].exchanged = {part: self.marks.get(part) for part in parts | drop}
         self.switches += 1
 
+    def _rebase_lost(self, parts: set[Part], but: View | None = None) -> None:
+        """Branches stand where they were cut, in parts of which main has no more what they were promoted with."""
+        for name in self.named("branch"):
+            branch = self.views[name]
+            lost = {part for part in parts if branch.stands_on.get(part) != branch.first.get(part)}
+            lost = {part for part in lost if not self._has(part, branch.stands_on.get(part))}
+            if branch is but or not branch.first or not lost:
+                continue
+            self.views[UNDO].rebased[name] = dict(branch.stands_on)
+            for part in lost:
+                branch.stands_on.pop(part, None)
+            branch.stands_on |= {part: branch.first[part] for part in lost & branch.first.keys()}
+
+    def _has(self, part: Part, stamp: int | None) -> bool:
+        """Was a part of main made from this stamp, or is it like that in main: without writes, or not there (None)?"""
+        if stamp is None or part not in self.parts:
+            return stamp is None and part not in self.parts
+        mine = self.stamp(part)
+        while stamp and mine > stamp:
+            mine = former[mine]
+        return mine == stamp
+
     def forget(self, name: str) -> None:
         """A branch of the same name will be another one."""
         del self.views[name]
-        if UNDO in self.views and self.views[UNDO].branch == name:
-            self.views[UNDO].branch = ""
+        if UNDO in self.views:
+            self.views[UNDO].rebased.pop(name, None)
+            if self.views[UNDO].branch == name:
+                self.views[UNDO].branch = ""
 
     def undo(self, force: bool = False) -> str | None:
         before = self.views[UNDO]
@@ -266,6 +302,8 @@ class Model(OpenView):
         if not force and (lost or others):
             return CONFLICT
         change(self, before, parts, gone | others)
+        for name, stamps in before.rebased.items():
+            self.views[name].stands_on = dict(stamps)
         if before.branch in self.views:
             self.views[before.branch].stands_on = dict(before.stands_on)
         del self.views[UNDO]
@@ -296,6 +334,8 @@ class Model(OpenView):
         for part in sorted(parts, key=rank):
             yield from ((one.stamps.get(part, 0) if part in one.parts else None) for one in (self, *views))
             yield from (view.stands_on.get(part) for view in views)
+            yield from (view.first.get(part) for view in views)
+            yield from (stamps.get(part) for view in views for _, stamps in sorted(view.rebased.items()))
             yield from (-1 if part not in view.exchanged else view.exchanged[part] for view in views)
             yield self.marks.get(part)
         yield from (-2 - sorted(self.views).index(one.branch) for one in views if one.branch in self.views)

@@ -317,6 +317,22 @@ def _() -> list[Patch]:
     return [(LayerTree, "continue_from", forgetful)]
 
 
+@mutant("a branch does not notice that main lost what it was promoted with")
+def _() -> list[Patch]:
+    return [(ViewSet, "_rebase_lost", lambda self, source, names: None)]
+
+
+@mutant("an undo gives back writes to main, and not to the branch where it stands")
+def _() -> list[Patch]:
+    lost = ViewSet._rebase_lost
+
+    def unremembered(self: ViewSet, source: ViewEntry, names: Any) -> None:
+        lost(self, source, names)
+        self.maps["undo"].rebased.clear()
+
+    return [(ViewSet, "_rebase_lost", unremembered)]
+
+
 # --- what is shown until it is durable
 
 

@@ -247,8 +247,8 @@ class Bare:
     def promote(self, name: str, tables: Any, keys: Any, force: bool) -> None:
         self.engine.versions.promote(name, tables, keys, force)
 
-    def rollback(self, name: str, tables: Any, keys: Any) -> None:
-        self.engine.versions.rollback(name, tables, keys)
+    def rollback(self, name: str, tables: Any, keys: Any) -> bool:
+        return self.engine.versions.rollback(name, tables, keys)
 
     def undo(self, force: bool) -> None:
         self.engine.versions.undo(force)

@@ -85,7 +85,7 @@ class Rollback(Operation):
         return set(self.tables or ()) <= model.views[self.view].tables.keys()
 
     def on_model(self, model: Model) -> Any:
-        model.rollback(self.view, self.tables, self.keys, self.head)
+        return model.rollback(self.view, self.tables, self.keys, self.head)
 
     def on_store(self, store: Any) -> Any:
         return head_of(store, self.head).rollback(self.view, self.tables, self.keys)

@@ -18,6 +18,7 @@ command = group.command
 _NO_TIMEOUT = "ERR timeout is not an integer or out of range"
 _NEEDS_RESP3 = "ERR VIEW.TRACK needs RESP3, which has push messages: send HELLO 3 first"
 MAX_TIMEOUT_MS = 1 << 53
+NOTHING_CHANGED = b"+OK, nothing changed: the view has that state already; `undo` is what it was\r\n"
 _YES_NO = {b"YES": True, b"NO": False}
 
 
@@ -35,10 +36,12 @@ def snapshot_create(session: Session, arguments: list[bytes]) -> Reply:
 def snapshot_rollback(session: Session, arguments: list[bytes]) -> Reply:
     """Return the view in use to a snapshot; for main, the state before stays as `undo`.
 
+    The reply is OK, or begins with OK and says that nothing changed.
+
     Syntax: SNAPSHOT.ROLLBACK name [TABLES n t...] [KEYS yes|no]
     """
-    session.view.rollback(name_of(arguments[1]), **_scope(arguments[2:]))
-    return OK
+    changed = session.view.rollback(name_of(arguments[1]), **_scope(arguments[2:]))
+    return OK if changed else NOTHING_CHANGED
 
 
 @command("branch.create", -2, "write fast")

@@ -151,6 +151,7 @@ SCHEMAS: dict[str, Schema] = {
         "promotions lsn",
         promotions={**INTEGER, "description": "Promotes, rollbacks and undos of main so far."},
         lsn={**INTEGER, "description": "The LSN of the last of them; 0 for none."},
+        changed={"type": "boolean", "description": "Of a rollback: false if the view had that state already."},
     ),
     "TablesToGather": record("tables", tables={"type": "object", "additionalProperties": IDS}),
     "Gathered": record("tables", tables={"type": "object", "additionalProperties": ROWS}),

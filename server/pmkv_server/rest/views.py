@@ -84,8 +84,8 @@ async def create_branch(request: web.Request) -> web.Response:
 async def rollback(request: web.Request) -> web.Response:
     view = await view_of(request, query(request, "at"))
     scope = await _body_fields(request, [], ["tables", "keys"])
-    await run(request, lambda: view.rollback(request.match_info["view"], **scope))
-    return _version(request)
+    changed = await run(request, lambda: view.rollback(request.match_info["view"], **scope))
+    return _version(request, changed=changed)
 
 
 async def promote(request: web.Request) -> web.Response:
@@ -118,10 +118,10 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def _version(request: web.Request) -> web.Response:
+def _version(request: web.Request, **more: bool) -> web.Response:
     promotions, lsn = request.app[SERVER].switches.latest
     request[PROMOTIONS] = promotions
-    return reply({"promotions": promotions, "lsn": lsn})
+    return reply({"promotions": promotions, "lsn": lsn, **more})
 
 
 async def _body_fields(request: web.Request, required: list[str], others: list[str] | None = None) -> dict[str, Any]:

@@ -59,7 +59,8 @@ def test_what_was_deleted_says_so(engine: Engine, kind: str) -> None:
     for use in (
         lambda: table.get([1]), lambda: len(table), lambda: table.put([1], [1]), lambda: space.get(b"k"),
         lambda: space.put(b"k", b"v"), lambda: list(space.scan()), lambda: space.keys(), lambda: len(space),
-        lambda: view.keyspace(0), lambda: engine.view("v"), lambda: list(table.scan()), lambda: Watch().add(space, b"k"),
+        lambda: view.keyspace(0), lambda: engine.view("v"), lambda: list(table.scan()),
+        lambda: Watch().add(space, b"k"),
     ):  # fmt: skip
         with pytest.raises(UnknownViewError, match="'v'"):
             use()

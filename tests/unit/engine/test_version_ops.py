@@ -60,3 +60,54 @@ def test_a_conflict_is_refused_unless_forced(engine: Engine) -> None:
     assert engine.tables["t"].get([1]).tolist() == [3]
     engine.versions.promote("b", force=True)
     assert engine.tables["t"].get([1]).tolist() == [2]
+
+
+def test_a_rollback_says_whether_it_changed_anything(engine: Engine) -> None:
+    engine.versions.snapshot("s")
+    assert engine.versions.rollback("s") is False
+    with pytest.raises(
+        UnknownViewError, match="nothing to undo: no promote or rollback since the last undo has changed"
+    ):
+        engine.versions.undo()
+    engine.tables["t"].put([1], [2])
+    assert engine.versions.rollback("s") is True
+    assert engine.versions.rollback("s") is False
+    engine.versions.undo()
+    assert engine.tables["t"].get([1]).tolist() == [2]
+
+
+def test_a_branch_whose_writes_main_lost_may_be_promoted_again(engine: Engine) -> None:
+    """By a rollback, or by the promote of another branch; after an undo of that it need not be."""
+    main, versions = engine.tables["t"], engine.versions
+    versions.snapshot("s")
+    first, second = versions.branch("first"), versions.branch("second")
+    first.tables["t"].put([1], [10])
+    second.tables["t"].put([1], [20])
+    versions.promote("first")
+    for lose in (lambda: versions.rollback("s"), lambda: versions.promote("second", force=True)):
+        lose()
+        assert main.get([1]).tolist() != [10]
+        versions.undo()
+        with pytest.raises(InvalidError, match="nothing to promote"):
+            versions.promote("first")
+        lose()
+        versions.promote("first", force=main.get([1]).tolist() == [20])
+        assert main.get([1]).tolist() == [10]
+
+
+def test_a_promote_after_a_rollback_drops_no_later_writes(engine: Engine) -> None:
+    versions, keys = engine.versions, engine.keyspaces[0]
+    keys.put(b"k", b"1")
+    versions.snapshot("s")
+    branch = versions.branch("b")
+    branch.keyspace(0).clear()
+    branch.tables["t"].put([1], [10])
+    versions.promote("b")
+    keys.put(b"k", b"2")
+    versions.rollback("s")
+    engine.tables["t"].put([2], [2])
+    with pytest.raises(ConflictError, match="main has 1 writes in t since 'b' was cut"):
+        versions.promote("b")
+    versions.promote("b", tables=[], keys=True)
+    assert keys.get(b"k") is None and engine.tables["t"].get([1, 2]).tolist() == [1, 2]
+    engine.check()

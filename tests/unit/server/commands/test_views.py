@@ -37,6 +37,7 @@ def test_a_snapshot_and_back(client: Client) -> None:
         SET a 2 => OK
         SET b 2 => OK
         SNAPSHOT.ROLLBACK v1 => OK
+        SNAPSHOT.ROLLBACK v1 => OK, nothing changed: the view has that state already; `undo` is what it was
         MGET a b => ["1", nil]
         VIEW.UNDO => OK
         MGET a b => ["2", "2"]
