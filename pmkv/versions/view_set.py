@@ -152,7 +152,7 @@ class ViewSet:
                 self._exchange(head, self.maps[name], parts, drop, lsn, time)
             case {"op": "undo", "parts": parts, "drop": drop}:
                 self._put_all(head, self.maps[UNDO], parts, drop, lsn)
-                self._restore_bases(self.maps[UNDO])
+                restore_bases(self.maps)
                 self._delete(UNDO)
                 self.switches = self.switches[0] + 1, lsn
             case {"op": "delete_view", "name": name}:
@@ -239,18 +239,6 @@ class ViewSet:
                 branch.bases.pop(name, None)
                 if name in branch.cuts:
                     branch.bases[name] = branch.cuts[name]
-
-    def _restore_bases(self, undo: ViewEntry) -> None:
-        """Give branches their former bases: one whose promote is undone may be promoted once more, and those whose
-        promoted writes `main` gets back need not be."""
-        former = dict(undo.rebased)
-        if undo.promoted is not None:
-            name, lsn = undo.promoted
-            former[name] = lsn, undo.bases
-        for name, (lsn, bases) in former.items():
-            branch = self.maps.get(name)
-            if branch is not None and branch.lsn == lsn:
-                branch.bases = dict(bases)
 
     def _delete(self, name: str) -> None:
         if name in self.maps:
@@ -435,6 +423,20 @@ def is_written(branch: ViewEntry, name: str) -> bool:
     top = branch.parts[name]
     assert top is not None
     return name not in branch.bases or top.writes > 0 or id_of(top.below) != branch.bases[name]
+
+
+def restore_bases(views: dict[str, ViewEntry]) -> None:
+    """Give branches the bases that `undo` keeps: one whose promote is undone may be promoted once more, and those whose
+    promoted writes `main` gets back need not be."""
+    undo = views[UNDO]
+    former = dict(undo.rebased)
+    if undo.promoted is not None:
+        name, lsn = undo.promoted
+        former[name] = lsn, undo.bases
+    for name, (lsn, bases) in former.items():
+        branch = views.get(name)
+        if branch is not None and branch.lsn == lsn:
+            branch.bases = dict(bases)
 
 
 def was_promoted(branch: ViewEntry, name: str) -> bool:

@@ -267,7 +267,7 @@ def _() -> list[Patch]:
 
 @mutant("a branch whose promote was undone stands on what it promoted")
 def _() -> list[Patch]:
-    return [(ViewSet, "_restore_bases", lambda self, before: None)]
+    return [(heads_module, "restore_bases", lambda views: None)]
 
 
 @mutant("an undo brings back everything")
