@@ -159,10 +159,12 @@ class Keyspace(Collection):
         blob, bounds = join(keys)
         return KeyBatch(self._hash(blob, bounds), blob, bounds, self._log.data, self._owner, self._verify)
 
-    def newest_records(self, keys: Sequence[bytes]) -> list[tuple[int, int | None]]:
+    def records(self, keys: Sequence[bytes], shown: bool = False) -> list[tuple[int, int | None]]:
         """Return for each key the location of its newest record, pending or not (0: absent or deleted), and its expiry
-        (0: none; None: absent or expired). The caller holds locks.state."""
-        found, out = self.chain.find(self._wanted(keys)), np.empty((len(keys), 4), np.int64)
+        (0: none; None: absent or expired). shown: of the version that this thread reads. The caller holds
+        locks.state."""
+        chain = self._shown() if shown else self.chain
+        found, out = chain.find(self._wanted(keys)), np.empty((len(keys), 4), np.int64)
         read_records(self._log.data, found, self._owner, self._log.now(), False, out)
         records = np.where(lives(found), found, 0).tolist()
         return [(record, row[2] if row[0] >= 0 else None) for record, row in zip(records, out.tolist(), strict=True)]
@@ -170,12 +172,6 @@ class Keyspace(Collection):
     def hash_of(self, key: bytes) -> int:
         """Return the hash of a key by which indexes know it."""
         return int(self._hash(*join([key]))[0])
-
-    def depend_on_exchange(self) -> None:
-        """Wait for the last decision that exchanged the layers, so that this thread is not shown the previous version
-        any more."""
-        if (former := self._former) is not None:
-            self._log.wait_durable(former.lsn)
 
     def depend_on_all(self) -> None:
         """Let the result of this thread, within `deferred`, depend on all that was appended so far."""

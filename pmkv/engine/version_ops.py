@@ -76,9 +76,7 @@ class VersionOperations:
         collections was written to since; `force` discards those writes instead."""
         with self._deciding() as views:
             if UNDO not in views.maps:
-                raise UnknownViewError(
-                    "there is nothing to undo: no promote or rollback since the last undo has changed anything"
-                )
+                raise UnknownViewError("there is nothing to undo: no promote or rollback since the last undo")
             self._exchange("undo", views.maps[UNDO], plan_undo(views), MAIN, force)
 
     def delete_view(self, name: str) -> None:

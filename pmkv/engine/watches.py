@@ -20,13 +20,12 @@ class Watch:
 
     def __init__(self) -> None:
         self.written: bytes | None = None
-        self.keys: dict[tuple[Keyspace, bytes], tuple[int, int | None]] = {}  # each as `newest_records` had it
+        self.keys: dict[tuple[Keyspace, bytes], tuple[int, int | None]] = {}  # each as `records` had it
 
     def add(self, keyspace: Keyspace, key: bytes) -> None:
-        """Watch one more key from now on. Reads of this thread that follow show its present state or a later one."""
+        """Watch one more key from now on."""
         if (keyspace, key) not in self.keys:
             keyspace.watches.add(key, self)
-            keyspace.depend_on_exchange()
 
     def changed_key(self) -> bytes | None:
         """Return a key that was written or has expired since it was added, None for none. Such a key reveals what may
@@ -56,11 +55,14 @@ class KeyWatches:
         return bool(self._by_hash)
 
     def add(self, key: bytes, watch: Watch) -> None:
-        """Mark the watch as soon as this key is written. It must be removed again."""
+        """Mark the watch as soon as this key is written, or at once if readers are still shown the state of the key
+        before a promote or rollback that is pending. It must be removed again."""
         keyspace, word = self._keyspace, self._keyspace.hash_of(key)
         with keyspace._locked():
-            watch.keys[keyspace, key] = keyspace.newest_records([key])[0]
+            watch.keys[keyspace, key] = record = keyspace.records([key])[0]
             self._by_hash.setdefault(word, {})[key, watch] = None
+            if keyspace.records([key], shown=True)[0] != record:
+                watch.written = key
 
     def remove(self, key: bytes, watch: Watch) -> None:
         """Undo `add`."""
@@ -92,7 +94,7 @@ class KeyWatches:
         """Mark the watches of keys that have another record than when the watch began. A key that was absent or had
         expired then, and is or has so now, was not changed. The caller holds locks.state."""
         entries = [entry for some in self._by_hash.values() for entry in some]
-        records = self._keyspace.newest_records([key for key, _ in entries])
+        records = self._keyspace.records([key for key, _ in entries])
         for (key, watch), (record, expiry) in zip(entries, records, strict=True):
             before, alive_until = watch.keys[self._keyspace, key]
             if record != before and (expiry is not None or alive_until is not None):
