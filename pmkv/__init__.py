@@ -9,7 +9,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["BytesArray", "Keyspace", "Spans", "Stats", "Store", "Table", "View", "ViewInfo", "Watch", "errors", "open"]
+__all__ = [
+    "BytesArray",
+    "Keyspace",
+    "Spans",
+    "Stats",
+    "Store",
+    "Table",
+    "View",
+    "ViewInfo",
+    "Watch",
+    "errors",
+    "open",
+    "restore",
+]
 
 if TYPE_CHECKING:
     from . import errors
@@ -21,6 +34,7 @@ if TYPE_CHECKING:
     from .stats import Stats
     from .store import Store
     from .store import open_store as open
+    from .tools.restore import restore
     from .versions.view_set import ViewInfo
     from .view import View
 
@@ -34,6 +48,7 @@ _PLACES = {
     "Spans": ("engine.byte_batch", "BytesArray"),
     "View": ("view", "View"),
     "Watch": ("engine.watches", "Watch"),
+    "restore": ("tools.restore", "restore"),
     "ViewInfo": ("versions.view_set", "ViewInfo"),
 }
 

@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import weakref
 from collections.abc import Callable
 from pathlib import Path
 
 from . import data_directory
+from .backup.backup_manifest import Backup
+from .backup.held import drop_held
+from .backup.target import open_target
+from .backup.writer import BackupReport, Progress, no_progress, write_backup
 from .engine.engine import Engine
 from .engine.version_plan import KeyspaceChoice, TableNames
-from .errors import CorruptionError, FlushError, FullError, InvalidError
+from .errors import CorruptionError, FlushError, FullError, InvalidError, LockedError
 from .log.durability import DurabilityWait
 from .log.flusher import Flusher
 from .log.format import epoch_of
@@ -80,6 +85,7 @@ class Store(View):
         super().__init__(engine, engine.main)
         self._place, self.dram = place, dram
         self._flusher, self._background = Flusher(self._log), Background()
+        self._backing_up = threading.Lock()
         engine.pool.on_take = lambda: self._background.submit(self._prepare_ahead)
         self._maintenance: MaintenanceScheduler | None = None
         if engine.upkeep is not None:
@@ -93,6 +99,8 @@ class Store(View):
             engine.pool.on_take()
             if self._maintenance is not None:
                 self._maintenance.start()
+            with contextlib.suppress(FullError):
+                drop_held(engine)  # what a backup held when its process was killed
         _open_stores.add(self)
 
     # views
@@ -260,6 +268,31 @@ class Store(View):
             raise InvalidError("a checkpoint cannot be taken within a batch: nothing is complete before its end")
         if self._maintenance is not None:
             self._maintenance.checkpoint()
+
+    def backup(
+        self,
+        target: str | os.PathLike[str],
+        view: str | None = MAIN,
+        since: str | os.PathLike[str] | BackupReport | None = None,
+        *,
+        progress: Progress = no_progress,
+    ) -> BackupReport:
+        """Write a backup of one view, or of all (None), to a directory or a URL, while the store is used.
+
+        It takes the place of an earlier one there once it is complete. since: an earlier backup of this store, its
+        place or report: only what changed since then is written, and a restore needs both. progress: called with how
+        many entries were looked at, and of how many. `pmkv.restore` makes a store of it."""
+        self._log.guard_read()
+        if self._log.caller_holds_lock:
+            raise InvalidError("a backup cannot be written within a batch: it would stop all other writers")
+        if not self._backing_up.acquire(blocking=False):
+            raise LockedError("a backup of this store is under way: wait for its end")
+        try:
+            before = since.manifest if isinstance(since, BackupReport) else since
+            earlier = Backup.open(os.fspath(before)) if before is not None else None
+            return write_backup(self._engine, open_target(target), view, earlier, progress)
+        finally:
+            self._backing_up.release()
 
     @property
     def checkpointed_at(self) -> int:

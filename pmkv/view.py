@@ -111,6 +111,10 @@ class View:
         exist_ok: return an existing table of equal dtype, shape and rows. ExistsError: the name is taken."""
         return self._engine.create_table(name, dtype, rows, self._usable, exist_ok)
 
+    def restore_table(self, decision: dict[str, Any]) -> None:
+        """Create a table by the decision that created it in another store, as a backup keeps it."""
+        self._engine.restore_table(decision, self._usable)
+
     def table(self, name: str) -> Table:
         """The table of this name. UnknownNameError: there is none."""
         return self._contents.table(name)

@@ -53,6 +53,8 @@ SERIAL = (
 )
 # `slow`: takes seconds, so `make quick` leaves it out, as it does those above.
 SLOW = (
+    "unit/backup/test_backup_manifest.py::test_damage_of_any_byte",
+    "unit/backup/test_writer.py",
     "unit/bench/",
     "unit/catalog/test_lmdb_catalog.py::test_a_killed_process_leaves_every_commit_whole",
     "unit/index/test_hash_table.py::test_room_is_made_while_others_read_and_then_nothing_moves",
@@ -64,6 +66,7 @@ SLOW = (
     "unit/test_deploy.py",
     "unit/test_one_owner.py",
     "unit/test_store.py",
+    "unit/tools/test_restore.py",
     "unit/tools/test_salvage.py::test_a_nearly_full_store_of_small_records_fits",
     "unit/versions/test_upkeep_views.py::test_spans_let_reads_skip_many_snapshots",
 )

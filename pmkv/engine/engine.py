@@ -59,7 +59,7 @@ class Engine:
         unix ms; files: the catalog and the run files, None for a store in memory; hot: bytes of the location cache."""
         self.pool, self.log = pool, Log(pool, durability, now)
         self.dram = IndexMemory(Arena(), CacheBudget(hot))
-        self._context = EngineContext(self.log, verify, files[0] if files else None, self._clear, self._made_table)
+        self.context = EngineContext(self.log, verify, files[0] if files else None, self._clear, self._made_table)
         self._last_decision = 0  # LSN of the last decision: a name may be missing because of it
         self.heads = ViewSet(self._new_tree)
         self.open_views: dict[str, OpenView] = {}  # by name: every head, and each snapshot that was read
@@ -116,7 +116,7 @@ class Engine:
                 del self.open_views[name]
                 view = None
             if entry is not None and view is None and entry.is_head:
-                self.open_views[name] = OpenView(entry, self.heads.trees, self._context)
+                self.open_views[name] = OpenView(entry, self.heads.trees, self.context)
             elif entry is not None and view is not None and (entry.is_head or entry is not view.view):
                 view.follow(entry, self.heads.trees, lsn)
 
@@ -170,7 +170,7 @@ class Engine:
         if view is None:
             with self.log.locks.state:
                 if name not in self.open_views and name in self.heads.maps:
-                    self.open_views[name] = OpenView(self.heads.maps[name], self.heads.trees, self._context)
+                    self.open_views[name] = OpenView(self.heads.maps[name], self.heads.trees, self.context)
                 view = self.open_views.get(name)
         self.log.wait_durable(view.view.lsn if view is not None else self._last_decision)
         if view is None:
@@ -257,6 +257,15 @@ class Engine:
         with contextlib.suppress(ExistsError):  # another thread may have been faster
             return self.create_table(name, dtype, None, head)
         return self.table(name, head)
+
+    def restore_table(self, decision: dict[str, Any], head: str = MAIN) -> None:
+        """Create a table by the decision of another store, with an id of this one."""
+        self.log.guard_write()
+        with self.log.locks.append, self.log.locks.state:
+            if decision["name"] in self.open_views[self.head_entry(head).name].tables:
+                raise ExistsError(f"there is a table {decision['name']!r} already")
+            lsn = self.decide(decision | {"id": self.heads.last_table + 1}, head)
+        self.log.wait_durable(lsn)
 
     def drop_table(self, name: str, head: str = MAIN) -> None:
         """Remove a table with all its rows."""

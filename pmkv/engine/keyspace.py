@@ -148,12 +148,17 @@ class Keyspace(Collection):
         return self._rows(keys).tolist()
 
     def _rows(self, keys: Sequence[bytes]) -> np.ndarray:
+        return self._locate(keys, self._log.now())[1]
+
+    def _locate(self, keys: Sequence[bytes], now: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return locations, and for each [offset of its value (negative: absent or expired by `now`), length, expiry,
+        flags]."""
         found, lsn, data = self._look_up(self._wanted(keys))
         out = np.empty((len(keys), 4), np.int64)
-        if read_records(data, found, self._owner, self._log.now(), self._verify, out):
+        if read_records(data, found, self._owner, now, self._verify, out):
             self._complain(found, out)
         self._log.wait_durable(lsn)
-        return out
+        return found, out
 
     def _wanted(self, keys: Sequence[bytes]) -> KeyBatch:
         blob, bounds = join(keys)
@@ -238,18 +243,25 @@ class Keyspace(Collection):
     def _put(self, keys: list[bytes], values: list[bytes], expiry: int) -> None:
         self.put_entries(keys, values, [expiry] * len(keys))
 
-    def put_entries(self, keys: Sequence[bytes], values: Sequence[bytes], expiries: Sequence[int]) -> None:
-        """Store many values, each with its own expiry (unix ms, 0 for none)."""
+    def put_entries(
+        self,
+        keys: Sequence[bytes],
+        values: Sequence[bytes],
+        expiries: Sequence[int],
+        kinds: np.ndarray | None = None,
+    ) -> None:
+        """Store many values, each with its own expiry (unix ms, 0 for none). kinds: flags of the records, those of
+        strings by default."""
         self._guard_write()
         check_keys(keys)
         values, has_large = as_values(values, self._part)
-        flags = np.zeros(len(keys), np.int64)
+        flags = np.zeros(len(keys), np.int64) if kinds is None else kinds.astype(np.int64)
         if has_large:
             values = list(values)
             for i, value in enumerate(values):
                 if len(value) > self._part:
                     values[i] = large_values.write(self._log, self.number, self.layer, self._owner, value, self._part)
-                    flags[i] = FLAG_PARTS
+                    flags[i] |= FLAG_PARTS
         self._log.wait_durable(self._write(keys, values, np.asarray(expiries, np.int64), flags))
 
     def _write(

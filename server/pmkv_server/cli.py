@@ -21,9 +21,10 @@ from typing import Any
 import click
 
 import pmkv
-from pmkv.errors import PmkvError
+from pmkv.errors import LockedError, PmkvError
 from pmkv_server.config import Config
 from pmkv_server.parsing import strict_int
+from pmkv_server.progress import progress_bar
 from pmkv_server.signals import StopSignals
 from pmkv_server.system_errors import describe
 
@@ -119,7 +120,8 @@ def connected(function: Callable) -> Callable:
 def main() -> None:
     """pmkv: crash-consistent storage for online features and embeddings.
 
-    serve starts a server; check and dump read a data directory; all other commands talk to a running server.
+    serve starts a server; check, dump, backup and restore work on a data directory; all other commands talk to a
+    running server.
     """
 
 
@@ -384,10 +386,54 @@ def dump(directory: str) -> None:
     _run(run, directory, sys.stdout)
 
 
-def _run(run: Callable, *arguments: Any) -> Any:
+@main.command()
+@click.argument("target")
+@click.option(
+    "--data",
+    required=True,
+    type=click.Path(exists=True, file_okay=False),
+    help="The data directory; nobody may use it.",
+)
+@setting("pool", help='Medium of the pool: "auto" (a file in the data directory) or a path.')
+@click.option("--view", default="main", show_default=True, help="The view to back up.")
+@click.option("--all-views", is_flag=True, help="Back up main with all branches and snapshots.")
+@click.option("--since", metavar="PLACE", help="An earlier backup: write only what changed since then.")
+def backup(target: str, data: str, pool: str, view: str, all_views: bool, since: str | None) -> None:
+    """Write a backup to TARGET, a directory or a URL that fsspec knows.
+
+    It takes the place of an earlier backup there once it is complete.
+    """
+    try:
+        store = pmkv.open(data, pool=pool)
+    except LockedError as problem:
+        raise click.ClickException(f"{problem}; a program that has it open calls store.backup") from None
+    except PmkvError as problem:
+        raise click.ClickException(str(problem)) from None
+    with store, progress_bar("backup") as progress:
+        report = _run(store.backup, target, None if all_views else view, since, progress=progress)
+    click.echo(f"{report.entries:,} entries, {report.bytes:,} bytes in {report.pieces:,} pieces, LSN {report.lsn}")
+    click.echo(report.manifest)
+
+
+@main.command()
+@click.argument("source")
+@click.argument("directory", type=click.Path(file_okay=False))
+@click.option("--capacity", help="Size of the pool  [default: that of the store that was backed up]")
+@setting("pool", help='Medium of the pool: "auto" (a file in the data directory) or a path.')
+def restore(source: str, directory: str, capacity: str | None, pool: str) -> None:
+    """Make a new data directory of the backup at SOURCE.
+
+    SOURCE is a directory or URL, or the manifest (ID.json) of one of the backups there. Every byte is verified.
+    """
+    with progress_bar("restore") as progress:
+        report = _run(pmkv.restore, source, directory, capacity=capacity, pool=pool, progress=progress)
+    click.echo(f"{report.entries:,} entries in {report.seconds:.1f} s, from backup {report.id}")
+
+
+def _run(run: Callable, *arguments: Any, **options: Any) -> Any:
     """Call a function; print an error of the engine without a traceback."""
     try:
-        return run(*arguments)
+        return run(*arguments, **options)
     except PmkvError as problem:
         raise click.ClickException(str(problem)) from None
 

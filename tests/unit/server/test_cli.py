@@ -228,3 +228,30 @@ def test_imports_at_the_start_leave_scipy_and_the_collector_as_they_were(monkeyp
     with quick_imports():
         assert sys.modules["scipy"] is there
     assert sys.modules["scipy"] is there
+
+
+def test_backup_and_restore(tmp_path: Path) -> None:
+    data, backups = tmp_path / "data", tmp_path / "backups"
+    with pmkv.open(data, capacity="8MiB") as store:
+        store.put(b"a", b"1")
+        store.snapshot("v1")
+        refused = run("backup", str(backups / "mon"), "--data", str(data))
+        assert refused.exit_code == 1 and re.search(r"is locked by process \d+", refused.output)
+    first = run("backup", str(backups / "mon"), "--data", str(data), "--all-views")
+    assert first.exit_code == 0, first.output
+    assert re.match(r"1 entries, [0-9,]+ bytes in 1 pieces, LSN \d+\n.*/mon/[0-9a-f-]+\.json\n$", first.output)
+    with pmkv.open(data) as store:
+        store.put(b"b", b"2")
+    second = run("backup", str(backups / "tue"), "--data", str(data), "--since", str(backups / "mon"))
+    assert second.output.startswith("1 entries, "), second.output
+    restored = run("restore", str(backups / "tue"), str(tmp_path / "copy"))
+    assert restored.output.startswith("2 entries in "), restored.output
+    with pmkv.open(tmp_path / "copy") as store:
+        assert dict(store.scan()) == {b"a": b"1", b"b": b"2"}
+    assert run("restore", str(backups / "mon"), str(tmp_path / "v1")).exit_code == 0
+    with pmkv.open(tmp_path / "v1") as store:
+        assert sorted(store.views()) == ["main", "v1"]
+    again = run("restore", str(backups / "mon"), str(tmp_path / "v1"))
+    assert again.exit_code == 1 and "is not empty: restore to a new directory" in again.output
+    nothing = run("restore", str(backups), str(tmp_path / "none"))
+    assert nothing.exit_code == 1 and "there is no backup in" in nothing.output

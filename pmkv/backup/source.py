@@ -1,0 +1,120 @@
+"""Reading a collection of an open view for a backup: its entries in the order of their slot hashes, page by page.
+
+A page holds `locks.state` for a fraction of a millisecond, or a millisecond for keys, and rows and values are read as
+users read them, verified. The view must not change meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from ..engine.collection import Collection
+from ..engine.keyspace import Keyspace
+from ..engine.table import Table
+from ..errors import CorruptionError
+from ..index.lookup_batch import lives
+from ..kernels.records import FLAG_PARTS
+from ..kernels.runs import missing_slot_hashes
+from ..runtime.scheduling import yield_cpu
+from .chain import SLOT_HASHES, Page
+from .entries import KeyEntries, RowEntries
+
+NAMED_KEYS = 512  # keys of a page: the lock is held while their names are read
+
+
+def source_of(collection: Collection, now: int) -> TableSource | KeyspaceSource:
+    """Return what reads a collection. now: keys that expired by then are left out."""
+    return TableSource(collection) if isinstance(collection, Table) else KeyspaceSource(collection, now)
+
+
+class TableSource:
+    """Reads a table."""
+
+    def __init__(self, table: Table) -> None:
+        self.table, self.name = table, table.chain.tree.name
+        self.width, self.seed = table.width, table.chain.tree.seed
+        self.decision = table.chain.tree.decision
+
+    def pages(self) -> Iterator[Page]:
+        """Yield all ids with their locations, without rows."""
+        cursor = 0
+        while cursor < SLOT_HASHES:
+            with self.table._locked():
+                window = next((one for one in self.table.chain.walk(cursor) if one[0].size), None)
+            if window is None:
+                yield SLOT_HASHES, RowEntries.none(self.width)
+                return
+            slots, _, locations = window
+            newest = np.flatnonzero(np.diff(slots, prepend=~slots[:1]))
+            newest = newest[lives(locations[newest])]
+            cursor = int(slots[-1]) + 1
+            yield cursor, RowEntries(slots[newest], locations[newest])
+            yield_cpu()
+
+    def sizes(self, entries: RowEntries) -> np.ndarray:
+        """Return about how many bytes each entry will take in a piece."""
+        return np.full(len(entries), 16 + self.width)
+
+    def filled(self, entries: RowEntries) -> RowEntries:
+        """Return the entries with their rows."""
+        ids = entries.ids(self.seed)
+        rows, found = self.table._gather(ids, np.zeros(self.width, np.uint8))
+        if not found.all():
+            raise CorruptionError(f"row {ids[np.argmin(found)]} of table {self.table.name!r} vanished: run pmkv check")
+        return RowEntries(entries.slots, entries.locations, rows.reshape(len(entries), self.width))
+
+
+class KeyspaceSource:
+    """Reads a keyspace."""
+
+    def __init__(self, keyspace: Keyspace, now: int) -> None:
+        self.keyspace, self.name, self._now = keyspace, keyspace.chain.tree.name, now
+        self.width, self.seed, self.decision = 0, 0, None
+
+    def pages(self) -> Iterator[Page]:
+        """Yield all keys with their locations, expiries and flags, without values."""
+        cursor = 0
+        while cursor < SLOT_HASHES:
+            cursor, names = self._names(cursor)
+            yield cursor, self._located(names)
+            yield_cpu()
+
+    def _names(self, cursor: int) -> tuple[int, list[bytes]]:
+        """Return where the next page begins, and the keys of this one, dead ones too."""
+        keyspace = self.keyspace
+        with keyspace._locked():
+            window = next((one for one in keyspace.chain.walk(cursor) if one[0].size), None)
+            if window is None:
+                return SLOT_HASHES, []
+            slots, _, found = window
+            take = slots.size
+            if take > NAMED_KEYS:
+                take = int(np.searchsorted(slots, slots[NAMED_KEYS - 1], "right"))
+            return int(slots[take - 1]) + 1, keyspace._names(found[:take])
+
+    def _located(self, names: list[bytes]) -> KeyEntries:
+        if not names:
+            return KeyEntries.none()
+        locations, rows = self.keyspace._locate(names, self._now)
+        words = self.keyspace._wanted(names).words
+        slots, places = np.empty(words.size, np.uint64), np.empty(words.size, np.int64)
+        nothing = np.zeros(words.size, np.uint64)
+        missing_slot_hashes(words.view(np.int64), self.keyspace.chain.seed, nothing, slots, places)
+        alive = np.flatnonzero(rows[:, 0] >= 0)
+        alive = alive[np.argsort(slots[alive], kind="stable")]
+        kinds = (rows[:, 3] & ~FLAG_PARTS).astype(np.uint8)
+        return KeyEntries(slots, locations, names, rows[:, 2], kinds).take(alive)
+
+    def sizes(self, entries: KeyEntries) -> np.ndarray:
+        """Return about how many bytes each entry will take in a piece."""
+        with self.keyspace._log.deferred():
+            lengths = self.keyspace.sizes(entries.keys)
+        return np.array([(length or 0) + len(key) + 40 for length, key in zip(lengths, entries.keys)], np.int64)
+
+    def filled(self, entries: KeyEntries) -> KeyEntries:
+        """Return the entries with their values."""
+        _, rows = self.keyspace._locate(entries.keys, self._now)
+        entries.values = [self.keyspace._value(at, length, flags) for at, length, _, flags in rows.tolist()]
+        return entries
