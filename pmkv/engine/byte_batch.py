@@ -67,12 +67,21 @@ def check_keys(keys: Sequence[bytes]) -> None:
 
 
 def as_values(values: Sequence[bytes], limit: int = MAX_VALUE) -> tuple[Sequence[bytes], bool]:
-    """Return values as bytes, and whether one is longer than `limit`. InvalidError: one is no bytes, or too long."""
+    """Return values as bytes, and whether one is longer than `limit`. InvalidError: one is no bytes, or too long.
+
+    Plain views of more than `limit` bytes stay views: a copy of half a gigabyte would hold up every other thread."""
     if not isinstance(values, BytesArray) and set(map(type, values)) != {bytes}:
-        values = [value if isinstance(value, bytes) else bytes_of(value) for value in values]
+        values = [
+            value if isinstance(value, bytes) or is_long_view(value, limit) else bytes_of(value) for value in values
+        ]
     if (longest := longest_above(values, limit)) > MAX_VALUE:
         raise InvalidError(f"a value of {longest:,} bytes is too long: at most {MAX_VALUE:,}")
     return values, longest > limit
+
+
+def is_long_view(value: Any, length: int) -> bool:
+    """Return whether a value is a view of more than `length` bytes, one after the other."""
+    return isinstance(value, memoryview) and value.c_contiguous and value.itemsize == 1 and len(value) > length
 
 
 def bytes_of(value: Any) -> bytes:

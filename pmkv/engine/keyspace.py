@@ -44,6 +44,7 @@ from .watches import KeyWatches
 
 OWNER = 1 << 32  # a record's check is owned by its keyspace's number plus this: never a table's id
 MAX_ARRAY_BYTES = 4 << 20  # bytes of values that `get_spans` returns in one array
+RANDOM_KEYS, MAX_RANDOM_KEYS = 16, 4096  # looked at together for a random key, at first and at most
 YEAR_2001_MS = 978_307_200_000  # an earlier expiry is a mistake of the unit, most likely
 Pairs = Mapping[bytes, bytes] | Iterable[tuple[bytes, bytes]]
 
@@ -419,12 +420,14 @@ class Keyspace(Collection):
         """Return any key; None if the keyspace is empty."""
         start = secrets.randbits(64)
         for cursor in (start, 0):
+            count = RANDOM_KEYS
             while True:
-                cursor, names = self.keys(cursor, 16)
+                cursor, names = self.keys(cursor, count)
                 if names:
                     return secrets.choice(names)
                 if not cursor:
                     break
+                count = min(2 * count, MAX_RANDOM_KEYS)  # many have expired
         return None
 
     def scan(

@@ -6,6 +6,9 @@ location depends on its keyspace and on its number within the value.
 
 from __future__ import annotations
 
+import io
+from collections.abc import Iterator
+
 import numpy as np
 
 from ..errors import CorruptionError
@@ -25,7 +28,7 @@ def chunk_size(log: Log) -> int:
     return min(PART_SIZE, log.pool.segment_size // 4)
 
 
-def write(log: Log, keyspace: int, layer: int, owner: np.uint64, value: bytes, size: int) -> bytes:
+def write(log: Log, keyspace: int, layer: int, owner: np.uint64, value: bytes | memoryview, size: int) -> bytes:
     """Append the chunks of a value, `size` bytes each; return the list for its record.
 
     Outside a batch each chunk is released to the flush on its own, and other writers may append in between."""
@@ -56,15 +59,21 @@ def value_length(log: Log, at: int) -> int:
 
 def read(log: Log, owner: np.uint64, at: int) -> bytes:
     """Return the value whose list begins at offset `at` of the pool; CorruptionError if a chunk is damaged."""
+    out = io.BytesIO()  # whose bytes are no copy of what was written to it
+    for chunk in _chunks(log, owner, at):
+        out.write(chunk)
+    return out.getvalue()
+
+
+def _chunks(log: Log, owner: np.uint64, at: int) -> Iterator[np.ndarray]:
+    """Yield the chunks of a value, verified."""
     length, size, data = value_length(log, at), chunk_size(log), log.data
     count = -(-length // size)
     locations = np.frombuffer(data[at + 8 : at + 8 + 8 * count].tobytes(), np.uint64)
-    out = np.empty(length, np.uint8)
     for i, where in enumerate(locations.tolist()):
         start, taken = where & OFFSET_MASK, min(size, length - i * size)
         if check16(data, start, taken, owner, np.uint64(i)) != where >> CHECK_SHIFT:
             raise CorruptionError(
                 f"part {i} of a value, at offset {start:,} of the pool, is damaged: its check does not hold"
             )
-        out[i * size : i * size + taken] = data[start : start + taken]
-    return out.tobytes()
+        yield data[start : start + taken]

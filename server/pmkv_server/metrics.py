@@ -81,7 +81,12 @@ class StoreCollector(Collector):
             (
                 "pmkv_connections_cut_off",
                 stats.cut_off,
-                "Connections closed: the client never read its replies.",
+                "Connections closed: the client sent more than client-query-buffer-limit and never read its replies.",
+            ),
+            (
+                "pmkv_connections_output_cut_off",
+                stats.output_cut_off,
+                "Connections closed: the client left more replies unread than client-output-buffer-limit.",
             ),
             ("redis_commands_processed", stats.commands, "Commands of the Redis protocol received."),
             ("redis_net_input_bytes", stats.input_bytes, "Bytes received by the Redis protocol."),

@@ -19,3 +19,13 @@ def strict_int(text: str) -> int | None:
 def strict_float(text: str) -> float | None:
     """Return a decimal floating-point number, an infinity or NaN, without spaces and underscores. Else None."""
     return float(text) if _FLOAT.fullmatch(text) else None
+
+
+_MEMORY = re.compile(r"([0-9]{1,18})(b|kb?|mb?|gb?)?", re.IGNORECASE)
+_UNITS = {"": 1, "b": 1, "k": 1000, "kb": 1 << 10, "m": 1000**2, "mb": 1 << 20, "g": 1000**3, "gb": 1 << 30}
+
+
+def memory_size(text: str) -> int | None:
+    """Return bytes as CONFIG SET of Redis takes them: 1048576, 1mb (binary) or 1m (decimal). Else None."""
+    found = _MEMORY.fullmatch(text)
+    return int(found[1]) * _UNITS[(found[2] or "").lower()] if found else None

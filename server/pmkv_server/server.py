@@ -20,6 +20,7 @@ from pmkv_server.dispatch.tick import Dispatcher
 from pmkv_server.net import descriptors
 from pmkv_server.net.connection import Connection
 from pmkv_server.net.listeners import bind
+from pmkv_server.net.output_limits import WATCH_S, OutputLimits
 from pmkv_server.net.session import Session
 from pmkv_server.signals import StopSignals
 from pmkv_server.stats import Stats
@@ -47,11 +48,13 @@ class Server:
         self.config = config
         self.store: Any = store
         self.stats, self.saving, self.switches = Stats(), BackgroundSave(), VersionEvents()
+        self.limits = OutputLimits()
         self.sessions: dict[int, Session] = {}
         self.loop: asyncio.AbstractEventLoop | None = None
         self.port = config.port
         self._connections: set[Connection] = set()
         self.waiters: list[tuple[int, asyncio.Future]] = []  # callers of `durable`, and their LSN
+        self._watching: asyncio.TimerHandle | None = None  # of unread output
         self._listeners: list[asyncio.AbstractServer] = []
         self._rest: Any = None
         self._signals = signals or StopSignals()
@@ -188,6 +191,21 @@ class Server:
         connection.session.track(False)
         connection.session.watched.release()
 
+    def output_limit_changed(self) -> None:
+        """Use the limits of output that CONFIG SET has changed, for the connections that there are, too."""
+        for connection in self._connections:
+            connection.limits_changed()
+        self._watch_output()
+
+    def _watch_output(self) -> None:
+        """Look, every second, for clients that have been above the soft limit for too long."""
+        for connection in list(self._connections):
+            connection.check_output()
+        if self.limits.is_set and not self._stopping.is_set():
+            if self._watching is not None:
+                self._watching.cancel()
+            self._watching = self.loop.call_later(WATCH_S, self._watch_output)
+
     # ---- for commands and REST ----
 
     async def durable(self, lsn: int) -> None:
@@ -219,6 +237,8 @@ class Server:
             "appendfsync": {"commit": "always", "interval": "everysec"}.get(self.store.durability, "no"),
             "appendonly": "yes" if self.store.durability != "none" else "no",
             "bind": self.config.host,
+            "client-output-buffer-limit": self.limits,
+            "client-query-buffer-limit": self.limits.query_bytes,
             "databases": KEYSPACES,
             "dir": self.store.path or "",
             "maxclients": self.config.max_clients,

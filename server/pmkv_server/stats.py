@@ -17,6 +17,7 @@ class Stats:
         self.connections = 0
         self.rejected = 0
         self.cut_off = 0  # connections closed because the client sent on and on and read nothing
+        self.output_cut_off = 0  # connections closed because the client left more unread than the limit for output
         self.commands = 0
         self.ticks = 0
         self.input_bytes = 0

@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import functools
 import gc
+import itertools
 import random
 import sys
 import traceback
@@ -41,6 +42,8 @@ from pmkv_server.dispatch import fast_path as fast_path_module
 from pmkv_server.dispatch import tick as tick_module
 from pmkv_server.dispatch.tick import Dispatcher
 from pmkv_server.net import connection as connection_module
+from pmkv_server.net import inbox as inbox_module
+from pmkv_server.net import output_limits
 from pmkv_server.server import Server
 from tests.crash.asked import Asked, Questions, Reply, is_error
 from tests.crash.baton import Actor, Baton, BatonLock, BatonQueue, BatonRLock
@@ -55,7 +58,11 @@ WORKERS = 2
 SMALL = [  # limits of server and engine that a schedule shall meet
     (running, "HEAVY_BYTES", 1000), (tick_module, "SHARED_SCAN_BYTES", 1000),
     (tick_module, "LONGEST_LOOP_JOIN_BYTES", 1600), (fast_path_module, "DIRECT_SEND_BYTES", 1000),
-    (connection_module, "OUTPUT_LIMIT_BYTES", 2000), (connection_module, "INBOX_LIMIT_BYTES", 1000),
+    (output_limits, "PAUSE_BYTES", 2000), (inbox_module, "WINDOW_BYTES", 700),
+    (inbox_module, "COPIED_BYTES", 500), (tick_module, "COMMANDS_PER_LOOK", 2),
+    # a clock that is the same in every run: a tick has time for a few looks at it
+    (tick_module, "TICK_S", 4), (tick_module, "clock", functools.partial(next, itertools.count())),
+    (connection_module, "INBOX_LIMIT_BYTES", 1000),
     (connection_module, "JOINED_WRITE_BYTES", 62), (connection_module, "FAST_PATH_BYTES", 600),
     (connection_module, "LARGE_COMMAND_BYTES", 600), (tables_module, "HEAVY_PUT", 8),
     (Table, "_per_frame", lambda self, width: 1),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from pmkv.errors import PmkvError
 from pmkv_server.bgsave import saved_at
@@ -12,6 +14,9 @@ from pmkv_server.config import is_loopback
 from pmkv_server.net.session import Session
 from pmkv_server.resp import glob
 from pmkv_server.resp.scan import EMPTY_ARRAY, NULL, OK, Reply, a_map, a_set, array, bulk, bulks, integer, simple
+
+if TYPE_CHECKING:
+    from pmkv_server.server import Server
 
 log = logging.getLogger("pmkv.server")
 group = Group("server")
@@ -95,7 +100,7 @@ def _shown(value: object) -> bytes:
 
 @command("config|set", -4, "loop")
 def config_set(session: Session, arguments: list[bytes]) -> Reply:
-    """Set `requirepass`; other parameters can only be set to the value they have."""
+    """Set requirepass or a buffer limit; others can only be set to the value they have."""
     if len(arguments) % 2:
         raise CommandError(SYNTAX)
     pairs = list(zip(arguments[2::2], arguments[3::2], strict=True))
@@ -109,19 +114,39 @@ def config_set(session: Session, arguments: list[bytes]) -> Reply:
 
 
 def _set_parameter(session: Session, name: str, value: bytes, values: dict[str, object]) -> None:
-    if name == "requirepass":
-        host = session.server.config.host
-        if not value and not is_loopback(host):
-            raise CommandError(
-                f"ERR CONFIG SET failed (possibly related to argument 'requirepass') - the server listens on "
-                f"{host or 'all addresses'}, which other machines can reach, so that it needs a password; restart it "
-                "with --host 127.0.0.1 to do without"
-            )
-        session.server.config.password = value.decode("utf-8", "surrogateescape")
-    elif value.decode("latin-1") != str(values[name]):
-        raise CommandError(
-            f"ERR CONFIG SET failed (possibly related to argument '{name}') - can't set immutable config"
+    try:
+        if name in _SETTERS:
+            _SETTERS[name](session.server, value)
+        elif value.decode("latin-1") != str(values[name]):
+            raise ValueError("can't set immutable config")
+    except ValueError as problem:
+        raise CommandError(f"ERR CONFIG SET failed (possibly related to argument '{name}') - {problem}") from None
+
+
+def _set_password(server: Server, value: bytes) -> None:
+    host = server.config.host
+    if not value and not is_loopback(host):
+        raise ValueError(
+            f"the server listens on {host or 'all addresses'}, which other machines can reach, so that it needs a "
+            "password; restart it with --host 127.0.0.1 to do without"
         )
+    server.config.password = value.decode("utf-8", "surrogateescape")
+
+
+def _set_output_limit(server: Server, value: bytes) -> None:
+    server.limits.set_output(value.decode("latin-1"))
+    server.output_limit_changed()
+
+
+def _set_query_limit(server: Server, value: bytes) -> None:
+    server.limits.set_query(value.decode("latin-1"))
+
+
+_SETTERS: dict[str, Callable[[Server, bytes], None]] = {
+    "requirepass": _set_password,
+    "client-output-buffer-limit": _set_output_limit,
+    "client-query-buffer-limit": _set_query_limit,
+}
 
 
 @command("config|resetstat", 2, "loop")

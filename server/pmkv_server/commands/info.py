@@ -125,6 +125,7 @@ def _stats(server) -> Fields:
         "total_net_output_bytes": stats.output_bytes,
         "rejected_connections": stats.rejected,
         "client_query_buffer_limit_disconnections": stats.cut_off,
+        "client_output_buffer_limit_disconnections": stats.output_cut_off,
         "ticks": stats.ticks,
     }
 

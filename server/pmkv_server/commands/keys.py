@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from pmkv_server.commands.registry import NO_SUCH_KEY, NOT_AN_INTEGER, SYNTAX, CommandError, Group, parse_int
+from collections.abc import Generator
+
+from pmkv_server.commands.registry import (
+    NO_SUCH_KEY,
+    NOT_AN_INTEGER,
+    SYNTAX,
+    CommandError,
+    Group,
+    check_reply_size,
+    parse_int,
+)
 from pmkv_server.commands.strings import value_is_long
 from pmkv_server.net.session import Session
 from pmkv_server.resp import glob
@@ -15,6 +25,8 @@ HEAVY_KEYS = 10_000  # KEYS on larger keyspaces runs in a worker
 HEAVY_UNCOUNTED = 1 << 14  # counting more keys or rows than that takes milliseconds and runs in a worker
 MIN_SCAN_KEYS = 100  # that a SCAN visits whatever its COUNT: resuming the iteration costs as much as visiting 100 keys
 HEAVY_SCAN_KEYS = 1000  # larger COUNTs run in a worker
+LOOK_KEYS = 2048  # that one look at the index visits
+SCAN_BYTES = 16 << 20  # of keys, after which a SCAN returns before its COUNT
 KEYSPACES = 16
 NOT_INT32 = f"ERR value is out of range, value must between {-(1 << 31)} and {(1 << 31) - 1}"
 DB_OUT_OF_RANGE = "ERR DB index is out of range"
@@ -65,12 +77,28 @@ def keys(session: Session, arguments: list[bytes]) -> Reply:
     """Return all keys that match a pattern."""
     pattern = glob.Pattern(arguments[1])
     found: set[bytes] = set()
-    cursor = 0
+    size = 0
+    for names in _pages(session, 0, None):
+        selected = pattern.select(names)
+        found.update(selected)
+        size += sum(map(len, selected))
+        check_reply_size(size)
+    return bulks(found)
+
+
+def _pages(session: Session, cursor: int, count: int | None) -> Generator[list[bytes], None, int]:
+    """Yield keys from a cursor on, page by page, until there are `count`, or many bytes of them.
+
+    Each page is a short look at the index, during which nobody writes. The generator returns the next cursor.
+    """
+    left, size = count or 0, 0
     while True:
-        cursor, names = session.keyspace.keys(cursor, 16384)
-        found.update(pattern.select(names))
-        if not cursor:
-            return bulks(found)
+        cursor, names = session.keyspace.keys(cursor, LOOK_KEYS if count is None else min(left, LOOK_KEYS))
+        yield names
+        left -= LOOK_KEYS
+        size += sum(map(len, names))
+        if not cursor or (count is not None and (left <= 0 or size > SCAN_BYTES)):
+            return cursor
 
 
 def _scans_much(session: Session, arguments: list[bytes]) -> bool:
@@ -85,12 +113,15 @@ def scan(session: Session, arguments: list[bytes]) -> Reply:
     """
     cursor = parse_int(arguments[1] or b"0", "ERR invalid cursor", 0, (1 << 64) - 1)
     count, pattern, kind = _scan_options(arguments[2:])
-    cursor, names = session.keyspace.keys(cursor, max(count, MIN_SCAN_KEYS))
-    if pattern:
-        names = pattern.select(names)
-    if kind not in (None, b"string"):
-        names = []
-    return array([bulk(b"%d" % cursor), bulks(names)])
+    names: list[bytes] = []
+    pages = _pages(session, cursor, max(count, MIN_SCAN_KEYS))
+    while True:
+        try:
+            page = next(pages)
+        except StopIteration as end:
+            return array([bulk(b"%d" % end.value), bulks(names)])
+        if kind in (None, b"string"):
+            names += pattern.select(page) if pattern else page
 
 
 def _scan_options(words: list[bytes]) -> tuple[int, glob.Pattern | None, bytes | None]:
@@ -110,7 +141,7 @@ def _scan_options(words: list[bytes]) -> tuple[int, glob.Pattern | None, bytes |
     return min(count, 1 << 20), pattern, kind
 
 
-@command("randomkey", 1, "readonly")
+@command("randomkey", 1, "readonly", heavy=lambda session, arguments: True)
 def randomkey(session: Session, arguments: list[bytes]) -> Reply:
     """Return a random key."""
     key = session.keyspace.random_key()

@@ -23,6 +23,7 @@ Heavy = Callable[["Session", list[bytes]], bool]
 Waits = Callable[["Session", list[bytes]], Awaitable[Reply]]
 
 INT_MIN, INT_MAX = -(1 << 63), (1 << 63) - 1
+MAX_REPLY_BYTES = 1 << 30  # of one command
 EXPIRY_LIMIT_MS = 1 << 62  # unix time; the store takes only earlier expiries
 
 
@@ -126,6 +127,12 @@ class Group:
             raise CommandError(unknown_subcommand(arguments))
 
         self.command(name, -2, is_container=True)(refuse)
+
+
+def check_reply_size(size: int) -> None:
+    """Raise CommandError for a reply that is too long to be held in memory; call it before the values are read."""
+    if size > MAX_REPLY_BYTES:
+        raise CommandError(f"ERR the reply would take {size} bytes, more than {MAX_REPLY_BYTES}: ask for less at once")
 
 
 def wrong_arity(title: str) -> str:

@@ -16,6 +16,7 @@ from pmkv_server.commands.registry import (
     SYNTAX,
     CommandError,
     Group,
+    check_reply_size,
     parse_int,
     wrong_arity,
 )
@@ -204,6 +205,7 @@ def mget(session: Session, arguments: list[bytes]) -> Reply:
     values = session.keyspace.get_spans(keys)
     if values is not None and (protocol == 2 or not values.absent):  # `get_spans` has no null of RESP3
         return bulks(values)
+    check_reply_size(sum(size or 0 for size in session.keyspace.sizes(keys)))
     return joined([blob_or_null(value, protocol) for value in session.keyspace.get_many(keys)])
 
 
@@ -266,7 +268,7 @@ def strlen(session: Session, arguments: list[bytes]) -> Reply:
 def getrange(session: Session, arguments: list[bytes]) -> Reply:
     """Return a part of a value; negative offsets count from its end."""
     start, end = parse_int(arguments[2]), parse_int(arguments[3])
-    value = session.keyspace.get(arguments[1]) or b""
+    value = memoryview(session.keyspace.get(arguments[1]) or b"")
     if start < 0 and end < 0 and start > end:
         return bulk(b"")
     start = max(start + len(value), 0) if start < 0 else start

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 
 from pmkv_server.commands.execution import is_heavy, run
-from pmkv_server.commands.registry import CommandError, Group
-from pmkv_server.net.session import Session
-from pmkv_server.resp.scan import NULL_ARRAY, OK, Reply, joined
+from pmkv_server.commands.registry import MAX_REPLY_BYTES, CommandError, Group
+from pmkv_server.net.session import Queued, Session
+from pmkv_server.resp.scan import NULL_ARRAY, OK, Reply, chunks, error, joined
 
 group = Group("transactions")
 command = group.command
 
+HEAVY_COMMANDS = 256  # a longer queue is run by a worker
 RECORD_OVERHEAD_BYTES = 256  # of the log: an upper bound for what a record and its frame take besides key and value
 _ABORTED = "EXECABORT Transaction discarded because of previous errors."
 
@@ -52,7 +53,9 @@ def unwatch(session: Session, arguments: list[bytes]) -> Reply:
 
 
 def _exec_is_heavy(session: Session, arguments: list[bytes]) -> bool:
-    return any(is_heavy(session, entry, words) for entry, words in session.queue or ())
+    """Tell whether the queue is long, or one of its commands is heavy."""
+    queue = session.queue or []
+    return len(queue) > HEAVY_COMMANDS or any(is_heavy(session, entry, words) for entry, words in queue)
 
 
 @command("exec", 1, "in_multi", heavy=_exec_is_heavy)
@@ -67,9 +70,24 @@ def exec_(session: Session, arguments: list[bytes]) -> Reply:
             if session.watched.changed_key() is not None:
                 return NULL_ARRAY[session.protocol]
             queue, session.queue = session.queue, None
-            return joined([run(session, entry, words) for entry, words in queue])
+            return joined(_replies(session, queue))
     finally:
         session.end()
+
+
+def _replies(session: Session, queue: list[Queued]) -> list[Reply]:
+    """Run the queued commands; replies beyond what may be held in memory become errors."""
+    replies: list[Reply] = []
+    size = 0
+    for entry, words in queue:
+        reply = run(session, entry, words)
+        length = sum(map(len, chunks(reply)))
+        if size + length > MAX_REPLY_BYTES:
+            reply = error(f"ERR the command was run, but the replies take more than {MAX_REPLY_BYTES} bytes")
+        else:
+            size += length
+        replies.append(reply)
+    return replies
 
 
 def _exclusive(session: Session) -> contextlib.AbstractContextManager[None]:

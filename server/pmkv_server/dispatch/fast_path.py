@@ -137,16 +137,22 @@ class FastPath:
             self._dispatcher.workers.run(
                 connections,
                 lambda: get_replies(self.keyspace, keys, connections, counts),
-                lambda replies, lsn: self._reveal_late(lsn, connections, replies),
+                lambda replies, lsn: self._reveal_late(lsn, connections, replies, keys),
             )
             return
         deferral.lsn = deferral.min_lsn = 0
         replies = get_replies(self.keyspace, keys, connections, counts)
+        if replies is None:
+            self._dispatcher.get_in_worker(self.keyspace, keys, connections, counts)
+            return
         self.held.append((deferral.lsn, connections, replies))
 
-    def _reveal_late(self, *replies: Any) -> None:
-        """Send what a worker has looked up."""
-        self.held.append(replies)
+    def _reveal_late(self, lsn: int, connections: list[Connection], replies: Replies | None, keys: BytesArray) -> None:
+        """Send what a worker has looked up; values too long for that leave the fast path."""
+        if replies is None:
+            self._dispatcher.get_in_worker(self.keyspace, keys, connections, [1] * len(connections))
+            return
+        self.held.append((lsn, connections, replies))
         self.reveal()
 
     def _set(self, connections: list[Connection], keys: BytesArray, values: BytesArray) -> None:

@@ -14,23 +14,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any
 
 from pmkv import BytesArray
 from pmkv.runtime.scheduling import GilYielder
-from pmkv_server.commands import admit
-from pmkv_server.commands.execution import is_heavy, run
+from pmkv_server.commands import COMMANDS, admit
+from pmkv_server.commands.execution import HEAVY_ARGUMENTS, is_heavy, run
 from pmkv_server.commands.registry import Command
 from pmkv_server.dispatch import fast_path
-from pmkv_server.dispatch.batches import ScanSlice, get_replies, set_replies, slices
+from pmkv_server.dispatch.batches import ScanSlice, get_commands, get_replies, long_replies, set_replies, slices
 from pmkv_server.dispatch.held_replies import HeldReplies
 from pmkv_server.dispatch.workers import Workers
 from pmkv_server.net.connection import BLOCKED
+from pmkv_server.net.inbox import WINDOW_BYTES
 from pmkv_server.resp import scan
 from pmkv_server.resp.replies import Replies
-from pmkv_server.resp.scan import GET, SET, Scan, Scanner
+from pmkv_server.resp.scan import GET, SET, Reply, Scan, Scanner
 
 if TYPE_CHECKING:
     from pmkv_server.net.connection import Connection
@@ -41,8 +43,12 @@ log = logging.getLogger("pmkv.server")
 Runs = tuple[list[int], list["Connection"], list[int]]  # first argument of each command; connections; commands of each
 
 SHARED_SCAN_BYTES = 256 << 10  # a longer inbox is scanned alone, rather than copied together with others
-LONGEST_LOOP_JOIN_BYTES = 2 << 20  # the chunks of a longer inbox are joined by a worker
+LONGEST_LOOP_JOIN_BYTES = 2 << 20  # the chunks of a longer command are joined by a worker
+TICK_S = 0.01  # after which a tick lets the loop look at its sockets, and others have their turn
+COMMANDS_PER_LOOK = 16  # commands run one by one between two looks at the clock
 YIELD_INTERVAL_S = 0.0005  # between two yields of the GIL to a waiting flush thread: a busy loop retakes it at once
+
+clock = time.monotonic
 
 
 class Dispatcher:
@@ -58,6 +64,7 @@ class Dispatcher:
         self.is_tick_due = False
         self.wrote = False  # a command of the current scan wrote something
         self.deferral: Any = None  # of the current scan
+        self._deadline = 0.0  # of what is being served, by the monotonic clock
         self.workers = Workers(self, self._store, loop, executor)
         self.fast_path = fast_path.FastPath(server, self) if fast_path.is_enabled() else None
         self.held_replies = HeldReplies(server, loop, self.fast_path)
@@ -83,8 +90,32 @@ class Dispatcher:
         self._server.stats.ticks += 1
         if fast is not None and fast.connections:
             self._serve(fast.connections, fast.serve)
-        for group in self._groups(ready) if ready else ():
+        if ready and (left := self._serve_ready(ready)):
+            self._ready[:0] = left
+            if not self.is_tick_due:
+                self.request_tick()
+
+    @property
+    def is_time_over(self) -> bool:
+        """Say whether what is being served has had its time, and the rest is left to the next tick."""
+        return clock() > self._deadline
+
+    def _serve_ready(self, ready: list[Connection]) -> list[Connection]:
+        """Serve connections, those with short inboxes first, for a while; return those whose turn is the next tick."""
+        short, long = [], []
+        for connection in ready:
+            (short if connection.inbox.size <= SHARED_SCAN_BYTES else long).append(connection)
+        end = clock() + TICK_S
+        while short:
+            group = _first(short, WINDOW_BYTES)
             self._serve(group, self._serve_inboxes, group)
+            if short and clock() > end:
+                return short + long
+        for i, connection in enumerate(long):
+            self._serve([connection], self._serve_inboxes, [connection])
+            if clock() > end:
+                return long[i + 1 :]
+        return []
 
     def _serve(self, group: list[Connection], serve: Callable[..., list[Connection]], *arguments: Any) -> None:
         """Serve some connections and deliver their replies, before others, which may take long, are served.
@@ -92,7 +123,7 @@ class Dispatcher:
         After an unexpected error (no memory) the connections are closed: part of their input is lost, and their clients
         would wait for ever.
         """
-        self.wrote = False
+        self.wrote, self._deadline = False, clock() + TICK_S
         try:
             with self._store.deferred() as self.deferral:
                 served = serve(*arguments)
@@ -108,28 +139,25 @@ class Dispatcher:
         if served:
             self.held_replies.deliver(served)
 
-    def _groups(self, ready: list[Connection]) -> list[list[Connection]]:
-        """Group connections for scanning: short inboxes share one scan, long ones get their own.
+    def _serve_inboxes(self, ready: list[Connection]) -> list[Connection]:
+        """Serve what connections have sent, as far as one look goes; return those that were served.
 
-        A long inbox of many chunks is first joined in a worker.
+        A long command in many chunks is first joined in a worker.
         """
-        short: list[Connection] = []
-        groups = []
+        connections = []
         for connection in ready:
-            if not connection.begin_tick():
-                continue
-            inbox = connection.inbox
-            if inbox.size <= SHARED_SCAN_BYTES:
-                short.append(connection)
-            elif inbox.size <= LONGEST_LOOP_JOIN_BYTES or len(inbox.chunks) == 1:
-                groups.append([connection])
-            else:
-                self.workers.join_inbox(connection)
-        return [short, *groups] if short else groups
-
-    def _serve_inboxes(self, connections: list[Connection]) -> list[Connection]:
-        sizes = [c.inbox.size if c.session.authenticated else -c.inbox.size for c in connections]
-        found = self.scan([chunk for connection in connections for chunk in connection.inbox.take()], sizes)
+            if connection.begin_tick():
+                inbox = connection.inbox
+                if inbox.window > max(LONGEST_LOOP_JOIN_BYTES, len(inbox.chunks[0])):
+                    self.workers.join_inbox(connection)
+                else:
+                    connections.append(connection)
+        if not connections:
+            return []
+        parts = [connection.inbox.take(connection.inbox.window) for connection in connections]
+        sizes = [sum(map(len, chunks)) for chunks in parts]
+        sizes = [size if c.session.authenticated else -size for c, size in zip(connections, sizes)]
+        found = self.scan([chunk for chunks in parts for chunk in chunks], sizes)
         self.serve_slices(list(slices(connections, sizes, found)), found)
         return connections
 
@@ -142,8 +170,7 @@ class Dispatcher:
     def serve_slices(self, scan_slices: list[ScanSlice], found: Scan) -> None:
         """Serve the commands of several connections; returns once the replies are in their outboxes."""
         for connection, first, _, _, state in scan_slices:
-            connection.first_row = connection.row = first
-            connection.row_end = state[0]
+            connection.begin_scan(first, state[0])
         self._rounds([scan_slice[0] for scan_slice in scan_slices], found)
         for connection, _, start, end, state in scan_slices:
             connection.end_scan(found, start, end, state)
@@ -158,31 +185,45 @@ class Dispatcher:
             for connection in active:
                 self._others(connection, found)
             active = [connection for connection in active if connection.has_rows()]
+            if active and self.is_time_over:
+                return
 
     def _gets(self, active: list[Connection], found: Scan) -> None:
         """Do one lookup per keyspace for all connections whose next row is a run of GETs."""
         for keyspace, (numbers, owners, counts) in self._next_runs(active, found, GET).items():
             keys = found.spans([number + 1 for number in numbers])
-            newest = max(connection.outbox.newest_lsn for connection in owners)
             if self._store.is_cold and keyspace.is_cold:
-                self._get_cold(keyspace, keys, owners, counts, newest)
+                self.get_in_worker(keyspace, keys, owners, counts)
                 continue
-            self.deferral.lsn, self.deferral.min_lsn = 0, newest
+            self.deferral.lsn = 0
+            self.deferral.min_lsn = max(connection.outbox.newest_lsn for connection in owners)
             replies = get_replies(keyspace, keys, owners, counts)
-            _add_replies(owners, counts, replies, self.deferral.lsn)
+            if replies is None:
+                self.get_in_worker(keyspace, keys, owners, counts)
+            else:
+                _add_replies(owners, counts, replies, self.deferral.lsn)
 
-    def _get_cold(
-        self, keyspace: Any, keys: BytesArray, owners: list[Connection], counts: list[int], newest: int
-    ) -> None:
-        """Look keys up in a worker, since the disk may have to be read."""
+    def get_in_worker(self, keyspace: Any, keys: BytesArray, owners: list[Connection], counts: list[int]) -> None:
+        """Look keys up in a worker, since the disk may have to be read, or since the values are long.
+
+        Of long values each connection gets as many as its output may hold; the other commands have their turn later.
+        """
+        newest, room = max(connection.outbox.newest_lsn for connection in owners), self._server.limits.pause_bytes
         for connection in owners:
             connection.block()
 
-        def done(replies: Replies, lsn: int) -> None:
-            _add_replies(owners, counts, replies, lsn)
+        def work() -> Replies | list[tuple[Reply, int]]:
+            replies = get_replies(keyspace, keys, owners, counts)
+            return long_replies(keyspace, keys, owners, counts, room) if replies is None else replies
+
+        def done(replies: Replies | list[tuple[Reply, int]], lsn: int) -> None:
+            if isinstance(replies, Replies):
+                _add_replies(owners, counts, replies, lsn)
+            else:
+                _add_some_replies(owners, counts, keys, replies, lsn)
             self.workers.finish(owners)
 
-        self.workers.run(owners, lambda: get_replies(keyspace, keys, owners, counts), done, newest)
+        self.workers.run(owners, work, done, newest)
 
     def _sets(self, active: list[Connection], found: Scan) -> None:
         """Do one write per keyspace for all connections whose next row is a run of SETs."""
@@ -209,19 +250,31 @@ class Dispatcher:
 
     def _others(self, connection: Connection, found: Scan) -> None:
         """Run a connection's commands one by one, up to its next run."""
-        rows, session = found.rows, connection.session
+        rows, session, count = found.rows, connection.session, 0
         while connection.has_rows():
-            _, first, count, kind = rows[connection.row]
+            _, first, size, kind = rows[connection.row]
+            count += 1
             if kind == scan.OTHER:
                 connection.row += 1
-                self.execute(connection, found.arguments(first, count))
+                if size <= HEAVY_ARGUMENTS or not self._execute_long(connection, found, first, size):
+                    self.execute(connection, found.arguments(first, size))
             elif session.plain:
                 return
             else:  # in MULTI, or before AUTH: not to be served as a run
                 connection.row += 1
                 width = 2 if kind == GET else 3
-                for i in range(first, first + count * width, width):
+                for i in range(first, first + size * width, width):
                     self.execute(connection, found.arguments(i, width))
+            if count % COMMANDS_PER_LOOK == 0 and self.is_time_over:
+                return
+
+    def _execute_long(self, connection: Connection, found: Scan, first: int, count: int) -> bool:
+        """Run a command of very many arguments in a worker, which lists them; return False if that cannot be."""
+        entry = COMMANDS.get(bytes(found.arguments(first, 1)[0]).lower())
+        if entry is None or entry.subcommands or entry.waits is not None or "loop" in entry.flags:
+            return False
+        self.workers.run_admitted(connection, found.later_arguments(first, count), entry.writes)
+        return True
 
     def execute(self, connection: Connection, arguments: list[bytes]) -> None:
         """Run one command here or in a worker, or begin to wait for the event that it is about."""
@@ -264,3 +317,29 @@ def _add_replies(owners: list[Connection], counts: list[int], replies: Replies, 
     """Give each connection its replies, counts[i] for owners[i], which depend on `lsn`."""
     for connection, count, out in zip(owners, counts, replies.cut(counts)):
         connection.outbox.add(out, count, lsn)
+
+
+def _add_some_replies(
+    owners: list[Connection], counts: list[int], keys: BytesArray, replies: list[tuple[Reply, int]], lsn: int
+) -> None:
+    """Give each connection the replies to its first GETs, and put the commands of the others back."""
+    end = 0
+    for connection, count, (reply, served) in zip(owners, counts, replies):
+        start, end = end, end + count
+        connection.outbox.add(reply, served, lsn)
+        if served < count:
+            rest = get_commands(keys[start + served : end])
+            connection.inbox.put_back(rest, 0, len(rest))
+
+
+def _first(connections: list[Connection], most: int) -> list[Connection]:
+    """Remove and return the first connections: so many that their input is at most `most` bytes, or one."""
+    count, total = 0, 0
+    for connection in connections:
+        total += connection.inbox.size
+        if count and total > most:
+            break
+        count += 1
+    first = connections[:count]
+    del connections[:count]
+    return first

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from pmkv_server.commands import admit
 from pmkv_server.commands.execution import failure, run, run_waiting
 from pmkv_server.commands.registry import Command
 from pmkv_server.net.connection import CLOSED
@@ -93,10 +94,26 @@ class Workers:
 
         self.run([connection], work, done, outbox.newest_lsn, entry.writes)
 
+    def run_admitted(self, connection: Connection, arguments: Callable[[], list[bytes]], writes: bool) -> None:
+        """Make the arguments of one command in a worker, which admits and runs it, and block its connection."""
+        connection.block()
+        session, outbox = connection.session, connection.outbox
+
+        def work() -> Reply:
+            words = arguments()
+            entry = admit(session, words)
+            return run(session, entry, entry.owned(words)) if isinstance(entry, Command) else entry
+
+        def done(reply: Reply, lsn: int) -> None:
+            outbox.add(reply, 1, lsn)
+            self.finish([connection])
+
+        self.run([connection], work, done, outbox.newest_lsn, writes)
+
     def join_inbox(self, connection: Connection) -> None:
         """Join the chunks of a long inbox in a worker, and serve the connection afterwards."""
         connection.block()
-        chunks = connection.inbox.take()
+        chunks = connection.inbox.take(connection.inbox.window)
 
         def done(joined: bytes, _: int) -> None:
             connection.unblock()

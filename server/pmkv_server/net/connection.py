@@ -1,7 +1,8 @@
 """Connect one client's session to asyncio: bytes arrive and wait for the tick, replies leave once they may be revealed.
 
 Flow control: while a client does not read its replies, or while many of them wait to become durable, its commands are
-not served and its socket is not read. What a connection holds in memory is bounded by a few replies and one command.
+not served. What a connection holds in memory is bounded in bytes: replies by `output_limits`, and by one reply more,
+input by the limit of a command.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pmkv_server.net.inbox import Inbox
 from pmkv_server.net.large_command import FIRST_BUFFER_BYTES, LargeCommand
 from pmkv_server.net.outbox import Outbox
+from pmkv_server.net.output_limits import OutputWatch
 from pmkv_server.net.session import Session
 from pmkv_server.resp import scan
 from pmkv_server.resp.scan import Scan
@@ -23,11 +25,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("pmkv.server")
 
-OUTPUT_LIMIT_BYTES = 4 << 20  # of replies, written or held, above which no more commands are served
 INBOX_LIMIT_BYTES = 1 << 20  # read ahead while a command is under way; less once the client has sent large commands
 FAST_PATH_BYTES = 64 << 10  # a longer input does not go to the fast path
 LARGE_COMMAND_BYTES = 64 << 10  # a longer command is received into a buffer of its own
-QUERY_LIMIT_BYTES = 1 << 30  # a client is disconnected if a command is longer, or unserved input while it never reads
 JOINED_WRITE_BYTES = 64 << 10  # replies of fewer bytes are written as one buffer
 
 # The states of a connection:
@@ -51,6 +51,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, server: Server, dispatcher: Dispatcher) -> None:
         self._server = server
+        self._limits, self._watch = server.limits, OutputWatch()
         self._dispatcher = dispatcher
         self._fast_path = dispatcher.fast_path
         self._large_command: LargeCommand | None = None  # the transport's protocol, once a large command came
@@ -67,7 +68,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         self.transport = transport
-        transport.set_write_buffer_limits(high=OUTPUT_LIMIT_BYTES)
+        transport.set_write_buffer_limits(high=self._limits.pause_bytes)
         self.session = Session(self._server, _address(transport, "peername"), _address(transport, "sockname"))
         socket = transport.get_extra_info("socket")
         self.session.fd = socket.fileno() if socket else -1
@@ -95,8 +96,7 @@ class Connection(asyncio.Protocol):
         if before is not None and inbox.is_last(before):
             inbox.replace_last(data)
         else:
-            inbox.chunks.append(data)
-            inbox.size += len(data)
+            inbox.add(data)
         if self.state == SERVED and inbox.size >= inbox.need and self._may_serve():
             self.state = QUEUED
             self._dispatcher.add(self)
@@ -132,7 +132,7 @@ class Connection(asyncio.Protocol):
     def _may_serve(self) -> bool:
         """Say whether commands may be served now."""
         stopped = self.state != SERVED or self._write_paused or self.session.closing
-        return not stopped and self.outbox.held_size < OUTPUT_LIMIT_BYTES
+        return not stopped and self.outbox.held_size < self._limits.pause_bytes
 
     def _become_idle(self) -> None:
         """Become idle if nothing is under way, and if a GET or SET may go to the fast path."""
@@ -182,6 +182,10 @@ class Connection(asyncio.Protocol):
             return
         if rest:
             self.transport.write(rest)
+            if self._limits.is_set:
+                self.check_output()
+                if self.state == CLOSED or self.session.closing:
+                    return
         if self.state == FAST:
             self.state = IDLE
         else:
@@ -207,8 +211,13 @@ class Connection(asyncio.Protocol):
             self.row < self.row_end
             and not self.session.closing
             and self.state != BLOCKED
-            and self.outbox.size < OUTPUT_LIMIT_BYTES
+            and self.outbox.size < self._limits.pause_bytes
         )
+
+    def begin_scan(self, first: int, end: int) -> None:
+        """Serve rows `first` to `end` of a new scan."""
+        self.first_row = self.row = first
+        self.row_end = end
 
     def end_scan(self, found: Scan, start: int, end: int, state: list[int]) -> None:
         """Keep the input that was not served, and act on the reason why the scan stopped.
@@ -231,7 +240,7 @@ class Connection(asyncio.Protocol):
         elif status == scan.AGAIN or self.state == BLOCKED:  # the reply of the worker's command comes first
             inbox.put_back(found.data, position, end)
         elif status == scan.INLINE:
-            self._take_line(bytes(found.data[position:end]))
+            self._take_lines(bytes(found.data[position:end]))
         else:
             self._refuse(scan.protocol_error(status, detail))
         if inbox.has_work:  # also: more may have arrived since the scan began
@@ -242,9 +251,9 @@ class Connection(asyncio.Protocol):
     def _keep_incomplete(self, data: Any, start: int, end: int, need: int) -> None:
         """Keep data[start:end], the beginning of a command of at least `need` bytes."""
         self.inbox.need = need
-        if need > QUERY_LIMIT_BYTES:
+        if need > self._limits.query_bytes:
             self.abort()
-        elif need > LARGE_COMMAND_BYTES:
+        elif need > LARGE_COMMAND_BYTES and need > self.inbox.size + end - start:
             later = self.inbox.take()
             if self._large_command is None:
                 self._large_command = LargeCommand(self)
@@ -254,21 +263,31 @@ class Connection(asyncio.Protocol):
         else:
             self.inbox.put_back(data, start, end)
 
-    def _take_line(self, data: bytes) -> None:
-        """Run the inline command with which `data` begins, if all of its line is there."""
-        inbox, stop = self.inbox, data.find(b"\n", 0, scan.MAX_INLINE)
-        if stop < 0:
-            inbox.put_back(data, 0, len(data))
-            inbox.need = inbox.size + 1
-            if inbox.size >= scan.MAX_INLINE:
-                self._refuse(scan.protocol_error(scan.LONG_LINE, 0))
-            return
-        inbox.put_back(data, stop + 1, len(data))
-        words = scan.split_inline(data[:stop])
-        if words is None:
-            self._refuse(scan.error("ERR Protocol error: unbalanced quotes in request"))
-        elif words:
-            self._dispatcher.execute(self, words)
+    def _take_lines(self, data: bytes) -> None:
+        """Run the inline commands with which `data` begins, as far as their lines are there and time is left."""
+        start = 0
+        while start < len(data) and data[start] != scan.ARRAY_BYTE and self._may_go_on():
+            stop = data.find(b"\n", start, start + scan.MAX_INLINE)
+            if stop < 0:
+                if len(data) - start >= scan.MAX_INLINE:
+                    self._refuse(scan.protocol_error(scan.LONG_LINE, 0))
+                    return
+                self.inbox.need = len(data) - start + 1
+                break
+            words = scan.split_inline(data[start:stop])
+            if words is None:
+                self._refuse(scan.error("ERR Protocol error: unbalanced quotes in request"))
+                return
+            start = stop + 1
+            if words:
+                self._dispatcher.execute(self, words)
+        if not self.session.closing:
+            self.inbox.put_back(data, start, len(data))
+
+    def _may_go_on(self) -> bool:
+        """Say whether one more command may be served in this tick."""
+        has_room = self.outbox.size < self._limits.pause_bytes
+        return has_room and self.state != BLOCKED and not (self.session.closing or self._dispatcher.is_time_over)
 
     def _refuse(self, reply: bytes) -> None:
         """Reply to a protocol error and close, since nothing after it can be understood."""
@@ -319,6 +338,23 @@ class Connection(asyncio.Protocol):
             self.transport.write(b"".join(buffers))
         else:
             self.transport.writelines(buffers)
+        if self._limits.is_set:
+            self.check_output()
+
+    def check_output(self) -> None:
+        """Close the connection if its client has left more unread than `client-output-buffer-limit` allows."""
+        if self.state == CLOSED or self.transport.is_closing():
+            return
+        unread = self.transport.get_write_buffer_size() + self.outbox.held_size
+        if (excess := self._watch.excess(self._limits, unread)) is not None:
+            log.warning("%s leaves %s of replies unread: closed", self.session.address, excess)
+            self._server.stats.output_cut_off += 1
+            self.abort()
+
+    def limits_changed(self) -> None:
+        """Use the limits of output that CONFIG SET has changed."""
+        if self.state != CLOSED:
+            self.transport.set_write_buffer_limits(high=self._limits.pause_bytes)
 
     # ---- the end ----
 
@@ -363,11 +399,11 @@ class Connection(asyncio.Protocol):
         """Read from the socket only while what arrives can be served soon."""
         inbox, large_command = self.inbox, self._large_command
         if self._write_paused:  # a client may send a whole pipeline before it reads: both sides would wait for ever
-            wanted = self._unserved_bytes < QUERY_LIMIT_BYTES
+            wanted = self._unserved_bytes < self._limits.query_bytes
             if not wanted:
                 self._cut_off()
         else:
-            stopped = self.state == BLOCKED or self.outbox.held_size >= OUTPUT_LIMIT_BYTES
+            stopped = self.state == BLOCKED or self.outbox.held_size >= self._limits.pause_bytes
             if large_command is None:
                 wanted = not (stopped and inbox.size > INBOX_LIMIT_BYTES)
             else:  # scan the beginning of a command first: the rest belongs into a buffer of its size

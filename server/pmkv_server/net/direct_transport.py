@@ -68,6 +68,12 @@ class DirectTransport:
         else:
             self._transport.resume_reading()
 
+    def get_write_buffer_size(self) -> int:
+        return self._transport.get_write_buffer_size()
+
+    def set_write_buffer_limits(self, high: int) -> None:
+        self._transport.set_write_buffer_limits(high=high)
+
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         self._transport.set_protocol(protocol)
         self.unwatch()

@@ -8,7 +8,7 @@ that later work costs per run and not per command.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from numba import njit, types
@@ -22,6 +22,7 @@ MAX_INLINE = 64 << 10  # bytes
 UNAUTHENTICATED_BULK = 16 << 10  # bytes
 UNAUTHENTICATED_ARGUMENTS = 10
 
+ARRAY_BYTE = 42  # `*`, with which a command begins that is not a line
 OTHER, GET, SET = 0, 1, 2  # kinds of rows
 RUN_LIMIT = 512  # commands in a run, which bounds the share of one connection in a round
 VIEW_BYTES = 64 << 10  # an argument that is longer, of a command that is longer, is not copied on the loop
@@ -239,6 +240,16 @@ class Scan:
         if self.ends[stop - 1] - self.starts[first] > VIEW_BYTES or not isinstance(data, bytes):
             return self._views(first, stop)
         return [data[a:b] for a, b in zip(self.starts[first:stop], self.ends[first:stop])]
+
+    def later_arguments(self, first: int, count: int) -> Callable[[], list[bytes]]:
+        """Return a function that returns what `arguments` would, also after the next scan, and on any thread."""
+        bounds, data = self._bounds[first : first + count].copy(), self.data
+
+        def arguments() -> list[bytes]:
+            view, spans = memoryview(data), bounds.tolist()
+            return [view[a:b] if i > 1 and b - a > VIEW_BYTES else bytes(view[a:b]) for i, (a, b) in enumerate(spans)]
+
+        return arguments
 
     def _views(self, first: int, stop: int) -> list:
         view = memoryview(self.data)

@@ -6,6 +6,7 @@ No reply, not even an error, reveals a write that is not durable: `run` waits fo
 from __future__ import annotations
 
 import asyncio
+import io
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
@@ -18,6 +19,7 @@ from .problems import Problem, invalid
 
 T = TypeVar("T")
 INLINE_BYTES = 1 << 20  # work on more bytes would block the event loop, so it runs in a thread
+IN_THREAD = INLINE_BYTES + 1  # the size of work that runs in a thread in any case
 MAX_BODY_BYTES = 64 << 20
 MAX_VALUE_BYTES = 512 << 20  # the limit where the body is one value
 KEYSPACES = 16
@@ -106,16 +108,15 @@ async def read_body(request: web.Request, limit: int = MAX_BODY_BYTES) -> bytes:
     """Return the whole body. Raises Problem 413 as soon as Content-Length or the bytes exceed `limit`."""
     if (request.content_length or 0) > limit:
         raise _too_long(limit)
-    chunks, size = [], 0
+    body = io.BytesIO()  # whose bytes are no copy of what was written to it
     try:
         async for chunk in request.content.iter_any():
-            size += len(chunk)
-            if size > limit:
+            if body.tell() + len(chunk) > limit:
                 raise _too_long(limit)
-            chunks.append(chunk)
+            body.write(chunk)
     except (web.RequestPayloadError, HttpProcessingError) as error:
         raise invalid(f"the body cannot be read: {error}") from None
-    return b"".join(chunks)
+    return body.getvalue()
 
 
 def _too_long(limit: int) -> Problem:

@@ -18,9 +18,12 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+import pmkv_server.rest.json_pieces as json_pieces
+
 from .problems import invalid
 
 NATIVE = {"b1", "f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"}  # dtypes that orjson writes directly
+LEAVES_PER_PIECE = 1 << 16  # numbers converted in one call, which keeps the interpreter
 OPTIONS = orjson.OPT_SERIALIZE_NUMPY
 LEAVES: dict[str, set[type]] = {"b": {bool}, "i": {int}, "u": {int}, "f": {int, float, type(None)}}
 
@@ -29,13 +32,13 @@ Array = NDArray[Any]
 
 def parse(body: bytes) -> Any:
     try:
-        return orjson.loads(body)
+        return json_pieces.loads(body)
     except orjson.JSONDecodeError as error:
         raise invalid(f"the body is not JSON: {error}") from None
 
 
 def dump(value: Any) -> bytes:
-    return orjson.dumps(value, option=OPTIONS)
+    return json_pieces.dumps(value, OPTIONS)
 
 
 # Arrays to JSON
@@ -110,10 +113,14 @@ def to_integers(value: Any, what: str) -> NDArray[np.int64]:
     """Return a JSON list of integers as one-dimensional int64. Raises Problem 400."""
     if not isinstance(value, list):
         raise invalid(f"'{what}' must be a list of integers")
-    if not all(type(item) is int for item in value):
-        raise invalid(f"'{what}' must be a list of integers, and {_first_not(value, int)} is not one")
+    array = np.empty(len(value), np.int64)
     try:
-        return np.array(value, np.int64)
+        for at in range(0, len(value), LEAVES_PER_PIECE):
+            piece = value[at : at + LEAVES_PER_PIECE]
+            if set(map(type, piece)) != {int}:
+                raise invalid(f"'{what}' must be a list of integers, and {_first_not(piece, int)} is not one")
+            array[at : at + len(piece)] = piece
+        return array
     except OverflowError:
         raise invalid(f"'{what}' holds a number beyond int64") from None
 
@@ -127,12 +134,24 @@ def to_rows(value: Any, dtype: np.dtype[Any], shape: tuple[int, ...], what: str 
     if not isinstance(value, list):
         raise invalid(f"'{what}' must be a list with one row per id")
     if dtype.kind in "biuf" and dtype.names is None:
-        return _numbers(value, dtype, (len(value), *shape), what)
+        return _in_pieces(value, dtype, shape, what)
     if dtype.kind == "c":
-        parts = _numbers(value, np.dtype(f"f{dtype.itemsize // 2}"), (len(value), *shape, 2), what)
+        parts = _in_pieces(value, np.dtype(f"f{dtype.itemsize // 2}"), (*shape, 2), what)
         return np.ascontiguousarray(parts).view(dtype.newbyteorder("=")).reshape(len(value), *shape)
     flat = _flatten(value, (len(value), *shape), what)
     return _elements(flat, dtype, what).reshape(len(value), *shape)
+
+
+def _in_pieces(value: list[Any], dtype: np.dtype[Any], shape: tuple[int, ...], what: str) -> Array:
+    """Return rows of numbers. Many are converted a piece at a time: NumPy keeps the interpreter meanwhile."""
+    count = max(1, LEAVES_PER_PIECE // max(1, math.prod(shape)))
+    if len(value) <= count:
+        return _numbers(value, dtype, (len(value), *shape), what)
+    array = np.empty((len(value), *shape), dtype)
+    for at in range(0, len(value), count):
+        piece = value[at : at + count]
+        array[at : at + count] = _numbers(piece, dtype, (len(piece), *shape), what)
+    return array
 
 
 def _numbers(value: list[Any], dtype: np.dtype[Any], shape: tuple[int, ...], what: str) -> Array:

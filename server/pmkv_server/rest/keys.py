@@ -16,7 +16,19 @@ from aiohttp import ETag, hdrs, web
 
 import pmkv_server.rest.jsonrows as jsonrows
 
-from .context import INLINE_BYTES, MAX_VALUE_BYTES, integer, keyspace_of, query, read_body, run, store_of
+from .context import (
+    IN_THREAD,
+    INLINE_BYTES,
+    MAX_BODY_BYTES,
+    MAX_VALUE_BYTES,
+    integer,
+    keyspace_of,
+    off_loop,
+    query,
+    read_body,
+    run,
+    store_of,
+)
 from .formats import BYTES, JSON, accepted_format
 from .problems import Problem, invalid
 
@@ -32,7 +44,12 @@ FORWARD, BACKWARD = b">", b"<"  # the first byte of a cursor
 
 
 def etag_of(value: bytes) -> str:
-    return xxhash.xxh3_128_hexdigest(value)
+    if len(value) <= INLINE_BYTES:
+        return xxhash.xxh3_128_hexdigest(value)
+    view, tag = memoryview(value), xxhash.xxh3_128()
+    for at in range(0, len(view), INLINE_BYTES):  # other threads may run in between
+        tag.update(view[at : at + INLINE_BYTES])
+    return tag.hexdigest()
 
 
 def key_of(request: web.Request, parameters: dict[str, str]) -> bytes:
@@ -79,6 +96,11 @@ async def get_key(request: web.Request) -> web.Response:
     size = await run(request, lambda: keyspace.size(key))
     entry = await run(request, lambda: keyspace.entry(key), size or 0)
     conditions = Conditions(request)
+    return await off_loop(lambda: _found(key, entry, conditions, form), size or 0)
+
+
+def _found(key: bytes, entry: tuple[bytes, int] | None, conditions: Conditions, form: str) -> web.Response:
+    """Return the reply to a GET of a key."""
     refusal = conditions.refusal(None if entry is None else entry[0])
     if refusal and conditions.match is not None:
         raise refusal
@@ -142,7 +164,8 @@ async def put_key(request: web.Request) -> web.Response:
     conditions = Conditions(request)
     value = await read_body(request, MAX_CONDITIONAL_BYTES if conditions else MAX_VALUE_BYTES)
     if request.content_type == JSON:
-        value = from_json(value)
+        sent = value
+        value = await off_loop(lambda: from_json(sent), len(sent))
 
     def work() -> bool:
         existed = key in keyspace
@@ -151,7 +174,8 @@ async def put_key(request: web.Request) -> web.Response:
 
     size = len(key) + len(value)
     existed = await run(request, lambda: conditionally(store, keyspace, key, conditions, work, size), size)
-    return web.Response(status=204 if existed else 201, headers={hdrs.ETAG: f'"{etag_of(value)}"'})
+    tag = await off_loop(lambda: etag_of(value), size)
+    return web.Response(status=204 if existed else 201, headers={hdrs.ETAG: f'"{tag}"'})
 
 
 async def delete_key(request: web.Request) -> web.Response:
@@ -186,7 +210,7 @@ async def get_keys(request: web.Request) -> web.Response:
     def work() -> list[bytes]:
         return [key for key, _ in keyspace.scan(prefix or b"", start, stop, reverse, limit)]
 
-    found = await run(request, work, INLINE_BYTES + 1)  # in a thread: the first scan sorts
+    found = await run(request, work, IN_THREAD)  # the first scan sorts
     cursor = to_cursor(found[-1], reverse) if len(found) == limit else None
     return reply({"keys": [key_to_json(key) for key in found], "cursor": cursor})
 
@@ -230,15 +254,24 @@ def base64url(data: bytes) -> str:
 
 async def batch_get(request: web.Request) -> web.Response:
     keyspace = await keyspace_of(request, query(request, "db", "at"))
-    body = jsonrows.parse(await read_body(request))
+    sent = await read_body(request)
+    names = await off_loop(lambda: _batch_names(sent), len(sent))
+    sizes = await run(request, lambda: keyspace.sizes(names), IN_THREAD)
+    total = sum(size or 0 for size in sizes)
+    if total > MAX_BODY_BYTES:
+        raise Problem(413, "too-long", f"the values take {total} bytes, more than {MAX_BODY_BYTES}: ask for fewer keys")
+    values = await run(request, lambda: keyspace.get_many(names), total)
+    return await off_loop(lambda: reply({"values": [None if v is None else to_json(v) for v in values]}), total)
+
+
+def _batch_names(sent: bytes) -> list[bytes]:
+    body = jsonrows.parse(sent)
     if not isinstance(body, dict) or not {"keys"} <= body.keys() <= {"keys", "encoding"}:
         raise invalid('the body must be {"keys": [...], "encoding": "utf8" or "base64"}')
     names, encoding = body["keys"], body.get("encoding", "utf8")
     if not isinstance(names, list) or len(names) > MAX_BATCH:
         raise invalid(f"'keys' must be a list of at most {MAX_BATCH} strings")
-    found = [text_to_bytes(name, encoding) for name in names]
-    values = await run(request, lambda: keyspace.get_many(found))
-    return reply({"values": [None if value is None else to_json(value) for value in values]})
+    return [text_to_bytes(name, encoding) for name in names]
 
 
 def reply(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import prometheus_client
 from aiohttp import web
@@ -11,12 +10,11 @@ from aiohttp import web
 from pmkv.errors import PmkvError
 from pmkv_server.metrics import registry
 
-from .context import INLINE_BYTES, SERVER, off_loop, query
+from .context import IN_THREAD, SERVER, off_loop, query
 from .keys import reply
 from .openapi import document
 from .problems import Problem
 
-T = TypeVar("T")
 READY_WRITE_BYTES = 4096  # a store without room for so much is not ready
 
 
@@ -31,7 +29,7 @@ async def readyz(request: web.Request) -> web.Response:
     if store.failed:
         raise Problem(503, "failed", f"the store takes no writes since a flush failed: {store.failed}")
     try:
-        await off_loop(lambda: _reserve(store), INLINE_BYTES + 1)
+        await off_loop(lambda: _reserve(store), IN_THREAD)
     except PmkvError as error:
         raise Problem(503, "refuses-writes", f"the store takes no writes: {error}") from None
     return reply({"status": "ok"})
@@ -46,7 +44,7 @@ def _reserve(store: Any) -> None:
 async def stats(request: web.Request) -> web.Response:
     query(request)
     server = request.app[SERVER]
-    figures = (await _counted(server, server.store.stats)).asdict()
+    figures = (await off_loop(server.store.stats, IN_THREAD)).asdict()
     figures["keys"] = {str(number): count for number, count in figures["keys"].items()}
     counted = {**vars(server.stats), "sessions": len(server.sessions)}
     return reply({"store": figures, "server": counted})
@@ -55,13 +53,8 @@ async def stats(request: web.Request) -> web.Response:
 async def metrics(request: web.Request) -> web.Response:
     """Return the metrics in the text format of Prometheus."""
     server = request.app[SERVER]
-    body = await _counted(server, lambda: prometheus_client.generate_latest(registry(server)))
+    body = await off_loop(lambda: prometheus_client.generate_latest(registry(server)), IN_THREAD)
     return web.Response(body=body, headers={"Content-Type": prometheus_client.CONTENT_TYPE_LATEST})
-
-
-async def _counted(server: Any, work: Callable[[], T]) -> T:
-    """Run work that counts keys: in a thread while index files may have to be read from disk."""
-    return await off_loop(work, INLINE_BYTES + 1 if server.store.is_cold else 0)
 
 
 async def openapi(request: web.Request) -> web.Response:

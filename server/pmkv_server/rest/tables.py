@@ -13,7 +13,7 @@ import pmkv_server.rest.jsonrows as jsonrows
 from pmkv_server.parsing import strict_float
 
 from .codec import Message, Row
-from .context import MAX_BODY_BYTES, integer, off_loop, query, read_body, run, view_of
+from .context import IN_THREAD, MAX_BODY_BYTES, integer, off_loop, query, read_body, run, view_of
 from .formats import JSON, NPZ, ROW_FORMATS, accepted_format, body_format
 from .keys import reply
 from .problems import invalid
@@ -37,12 +37,15 @@ def describe(table: Any) -> dict[str, Any]:
 
 async def list_tables(request: web.Request) -> web.Response:
     view = await view_of(request, query(request, "at"))
-    return reply({"tables": await run(request, lambda: [describe(table) for table in view.tables().values()])})
+    return reply(
+        {"tables": await run(request, lambda: [describe(table) for table in view.tables().values()], IN_THREAD)}
+    )
 
 
 async def create_table(request: web.Request) -> web.Response:
     view = await view_of(request, query(request, "at"))
-    body = jsonrows.parse(await read_body(request))
+    sent = await read_body(request)
+    body = await off_loop(lambda: jsonrows.parse(sent), len(sent))
     if not isinstance(body, dict) or not {"name", "dtype"} <= body.keys() <= {"name", "dtype", "shape", "rows"}:
         raise invalid('the body must be {"name": "...", "dtype": NumPy descr, "shape": [...], "rows": bound or null}')
     dtype = row_dtype(body["dtype"], body.get("shape", []))
@@ -83,7 +86,7 @@ def _field(field: Any) -> tuple[Any, ...]:
 
 async def get_table(request: web.Request) -> web.Response:
     view = await view_of(request, query(request, "at"))
-    return reply(await run(request, lambda: describe(view.table(request.match_info["table"]))))
+    return reply(await run(request, lambda: describe(view.table(request.match_info["table"])), IN_THREAD))
 
 
 async def delete_table(request: web.Request) -> web.Response:

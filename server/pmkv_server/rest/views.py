@@ -13,7 +13,7 @@ from aiohttp import hdrs, web
 import pmkv_server.rest.jsonrows as jsonrows
 from pmkv_server.parsing import strict_float
 
-from .context import PROMOTIONS, SERVER, integer, query, read_body, run, store_of, view_of
+from .context import INLINE_BYTES, PROMOTIONS, SERVER, integer, query, read_body, run, store_of, view_of
 from .keys import reply
 from .problems import invalid
 
@@ -126,7 +126,7 @@ def _version(request: web.Request, **more: bool) -> web.Response:
 
 async def _body_fields(request: web.Request, required: list[str], others: list[str] | None = None) -> dict[str, Any]:
     """Return the JSON object of the body, which may have these fields only; a null counts as an absent field."""
-    body = await read_body(request)
+    body = await read_body(request, INLINE_BYTES)
     fields = jsonrows.parse(body) if body else {}
     known = {name: FIELDS[name] for name in (*required, *(others or ()))}
     if not isinstance(fields, dict) or not set(required) <= fields.keys() <= known.keys():

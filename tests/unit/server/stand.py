@@ -146,6 +146,9 @@ class Recorder(asyncio.Transport):
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         self.high = high or 0
 
+    def get_write_buffer_size(self) -> int:
+        return self.buffered
+
     def write(self, data: Any) -> None:
         assert not self.closed, "written to after it was closed"
         self.sent += data

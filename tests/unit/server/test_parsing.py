@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from pmkv_server.parsing import strict_float, strict_int
+from pmkv_server.parsing import memory_size, strict_float, strict_int
 
 
 @pytest.mark.parametrize(("text", "value"), [("0", 0), ("-1", -1), ("18446744073709551615", (1 << 64) - 1)])
@@ -27,3 +27,12 @@ def test_floats(text: str, value: float) -> None:
 @pytest.mark.parametrize("text", ["", ".", "1_0", " 1", "1.5\0", "1.5\n", "\u0663", "1e", "0x10"])
 def test_not_floats(text: str) -> None:
     assert strict_float(text) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("0", 0), ("1024", 1024), ("1b", 1), ("1k", 1000), ("1kb", 1024), ("2MB", 2 << 20), ("1g", 10**9),
+     ("1gb", 1 << 30), ("-1", None), ("1.5mb", None), ("mb", None), ("1 mb", None), ("1tb", None), ("١", None)],
+)  # fmt: skip
+def test_memory_size(text: str, size: int | None) -> None:
+    assert memory_size(text) == size

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import random
+import time
 from typing import Any
 
+import pytest
+
+from pmkv_server.commands import keys, registry, transactions
 from pmkv_server.commands.keys import HEAVY_KEYS, has_many_keys
 from tests.unit.server.stand import Client
 
@@ -125,3 +129,48 @@ def test_keys_finds_each_once_by_pattern(client: Client, store: Any) -> None:
     _, names = client("KEYS", "k1?")
     assert sorted(name for _, name in names) == [b"k1%d" % i for i in range(10)]
     assert len(client("KEYS", "*")[1]) == HEAVY_KEYS + 1
+
+
+def test_a_scan_of_any_count_looks_at_pages(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    client.server.store.put_many({b"k%d" % i: b"" for i in range(5000)})
+    asked: list[int] = []
+    look = type(client.session.keyspace).keys
+
+    def watched(keyspace: Any, cursor: int, count: int) -> Any:
+        asked.append(count)
+        return look(keyspace, cursor, count)
+
+    monkeypatch.setattr(type(client.session.keyspace), "keys", watched)
+    _, ((_, cursor), (_, found)) = client("SCAN", 0, "COUNT", 10_000_000)
+    assert (cursor, len({name for _, name in found})) == (b"0", 5000)
+    assert max(asked) == keys.LOOK_KEYS
+    monkeypatch.setattr(keys, "SCAN_BYTES", 100)
+    _, ((_, cursor), (_, found)) = client("SCAN", 0, "COUNT", 4000)
+    assert cursor != b"0" and len(found) <= 2 * keys.LOOK_KEYS, "many bytes end a page early"
+
+
+def test_a_random_key_among_many_that_have_expired(client: Client) -> None:
+    store = client.server.store
+    now = int(time.time() * 1000)
+    store.put_many({b"gone%d" % i: b"" for i in range(20_000)}, expire_at=now + 1)
+    time.sleep(0.005)
+    assert client("RANDOMKEY") == ("$", b"-1")
+    store.put(b"there", b"")
+    assert client("RANDOMKEY") == ("$", b"there")
+
+
+def test_a_reply_that_is_too_long_is_refused_before_it_is_made(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "MAX_REPLY_BYTES", 6 << 20)
+    client.server.store.put(b"a", bytes(1 << 20))
+    assert len(client("MGET", *["a"] * 6)[1]) == 6
+    _, said = client("MGET", *["a"] * 7)
+    assert said == b"ERR the reply would take 7340032 bytes, more than 6291456: ask for less at once"
+
+
+def test_replies_of_exec_are_bounded_and_its_commands_are_run(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transactions, "MAX_REPLY_BYTES", 2500)
+    client.server.store.put(b"a", bytes(1000))
+    client.follows("MULTI => OK\nGET a => QUEUED\nGET a => QUEUED\nGET a => QUEUED\nINCR n => QUEUED")
+    (_, replies) = client("EXEC")
+    assert [kind for kind, _ in replies] == ["$", "$", "-", ":"]
+    assert client.says("GET n") == '"1"'

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from pmkv_server.dispatch import tick
 from tests.served import request
 from tests.unit.server.stand import Gate, Stub, settled, until
 
@@ -139,3 +140,62 @@ async def test_idle_says_whether_anything_is_under_way(connect: Any, gate: Gate,
     gate.open()
     await until(lambda: server.dispatcher.is_idle)
     assert wire.replies() == ["OK"]
+
+
+async def test_a_run_of_long_values_is_served_as_far_as_there_is_room(
+    connect: Any, store: Any, server: Stub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many GETs one pipeline has: what is read of values is what the output may hold, or one value."""
+    long = b"x" * 300_000
+    store.put_many({b"a": long, b"b": b"short"})
+    monkeypatch.setattr(server.limits, "pause_bytes", 1 << 20)
+    most, get_many = [0], type(store.keyspace(0)).get_many
+
+    def counted(keyspace: Any, keys: list[bytes]) -> Any:
+        values = get_many(keyspace, keys)
+        most[0] = max(most[0], sum(len(value or b"") for value in values))
+        return values
+
+    monkeypatch.setattr(type(store.keyspace(0)), "get_many", counted)
+    wire = connect()
+    wire.ask(*["GET a"] * 60, "GET b", "GET none", "SET c 1", "GET a", "PING")
+    replies: list[str] = []
+    await until(lambda: replies.extend(wire.replies()) or len(replies) >= 65)
+    assert [len(reply) for reply in replies[:60]] == [300_002] * 60
+    assert [reply[:9] for reply in replies[60:]] == ['"short"', "nil", "OK", '"xxxxxxxx', "PONG"]
+    assert 0 < most[0] <= 1 << 20
+
+
+async def test_a_tick_leaves_the_rest_of_a_long_pipeline_to_the_next(
+    connect: Any, server: Stub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tick, "TICK_S", 0.0)
+    wire, before = connect(), server.stats.ticks
+    assert await wire.answers(*["INCR n"] * 100) == [f":{i + 1}" for i in range(100)]
+    assert server.stats.ticks - before >= 100 // tick.COMMANDS_PER_LOOK
+
+
+async def test_a_command_of_very_many_arguments_is_taken_apart_in_a_worker(connect: Any, store: Any) -> None:
+    wire = connect()
+    keys = [b"k%d" % i for i in range(5000)]
+    wire.send(request("MSET", *(word for key in keys for word in (key, key))) + request("MGET", *keys))
+    wire.send(request("DEL", *keys) + request("NOSUCH", *keys) + request("GET", *keys) + request("MULTI"))
+    wire.send(request("EXISTS", *keys) + request("EXEC"))
+    replies: list[str] = []
+    await until(lambda: replies.extend(wire.replies()) or len(replies) >= 8)
+    assert replies[0] == "OK"
+    assert replies[1] == "[" + ", ".join(f'"k{i}"' for i in range(5000)) + "]"
+    assert replies[2] == ":5000"
+    assert replies[3].startswith("-ERR unknown command 'NOSUCH'")
+    assert replies[4:] == ["-ERR wrong number of arguments for 'get' command", "OK", "QUEUED", "[:0]"]
+
+
+async def test_lines_are_served_together(connect: Any, server: Stub) -> None:
+    wire = connect()
+    wire.send(b"PING\r\n" * 300 + b"ECHO a\r\n*1\r\n$4\r\nPING\r\nECHO b\r\nPIN")
+    replies: list[str] = []
+    await until(lambda: replies.extend(wire.replies()) or len(replies) >= 303)
+    wire.send(b"G\r\n")
+    await until(lambda: replies.extend(wire.replies()) or len(replies) >= 304)
+    assert replies == ["PONG"] * 300 + ['"a"', "PONG", '"b"', "PONG"]
+    assert server.stats.ticks < 20

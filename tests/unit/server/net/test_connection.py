@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from pmkv_server.net import connection as connection_module
-from pmkv_server.net.connection import INBOX_LIMIT_BYTES, OUTPUT_LIMIT_BYTES
+from pmkv_server.net.connection import INBOX_LIMIT_BYTES
+from pmkv_server.net.output_limits import PAUSE_BYTES
 from pmkv_server.resp import scan
 from tests.served import request
 from tests.unit.server.stand import Gate, Stub, Wire, settled, until
@@ -85,7 +85,7 @@ async def test_a_client_that_does_not_read_is_served_no_further(connect: Any, st
     for _ in range(50):
         wire.send(asked)
         await settled()
-    assert wire.transport.buffered < OUTPUT_LIMIT_BYTES + 20 * 100_000
+    assert wire.transport.buffered < PAUSE_BYTES + 20 * 100_000
     assert wire.transport.reading, "it may send a whole pipeline before it reads"
     served = server.stats.commands
     for _ in range(100):
@@ -95,10 +95,8 @@ async def test_a_client_that_does_not_read_is_served_no_further(connect: Any, st
     assert wire.transport.reading
 
 
-async def test_a_client_that_never_reads_is_cut_off(
-    connect: Any, store: Any, server: Stub, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(connection_module, "QUERY_LIMIT_BYTES", 2 * INBOX_LIMIT_BYTES)
+async def test_a_client_that_never_reads_is_cut_off(connect: Any, store: Any, server: Stub) -> None:
+    server.limits.query_bytes = 2 * INBOX_LIMIT_BYTES
     store.put(b"a", b"x" * 100_000)
     wire = connect()
     wire.transport.slow = True
@@ -107,7 +105,7 @@ async def test_a_client_that_never_reads_is_cut_off(
     while not wire.connection.session.closing and sent < 10 * INBOX_LIMIT_BYTES:
         wire.send(asked)
         sent += len(asked)
-        await settled()
+        await until(lambda: wire.transport.reading or wire.connection.session.closing)
     assert sent < 3 * INBOX_LIMIT_BYTES
     assert server.stats.cut_off == 1
     assert await connect().answers("GET b") == ["nil"]
@@ -119,7 +117,7 @@ async def test_one_pipeline_cannot_fill_the_memory_with_replies(connect: Any, st
     wire.transport.slow = True
     wire.send(request("STRLEN", "a") + request("MGET", "a", "a", "a", "a") * 20)
     await settled()
-    assert wire.transport.buffered < 3 * OUTPUT_LIMIT_BYTES
+    assert wire.transport.buffered < 3 * PAUSE_BYTES
     for _ in range(60):
         wire.transport.drain()
         await settled()
@@ -166,7 +164,7 @@ async def test_replies_held_for_durability_are_bounded_too(connect: Any, store: 
         asked += 2
         await settled()
     assert wire.transport.sent == b""
-    assert wire.connection.outbox.held_size < OUTPUT_LIMIT_BYTES + 2 * 600_000
+    assert wire.connection.outbox.held_size < PAUSE_BYTES + 2 * 600_000
     gate.open()
     replies: list[str] = []
     await until(lambda: replies.extend(wire.replies()) or len(replies) == 1 + asked)
