@@ -58,7 +58,7 @@ WORKERS = 2
 SMALL = [  # limits of server and engine that a schedule shall meet
     (running, "HEAVY_BYTES", 1000), (tick_module, "SHARED_SCAN_BYTES", 1000),
     (tick_module, "LONGEST_LOOP_JOIN_BYTES", 1600), (fast_path_module, "DIRECT_SEND_BYTES", 1000),
-    (output_limits, "PAUSE_BYTES", 2000), (inbox_module, "WINDOW_BYTES", 700),
+    (output_limits, "PAUSE_BYTES", 2000), (inbox_module, "WINDOW_BYTES", 700), (inbox_module, "LEAST_WINDOW_BYTES", 60),
     (inbox_module, "COPIED_BYTES", 500), (tick_module, "COMMANDS_PER_LOOK", 2),
     # a clock that is the same in every run: a tick has time for a few looks at it
     (tick_module, "TICK_S", 4), (tick_module, "clock", functools.partial(next, itertools.count())),

@@ -21,7 +21,6 @@ from pmkv_server.resp.scan import NULL, OK, ONE, ZERO, Reply, array, bulk, bulks
 group = Group("generic")
 command = group.command
 
-HEAVY_KEYS = 10_000  # KEYS on larger keyspaces runs in a worker
 HEAVY_UNCOUNTED = 1 << 14  # counting more keys or rows than that takes milliseconds and runs in a worker
 MIN_SCAN_KEYS = 100  # that a SCAN visits whatever its COUNT: resuming the iteration costs as much as visiting 100 keys
 HEAVY_SCAN_KEYS = 1000  # larger COUNTs run in a worker
@@ -30,10 +29,6 @@ SCAN_BYTES = 16 << 20  # of keys, after which a SCAN returns before its COUNT
 KEYSPACES = 16
 NOT_INT32 = f"ERR value is out of range, value must between {-(1 << 31)} and {(1 << 31) - 1}"
 DB_OUT_OF_RANGE = "ERR DB index is out of range"
-
-
-def has_many_keys(session: Session, arguments: list[bytes]) -> bool:
-    return counts_much(session, arguments) or len(session.keyspace) > HEAVY_KEYS
 
 
 def counts_much(session: Session, arguments: list[bytes]) -> bool:
@@ -72,7 +67,7 @@ def dbsize(session: Session, arguments: list[bytes]) -> Reply:
     return integer(len(session.keyspace))
 
 
-@command("keys", 2, "readonly", heavy=has_many_keys)
+@command("keys", 2, "readonly", heavy=lambda session, arguments: True)
 def keys(session: Session, arguments: list[bytes]) -> Reply:
     """Return all keys that match a pattern."""
     pattern = glob.Pattern(arguments[1])

@@ -228,10 +228,12 @@ class Connection(asyncio.Protocol):
         _, position, status, detail = state
         inbox = self.inbox
         inbox.need = 0
+        inbox.learn(0, is_all=True)
         if self.session.closing:
             inbox.clear()
         elif self.row < self.row_end:
             position = found.rows[self.row - 1][0] if self.row > self.first_row else start
+            inbox.learn(position - start, is_all=False)
             inbox.put_back(found.data, position, end)
         elif status == scan.DONE:
             pass

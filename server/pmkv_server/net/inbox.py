@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
-WINDOW_BYTES = 1 << 20  # of one connection's input that a tick looks at, unless its first command is longer
+WINDOW_BYTES = 1 << 20  # of one connection's input that a tick looks at at most, unless its first command is longer
+LEAST_WINDOW_BYTES = 16 << 10  # that it looks at, however long the last commands took
 COPIED_BYTES = WINDOW_BYTES  # input that is put back is copied up to this length; else it is a view
 
 
 class Inbox:
     """Received chunks in order: bytes, or views of longer buffers."""
 
-    __slots__ = ("chunks", "need", "size")
+    __slots__ = ("chunks", "need", "reach", "size")
 
     def __init__(self) -> None:
         self.chunks: deque[Any] = deque()
         self.size = 0  # bytes in all chunks
         self.need = 0  # bytes without which the first command cannot be complete
+        self.reach = WINDOW_BYTES  # that a tick is expected to have time for
 
     @property
     def has_work(self) -> bool:
@@ -30,7 +32,11 @@ class Inbox:
 
         A command that was not whole is looked at in steps that double, as its beginning is read again each time.
         """
-        return min(self.size, max(WINDOW_BYTES, 2 * self.need))
+        return min(self.size, max(self.reach, 2 * self.need))
+
+    def learn(self, served: int, is_all: bool) -> None:
+        """Look at more or less in the next tick, as this one had time for `served` bytes, or for all it looked at."""
+        self.reach = min(max(2 * self.reach if is_all else 2 * served, LEAST_WINDOW_BYTES), WINDOW_BYTES)
 
     def add(self, chunk: Any) -> None:
         """Append a chunk."""

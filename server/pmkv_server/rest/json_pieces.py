@@ -8,6 +8,7 @@ parser checks.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,10 @@ from numba import types
 
 from pmkv.runtime.jit import kernel
 
-PIECE_BYTES = 512 << 10  # parsed or encoded in one call
+JSON_PIECE_BYTES = 512 << 10  # parsed or encoded in one call
 WHOLE_BYTES = 1 << 20  # shorter documents are parsed in one piece
 MAX_CUTS = 4096
+LIST_ITEMS = 1024  # of a list, encoded in one call
 SPACE = b" \t\r\n"
 
 _BYTES, _INTS = types.Array(types.uint8, 1, "C", readonly=True), types.int64[::1]
@@ -94,7 +96,7 @@ def _member(body: bytes, text: np.ndarray, start: int, stop: int) -> dict[str, A
         return member
     (name,) = orjson.loads(b"{%b[]}" % body[start:bracket])
     items: list[Any] = []
-    for first, last in _cut(text, *_inner(body, bracket, stop, b"[]"), PIECE_BYTES):
+    for first, last in _cut(text, *_inner(body, bracket, stop, b"[]"), JSON_PIECE_BYTES):
         part = orjson.loads(b"[%b]" % body[first:last])
         if not part:
             raise _GapError
@@ -122,24 +124,31 @@ def _cut(text: np.ndarray, start: int, stop: int, spacing: int) -> list[tuple[in
 
 def dumps(value: Any, option: int) -> bytes:
     """Encode as orjson does. The long arrays and lists of an object are encoded piece by piece."""
-    if not isinstance(value, dict):
-        return _encoded(value, option)
-    members = [orjson.dumps(name) + b":" + _encoded(item, option) for name, item in value.items()]
-    return b"{" + b",".join(members) + b"}"
+    return b"".join(_encoded(value, option))
 
 
-def _encoded(value: Any, option: int) -> bytes:
+def _encoded(value: Any, option: int) -> Iterator[bytes]:
     if isinstance(value, dict):
-        return dumps(value, option)
-    rows = _rows_in_a_piece(value)
-    if rows >= len(value) if isinstance(value, np.ndarray | list) and rows else True:
-        return orjson.dumps(value, option=option)
-    pieces = [orjson.dumps(value[at : at + rows], option=option)[1:-1] for at in range(0, len(value), rows)]
-    return b"[" + b",".join(pieces) + b"]"
+        before = b"{"
+        for name, item in value.items():
+            yield before + orjson.dumps(name) + b":"
+            yield from _encoded(item, option)
+            before = b","
+        yield b"}" if value else b"{}"
+        return
+    count = _items_of_a_piece(value)
+    if not count or count >= len(value):
+        yield orjson.dumps(value, option=option)
+        return
+    before = b"["
+    for at in range(0, len(value), count):
+        yield before + orjson.dumps(value[at : at + count], option=option)[1:-1]
+        before = b","
+    yield b"]"
 
 
-def _rows_in_a_piece(value: Any) -> int:
+def _items_of_a_piece(value: Any) -> int:
     """Return how many items of an array or a list to encode at once; 0 for another value."""
     if isinstance(value, np.ndarray) and value.ndim:
-        return max(1, PIECE_BYTES // max(1, value.nbytes // max(1, len(value))))
-    return 1024 if isinstance(value, list) else 0
+        return max(1, JSON_PIECE_BYTES // max(1, value.nbytes // max(1, len(value))))
+    return LIST_ITEMS if isinstance(value, list) else 0

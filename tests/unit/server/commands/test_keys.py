@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from pmkv_server.commands import keys, registry, transactions
-from pmkv_server.commands.keys import HEAVY_KEYS, has_many_keys
+from pmkv_server.commands import COMMANDS, keys, registry, transactions
+from pmkv_server.commands.execution import is_heavy
 from tests.unit.server.stand import Client
 
 
@@ -124,11 +124,12 @@ def test_scan_finds_what_was_there_all_the_time(client: Client, store: Any) -> N
 
 
 def test_keys_finds_each_once_by_pattern(client: Client, store: Any) -> None:
-    store.put_many([(b"k%d" % i, b"") for i in range(HEAVY_KEYS + 1)])
-    assert has_many_keys(client.session, [b"KEYS", b"*"]), "it is work for a worker"
+    store.put_many([(b"k%d" % i, b"") for i in range(10_001)])
+    words = [b"KEYS", b"*"]
+    assert is_heavy(client.session, COMMANDS[b"keys"], words), "it is work for a worker"
     _, names = client("KEYS", "k1?")
     assert sorted(name for _, name in names) == [b"k1%d" % i for i in range(10)]
-    assert len(client("KEYS", "*")[1]) == HEAVY_KEYS + 1
+    assert len(client("KEYS", "*")[1]) == 10_001
 
 
 def test_a_scan_of_any_count_looks_at_pages(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:

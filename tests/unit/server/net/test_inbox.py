@@ -58,3 +58,14 @@ def test_much_is_put_back_without_a_copy(monkeypatch: pytest.MonkeyPatch) -> Non
     inbox.put_back(b"0123456", 1, 6)
     (chunk,) = inbox.take()
     assert isinstance(chunk, memoryview) and chunk == b"12345"
+
+
+def test_the_window_follows_what_a_tick_has_time_for() -> None:
+    inbox = filled(bytes(2 << 20))
+    assert inbox.window == 1 << 20
+    inbox.learn(100_000, is_all=False)
+    assert inbox.window == 200_000
+    inbox.learn(0, is_all=True)
+    assert inbox.window == 400_000
+    inbox.learn(10, is_all=False)
+    assert inbox.window == 16 << 10

@@ -26,7 +26,7 @@ VALUES = st.recursive(
 def small() -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(json_pieces, "WHOLE_BYTES", 4)
-        patch.setattr(json_pieces, "PIECE_BYTES", 3)
+        patch.setattr(json_pieces, "JSON_PIECE_BYTES", 3)
         yield
 
 
