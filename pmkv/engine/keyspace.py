@@ -101,11 +101,13 @@ class Keyspace(Collection):
 
     def get(self, key: bytes) -> bytes | None:
         """The value, or None."""
-        return self.get_many([key])[0]
+        at, length, _, flags = self._look([key])[0]
+        return self._value(at, length, flags) if at >= 0 else None
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """Return the values of `keys` at one moment, None for absent keys."""
-        return [self._value(*row[:2], row[3]) if row[0] >= 0 else None for row in self._look(keys)]
+        at, length, _, flags = self._columns(keys)
+        return [self._value(*row) if row[0] >= 0 else None for row in zip(at, length, flags)]
 
     def get_spans(self, keys: Sequence[bytes]) -> BytesArray | None:
         """Return the values as `get_many` does, concatenated in one array; None if they are too long for that."""
@@ -134,12 +136,12 @@ class Keyspace(Collection):
         """Return the lengths of several values at one moment."""
         return [
             None if at < 0 else large_values.value_length(self._log, at) if flags & FLAG_PARTS else length
-            for at, length, _, flags in self._look(keys)
+            for at, length, _, flags in zip(*self._columns(keys))
         ]
 
     def contains_many(self, keys: Sequence[bytes]) -> list[bool]:
         """Return for each key whether it exists."""
-        return [row[0] >= 0 for row in self._look(keys)]
+        return (self._rows(keys)[:, 0] >= 0).tolist()
 
     def __contains__(self, key: bytes) -> bool:
         return self._look([key])[0][0] >= 0
@@ -147,6 +149,12 @@ class Keyspace(Collection):
     def _look(self, keys: Sequence[bytes]) -> list[list[int]]:
         """Return for each key [offset of its value (negative: absent), length, expiry, flags]."""
         return self._rows(keys).tolist()
+
+    def _columns(self, keys: Sequence[bytes]) -> list[list[int]]:
+        """Return the offsets, lengths, expiries and flags that `_look` does: four lists, however many keys there are.
+
+        A list for each key would be work for Python's garbage collector, which holds up all threads."""
+        return [column.tolist() for column in self._rows(keys).T]
 
     def _rows(self, keys: Sequence[bytes]) -> np.ndarray:
         return self._locate(keys, self._log.now())[1]
@@ -343,7 +351,8 @@ class Keyspace(Collection):
         """Delete keys; return how many of them existed. Possible in a full pool, too."""
         self._guard_write()
         with self._log.locks.append, self._log.locks.state, self._log.deferred() as seen:
-            present = list(dict.fromkeys(key for key, row in zip(keys, self._look(keys), strict=True) if row[0] >= 0))
+            there = self.contains_many(keys)
+            present = list(dict.fromkeys(key for key, is_there in zip(keys, there, strict=True) if is_there))
             lsn = seen.lsn
             if present:
                 empty, none = [b""] * len(present), np.zeros(len(present), np.int64)

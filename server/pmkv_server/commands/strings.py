@@ -218,25 +218,27 @@ def bulks(values: BytesArray) -> Reply:
 @command("mset", -3, "write denyoom", (1, -1, 2), values=slice(2, None, 2))
 def mset(session: Session, arguments: list[bytes]) -> Reply:
     """Set the values of several keys."""
-    session.keyspace.put_many(_pairs(arguments, "mset"))
+    session.keyspace.put_entries(*_entries(arguments, "mset"))
     return OK
 
 
 @command("msetnx", -3, "write denyoom", (1, -1, 2), values=slice(2, None, 2))
 def msetnx(session: Session, arguments: list[bytes]) -> Reply:
     """Set the values of several keys if none of them exists."""
-    pairs = _pairs(arguments, "msetnx")
+    entries = _entries(arguments, "msetnx")
     with session.server.store.batch():
         if any(session.keyspace.contains_many(arguments[1::2])):
             return ZERO
-        session.keyspace.put_many(pairs)
+        session.keyspace.put_entries(*entries)
     return ONE
 
 
-def _pairs(arguments: list[bytes], title: str) -> list[tuple[bytes, bytes]]:
+def _entries(arguments: list[bytes], title: str) -> tuple[list[bytes], list[bytes], np.ndarray]:
+    """Return the keys, values and expiries (none) of the arguments."""
     if len(arguments) % 2 == 0:
         raise CommandError(wrong_arity(title))
-    return list(zip(arguments[1::2], arguments[2::2], strict=True))
+    keys = arguments[1::2]
+    return keys, arguments[2::2], np.zeros(len(keys), np.int64)
 
 
 @command("append", 3, "write denyoom fast", (1, 1, 1), value_is_long, values=slice(2, 3))

@@ -25,6 +25,7 @@ UNAUTHENTICATED_ARGUMENTS = 10
 ARRAY_BYTE = 42  # `*`, with which a command begins that is not a line
 OTHER, GET, SET = 0, 1, 2  # kinds of rows
 RUN_LIMIT = 512  # commands in a run, which bounds the share of one connection in a round
+ARGUMENTS_PER_STEP = 4096  # copied in one step, by a worker
 VIEW_BYTES = 64 << 10  # an argument that is longer, of a command that is longer, is not copied on the loop
 RUN_VALUE_BYTES = 1 << 20  # a SET of a longer value is not part of a run, since a worker executes it
 RUN_KEY_BYTES = 64 << 10  # nor is a command with a longer key
@@ -246,8 +247,12 @@ class Scan:
         bounds, data = self._bounds[first : first + count].copy(), self.data
 
         def arguments() -> list[bytes]:
-            view, spans = memoryview(data), bounds.tolist()
-            return [view[a:b] if i > 1 and b - a > VIEW_BYTES else bytes(view[a:b]) for i, (a, b) in enumerate(spans)]
+            view, words = memoryview(data), []
+            for at in range(0, count, ARGUMENTS_PER_STEP):  # other threads may run in between
+                starts, ends = (bounds[at : at + ARGUMENTS_PER_STEP, i].tolist() for i in (0, 1))
+                words += [view[a:b] if b - a > VIEW_BYTES else bytes(view[a:b]) for a, b in zip(starts, ends)]
+            words[:2] = map(bytes, words[:2])
+            return words
 
         return arguments
 
