@@ -37,6 +37,7 @@ from pmkv.log.flusher import Flusher
 from pmkv.runtime.background import Background
 from pmkv_server.commands import execution as running
 from pmkv_server.commands import tables as tables_module
+from pmkv_server.commands import transactions as transactions_module
 from pmkv_server.config import Config
 from pmkv_server.dispatch import fast_path as fast_path_module
 from pmkv_server.dispatch import tick as tick_module
@@ -65,6 +66,7 @@ SMALL = [  # limits of server and engine that a schedule shall meet
     (connection_module, "INBOX_LIMIT_BYTES", 1000),
     (connection_module, "JOINED_WRITE_BYTES", 62), (connection_module, "FAST_PATH_BYTES", 600),
     (connection_module, "LARGE_COMMAND_BYTES", 600), (tables_module, "HEAVY_PUT", 8),
+    (transactions_module, "HEAVY_COMMANDS", 1),
     (Table, "_per_frame", lambda self, width: 1),
     (group_commit_module, "FLUSH_PIECE_BYTES", 1), (table_module, "MAX_LOCKED_ROWS", 0),
 ]  # fmt: skip

@@ -16,13 +16,18 @@ HEAVY_BYTES = 1 << 20  # of all arguments
 HEAVY_ARGUMENTS = 4096  # a count
 
 
+def uses_store(entry: Command) -> bool:
+    """Tell whether a command may have to wait for the store's locks, or for the disk."""
+    return "loop" not in entry.flags and entry.group != "connection"
+
+
 def is_heavy(session: Session, entry: Command, arguments: list[bytes]) -> bool:
     """Tell whether a command belongs in a worker.
 
     Heavy are long arguments, many arguments, what the entry's own `heavy` says, and every lookup while index files
     may have to be read from disk.
     """
-    if session.server.store.is_cold and "loop" not in entry.flags and entry.group != "connection":
+    if session.server.store.is_cold and uses_store(entry):
         return True
     if len(arguments) > HEAVY_ARGUMENTS and "loop" not in entry.flags:  # even their inspection takes long
         return True

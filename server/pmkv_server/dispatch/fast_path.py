@@ -101,6 +101,8 @@ class FastPath:
         connections, sizes, chunks = self.connections, self._sizes, self._chunks
         self.connections, self._sizes, self._chunks = [], [], []
         found = self._dispatcher.scan(chunks, sizes)
+        if self._dispatcher.workers.exclusive:
+            return self._leave(slices(connections, sizes, found), found)
         if found.gets == len(connections):
             self._get(connections, found.spans(slice(1, None, 2)))
             return []
@@ -128,6 +130,15 @@ class FastPath:
         if setters:
             keys, values = (found.spans([i + n for _, i in setters]) for n in (1, 2))
             self._set([connection for connection, _ in setters], keys, values)
+        self._dispatcher.serve_slices(others, found)
+        return [scan_slice[0] for scan_slice in others]
+
+    def _leave(self, scan_slices: Iterable[ScanSlice], found: Scan) -> list[Connection]:
+        """Let all commands go the way of a tick, where they need not wait on the loop for the store's locks."""
+        others = list(scan_slices)
+        for connection, *_ in others:
+            if connection.state != CLOSED:
+                connection.state = SERVED
         self._dispatcher.serve_slices(others, found)
         return [scan_slice[0] for scan_slice in others]
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from pmkv import BytesArray
 from pmkv.runtime.scheduling import GilYielder
 from pmkv_server.commands import COMMANDS, admit
-from pmkv_server.commands.execution import HEAVY_ARGUMENTS, is_heavy, run
+from pmkv_server.commands.execution import HEAVY_ARGUMENTS, is_heavy, run, uses_store
 from pmkv_server.commands.registry import Command
 from pmkv_server.dispatch import fast_path
 from pmkv_server.dispatch.batches import ScanSlice, get_commands, get_replies, long_replies, set_replies, slices
@@ -192,7 +192,7 @@ class Dispatcher:
         """Do one lookup per keyspace for all connections whose next row is a run of GETs."""
         for keyspace, (numbers, owners, counts) in self._next_runs(active, found, GET).items():
             keys = found.spans([number + 1 for number in numbers])
-            if self._store.is_cold and keyspace.is_cold:
+            if self.workers.exclusive or (self._store.is_cold and keyspace.is_cold):
                 self.get_in_worker(keyspace, keys, owners, counts)
                 continue
             self.deferral.lsn = 0
@@ -230,8 +230,24 @@ class Dispatcher:
         for keyspace, (numbers, owners, counts) in self._next_runs(active, found, SET).items():
             self.deferral.lsn = 0
             keys, values = (found.spans([number + n for number in numbers]) for n in (1, 2))
+            if self.workers.exclusive:
+                self._set_in_worker(keyspace, keys, values, owners, counts)
+                continue
             self.wrote = True
             _add_replies(owners, counts, set_replies(keyspace, keys, values), self.deferral.lsn)
+
+    def _set_in_worker(
+        self, keyspace: Any, keys: BytesArray, values: BytesArray, owners: list[Connection], counts: list[int]
+    ) -> None:
+        """Write in a worker, since another one has the store to itself."""
+        for connection in owners:
+            connection.block()
+
+        def done(replies: Replies, lsn: int) -> None:
+            _add_replies(owners, counts, replies, lsn)
+            self.workers.finish(owners)
+
+        self.workers.run(owners, lambda: set_replies(keyspace, keys, values), done, writes=True)
 
     def _next_runs(self, active: list[Connection], found: Scan, wanted: int) -> dict[Any, Runs]:
         """Return each connection's next row, by keyspace, if it is a run of the wanted kind; go on to the row after."""
@@ -289,7 +305,7 @@ class Dispatcher:
             outbox.add(entry, 1, 0)
         elif entry.waits is not None:
             self.workers.begin_wait(connection, entry, arguments)
-        elif is_heavy(session, entry, arguments):
+        elif (self.workers.exclusive and uses_store(entry)) or is_heavy(session, entry, arguments):
             self.workers.run_command(connection, entry, arguments)
         else:
             self.wrote |= entry.writes

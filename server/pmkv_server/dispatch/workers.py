@@ -34,6 +34,7 @@ class Workers:
         self._call_threadsafe, self._create_task = loop.call_soon_threadsafe, loop.create_task
         self._executor = executor
         self.running = 0  # calls of `run` that are not done
+        self.exclusive = 0  # those of them that keep all others from the store, perhaps for long
         self._waits: dict[Connection, asyncio.Task[Reply]] = {}  # commands that wait for an event
 
     def run(
@@ -43,21 +44,26 @@ class Workers:
         done: Callable[[T, int], None],
         newest_lsn: int = 0,
         writes: bool = False,
+        is_exclusive: bool = False,
     ) -> None:
         """Run `work` in a worker, then `done(result, lsn)` on the loop; the result depends on that LSN.
 
         owners: the connections that wait for it; if it raises they are closed, since no reply would come
         newest_lsn: the highest LSN that the connection has a reply of
         writes: request a flush after the work
+        is_exclusive: the work holds the store's locks to its end
         """
         self.running += 1
+        self.exclusive += is_exclusive
 
         def end(result: Any, lsn: int) -> None:
             self.running -= 1
+            self.exclusive -= is_exclusive
             done(result, lsn)
 
         def fail(problem: BaseException) -> None:
             self.running -= 1
+            self.exclusive -= is_exclusive
             log.error("a worker failed: its connections are closed", exc_info=problem)
             for connection in owners:
                 connection.abort()
@@ -92,7 +98,7 @@ class Workers:
                 return failure(problem)
             return run(session, entry, words)
 
-        self.run([connection], work, done, outbox.newest_lsn, entry.writes)
+        self.run([connection], work, done, outbox.newest_lsn, entry.writes, entry.name == "exec")
 
     def run_admitted(self, connection: Connection, arguments: Callable[[], list[bytes]], writes: bool) -> None:
         """Make the arguments of one command in a worker, which admits and runs it, and block its connection."""
@@ -108,7 +114,7 @@ class Workers:
             outbox.add(reply, 1, lsn)
             self.finish([connection])
 
-        self.run([connection], work, done, outbox.newest_lsn, writes)
+        self.run([connection], work, done, outbox.newest_lsn, writes, is_exclusive=writes)
 
     def join_inbox(self, connection: Connection) -> None:
         """Join the chunks of a long inbox in a worker, and serve the connection afterwards."""

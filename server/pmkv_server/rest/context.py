@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.payload import BytesIOPayload
 
 from pmkv_server.parsing import strict_int
 
@@ -102,6 +103,11 @@ async def off_loop(work: Callable[[], T], size: int) -> T:
     if size <= INLINE_BYTES:
         return work()
     return await asyncio.get_running_loop().run_in_executor(None, work)
+
+
+def payload_of(body: bytes) -> bytes | BytesIOPayload:
+    """Return the body of a reply; a long one as a payload that is sent in pieces, without a copy of the whole."""
+    return body if len(body) <= INLINE_BYTES else BytesIOPayload(io.BytesIO(body))
 
 
 async def read_body(request: web.Request, limit: int = MAX_BODY_BYTES) -> bytes:

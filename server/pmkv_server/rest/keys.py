@@ -24,6 +24,7 @@ from .context import (
     integer,
     keyspace_of,
     off_loop,
+    payload_of,
     query,
     read_body,
     run,
@@ -113,7 +114,7 @@ def _found(key: bytes, entry: tuple[bytes, int] | None, conditions: Conditions, 
     if refusal:
         return web.Response(status=304, headers=headers)
     body = value if form == BYTES else jsonrows.dump({**to_json(value), "expire_at": expire_at or None})
-    return web.Response(body=body, headers=headers, content_type=form)
+    return web.Response(body=payload_of(body), headers=headers, content_type=form)
 
 
 def to_json(value: bytes) -> dict[str, str]:
@@ -275,4 +276,4 @@ def _batch_names(sent: bytes) -> list[bytes]:
 
 
 def reply(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
-    return web.Response(body=jsonrows.dump(value), status=status, headers=headers, content_type=JSON)
+    return web.Response(body=payload_of(jsonrows.dump(value)), status=status, headers=headers, content_type=JSON)

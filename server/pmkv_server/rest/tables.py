@@ -13,7 +13,7 @@ import pmkv_server.rest.jsonrows as jsonrows
 from pmkv_server.parsing import strict_float
 
 from .codec import Message, Row
-from .context import IN_THREAD, MAX_BODY_BYTES, integer, off_loop, query, read_body, run, view_of
+from .context import IN_THREAD, MAX_BODY_BYTES, integer, off_loop, payload_of, query, read_body, run, view_of
 from .formats import JSON, NPZ, ROW_FORMATS, accepted_format, body_format
 from .keys import reply
 from .problems import invalid
@@ -122,7 +122,7 @@ async def _encoded(
     plain = {name: found.pop(name) for name in scalars}
     body = await off_loop(lambda: codec.encode(form, found, plain), size)
     headers = {hdrs.VARY: hdrs.ACCEPT, **{f"Pmkv-{name.title()}": str(value) for name, value in plain.items()}}
-    return web.Response(body=body, headers=headers, content_type=form)
+    return web.Response(body=payload_of(body), headers=headers, content_type=form)
 
 
 async def rows_get(request: web.Request) -> web.Response:
@@ -195,7 +195,7 @@ async def gather(request: web.Request) -> web.Response:
     size = sum(len(ids[name]) * table.width for name, table in tables.items())
     found = await run(request, lambda: view.gather(ids), size)
     encoded = await off_loop(lambda: _gathered(accepted, found), size)
-    return web.Response(body=encoded, headers={hdrs.VARY: hdrs.ACCEPT}, content_type=accepted)
+    return web.Response(body=payload_of(encoded), headers={hdrs.VARY: hdrs.ACCEPT}, content_type=accepted)
 
 
 def _gathered(form: str, found: dict[str, Any]) -> bytes:
