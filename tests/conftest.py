@@ -44,6 +44,7 @@ SERIAL = (
     "unit/server/net/test_transport.py",
     "unit/server/test_long_pipelines.py",
     "unit/server/resp/test_glob.py",
+    "unit/server/test_fairness.py",
     "unit/server/test_kernels_after_ready.py",
     "unit/server/test_server.py::test_workers_let_the_loop_go_first",
     "unit/server/test_stop.py",

@@ -18,6 +18,7 @@ from pmkv_server.commands.registry import (
     SYNTAX,
     CommandError,
     Group,
+    check_reply_size,
     name_of,
     parse_float,
     parse_int,
@@ -307,6 +308,7 @@ def get(session: Session, arguments: list[bytes]) -> Reply:
     default, fields, return_found, at = _get_options(arguments[3:])
     table = _table_of(session, arguments[1], at)
     ids = _ids(arguments[2])
+    check_reply_size(len(ids) * table.width)
     if not return_found:
         return _blob(table.get(ids, default=default, fields=fields))
     rows, found = table.get(ids, default=default, return_found=True, fields=fields)
@@ -352,6 +354,7 @@ def mget(session: Session, arguments: list[bytes]) -> Reply:
     """
     groups, rest = _counted(arguments[1:], 2)
     view = session.at(_at(rest))
+    check_reply_size(sum(len(ids) // 8 * view.table(name_of(name)).width for name, ids in groups))
     if len({name for name, _ in groups}) == len(groups):
         found = view.gather({name_of(name): _ids(ids) for name, ids in groups})
         return joined([_blob(found[name_of(name)]) for name, _ in groups])
@@ -394,6 +397,7 @@ def pool(session: Session, arguments: list[bytes]) -> Reply:
     weights, mode, at = _pool_options(arguments[4:], weights=True)
     table = _table_of(session, arguments[1], at)
     ids, offsets = _ids(arguments[2]), _ids(arguments[3], "offsets")
+    check_reply_size(len(offsets) * max(table.width, 8))
     return _blob(table.pool(ids, offsets, weights=weights, mode=mode))
 
 
