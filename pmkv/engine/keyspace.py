@@ -56,6 +56,13 @@ def stored_expiry(at_ms: int) -> int:
     return max(1, at_ms)
 
 
+def columns(rows: np.ndarray) -> list[list[int]]:
+    """Return offsets, lengths, expiries and flags: four lists, however many rows there are.
+
+    A list for each row would be work for Python's garbage collector, which holds up all threads."""
+    return [column.tolist() for column in rows.T]
+
+
 class Keyspace(Collection):
     """One of the 16 keyspaces of a view. Safe for threads; each call is atomic (put_many up to 16 MiB, then in atomic
     pieces)."""
@@ -106,7 +113,7 @@ class Keyspace(Collection):
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """Return the values of `keys` at one moment, None for absent keys."""
-        at, length, _, flags = self._columns(keys)
+        at, length, _, flags = columns(self._rows(keys))
         return [self._value(*row) if row[0] >= 0 else None for row in zip(at, length, flags)]
 
     def get_spans(self, keys: Sequence[bytes]) -> BytesArray | None:
@@ -136,7 +143,7 @@ class Keyspace(Collection):
         """Return the lengths of several values at one moment."""
         return [
             None if at < 0 else large_values.value_length(self._log, at) if flags & FLAG_PARTS else length
-            for at, length, _, flags in zip(*self._columns(keys))
+            for at, length, _, flags in zip(*columns(self._rows(keys)))
         ]
 
     def contains_many(self, keys: Sequence[bytes]) -> list[bool]:
@@ -149,12 +156,6 @@ class Keyspace(Collection):
     def _look(self, keys: Sequence[bytes]) -> list[list[int]]:
         """Return for each key [offset of its value (negative: absent), length, expiry, flags]."""
         return self._rows(keys).tolist()
-
-    def _columns(self, keys: Sequence[bytes]) -> list[list[int]]:
-        """Return the offsets, lengths, expiries and flags that `_look` does: four lists, however many keys there are.
-
-        A list for each key would be work for Python's garbage collector, which holds up all threads."""
-        return [column.tolist() for column in self._rows(keys).T]
 
     def _rows(self, keys: Sequence[bytes]) -> np.ndarray:
         return self._locate(keys, self._log.now())[1]
@@ -392,21 +393,23 @@ class Keyspace(Collection):
         return count
 
     def keys(self, cursor: int = 0, count: int = 10) -> tuple[int, list[bytes]]:
-        """About `count` (at least one) keys from a cursor, 0 to begin, and the next cursor, 0 at the end. Redis'
-        guarantee: what is there all the time is returned at least once. In no order."""
+        """Look at about `count` (at least one) keys from a cursor, 0 to begin; return the next cursor, 0 at the end,
+        and those that exist. Redis' guarantee: what is there all the time is returned at least once. In no order."""
         check_cursor(cursor)
         count = max(1, count)  # no progress is no scan
         names: list[bytes] = []
+        left = count
         with self._locked(), self._log.deferred() as seen:
             lsn = seen.lsn = self._changed  # so that keys are looked up in the state that is walked
             for places, _, found in self.chain.walk(cursor):
                 take = places.size
-                if take > count - len(names):
+                if take > left:
                     # keys of one slot hash stay together: the next cursor begins after it
-                    take = int(np.searchsorted(places, places[max(count - len(names), 1) - 1], "right"))
+                    take = int(np.searchsorted(places, places[left - 1], "right"))
+                left -= take  # also for keys that have expired: nobody writes meanwhile
                 names += self._living(self._names(found[:take]))
                 cursor = int(places[take - 1]) + 1 if take else cursor
-                if take < places.size or len(names) >= count:
+                if left <= 0:
                     break
             else:
                 cursor = 0

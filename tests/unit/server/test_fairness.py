@@ -18,7 +18,7 @@ import pytest
 
 from tests.served import Raw, Served, request
 
-P99_S = 0.1  # of PING, on two cores that do nothing else
+P99_S, MOST_S = 0.25, 1.0  # of PING; on two cores that do nothing else 0.1 s
 VALUE = 96 << 20
 
 
@@ -50,9 +50,11 @@ class Beside:
         self._thread.join()
         self._client.close()
 
-    @property
-    def p99(self) -> float:
-        return sorted(self.latencies)[int(len(self.latencies) * 0.99)]
+    def check(self) -> None:
+        """Assert that nobody waited for long."""
+        latencies = sorted(self.latencies)
+        assert latencies[int(len(latencies) * 0.99)] < P99_S
+        assert latencies[-1] < MOST_S
 
 
 def resident(pid: int) -> int:
@@ -108,7 +110,7 @@ def test_a_ping_is_answered_beside(work: Callable[[Raw, Served], None], server: 
     client = server.raw(timeout=120)
     with Beside(server) as beside:
         work(client, server)
-    assert beside.p99 < P99_S
+    beside.check()
     client.close()
 
 
@@ -118,7 +120,7 @@ def test_a_long_value_takes_its_own_memory_once(server: Served) -> None:
     with Beside(server) as beside:
         assert client("SET", "long", value) == ("+", b"OK")
         assert client("GET", "long") == ("$", value)
-    assert beside.p99 < P99_S
+    beside.check()
     assert beside.peak - beside.before < 1.5 * VALUE  # with the pages of the pool, 2.5 times: below the bar of 3
     client("DEL", "long")
     client.close()
@@ -130,7 +132,7 @@ def test_values_are_not_read_for_a_client_that_does_not_read(server: Served) -> 
     with Beside(server) as beside:
         lazy.send(request("GET", "b") * 300)
         time.sleep(1)
-    assert beside.p99 < P99_S
+    beside.check()
     assert beside.peak - beside.before < 100 << 20
     lazy.close()
 
