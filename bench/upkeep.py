@@ -67,7 +67,7 @@ def settle(store: pmkv.Store) -> None:
     while done != before:
         before = done
         time.sleep(1.0)
-        done = store.stats().folds, written_bytes() >> 20
+        done = store.stats().compactions, written_bytes() >> 20
 
 
 class Updater:

@@ -34,14 +34,14 @@ class Stats:
     keys: dict[int, int]  # live keys of each keyspace that has some
     tables: dict[str, int]  # rows of each table
     views: int  # names that can be read, `main` among them
-    switches: int  # promotions, rollbacks and undos of `main` so far
+    promotions: int  # promotions, rollbacks and undos of `main` so far
     index_bytes: int  # DRAM of the indexes
-    hot_bytes: int  # DRAM of the location cache
-    hot_budget: int
-    hot_hits: int  # keys looked up below the memtables and found in the location cache
-    hot_misses: int
-    checkpoints: int  # since the store was opened, as folds and bytes written
-    folds: int
+    location_cache_bytes: int  # DRAM of the location cache
+    location_cache_budget: int
+    location_cache_hits: int  # keys looked up below the memtables and found in the location cache
+    location_cache_misses: int
+    checkpoints: int  # since the store was opened, as compactions and bytes written
+    compactions: int
     checkpointed_at: int  # unix ms of the last checkpoint since then, 0 for none
     upkeep_error: str | None  # why the last checkpoint or fold failed, if it did
     replay_seconds: float  # that replaying the log from the last checkpoint on would take, about
@@ -83,14 +83,14 @@ def stats_of(engine: Engine, path: Path | None) -> Stats:
             keys={number: count for number, count in counted(enumerate(engine.keyspaces)) if count},
             tables=dict(counted(engine.tables.items())),
             views=len(engine.heads.maps),
-            switches=engine.switches[0],
+            promotions=engine.switches[0],
             index_bytes=engine.dram.heap.used * 8,
-            hot_bytes=engine.dram.budget.used,
-            hot_budget=engine.dram.budget.size,
-            hot_hits=sum(index.hits for index in hot),
-            hot_misses=sum(index.misses for index in hot),
+            location_cache_bytes=engine.dram.budget.used,
+            location_cache_budget=engine.dram.budget.size,
+            location_cache_hits=sum(index.hits for index in hot),
+            location_cache_misses=sum(index.misses for index in hot),
             checkpoints=upkeep.checkpoints if upkeep else 0,
-            folds=upkeep.compactions if upkeep else 0,
+            compactions=upkeep.compactions if upkeep else 0,
             checkpointed_at=upkeep.checkpointed_at if upkeep else 0,
             upkeep_error=upkeep.error if upkeep else None,
             replay_seconds=engine.replay_cost,

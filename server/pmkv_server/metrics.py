@@ -23,8 +23,11 @@ GAUGES = {
     "segments_free": ("pmkv_pool_segments_free", "Number of segments that hold no log frames."),
     "views": ("pmkv_views", "Number of views: main, branches, snapshots and undo."),
     "index_bytes": ("pmkv_index_bytes", "DRAM used by memtables, in bytes."),
-    "hot_bytes": ("pmkv_hot_bytes", "DRAM used by the cache of locations, in bytes."),
-    "hot_budget": ("pmkv_hot_budget_bytes", "DRAM that the cache of locations may use, in bytes."),
+    "location_cache_bytes": ("pmkv_location_cache_bytes", "DRAM used by the cache of locations, in bytes."),
+    "location_cache_budget": (
+        "pmkv_location_cache_budget_bytes",
+        "DRAM that the cache of locations may use, in bytes.",
+    ),
     "runs": ("pmkv_runs", "Number of index files (runs) of the table or keyspace that has most."),
     "run_bytes": ("pmkv_run_bytes", "Size of all index files (runs), in bytes."),
     "is_cold": ("pmkv_cold", "1 while index files have not been read since the start, else 0."),
@@ -43,12 +46,18 @@ GAUGES = {
 
 COUNTERS = {
     "flushes": ("pmkv_flushes", "Group commits since the start."),
-    "switches": ("pmkv_switches", "Promotes, rollbacks and undos of main since the store was created."),
+    "promotions": ("pmkv_promotions", "Promotes, rollbacks and undos of main since the store was created."),
     "checkpoints": ("redis_rdb_saves", "Checkpoints taken since the start."),
-    "folds": ("pmkv_folds", "Compactions of index files (runs) since the start."),
+    "compactions": ("pmkv_compactions", "Compactions of index files (runs) since the start."),
     "run_bytes_written": ("pmkv_run_bytes_written", "Bytes of index files (runs) written since the start."),
-    "hot_hits": ("pmkv_hot_hits", "Lookups of ids and keys that the cache of locations answered."),
-    "hot_misses": ("pmkv_hot_misses", "Lookups of ids and keys that the cache of locations could not answer."),
+    "location_cache_hits": (
+        "pmkv_location_cache_hits",
+        "Lookups of ids and keys that the cache of locations answered.",
+    ),
+    "location_cache_misses": (
+        "pmkv_location_cache_misses",
+        "Lookups of ids and keys that the cache of locations could not answer.",
+    ),
 }
 
 

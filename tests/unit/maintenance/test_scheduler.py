@@ -109,7 +109,7 @@ def test_upkeep_in_figures(tmp_path: Path) -> None:
         sizes = [file.stat().st_size for file in (tmp_path / "runs").iterdir()]
         assert after.run_bytes == after.run_bytes_written == sum(sizes) > 16_000
         assert store.get(b"1") == store.get(b"1") == store.get(b"1") == b""
-        assert store.stats().hot_misses > 0 and store.stats().hot_hits > 0
+        assert store.stats().location_cache_misses > 0 and store.stats().location_cache_hits > 0
 
 
 def test_folds_go_on_beside_checkpoints_that_are_always_due(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,10 +146,10 @@ def test_folds_come_after_the_warm_up(tmp_path: Path, monkeypatch: pytest.Monkey
         for number in range(TIER):
             store.put(b"%d" % number, b"v")
             store.checkpoint()
-        assert store.is_cold and store.stats().folds == 0
+        assert store.is_cold and store.stats().compactions == 0
         warm(store._maintenance)
         deadline = time.monotonic() + 5
-        while not store.stats().folds:
+        while not store.stats().compactions:
             assert time.monotonic() < deadline
             time.sleep(0.001)
         assert not store.is_cold

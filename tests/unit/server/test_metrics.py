@@ -63,7 +63,7 @@ def test_our_own_names(scraped: dict[str, dict[str, float]]) -> None:
 
 def test_of_views(scraped: dict[str, dict[str, float]]) -> None:
     assert scraped["pmkv_views"] == {"": 3}, "main, v1 and undo"
-    assert scraped["pmkv_switches_total"] == {"": 1}
+    assert scraped["pmkv_promotions_total"] == {"": 1}
     assert scraped["redis_blocked_clients"] == {"": 2}
 
 
@@ -73,7 +73,7 @@ def test_of_checkpoints(scraped: dict[str, dict[str, float]]) -> None:
     assert scraped["redis_rdb_last_bgsave_status"] == scraped["redis_aof_last_write_status"] == {"": 1}
     assert scraped["redis_rdb_last_save_timestamp_seconds"][""] > 1_600_000_000
     assert scraped["redis_rdb_changes_since_last_save"] == scraped["pmkv_replay_seconds"] == {"": 0}
-    assert scraped["pmkv_hot_budget_bytes"][""] > scraped["pmkv_hot_bytes"][""] > 0
+    assert scraped["pmkv_location_cache_budget_bytes"][""] > scraped["pmkv_location_cache_bytes"][""] > 0
     assert scraped["pmkv_cold"] == scraped["pmkv_runs"] == {"": 0}
 
 
