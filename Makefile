@@ -9,6 +9,7 @@ MADE    := $(VENV)/.made
 RUNTIME := $(VENV)/.runtime
 DEMO    := $(VENV)/.demo
 DEV     := $(VENV)/.dev
+ML      := $(VENV)/.ml
 KERNELS := $(VENV)/.kernels
 PIP     := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile
 KERNEL_TESTS := $(BIN)/python -m pytest -q tests/unit/kernels tests/unit/runtime/test_jit.py
@@ -22,7 +23,11 @@ unexport PYTHONDONTWRITEBYTECODE
 PYTEST  := $(BIN)/python -m pytest
 UNLESS_EMPTY := || test $$? -eq 5
 
-.PHONY: serve quick test test-long lint bench demo docs clean kernel-modes
+# The version of torch whose build for CPUs is taken where pip finds one; a plain `pip install torch` may bring a build
+# for GPUs of several GB.
+TORCH ?= torch==2.13.0
+
+.PHONY: serve quick test test-long lint bench demo docs ml clean kernel-modes
 .DEFAULT_GOAL := serve
 
 serve: $(KERNELS)
@@ -57,6 +62,9 @@ docs: $(DEV)
 	$(BIN)/python -m pmkv_server.commands.reference > docs/COMMANDS.md.new
 	mv docs/COMMANDS.md.new docs/COMMANDS.md
 
+# torch, Feast and safetensors, for the tests and examples of the integrations: those skip, and say so, without them.
+ml: $(ML)
+
 clean:
 	rm -rf $(VENV) build dist client/build client/dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -77,6 +85,10 @@ $(DEMO): $(RUNTIME) client/pyproject.toml
 
 $(DEV): $(RUNTIME) client/pyproject.toml
 	$(PIP) -e '.[dev]' -e client
+	@touch $@
+
+$(ML): $(DEV)
+	$(PIP) '$(TORCH)' 'feast>=0.67' safetensors
 	@touch $@
 
 # numba does not notice that a function compiled into another one changed, and would keep checked kernels where it keeps

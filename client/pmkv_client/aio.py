@@ -64,13 +64,13 @@ class AsyncTable:
         """As `count`."""
         return await self.count()
 
-    async def put(self, ids: ArrayLike, rows: Any) -> None:
+    async def put(self, ids: ArrayLike, rows: Any, newer: str | None = None) -> int | None:
         """As `Table.put`."""
-        await self._client.run(requests.put(await self.info(), ids, rows))
+        return await self._client.run(requests.put(await self.info(), ids, rows, newer))
 
     async def add(self, ids: ArrayLike, rows: Any) -> None:
         """As `Table.add`."""
-        await self._client.run(requests.put(await self.info(), ids, rows, "TABLE.ADD"))
+        await self._client.run(requests.add(await self.info(), ids, rows))
 
     @overload
     async def get(

@@ -282,13 +282,28 @@ def length(name: str) -> Request[int]:
     return Request([("TABLE.LEN", name)], lambda replies: int(replies[0]))
 
 
-def put(info: TableInfo, ids: ArrayLike, rows: Any, command: str = "TABLE.PUT") -> Request[None]:
-    """Build TABLE.PUT, or TABLE.ADD, which must not be repeated. Long input becomes several calls."""
+def put(info: TableInfo, ids: ArrayLike, rows: Any, newer: str | None = None) -> Request[int | None]:
+    """Build TABLE.PUT, with NEWER if a field is named. Long input becomes several calls."""
+    options: Args = () if newer is None else ("NEWER", newer)
+    if newer is not None:
+        row_of_fields(info, [newer])
+
+    def join(replies: list[Any]) -> int | None:
+        return None if newer is None else sum(map(int, replies))
+
+    return Request(_writes("TABLE.PUT", info, ids, rows, options), join, stream=True)
+
+
+def add(info: TableInfo, ids: ArrayLike, rows: Any) -> Request[None]:
+    """Build TABLE.ADD, which must not be repeated. Long input becomes several calls."""
+    return Request(_writes("TABLE.ADD", info, ids, rows), lambda replies: None, stream=True, once=True)
+
+
+def _writes(command: str, info: TableInfo, ids: ArrayLike, rows: Any, options: Args = ()) -> list[Args]:
     keys, shape = as_id_array(ids, "ids")
     values = as_rows(info, keys, rows, shape)
     chunks = slices(len(keys), info.width, PUT_BYTES)
-    calls: list[Args] = [(command, info.name, blob(keys[chunk]), blob(values[chunk])) for chunk in chunks]
-    return Request(calls, lambda replies: None, stream=True, once=command == "TABLE.ADD")
+    return [(command, info.name, blob(keys[chunk]), blob(values[chunk]), *options) for chunk in chunks]
 
 
 def get(

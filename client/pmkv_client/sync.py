@@ -98,13 +98,16 @@ class Table:
         """Ask the server how many ids are stored, as `len` does."""
         return len(self)
 
-    def put(self, ids: ArrayLike, rows: Any) -> None:
+    def put(self, ids: ArrayLike, rows: Any, newer: str | None = None) -> int | None:
         """Store rows (*ids.shape, *shape) under ids of any shape. If an id is repeated, its last row stays.
 
         Rows of several fields may be a DataFrame (pandas, polars), a pyarrow Table or a dict, with a column for each
         field. The rows are durable on return. Up to 8 MiB of rows are one atomic write; more become several, in order.
+
+        newer: a field, such as the time of an event. The server leaves a stored row with a greater value in it alone;
+        of equal ids the greatest value wins. Returns how many rows were written, None without `newer`.
         """
-        self._client.run(requests.put(self._info, ids, rows))
+        return self._client.run(requests.put(self._info, ids, rows, newer))
 
     def add(self, ids: ArrayLike, rows: Any) -> None:
         """Add rows (*ids.shape, *shape) to the stored ones. An absent row counts as zero.
@@ -112,7 +115,7 @@ class Table:
         Long input is split as in `put`. It is never sent twice: after a lost connection (ConnectionError or
         TimeoutError of redis.exceptions) it is unknown how much of it was applied.
         """
-        self._client.run(requests.put(self._info, ids, rows, "TABLE.ADD"))
+        self._client.run(requests.add(self._info, ids, rows))
 
     @overload
     def get(

@@ -27,6 +27,7 @@ from ..runtime.scheduling import no_yield, yield_cpu
 from ..versions.layer import Layer
 from .array_forms import as_id_array, as_row_array, in_form, out_array
 from .casting import add_rows, cast_default, cast_values
+from .choose_newest import put_newer
 from .collection import Collection
 from .entity_ids import KEPT_KEY, as_keys, ids_of_keys, refuse_collisions
 from .row_schema import can_become, dtype_from
@@ -308,11 +309,16 @@ class Table(Collection):
 
     # writing
 
-    def put(self, ids: npt.ArrayLike, rows: npt.ArrayLike) -> None:
+    def put(self, ids: npt.ArrayLike, rows: npt.ArrayLike, newer: str | None = None) -> int | None:
         """Store rows, shape (*ids.shape, *shape), under ids; the last of equal ids wins. Atomic up to 16 MiB; more is
-        applied in atomic pieces. Rows of several fields may be a DataFrame, with a column for each field."""
+        applied in atomic pieces. Rows of several fields may be a DataFrame, with a column for each field.
+
+        newer: a field, such as the time of an event. A stored row with a greater value in it is left alone, of equal
+        ids the greatest value wins, and the count of rows written is returned."""
         ids, shape = self._shaped_ids(ids)
         raw = self._rows(rows, self._bounded(ids), shape)
+        if newer is not None:
+            return put_newer(self, ids, raw, newer)
         self._guard_write()
         piece, lsn, before = self._atomic(self.width), 0, 0
         if ids.size > piece:  # short ones: one is made durable while the next is filled, and the last one is waited for
@@ -324,6 +330,7 @@ class Table(Collection):
                 self._log.flush_piece(lsn, before)
                 before = lsn
         self._log.wait_durable(lsn)
+        return None
 
     def add(self, ids: npt.ArrayLike, rows: npt.ArrayLike) -> None:
         """Add to rows, absent ones counting as zeros; equal ids add up. Atomic as put."""

@@ -59,6 +59,15 @@ def some_rows(dtype: object, count: int, seed: int = 1) -> np.ndarray:
     return rng.integers(0, 2, (count, *shape)).astype(element)
 
 
+def test_newer_rows_as_embedded(client: pmkv_client.Client, embedded: pmkv.Store) -> None:
+    row = np.dtype([("at", "i8"), ("price", "f4")])
+    for store in (embedded, client):
+        table = store.create_table("prices", row)
+        assert table.put([1, 2], np.array([(5, 1), (5, 1)], row), newer="at") == 2
+        assert table.put([1, 2, 2], np.array([(4, 2), (7, 3), (6, 2)], row), newer="at") == 1
+        assert table.get([1, 2]).tolist() == [(5, 1), (7, 3)]
+
+
 @pytest.mark.parametrize("dense", [None, 1000], ids=["hash", "dense"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[:20])
 def test_as_embedded(client: pmkv_client.Client, embedded: pmkv.Store, dtype: object, dense: int | None) -> None:

@@ -27,6 +27,7 @@ from tests.crash.operations import (
     FlushAll,
     Put,
     PutMany,
+    PutNewerRows,
     PutRows,
     Transaction,
 )
@@ -262,6 +263,8 @@ class Generator:
             kinds += ["put_rows"] * 6 + ["delete_rows"] * 2
         if any(table.descr.base.names is None for table in model.tables.values()):
             kinds += ["add_rows"] * 2
+        if definitions and any(table.descr.base.names is not None for table in model.tables.values()):
+            kinds += ["put_newer_rows"] * 3
         return kinds
 
     # --- views
@@ -397,6 +400,14 @@ class Generator:
         ids = tuple(dict.fromkeys(self._ids(model.tables[name].bound)))
         return AddRows(name, ids, self._rows(model.tables[name].descr, len(ids)))
 
+    def put_newer_rows(self, model: OpenView) -> Any:
+        """Prices, as whole numbers, are drawn from few, so that some are equal."""
+        name = self.rng.choice([name for name, t in sorted(model.tables.items()) if t.descr.base.names is not None])
+        descr, ids = model.tables[name].descr, self._ids(model.tables[name].bound)
+        rows = np.frombuffer(self._rows(descr, len(ids)), descr).copy()
+        rows["price"] = [self.rng.randrange(6) for _ in ids]
+        return PutNewerRows(name, ids, rows.tobytes(), "price")
+
     def delete_rows(self, model: OpenView) -> Any:
         name = self.rng.choice(sorted(model.tables))
         return DeleteRows(name, self._ids(model.tables[name].bound))
@@ -415,7 +426,7 @@ def payloads(step: Any) -> list[bytes]:
         return [one for inner in step.steps for one in payloads(inner)]
     if isinstance(step, PutMany):
         return [key + value for key, value in step.pairs]
-    if isinstance(step, PutRows | AddRows):
+    if isinstance(step, PutRows | PutNewerRows | AddRows):
         return [step.rows + bytes(8 * len(step.ids))]
     if isinstance(step, DeleteMany):
         return list(step.keys)

@@ -14,7 +14,8 @@ from unittest.mock import patch
 import numpy as np
 from xxhash import xxh3_64_intdigest
 
-from pmkv.engine import engine, recovery
+from pmkv.engine import choose_newest, engine, recovery
+from pmkv.engine import table as table_module
 from pmkv.engine.keyspace import Keyspace
 from pmkv.engine.table import Table
 from pmkv.index.hash_table import HashTable
@@ -429,6 +430,26 @@ def _() -> list[Patch]:
         self.appender.last_is_mark = True
 
     return [(Log, "mark", pretend)]
+
+
+# --- rows that are put only where they are newer
+
+
+@mutant("rows are put whether or not they are newer than those that are stored")
+def _() -> list[Patch]:
+    def put_all(table: Table, ids: np.ndarray, raw: np.ndarray, field: str) -> int:
+        table.put(ids, raw.tobytes())
+        return len(set(ids.tolist()))
+
+    return [(table_module, "put_newer", put_all)]
+
+
+@mutant("of rows with one id the last is put, not the newest")
+def _() -> list[Patch]:
+    def last_of_each(ids: np.ndarray, values: np.ndarray) -> np.ndarray:
+        return np.sort(list({one: at for at, one in enumerate(ids.tolist())}.values())).astype(np.int64)
+
+    return [(choose_newest, "newest_of_each", last_of_each)]
 
 
 assert EPOCH_SHIFT == 40 and Kind.NEXT == 8  # what the mutants above take for granted

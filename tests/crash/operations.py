@@ -166,6 +166,31 @@ class PutRows(Operation):
 
 
 @dataclass(frozen=True)
+class PutNewerRows(Operation):
+    """field: orders the rows; a stored one that is greater in it stays."""
+
+    name: str
+    ids: tuple[int, ...]
+    rows: bytes
+    field: str
+
+    def on_model(self, model: OpenView) -> Any:
+        table = model.tables[self.name]
+        written = set()
+        for id_, row in zip(self.ids, np.frombuffer(self.rows, table.descr)):
+            stored = table.rows.get(id_)
+            if stored is None or not np.frombuffer(stored, table.descr)[0][self.field] > row[self.field]:
+                table.rows[id_] = row.tobytes()
+                written.add(id_)
+        if written:
+            model.touch(model.part(self.name))
+        return len(written)
+
+    def on_store(self, store: Any) -> Any:
+        return store.table(self.name).put(np.array(self.ids, np.int64), self.rows, newer=self.field)
+
+
+@dataclass(frozen=True)
 class AddRows(Operation):
     """Ids are distinct; rows are small whole numbers, so that sums are exact in every dtype."""
 

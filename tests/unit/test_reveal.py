@@ -87,6 +87,15 @@ def test_a_read_depends_on_the_pending_write(engine: Engine, write: Step, read: 
     assert later.lsn in (0, engine.log.lsn), "nothing pending is left, but what the read itself wrote"
 
 
+def test_a_put_that_leaves_a_newer_row_alone_depends_on_it(engine: Engine) -> None:
+    prices = engine.create_table("prices", [("at", "i8"), ("price", "f4")])
+    with engine.log.deferred() as writer:
+        prices.put([1], [(9, 2.0)])
+    with engine.log.deferred() as reader:
+        assert prices.put([1], [(8, 3.0)], newer="at") == 0
+    assert reader.lsn == writer.lsn == engine.log.lsn
+
+
 def test_that_a_name_is_taken_or_gone_depends_on_the_decision(engine: Engine) -> None:
     with engine.log.deferred() as writer:
         engine.drop_table("old")

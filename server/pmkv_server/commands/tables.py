@@ -234,16 +234,24 @@ def length(session: Session, arguments: list[bytes]) -> Reply:
     return integer(len(_table_of(session, arguments[1], _at(arguments[2:]))))
 
 
-@command("table.put", 4, "write denyoom", heavy=_puts_much, values=slice(2, 4))
+@command("table.put", -4, "write denyoom", heavy=_puts_much, values=slice(2, 4))
 def put(session: Session, arguments: list[bytes]) -> Reply:
     """Write rows; an id that occurs several times keeps its last row.
 
-    Syntax: TABLE.PUT name ids rows
+    NEWER: a row is written unless the stored one has a greater value in that field, an id that occurs several times
+    keeps the row with the greatest value, and the reply is the count of rows written.
+
+    Syntax: TABLE.PUT name ids rows [NEWER field]
     """
+    newer = None
+    for option, value in _options(arguments[4:]):
+        if option != b"NEWER":
+            raise syntax_error(option)
+        newer = name_of(value)
     table = _table_of(session, arguments[1])
     ids = _ids(arguments[2])
-    table.put(ids, _rows(arguments[3], table, len(ids)))
-    return OK
+    written = table.put(ids, _rows(arguments[3], table, len(ids)), newer)
+    return OK if written is None else integer(written)
 
 
 @command("table.add", 4, "write denyoom", heavy=_writes_much)

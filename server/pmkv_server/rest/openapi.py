@@ -114,7 +114,13 @@ SCHEMAS: dict[str, Schema] = {
         return_found={"type": "boolean", "default": False},
         fields={"type": ["array", "null"], "items": STRING, "description": "Of a structured table: only these."},
     ),
-    "RowsToPut": record("ids rows", ids=IDS, rows=ROWS),
+    "RowsToPut": record(
+        "ids rows",
+        ids=IDS,
+        rows=ROWS,
+        newer={"type": ["string", "null"], "description": "A field: rows with a greater stored value are left alone."},
+    ),
+    "RowsToAdd": record("ids rows", ids=IDS, rows=ROWS),
     "RowsToPool": record(
         "ids offsets",
         ids=IDS,
@@ -208,6 +214,7 @@ ROW_OPTIONS = {
     "mode": parameter("mode", "query", {"enum": ["sum", "mean", "max"]}, "As in the JSON body."),
     "cursor": parameter("cursor", "query", STRING, "As in the JSON body."),
     "count": parameter("count", "query", {"type": "integer", "minimum": 1}, "As in the JSON body."),
+    "newer": parameter("newer", "query", STRING, "As in the JSON body."),
 }
 HEADERS: Schema = {"Pmkv-Version": {"schema": STRING, "description": "The version of main and its LSN: n-lsn."}}
 
@@ -363,10 +370,10 @@ def row_paths() -> dict[str, dict[str, Schema]]:
     base, put = "/v1/tables/{table}/rows:", "404 413 415 507"
     return {
         f"{base}get": {"post": rows("getRows", "Read rows", "RowsToGet", "Rows", "default return_found fields")},
-        f"{base}put": {"post": rows("putRows", "Write rows", "RowsToPut", "Count", "", put)},
+        f"{base}put": {"post": rows("putRows", "Write rows", "RowsToPut", "Count", "newer", put)},
         f"{base}add": {
             "post": rows(
-                "addRows", "Add to rows element by element; absent rows count as zeros", "RowsToPut", "Count", "", put
+                "addRows", "Add to rows element by element; absent rows count as zeros", "RowsToAdd", "Count", "", put
             )
         },
         f"{base}pool": {

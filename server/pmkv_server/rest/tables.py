@@ -139,10 +139,12 @@ async def rows_get(request: web.Request) -> web.Response:
 
 
 async def rows_put(request: web.Request) -> web.Response:
-    table, message = await _message(request)
-    ids, rows = message.require("ids"), message.require("rows")
-    await run(request, lambda: table.put(ids, rows), len(ids) * table.width)
-    return reply({"count": len(ids)})
+    table, message = await _message(request, "newer")
+    ids, rows, newer = message.require("ids"), message.require("rows"), message.options.get("newer")
+    if newer is not None and not isinstance(newer, str):
+        raise invalid("'newer' must be the name of a field")
+    written = await run(request, lambda: table.put(ids, rows, newer), len(ids) * table.width)
+    return reply({"count": len(ids) if written is None else written})
 
 
 async def rows_add(request: web.Request) -> web.Response:

@@ -79,6 +79,14 @@ def test_a_layout_that_differs_is_named_beside_the_one_asked_for() -> None:
             protocol.check_layout(ITEMS, dtype, rows)
 
 
+def test_put_newer() -> None:
+    work = protocol.put(CITIES, [1, 2], np.zeros(2, CITIES.dtype), newer="price")
+    assert words(work)[:3] == ("TABLE.PUT", "cities", ids_of(1, 2)) and words(work)[4:] == ("NEWER", "price")
+    assert work.join([2]) == 2 and not work.once
+    with pytest.raises(ValueError, match="has no field"):
+        protocol.put(CITIES, [1], np.zeros(1, CITIES.dtype), newer="when")
+
+
 def test_create() -> None:
     assert words(protocol.create_table("t", "f4")) == ("TABLE.CREATE", "t", "DTYPE", "<f4")
     assert words(protocol.create_table("t", ("f4", 64), 10)) == (
@@ -137,7 +145,7 @@ def test_put() -> None:
     work = protocol.put(ITEMS, [1, 2], [[1, 2], [3, 4]])
     assert words(work) == ("TABLE.PUT", "items", ids_of(1, 2), np.array([1, 2, 3, 4], "<f4").tobytes())
     assert work.join([b"OK"]) is None and not work.once
-    assert protocol.put(ITEMS, [1], [[1.5, 2]], "TABLE.ADD").once
+    assert protocol.add(ITEMS, [1], [[1.5, 2]]).once
     assert words(protocol.put(ITEMS, [], np.empty((0, 2)))) == ("TABLE.PUT", "items", b"", b"")
 
 

@@ -60,6 +60,20 @@ def test_a_schema(client: Client) -> None:
     assert client("TABLE.GET", "s", blob(4), "FIELDS", 1, "nosuch")[0] == "-"
 
 
+def test_put_newer(client: Client) -> None:
+    client("TABLE.CREATE", "s", "SCHEMA", b'[["at", "<i8"], ["price", "<f4"]]')
+    row = np.dtype([("at", "<i8"), ("price", "<f4")])
+
+    def put(*rows: tuple[int, float], field: str = "at") -> Any:
+        return client("TABLE.PUT", "s", blob(*range(len(rows))), np.array(list(rows), row).tobytes(), "newer", field)
+
+    assert put((5, 1.0), (5, 1.0)) == (":", b"2")
+    assert put((4, 2.0), (6, 2.0)) == (":", b"1")
+    assert rows_of(client("TABLE.GET", "s", blob(0, 1)), row) == [(5, 1.0), (6, 2.0)]
+    assert "no such field" in shown(put((7, 3.0), field="when"))
+    assert "syntax error" in shown(client("TABLE.PUT", "s", blob(1), bytes(12), "OLDER", "at"))
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [

@@ -104,6 +104,18 @@ async def test_rows_in_json(rest: TestClient) -> None:
     assert await ok(await rest.post(f"{rows}:delete", json={"ids": [7, 8, 7]})) == {"count": 1}
 
 
+async def test_newer_rows(rest: TestClient) -> None:
+    rows = await make(rest, dtype=[["at", "<i8"], ["price", "<f4"]])
+    first = {"ids": [1, 2], "rows": [{"at": 5, "price": 1}, {"at": 5, "price": 1}], "newer": "at"}
+    assert await ok(await rest.post(f"{rows}:put", json=first)) == {"count": 2}
+    later = {"ids": [1, 2], "rows": [{"at": 4, "price": 2}, {"at": 6, "price": 2}]}
+    assert await ok(await rest.post(f"{rows}:put?newer=at", json=later)) == {"count": 1}
+    got = await ok(await rest.post(f"{rows}:get", json={"ids": [1, 2]}))
+    assert got == {"rows": [{"at": 5, "price": 1.0}, {"at": 6, "price": 2.0}]}
+    assert "no such field" in await detail(await rest.post(f"{rows}:put", json=first | {"newer": "x"}), 400)
+    assert "'newer'" in await detail(await rest.post(f"{rows}:put", json=first | {"newer": 1}), 400)
+
+
 async def test_rows_in_npz_and_npy(rest: TestClient) -> None:
     rows = await make(rest, shape=[2])
     ids, values = np.arange(5), np.arange(10, dtype="f4").reshape(5, 2)
