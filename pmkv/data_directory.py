@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import logging
 import os
+import shutil
 import stat
 from pathlib import Path
 
 import orjson
 
-from .catalog.lmdb_catalog import Catalog, LmdbCatalog
+from .catalog.lmdb_catalog import FOLDER, Catalog, LmdbCatalog
 from .errors import CorruptionError, FormatError, InvalidError, LockedError, UnknownNameError
 from .index.run_files import DiskRunFiles, RunFiles
 from .log.format import VERSION
@@ -20,6 +23,8 @@ from .media.file import FileMedium
 from .media.memory import MemoryMedium
 
 IDENTITY = "pmkv.json"
+DAMAGED_CATALOG = FOLDER + ".damaged"
+log = logging.getLogger("pmkv")
 DEFAULT_CAPACITY = 16 << 30  # bytes of a new pool
 SMALLEST_CAPACITY = 1 << 20
 
@@ -43,6 +48,7 @@ class DataDirectory:
         self._require = granularity_named(require)
         self._medium: Medium | None = None
         self._catalog: LmdbCatalog | None = None
+        self.catalog_damage: CorruptionError | None = None  # why the catalog was left aside
         self._lock = self._pool_lock = -1
         if self.path is not None:
             self._enter(self.path)
@@ -69,8 +75,9 @@ class DataDirectory:
                 f"{path} is locked by process {holder}: stop it first; a program may read beside it by "
                 "pmkv.open(..., readonly=True)"
             ) from error
-        os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+        with contextlib.suppress(OSError):  # on a full disk: the number is for messages only
+            os.ftruncate(self._lock, 0)
+            os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
 
     def open_pool(self) -> Pool:
         """Open the medium and the pool on it; a new directory gets a new pool."""
@@ -110,11 +117,35 @@ class DataDirectory:
             return None
         try:
             self._catalog = LmdbCatalog(self.path, self._pool_id, self._readonly)
+            self._catalog.load()
         except LockedError:
             if not self._readonly:
                 raise
             return None  # this very process writes it, and LMDB opens a file once: all of the log is replayed instead
+        except CorruptionError as error:
+            self.catalog_damage = error
+            if self._readonly:
+                return None  # likewise
+            self._leave_catalog_aside(self.path)
         return self._catalog, DiskRunFiles(self.path / "runs", self._pool_id)
+
+    def _leave_catalog_aside(self, path: Path) -> None:
+        """Try to do without a damaged catalog: the log has everything, unless segments of it were freed. Its frames
+        tell: they are linked from the first to the last."""
+        if self._catalog is not None:
+            self._catalog.close()
+        log.warning("%s; the whole log is replayed instead", self.catalog_damage)
+        shutil.rmtree(path / DAMAGED_CATALOG, ignore_errors=True)
+        (path / FOLDER).rename(path / DAMAGED_CATALOG)
+        self._catalog = LmdbCatalog(path, self._pool_id)
+
+    def put_catalog_back(self) -> None:
+        """Undo `_leave_catalog_aside`: the log alone was not enough. Raises what is wrong with the catalog."""
+        if self.catalog_damage is None or self.path is None:
+            return
+        if not self._readonly:
+            (self.path / DAMAGED_CATALOG).rename(self.path / FOLDER)
+        raise self.catalog_damage
 
     def _lock_pool(self, path: Path) -> None:
         """Lock the pool itself, so that one process writes it whatever happened to the directory's lock file."""

@@ -72,6 +72,8 @@ def open_store(
             return Store(place, engine, budget)
         except BaseException as error:
             place.close()
+            if isinstance(error, CorruptionError) and not attempts:
+                place.put_catalog_back()
             # beside a writer, what was read first and what was read last may not belong together
             if not (attempts and isinstance(error, CorruptionError)):
                 raise

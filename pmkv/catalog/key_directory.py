@@ -65,6 +65,9 @@ class Batch:
         length = min(len(low), len(high))
         return next((at for at in range(length) if low[at] != high[at]), length)
 
+    def __bool__(self) -> bool:
+        return bool(self._chunks)
+
     def __iter__(self) -> Iterator[list[bytes]]:
         """Yield the entries in chunks. May be repeated."""
         if len(self._chunks) < 2:

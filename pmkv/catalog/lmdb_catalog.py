@@ -35,10 +35,12 @@ from ..errors import (
     ReadOnlyError,
 )
 from ..runtime.scheduling import GilYielder, no_yield
+from .btree_check import BTreeFile, Tree
 from .checked_records import ROOT, CheckedRecords, Root, Sums
 from .key_directory import CHUNK, Batch, Key, Resolve, next_keys
 
 FOLDER = "catalog"
+REBUILT_KEYS = 1 << 17  # keys entered at a time when a directory is made anew
 MAP_BYTES = 16 << 20  # of LMDB's map, and so of its file, at first
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 DAMAGE_ERRORS = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.BadTxnError, lmdb.NotFoundError)
@@ -68,6 +70,12 @@ class Catalog(Protocol):
     ) -> list[bytes]:
         """Return the next keys of [low, high) in byte order, at least `count` unless there are no more.
         `resolve(prefix, hash)` returns the full keys of more than 500 bytes with this prefix and hash."""
+
+    def directory_damage(self, most: int | None = None) -> CorruptionError | None:
+        """Return what is wrong with the pages of the directory; None if they are whole, or more than `most` bytes."""
+
+    def rebuild(self, state: dict[str, Any], names: Callable[[], Iterable[Key]]) -> None:
+        """Make the catalog anew in place of one with a damaged directory. names: returns all keys of the directory."""
 
     def check(self) -> None:
         """Verify every record and every entry of the directory. CorruptionError: one is damaged."""
@@ -119,6 +127,13 @@ class MemoryCatalog:
             low, high = (high - limit, high) if reverse else (low, low + limit)
         return entries[low:high][:: -1 if reverse else 1]
 
+    def directory_damage(self, most: int | None = None) -> CorruptionError | None:
+        return None
+
+    def rebuild(self, state: dict[str, Any], names: Callable[[], Iterable[Key]]) -> None:
+        self._entries = []
+        self.commit(state, names())
+
     def survivor(self, committed: bool) -> MemoryCatalog:
         """Return a catalog as a crash in the middle of the last commit leaves it: with the state after or before it."""
         other = MemoryCatalog(self._pool_id)
@@ -146,6 +161,7 @@ class LmdbCatalog:
         self._root: Root | None = None  # of the last commit; None when it must be read again
         self._writing, self._opening, self._sharing = threading.RLock(), threading.Lock(), threading.Lock()
         self._map_lock = ReadWriteLock()
+        self._trees = VerifiedTrees(self._file)
         self._env: lmdb.Environment | None = None
         self._held: lmdb.Transaction | None = None
         self._closed = False
@@ -171,21 +187,29 @@ class LmdbCatalog:
     def _open(self) -> lmdb.Environment:
         """Open the environment, and in a readonly catalog its read transaction."""
         with self._explained("opened"):
+            self._trees.verify_state()
             env = lmdb.open(
                 str(self._folder), map_size=self._file.stat().st_size, max_dbs=2, readonly=self._readonly,
-                create=False, max_readers=1024,
+                create=False, max_readers=1024, lock=self._may_lock(),
             )  # fmt: skip
             try:
                 self._check_length(env)
                 self._state, self._keys = env.open_db(b"state", create=False), env.open_db(b"keys", create=False)
                 if self._readonly:
                     self._held = self._hold(env)
+                    self._trees.keep_to(self._held.id())
                 else:
                     env.reader_check()  # removes readers whose processes were killed
             except BaseException:
                 env.close()
                 raise
             return env
+
+    def _may_lock(self) -> bool:
+        """Return whether LMDB may note its readers in `lock.mdb`. A readonly catalog in a folder that cannot be written
+        does without: nobody writes there, and a writer elsewhere would be noticed by the checksums."""
+        lock = self._folder / "lock.mdb"
+        return not self._readonly or os.access(lock if lock.exists() else self._folder, os.W_OK)
 
     def _check_length(self, env: lmdb.Environment) -> None:
         """Refuse a file that was cut off: a read past its end would be a SIGBUS. A whole one is as long as the map."""
@@ -203,6 +227,55 @@ class LmdbCatalog:
                 return env.begin()
             except lmdb.MapResizedError:  # the writer grew it meanwhile
                 env.set_mapsize(self._file.stat().st_size)
+
+    def directory_damage(self, most: int | None = None) -> CorruptionError | None:
+        if self._absent or (most is not None and self._file.stat().st_size > most):
+            return None
+        self._environment()
+        try:
+            self._trees.verify_rest()
+        except CorruptionError as error:
+            return error
+        return None
+
+    def rebuild(self, state: dict[str, Any], names: Callable[[], Iterable[Key]]) -> None:
+        """Make the catalog in a file of its own, which then replaces the damaged one at once."""
+        half = self._folder.with_name(FOLDER + ".new")
+        with self._writing:
+            self._guard()
+            number = self._root.commit if self._root is not None else 0
+            with self._explained("rebuilt"):
+                shutil.rmtree(half, ignore_errors=True)
+                half.mkdir(mode=0o700, parents=True)
+                size = self._file.stat().st_size
+                while not self._filled(half, size, number, state, names):
+                    size *= 2
+                with self._map_lock.exclusive():
+                    os.replace(half / self._file.name, self._file)
+                    if self._env is not None:
+                        self._env.close()
+                    self._env, self._root, self._trees = None, None, VerifiedTrees(self._file)
+                sync_folder(self._folder)
+                shutil.rmtree(half)
+
+    def _filled(
+        self, half: Path, size: int, number: int, state: dict[str, Any], names: Callable[[], Iterable[Key]]
+    ) -> bool:
+        """Write a whole catalog to another folder; return False if `size` bytes are not enough."""
+        walk, gil = iter(names()), GilYielder()
+        try:
+            with lmdb.open(str(half), map_size=size, max_dbs=2, mode=0o600) as env:
+                self._state, self._keys = env.open_db(b"state"), env.open_db(b"keys")
+                with env.begin(write=True) as txn:
+                    changed, sums = self._sealer.changed(state, {})
+                    root = Root(number, 0, Sums())
+                    while batch := Batch(islice(walk, REBUILT_KEYS), gil):
+                        self._write(txn, root, {}, Sums(), [Batch((), gil), batch])
+                    self._write(txn, root, changed, sums, [Batch((), gil), Batch((), gil)])
+        except lmdb.MapFullError:
+            return False
+        extend_file(half / self._file.name, size)
+        return True
 
     def load(self) -> dict[str, Any] | None:
         self._guard()
@@ -237,6 +310,8 @@ class LmdbCatalog:
             if self._root is None:
                 self.load()
             assert self._root is not None
+            self._environment()
+            self._trees.verify_rest()
             gil = GilYielder(pause)
             batches = [Batch(some, gil) for some in (dead, new)]
             changed, sums = self._sealer.changed(state, self._root.sums)
@@ -305,7 +380,15 @@ class LmdbCatalog:
         return [] if self._absent else next_keys(self._pull, keyspace, low, high, reverse, count, resolve)
 
     def _pull(self, first: bytes, stop: bytes, reverse: bool, limit: int | None) -> list[bytes]:
+        """Return entries in order. Those just outside of the range are verified, too: an entry whose damaged key left
+        the range is one of them."""
         with self._explained("read"), self._reading() as txn, txn.cursor(self._keys) as cursor:
+            self._trees.verify_rest()
+            edges = [cursor.item()] if cursor.set_range(stop) else []
+            if cursor.set_range(first):
+                edges += [cursor.item()] if cursor.prev() else []
+            elif cursor.last():
+                edges.append(cursor.item())
             if not reverse:
                 walk = cursor.iternext() if cursor.set_range(first) else iter(())
             elif cursor.set_range(stop):
@@ -313,12 +396,14 @@ class LmdbCatalog:
             else:
                 walk = cursor.iterprev()
             found = list(takewhile(lambda pair: first <= pair[0] < stop, islice(walk, limit)))
+        self._sealer.check_entries(edges)
         return self._sealer.check_entries(found)
 
     def check(self) -> None:
         self.load()
         if self._absent:
             return
+        self._trees.verify_rest()
         gil, found, root = GilYielder(), 0, self._root
         with self._explained("read"), self._reading() as txn:
             walk = txn.cursor(self._keys).iternext()
@@ -405,6 +490,39 @@ class LmdbCatalog:
             if self._env is not None:
                 self._env.close()
                 self._env = None
+
+
+class VerifiedTrees:
+    """Knows whether the pages of an environment's file are verified, and verifies them once, before LMDB walks them."""
+
+    def __init__(self, file: Path) -> None:
+        self._file, self._lock = file, threading.Lock()
+        self._unverified: tuple[BTreeFile, Tree] | None = None
+        self._is_known = False  # whether all of it was verified, or found damaged
+        self._damage: CorruptionError | None = None
+
+    def verify_state(self) -> None:
+        """Verify the pages of the state, in the last commit. CorruptionError: one is damaged."""
+        pages = BTreeFile(self._file)
+        self._unverified = pages, pages.check_state(b"state")
+
+    def keep_to(self, commit: int) -> None:
+        """Verify the pages of the commit that a reader holds. A writer may just have made a newer one."""
+        while self._unverified is not None and self._unverified[0].meta.commit < commit:
+            self.verify_state()
+
+    def verify_rest(self) -> None:
+        """Verify the pages of the directory of keys, once. CorruptionError: one is damaged."""
+        with self._lock:
+            if not self._is_known and self._unverified is not None:
+                pages, keys = self._unverified
+                try:
+                    pages.check_rest(keys)
+                except CorruptionError as error:
+                    self._damage = error
+                self._is_known, self._unverified = True, None
+            if self._damage is not None:
+                raise CorruptionError(*self._damage.args)
 
 
 class ReadWriteLock:

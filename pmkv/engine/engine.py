@@ -37,6 +37,7 @@ from .table import Table
 from .version_ops import VersionOperations
 
 MAX_UNMERGED_SEALS = 8  # seals after which a store in memory merges its frozen memtables
+VERIFIED_AT_START_BYTES = 64 << 20  # of the catalog; a larger one is verified before the first scan or checkpoint
 DEFAULT_CACHE_BYTES = 256 << 20  # budget of the location cache
 
 
@@ -72,6 +73,7 @@ class Engine:
         else:
             self.log.open_epoch()
             if self.upkeep:
+                self.upkeep.mend_directory(VERIFIED_AT_START_BYTES)
                 self.upkeep.remove_unneeded_files()
 
     def _new_tree(self, collection: str, decision: dict[str, Any] | None) -> LayerTree:

@@ -15,7 +15,7 @@ import math
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -56,6 +56,12 @@ def segment_size_for(capacity: int) -> int:
     """Return 64 MiB, or less if the pool would have fewer than 16 such segments."""
     size = (capacity - HEADER_PAGE) // MIN_SEGMENTS // HEADER_PAGE * HEADER_PAGE
     return min(SEGMENT_SIZE, max(MIN_SEGMENT_SIZE, size))
+
+
+def head_of(medium: Medium) -> bytes:
+    """Return the bytes of a pool's header; zeros where nothing was written, without touching the medium."""
+    is_written = any(start < ALIGN for start, _ in medium.written(0, ALIGN))
+    return medium.data[:ALIGN].tobytes() if is_written else bytes(ALIGN)
 
 
 class Pool:
@@ -102,21 +108,22 @@ class Pool:
     @staticmethod
     def is_pool(medium: Medium) -> bool:
         """Return whether the medium begins with the magic of a pool."""
-        return bytes(medium.data[8:16]) == POOL_MAGIC
+        return head_of(medium)[8:16] == POOL_MAGIC
 
     @staticmethod
     def is_unfinished(medium: Medium) -> bool:
         """Return whether the medium is empty, or holds what a crash during `create` leaves: at most a header."""
-        if unpack_pool(memoryview(medium.data)[:ALIGN])[0] and Pool.load(medium).generations:
+        head = head_of(medium)
+        if unpack_pool(memoryview(head))[0] and Pool.load(medium).generations:
             return False
         # The header of a log's only segment may be damaged while all of its frames are valid.
-        magic = bytes(medium.data[8:16])
-        return magic in (POOL_MAGIC, bytes(8)) and not medium.data[ALIGN:PROBED_BYTES].any()
+        probed = [medium.data[start:stop] for start, stop in medium.written(ALIGN, min(PROBED_BYTES, medium.data.size))]
+        return head[8:16] in (POOL_MAGIC, bytes(8)) and not any(part.any() for part in probed)
 
     @classmethod
     def load(cls, medium: Medium) -> Pool:
         """Read the header of a pool; FormatError for another version, CorruptionError for a damaged one."""
-        is_valid, version, header = unpack_pool(memoryview(medium.data)[:64])
+        is_valid, version, header = unpack_pool(memoryview(head_of(medium)))
         if not is_valid:
             raise CorruptionError(
                 "the pool's header (bytes 0 to 64 of the pool) is damaged: its checksum does not hold"
@@ -127,9 +134,18 @@ class Pool:
                 "wrote it to copy its data out"
             )
         pool = cls(medium, header)
-        for index in range(pool.count):
+        for index in pool.written_segments():
             pool.read_generation(index)
         return pool
+
+    def written_segments(self) -> Iterator[int]:
+        """Yield the segments whose header may be there. Others are not touched: where the file has a hole, and a file
+        system in memory no room, a read would be a fault."""
+        for first, last in self.medium.written(HEADER_PAGE, HEADER_PAGE + self.count * self.segment_size):
+            index = -(-(first - HEADER_PAGE) // self.segment_size)
+            while self.start(index) < last:
+                yield index
+                index += 1
 
     def read_generation(self, index: int) -> int:
         """Read a segment's header and return its generation, 0 if the header is not valid."""

@@ -10,6 +10,7 @@ All of it runs in the maintenance thread. Other threads only read the counters.
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Generator, Iterable, Iterator
 
 import numpy as np
@@ -17,12 +18,18 @@ import numpy as np
 from ..catalog.key_directory import Key
 from ..catalog.lmdb_catalog import Catalog
 from ..errors import ClosedError, CorruptionError, FullError, PmkvError
+from ..index.lookup_batch import lives
 from ..index.run import Run, RunInfo
 from ..index.run_files import RunFiles, RunFileWriter
+from ..kernels.location import OFFSET_MASK
+from ..kernels.records import DAMAGED, key_bounds, read_records
 from ..log.log import Log
 from ..runtime.scheduling import no_yield, yield_cpu
 from ..versions.layer import LayerTree
 from ..versions.manifest import Manifest, run_name
+
+RECORD_OWNER = 1 << 32  # the owner of a keyspace's records is its number plus this
+log = logging.getLogger("pmkv")
 
 Steps = Generator[None, None, None]  # yields where other work may go first; never holds locks.state across a yield
 
@@ -125,6 +132,7 @@ class CommittedState:
 
     def commit(self, manifest: Manifest, new: Iterable[Key] = (), dead: Iterable[Key] = ()) -> None:
         """Make `manifest` current. new, dead: keys that enter and leave the ordered directory with it."""
+        self.mend_directory()  # a large one is not verified at the start
         before = self.uncertain_files
         self.uncertain_files = before | manifest.files
         try:
@@ -134,6 +142,38 @@ class CommittedState:
             self.try_to_remove_unneeded_files()
             raise
         self.manifest, self.uncertain_files, self.error = manifest, set(), None
+
+    def mend_directory(self, most: int | None = None) -> None:
+        """Make the ordered directory of keys anew from the runs, if its pages are damaged (and at most so many bytes).
+
+        CorruptionError: a run or a record that is needed for that is damaged, too."""
+        damage = self.catalog.directory_damage(most)
+        if damage is not None and self.manifest is not None:
+            self.catalog.rebuild(self.manifest.to_records(), self._names)
+            log.warning("the ordered directory of keys was made anew: %s", damage)
+
+    def _names(self) -> Iterator[Key]:
+        """Yield the names of all keys in runs, each as often as it is there."""
+        for name, run in self.manifest.runs if self.manifest else ():
+            tree = self.trees()[name]
+            if tree.keyed:
+                for _, key64s, locations in run.walk(0, tree.seed):
+                    yield from self._named(tree.number, key64s, locations)
+
+    def _named(self, number: int, key64s: np.ndarray, locations: np.ndarray) -> Iterator[Key]:
+        """Yield the keys of some records of a keyspace that live. CorruptionError: one is damaged."""
+        alive = np.flatnonzero(lives(locations))
+        found, data = locations[alive], self.log.data
+        rows, bounds = np.empty((found.size, 4), np.int64), np.empty((found.size, 2), np.int64)
+        if read_records(data, found, np.uint64(RECORD_OWNER + number), 0, True, rows):
+            bad = int(found[np.flatnonzero(rows[:, 0] == DAMAGED)[0]] & OFFSET_MASK)
+            raise CorruptionError(
+                f"the directory of keys cannot be made anew: the record at offset {bad:,} of the pool is damaged, too; "
+                "restore a backup, or copy what is whole with `pmkv check --salvage`"
+            )
+        key_bounds(data, found, bounds)
+        for (start, stop), key64 in zip(bounds.tolist(), key64s[alive].tolist()):
+            yield number, data[start:stop].tobytes(), key64
 
     def is_present(self, tree: LayerTree) -> bool:
         """Return False once the collection of this tree was dropped, or memory was rebuilt after a failed flush."""

@@ -36,6 +36,8 @@ def check(path: str | os.PathLike[str], pool: str | os.PathLike[str] = "auto") -
     place = DataDirectory(path, pool, None, "page", readonly=True)
     try:
         opened, files = place.open_pool(), place.open_files()
+        if place.catalog_damage is not None:
+            report.problems.append(str(place.catalog_damage))
         engine = Engine(opened, readonly=True, files=files)
         report.frames, report.records = engine.recovery.frames, engine.recovery.records
         report.keys = sum(len(keyspace) for keyspace in engine.keyspaces)

@@ -41,6 +41,8 @@ def dump(path: str | os.PathLike[str], out: TextIO, pool: str | os.PathLike[str]
         finally:
             for line in catalog_lines(*files) if files else ():
                 print(line, file=out)
+            if place.catalog_damage is not None:
+                raise place.catalog_damage
     finally:
         place.close()
 

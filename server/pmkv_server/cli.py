@@ -354,8 +354,9 @@ def delete_view(host: str, port: int, password: str, name: str) -> None:
 
 @main.command()
 @click.argument("directory", type=click.Path(exists=True, file_okay=False))
+@setting("pool", help='Medium of the pool: "auto" (a file in the data directory) or a path.')
 @click.option("--salvage", type=click.Path(file_okay=False), help="Copy all undamaged frames into this new directory.")
-def check(directory: str, salvage: str | None) -> None:
+def check(directory: str, pool: str, salvage: str | None) -> None:
     """Verify a data directory.
 
     No process may have it open. The exit status is 1 if something is damaged.
@@ -363,12 +364,12 @@ def check(directory: str, salvage: str | None) -> None:
     from pmkv.tools.check import check as verify
     from pmkv.tools.salvage import salvage as rescue
 
-    report = _run(verify, directory)
+    report = _run(verify, directory, pool)
     click.echo(f"{report.frames:,} frames replayed, {report.keys:,} keys and {report.rows:,} rows verified")
     for problem in report.problems:
         click.echo(f"damaged: {problem}", err=True)
     if salvage:
-        saved = _run(rescue, directory, salvage)
+        saved = _run(rescue, directory, salvage, pool)
         click.echo(f"{saved.frames:,} frames with {saved.records:,} records copied to {salvage}")
         click.echo("salvage cannot know what was lost: deleted keys may be back, and old values may replace newer ones")
         for problem in saved.problems:
@@ -379,11 +380,12 @@ def check(directory: str, salvage: str | None) -> None:
 
 @main.command()
 @click.argument("directory", type=click.Path(exists=True, file_okay=False))
-def dump(directory: str) -> None:
+@setting("pool", help='Medium of the pool: "auto" (a file in the data directory) or a path.')
+def dump(directory: str, pool: str) -> None:
     """Print the entries of a data directory."""
     from pmkv.tools.dump import dump as run
 
-    _run(run, directory, sys.stdout)
+    _run(run, directory, sys.stdout, pool)
 
 
 @main.command()

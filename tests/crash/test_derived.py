@@ -160,11 +160,29 @@ def test_a_damaged_file_of_runs_is_named(damage: Callable[[Path], None], folder:
 
 
 @pytest.mark.parametrize("pages", [0, 1, 3])
-def test_a_catalog_that_is_cut_off_is_named(pages: int, folder: Path) -> None:
+def test_a_catalog_that_is_cut_off_is_named_and_made_again(pages: int, folder: Path) -> None:
+    shutil.copytree(folder, folder.with_name("whole"))
+    state = shown(folder.with_name("whole"))
     with open(folder / "catalog" / "data.mdb", "r+b") as handle:
         handle.truncate(pages * 4096)
-    with pytest.raises(pmkv.PmkvError, match=r"data\.mdb"):
+    assert any("data.mdb" in problem for problem in check(folder).problems)
+    with pmkv.open(folder, readonly=True) as store:
+        assert state_of(store) == state
+    assert shown(folder) == state
+    assert check(folder).is_whole and (folder / "catalog.damaged").exists()
+
+
+def test_a_damaged_catalog_is_not_replaced_by_a_damaged_log(folder: Path) -> None:
+    """The log is replayed only if it is complete from its first frame."""
+    with open(folder / "pool", "r+b") as pool:
+        pool.seek(4096 + 64 + 200)
+        pool.write(b"\xff" * 64)
+    shown(folder)  # the catalog covers that frame, so it is not replayed
+    data = (folder / "catalog/data.mdb").read_bytes()
+    (folder / "catalog/data.mdb").write_bytes(data[:4096])
+    with pytest.raises(pmkv.CorruptionError, match=r"catalog .*data\.mdb"):
         shown(folder)
+    assert (folder / "catalog/data.mdb").read_bytes() == data[:4096]
 
 
 def notice(copy: Path, state: Model, told: Connection) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import multiprocessing
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,6 +27,8 @@ from pmkv.errors import (
     UnknownNameError,
 )
 from pmkv.log.format import VERSION, PoolHeader, pack_pool
+from pmkv.tools.check import check
+from pmkv.tools.dump import dump
 
 CAPACITY = 4 << 20
 HOLD = """
@@ -238,3 +243,64 @@ def test_a_larger_capacity_grows_and_a_smaller_one_is_refused(tmp_path: Path) ->
     with pmkv.open(tmp_path) as store:
         assert store.capacity == 2 * CAPACITY
         assert store.get(b"large") == np.random.default_rng(1).bytes(3 << 20)
+
+
+def in_child(run: Callable[[], None]) -> None:
+    """Run in a forked child; assert that it ended well."""
+    child = multiprocessing.get_context("fork").Process(target=run)
+    child.start()
+    child.join()
+    assert child.exitcode == 0
+
+
+def test_a_directory_that_cannot_be_written_is_read_and_checked(tmp_path: Path) -> None:
+    """By a user with no right to write there; root may always."""
+    with pmkv.open(tmp_path / "store", capacity=CAPACITY) as store:
+        store.put(b"a", b"1")
+        store.checkpoint()
+    if os.geteuid():
+        pytest.skip("only root can become another user")
+    for path in [*tmp_path.parents][: len(tmp_path.parts) - 2] + [tmp_path, *(tmp_path / "store").rglob("*")]:
+        path.chmod(path.stat().st_mode | 0o555 if path.is_dir() else 0o444)
+    (tmp_path / "store").chmod(0o555)
+    (tmp_path / "store/catalog/lock.mdb").unlink()
+
+    def read() -> None:
+        os.setgid(65534)
+        os.setuid(65534)
+        with pmkv.open(tmp_path / "store", readonly=True) as store:
+            assert list(store.scan()) == [(b"a", b"1")]
+        assert check(tmp_path / "store").is_whole
+        dump(tmp_path / "store", io.StringIO())
+
+    in_child(read)
+    assert not (tmp_path / "store/catalog/lock.mdb").exists()
+
+
+def test_a_full_file_system_in_memory_is_read(tmp_path: Path) -> None:
+    """A read of a hole there takes a page: without one it is a SIGBUS."""
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", tmp_path], capture_output=True).returncode:
+        pytest.skip("mounting needs root and the right to mount")
+
+    def read() -> None:
+        with pmkv.open(tmp_path / "store", capacity="64MiB") as store:
+            store.put(b"a", b"1")
+            store.checkpoint()
+        (tmp_path / "hole").touch()
+        os.truncate(tmp_path / "hole", 8 << 20)
+        with contextlib.suppress(OSError), open(tmp_path / "rest", "wb", buffering=0) as rest:
+            while rest.write(bytes(4096)):
+                continue
+        assert os.statvfs(tmp_path).f_bavail == 0
+        with pmkv.open(tmp_path / "store", readonly=True) as store:
+            assert store.get(b"a") == b"1"
+        assert check(tmp_path / "store").is_whole
+        with pytest.raises(pmkv.errors.PmkvError):
+            pmkv.open(tmp_path / "new", capacity="1MiB", pool=tmp_path / "hole")
+        with pmkv.open(tmp_path / "store") as store:
+            assert list(store.scan()) == [(b"a", b"1")]
+
+    try:
+        in_child(read)
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
