@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from ..engine.engine import Engine
-from ..errors import UnknownViewError
+from ..errors import PmkvError
 from ..log.replay import LogEnd
 from ..versions.view_set import ViewEntry
 
@@ -82,7 +82,7 @@ def _let_go(engine: Engine, heads: HeldHeads) -> None:
                     layer.shown -= 1
             cut.clear()
     for name in heads.names.values():
-        with contextlib.suppress(UnknownViewError):
+        with contextlib.suppress(PmkvError):  # the store was closed, or fails: the next opening drops it
             engine.versions.delete_view(name)
 
 

@@ -13,6 +13,7 @@ import socket
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import fields
 from datetime import datetime
 from pathlib import Path
@@ -28,6 +29,7 @@ from pmkv_server.progress import progress_bar
 from pmkv_server.signals import StopSignals
 from pmkv_server.system_errors import describe
 
+STATUS_INTERVAL_S = 0.5  # between two questions how far a backup is
 _DEFAULTS = {field.name: field.default for field in fields(Config)}
 
 
@@ -145,6 +147,7 @@ def main() -> None:
     help="Refuse to start on a medium of coarser granularity.",
 )
 @setting("password", help="Password of AUTH and of REST; prefer the variable, as other users see command lines.")
+@setting("backup-dir", help="Directory or URL below which clients may write backups (BACKUP.CREATE).")
 @setting("max-clients", type=StrictInt(1), help="Maximum number of connections to each port.")
 @setting("workers", type=StrictInt(1, 64), help="Worker threads for long values and large batches.")
 def serve(**options: Any) -> None:
@@ -390,31 +393,64 @@ def dump(directory: str, pool: str) -> None:
 
 @main.command()
 @click.argument("target")
-@click.option(
-    "--data",
-    required=True,
-    type=click.Path(exists=True, file_okay=False),
-    help="The data directory; nobody may use it.",
-)
-@setting("pool", help='Medium of the pool: "auto" (a file in the data directory) or a path.')
+@click.option("--data", type=click.Path(exists=True, file_okay=False), help="A data directory that is not in use.")
+@setting("pool", help='With --data, medium of the pool: "auto" (a file in the data directory) or a path.')
+@connected
 @click.option("--view", default="main", show_default=True, help="The view to back up.")
 @click.option("--all-views", is_flag=True, help="Back up main with all branches and snapshots.")
-@click.option("--since", metavar="PLACE", help="An earlier backup: write only what changed since then.")
-def backup(target: str, data: str, pool: str, view: str, all_views: bool, since: str | None) -> None:
-    """Write a backup to TARGET, a directory or a URL that fsspec knows.
+@click.option("--since", metavar="TARGET", help="An earlier backup: write only what changed since then.")
+def backup(
+    target: str,
+    data: str | None,
+    pool: str,
+    host: str,
+    port: int,
+    password: str,
+    view: str,
+    all_views: bool,
+    since: str | None,
+) -> None:
+    """Ask a running server for a backup TARGET, a name below its --backup-dir.
 
-    It takes the place of an earlier backup there once it is complete.
+    With --data, write a backup of a directory that is not in use to TARGET, a directory or a URL that fsspec knows. A
+    backup takes the place of an earlier one there once it is complete.
     """
+    if data is None:
+        scope = ["ALL"] if all_views else ["VIEW", view]
+        words = ["BACKUP.CREATE", target, *scope, *(["SINCE", since] if since else [])]
+        facts = _asked_for_backup(host, port, password, words)
+        _tell_backup(facts[b"entries"], facts[b"bytes"], facts[b"pieces"], facts[b"lsn"], facts[b"manifest"].decode())
+        return
     try:
         store = pmkv.open(data, pool=pool)
     except LockedError as problem:
-        raise click.ClickException(f"{problem}; a program that has it open calls store.backup") from None
+        raise click.ClickException(
+            f"{problem}. Or ask the server that has it: `pmkv backup NAME --port ...`, without --data"
+        ) from None
     except PmkvError as problem:
         raise click.ClickException(str(problem)) from None
     with store, progress_bar("backup") as progress:
-        report = _run(store.backup, target, None if all_views else view, since, progress=progress)
-    click.echo(f"{report.entries:,} entries, {report.bytes:,} bytes in {report.pieces:,} pieces, LSN {report.lsn}")
-    click.echo(report.manifest)
+        made = _run(store.backup, target, None if all_views else view, since, progress=progress)
+    _tell_backup(made.entries, made.bytes, made.pieces, made.lsn, made.manifest)
+
+
+def _tell_backup(entries: int, size: int, pieces: int, lsn: int, manifest: str) -> None:
+    click.echo(f"{entries:,} entries, {size:,} bytes in {pieces:,} pieces, LSN {lsn}")
+    click.echo(manifest)
+
+
+def _asked_for_backup(host: str, port: int, password: str, words: list[str]) -> dict[bytes, Any]:
+    """Let a server write a backup, and show its progress meanwhile; return what it says of it."""
+    with ThreadPoolExecutor(1) as pool, progress_bar("backup") as progress:
+        made = pool.submit(_ask, host, port, password, *words, timeout=None)
+        while not wait([made], STATUS_INTERVAL_S).done:
+            status = _pairs(_ask(host, port, password, "BACKUP.STATUS"))
+            progress(status[b"done"], status[b"total"] or None)
+    return _pairs(made.result())
+
+
+def _pairs(flat: list[Any]) -> dict[bytes, Any]:
+    return dict(zip(flat[::2], flat[1::2]))
 
 
 @main.command()

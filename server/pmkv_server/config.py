@@ -23,6 +23,7 @@ class Config:
     pool: str = "auto"
     require: str = "page"
     password: str = ""
+    backup_dir: str = ""  # a directory or URL; none: BACKUP.CREATE is refused
     config: str | None = None
     max_clients: int = 10_000
     workers: int = 2

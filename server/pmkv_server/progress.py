@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 
 @contextlib.contextmanager
-def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+def progress_bar(what: str) -> Iterator[Callable[[int, int | None], None]]:
     """Show a bar until the block ends. Yield a function that takes how many are done, and of how many."""
     from rich.console import Console  # here, because other commands do not need it and should start quickly
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

@@ -13,6 +13,7 @@ from typing import Any
 import pmkv
 from pmkv.runtime.jit import FEW_ELEMENTS, Limits
 from pmkv.runtime.scheduling import lower_priority, short_slice
+from pmkv_server.backups import ServerBackups
 from pmkv_server.bgsave import BackgroundSave
 from pmkv_server.commands.keys import KEYSPACES
 from pmkv_server.config import Config
@@ -49,6 +50,7 @@ class Server:
         self.store: Any = store
         self.stats, self.saving, self.switches = Stats(), BackgroundSave(), VersionEvents()
         self.limits = OutputLimits()
+        self.backups = ServerBackups(config.backup_dir)
         self.sessions: dict[int, Session] = {}
         self.loop: asyncio.AbstractEventLoop | None = None
         self.port = config.port
@@ -242,7 +244,7 @@ class Server:
             "databases": KEYSPACES,
             "dir": self.store.path or "",
             "maxclients": self.config.max_clients,
-            "maxmemory": 0,
+            "maxmemory": self.store.capacity,
             "maxmemory-policy": "noeviction",
             "notify-keyspace-events": "",
             "port": self.port,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pmkv_server.commands import admin, connection, expiry, info, keys, strings, tables, transactions, views
+from pmkv_server.commands import admin, backup, connection, expiry, info, keys, strings, tables, transactions, views
 from pmkv_server.commands.registry import (
     COMMANDS,
     Command,
@@ -18,6 +18,7 @@ __all__ = [
     "COMMANDS",
     "admin",
     "admit",
+    "backup",
     "connection",
     "expiry",
     "info",

@@ -12,6 +12,7 @@ from pmkv_server.bgsave import saved_at
 from pmkv_server.commands.registry import COMMANDS, SYNTAX, Command, CommandError, Group, printable
 from pmkv_server.config import is_loopback
 from pmkv_server.net.session import Session
+from pmkv_server.parsing import memory_size
 from pmkv_server.resp import glob
 from pmkv_server.resp.scan import EMPTY_ARRAY, NULL, OK, Reply, a_map, a_set, array, bulk, bulks, integer, simple
 
@@ -98,9 +99,13 @@ def _shown(value: object) -> bytes:
     return bulk(str(value).encode("utf-8", "surrogateescape"))
 
 
-@command("config|set", -4, "loop")
+def _grows(session: Session, arguments: list[bytes]) -> bool:
+    return b"maxmemory" in [word.lower() for word in arguments[2::2]]
+
+
+@command("config|set", -4, "loop", heavy=_grows)
 def config_set(session: Session, arguments: list[bytes]) -> Reply:
-    """Set requirepass or a buffer limit; others can only be set to the value they have."""
+    """Set requirepass, a buffer limit or a larger maxmemory; others keep their value."""
     if len(arguments) % 2:
         raise CommandError(SYNTAX)
     pairs = list(zip(arguments[2::2], arguments[3::2], strict=True))
@@ -142,8 +147,21 @@ def _set_query_limit(server: Server, value: bytes) -> None:
     server.limits.set_query(value.decode("latin-1"))
 
 
+def _set_capacity(server: Server, value: bytes) -> None:
+    """Make the pool as large as `maxmemory` says; refuse to make it smaller."""
+    size, store = memory_size(value.decode("latin-1")), server.store
+    if size is None:
+        raise ValueError("argument must be a memory value")
+    if size < store.capacity:
+        raise ValueError(
+            f"the pool has {store.capacity} bytes and cannot shrink: nothing is evicted, and a full pool refuses writes"
+        )
+    store.grow(size)
+
+
 _SETTERS: dict[str, Callable[[Server, bytes], None]] = {
     "requirepass": _set_password,
+    "maxmemory": _set_capacity,
     "client-output-buffer-limit": _set_output_limit,
     "client-query-buffer-limit": _set_query_limit,
 }

@@ -86,7 +86,7 @@ def _memory(server) -> Fields:
         "used_memory": resident,
         "used_memory_rss": resident,
         "used_memory_peak": max(peak, resident),
-        "maxmemory": 0,
+        "maxmemory": server.store.capacity,
         "maxmemory_policy": "noeviction",
     }
 

@@ -22,6 +22,7 @@ TITLES = {
     "tables": "Tables",
     "views": "Views: snapshots, branches, versions",
     "connection": "Connection",
+    "backup": "Backups",
     "admin": "Server",
     "info": "Statistics",
 }
@@ -45,7 +46,8 @@ These parts of Redis are **not supported**; each of their commands is an unknown
 - users and ACLs: there is one password, that of the user `default`;
 - replication and cluster commands, modules, `MONITOR`, `SLOWLOG`, `LATENCY`, `DEBUG`, `CLIENT KILL`,
   `CLIENT TRACKING`, `CLIENT REPLY`;
-- eviction (`maxmemory`): a full pool answers `-OOM` to writes.
+- eviction: a full pool answers `-OOM` to writes. `maxmemory` is the capacity of the pool; `CONFIG SET maxmemory` makes
+  it larger, and is refused where that would make it smaller.
 
 Arity is counted as Redis counts it: the number of arguments including the name; negative means "at least". Flags that
 Redis does not have: `loop` never runs in a worker thread because of cold files or long arguments; `in_multi` runs at

@@ -255,3 +255,14 @@ def test_backup_and_restore(tmp_path: Path) -> None:
     assert again.exit_code == 1 and "is not empty: restore to a new directory" in again.output
     nothing = run("restore", str(backups), str(tmp_path / "none"))
     assert nothing.exit_code == 1 and "there is no backup in" in nothing.output
+
+
+def test_a_backup_by_a_running_server(tmp_path: Path) -> None:
+    with served("--data", str(tmp_path / "data"), "--backup-dir", str(tmp_path / "backups")) as server:
+        run("put", "a", "1", "--port", str(server.port))
+        made = run("backup", "mon", "--port", str(server.port))
+        assert re.match(r"1 entries, .* in 1 pieces, LSN \d+\n.*/backups/mon/[0-9a-f-]+\.json\n$", made.output), (
+            made.output
+        )
+        refused = run("backup", "mon", "--data", str(tmp_path / "data"))
+        assert refused.exit_code == 1 and "ask the server that has it: `pmkv backup NAME --port" in refused.output

@@ -43,11 +43,25 @@ def test_config_get(client: Client) -> None:
         CONFIG GET databases => ["databases", "16"]
         CONFIG GET DATABASES => ["databases", "16"]
         CONFIG GET appendf* => ["appendfsync", "always"]
-        CONFIG GET maxmemory maxm* => ["maxmemory", "0", "maxmemory-policy", "noeviction"]
         CONFIG GET => -ERR wrong number of arguments for 'config|get' command
         CONFIG => -ERR wrong number of arguments for 'config' command
         CONFIG NOPE => -ERR unknown subcommand 'NOPE'. Try CONFIG HELP.
     """)
+
+
+def test_maxmemory_is_the_capacity_and_may_grow(client: Client) -> None:
+    store = client.server.store
+    before = store.capacity
+    assert client.says("CONFIG GET maxmemory") == f'["maxmemory", "{before}"]'
+    failed = "-ERR CONFIG SET failed (possibly related to argument 'maxmemory') -"
+    client.follows(f"""
+        CONFIG SET maxmemory {before} => OK
+        CONFIG SET maxmemory 0 => {failed} the pool has {before} bytes and cannot shrink: nothing is evicted, and a full pool refuses writes
+        CONFIG SET maxmemory 12x => {failed} argument must be a memory value
+        CONFIG SET maxmemory {(before >> 20) + 32}mb => OK
+    """)  # noqa: E501
+    assert store.capacity == ((before >> 20) + 32) << 20 == store.stats().capacity
+    assert client.says("INFO memory").count(f"maxmemory:{store.capacity}") == 1
 
 
 def test_config_set(client: Client, another: Client) -> None:
