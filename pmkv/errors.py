@@ -19,6 +19,10 @@ class ConflictError(PmkvError):
     """Something else was written meanwhile; nothing was changed."""
 
 
+class AbortedError(PmkvError):
+    """A write was interrupted, so that what belongs to it is not written; try again."""
+
+
 class ClosedError(PmkvError):
     """The store was closed, or belongs to the parent of this forked process."""
 

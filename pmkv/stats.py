@@ -64,7 +64,8 @@ def stats_of(engine: Engine, path: Path | None) -> Stats:
     pool, log, recovery, upkeep = engine.pool, engine.log, engine.recovery, engine.upkeep
     chains = [part.chain for part in engine.main.parts]
     hot = [chain.cache for chain in chains if chain.cache is not None]
-    with log.publisher.quiesced(), log.deferred():
+
+    def collect() -> Stats:
         return Stats(
             path=str(path) if path else None,
             granularity=pool.medium.granularity.word,
@@ -103,6 +104,9 @@ def stats_of(engine: Engine, path: Path | None) -> Stats:
             recovery_frames=recovery.frames,
             recovery_records=recovery.records,
         )
+
+    with log.publisher.entry, log.locks.state:
+        return log.deferring(collect)[0]
 
 
 def counted(parts: Iterable[tuple[Any, Any]]) -> Iterator[tuple[Any, int]]:

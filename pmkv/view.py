@@ -3,7 +3,6 @@ snapshot, or `undo`."""
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -138,15 +137,9 @@ class View:
         """Pooled rows of several tables, of one moment: {name: (ids, offsets[, weights])} to {name: rows}."""
         return self._contents.pool_many(wanted, mode)
 
-    @contextlib.contextmanager
-    def transaction(self) -> Iterator[Transaction]:
-        """Writes inside are collected and applied together at the end; an exception writes nothing. ConflictError:
-        a watched key changed."""
+    def transaction(self) -> Transaction:
+        """Collect the writes of a `with` block and apply them together at its end; an exception writes nothing.
+        ConflictError: a watched key changed."""
         self._log.guard_write()
         self._contents.guard()
-        transaction = Transaction(self._engine, self._contents)
-        try:
-            yield transaction
-            transaction.commit()
-        finally:
-            transaction.release()
+        return Transaction(self._engine, self._contents)

@@ -57,11 +57,15 @@ def make_log(medium: Medium | None = None, durability: str = "commit") -> Log:
 
 def append(log: Log, body: bytes = b"body", kind: Kind = Kind.PART, **fields: int) -> int:
     """One frame, as those above the log append theirs."""
-    with log.locks.append, log.locks.state:
-        log.reserve([len(body)])
+
+    def write() -> int:
         at = log.begin(kind, len(body), **fields)
         log.data[at : at + len(body)] = memoryview(body)
         return log.end()
+
+    with log.locks.append, log.locks.state:
+        log.reserve([len(body)])
+        return log.atomic(write)
 
 
 def copy_of(medium: Medium) -> MemoryMedium:

@@ -41,7 +41,9 @@ class TableSource:
         """Yield all ids with their locations, without rows."""
         cursor = 0
         while cursor < SLOT_HASHES:
-            with self.table._locked():
+            self.table._guard()
+            with self.table._log.publisher.entry, self.table._log.locks.state:
+                self.table._guard()
                 window = next((one for one in self.table.chain.walk(cursor) if one[0].size), None)
             if window is None:
                 yield SLOT_HASHES, RowEntries.none(self.width)
@@ -84,7 +86,9 @@ class KeyspaceSource:
     def _names(self, cursor: int) -> tuple[int, list[bytes]]:
         """Return where the next page begins, and the keys of this one, dead ones too."""
         keyspace = self.keyspace
-        with keyspace._locked():
+        keyspace._guard()
+        with keyspace._log.locks.state:
+            keyspace._guard()
             window = next((one for one in keyspace.chain.walk(cursor) if one[0].size), None)
             if window is None:
                 return SLOT_HASHES, []
@@ -109,8 +113,7 @@ class KeyspaceSource:
 
     def sizes(self, entries: KeyEntries) -> np.ndarray:
         """Return about how many bytes each entry will take in a piece."""
-        with self.keyspace._log.deferred():
-            lengths = self.keyspace.sizes(entries.keys)
+        lengths, _ = self.keyspace._log.deferring(lambda: self.keyspace.sizes(entries.keys))
         return np.array([(length or 0) + len(key) + 40 for length, key in zip(lengths, entries.keys)], np.int64)
 
     def filled(self, entries: KeyEntries) -> KeyEntries:

@@ -58,11 +58,16 @@ def put_newer(table: Table, ids: np.ndarray, raw: np.ndarray, field: str) -> int
     written, lsn, piece = 0, 0, table._atomic(table.width)
     for start in range(0, newest.size, piece):
         some = newest[start : start + piece]
-        with log.locks.append, log.locks.state, log.deferred() as seen:
+
+        def write_newer(some: np.ndarray = some) -> int:
             stored, found = table._gather(ids[some], absent)
             kept = stored.view(table.dtype).reshape(some.size, *table.shape)[field]
             some = some[(found == 0) | ~(kept > values[some])]
-            wrote = table._write(ids[some], lines[some].reshape(-1), 0) if some.size else seen.lsn
-        written, lsn = written + some.size, max(lsn, wrote)  # what was left alone may be pending, too
+            if some.size:
+                log.wait_durable(table._write(ids[some], lines[some].reshape(-1), 0))
+            return some.size
+
+        count, depends_on = log.exclusively(write_newer)
+        written, lsn = written + count, max(lsn, depends_on)  # what was left alone may be pending, too
     log.wait_durable(lsn)
     return int(written)

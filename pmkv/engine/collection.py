@@ -7,8 +7,8 @@ the log waits for durability.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 
@@ -18,6 +18,8 @@ from ..index.run import Run
 from ..log.log import Log
 from ..versions.index_stack import IndexStack
 from ..versions.layer import Layer
+
+T = TypeVar("T")
 
 
 class PreviousVersion:
@@ -98,6 +100,7 @@ class Collection:
         former = self._former
         if former is not None and (former.lsn <= self._log.durable or top.tree is not self.chain.tree):
             self.forget_former()  # the decision is durable, or memory went back to before it
+        self._why_gone = None  # memory may have gone back to before it was dropped
         if top is not self.chain.top and self.chain.rebase(top):
             self._exchanged()
 
@@ -124,14 +127,6 @@ class Collection:
             self._log.wait_durable_if_free(self._gone_at)
             raise type(self._why_gone)(*self._why_gone.args)
 
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Hold locks.state, unless the collection was dropped."""
-        self._guard()
-        with self._log.locks.state:
-            self._guard()
-            yield
-
     def _guard_write(self) -> None:
         self._log.guard_write()
         self._guard()
@@ -140,13 +135,11 @@ class Collection:
 
     # looking up
 
-    @contextlib.contextmanager
-    def as_writer(self) -> Iterator[None]:
-        """Let reads inside get the newest version, although it may be pending: a write depends on them."""
-        with self._log.deferred() as seen:
-            seen.min_lsn = self._log.lsn
-            yield
-        self._log.wait_durable(seen.lsn)
+    def as_writer(self, read: Callable[[], T]) -> T:
+        """Call `read`, whose reads get the newest version, although it may be pending: a write depends on them."""
+        result, lsn = self._log.deferring(read, self._log.lsn)
+        self._log.wait_durable(lsn)
+        return result
 
     def _look_up(self, wanted: LookupBatch) -> tuple[np.ndarray, int, np.ndarray]:
         """Look a batch up; return locations, the LSN to wait for, and the pool's bytes as of the lookup."""

@@ -8,7 +8,8 @@ code that replays it. An engine without a catalog (a store in memory) has only i
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+import weakref
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy.typing as npt
@@ -19,7 +20,6 @@ from ..index.arena import Arena
 from ..index.location_cache import CacheBudget
 from ..index.run_files import RunFiles
 from ..log.decisions import append_control
-from ..log.durability import DurabilityWait
 from ..log.log import Log, unix_ms
 from ..log.segments import Pool
 from ..maintenance.checkpoint import FrozenLayer, FrozenState
@@ -35,6 +35,7 @@ from .recovery import Replayer, replay_seconds
 from .row_schema import check_bound, check_name, descr_of, dtype_from, row_dtype
 from .table import Table
 from .version_ops import VersionOperations
+from .write_batch import WriteBatch
 
 MAX_UNMERGED_SEALS = 8  # seals after which a store in memory merges its frozen memtables
 VERIFIED_AT_START_BYTES = 64 << 20  # of the catalog; a larger one is verified before the first scan or checkpoint
@@ -64,10 +65,15 @@ class Engine:
         self._last_decision = 0  # LSN of the last decision: a name may be missing because of it
         self.heads = ViewSet(self._new_tree)
         self.open_views: dict[str, OpenView] = {}  # by name: every head, and each snapshot that was read
+        # by name and LSN: those that somebody holds, deleted ones too, as it may turn out that they were not
+        self._held_views: weakref.WeakValueDictionary[tuple[str, int], OpenView] = weakref.WeakValueDictionary()
+        self._aside: dict[str, OpenView] | None = None  # the open views, while memory is rebuilt
         self.upkeep = Maintenance(self.log, *files, self._freeze, lambda: self.heads.trees) if files else None
         self.versions, self.replayer = VersionOperations(self), Replayer(self)
         self.recovery = self.replayer.recover()
-        self.log.on_failure = self.replayer.go_back
+        self.log.on_failure = lambda: self.replayer.go_back(self.log.durable)
+        self.log.on_cut = lambda: self.replayer.go_back(self.log.committed_lsn)
+        self.log.on_aborted = self._make_reads_wait
         if readonly:
             self.log.readonly = "the store was opened readonly"
         else:
@@ -92,20 +98,36 @@ class Engine:
 
     # memory follows decisions; for this class, Replayer and VersionOperations
 
-    def reset_views(self) -> tuple[ViewSet, dict[str, OpenView]]:
-        """Start from no views; return the views and open views of before. The caller holds locks.state."""
-        former = self.heads, self.open_views
-        self.heads, self.open_views = ViewSet(self._new_tree), {}
+    def reset_views(self) -> ViewSet:
+        """Start from no views, in a new arena: what is in the old one may have been freed in part. Return the views of
+        before. The open views that users hold are put aside, once: this may be the second attempt, after one that was
+        interrupted. The caller holds locks.state."""
+        if self._aside is None:
+            self._aside = self.open_views
+        self.dram = IndexMemory(Arena(), CacheBudget(self.dram.budget.size))
+        former, self.heads, self.open_views = self.heads, ViewSet(self._new_tree), {}
         return former
 
-    def adopt_open_views(self, used: dict[str, OpenView]) -> None:
-        """Let the open views that users hold follow the replayed views. The caller holds locks.state."""
-        replayed, self.open_views = self.open_views, used
+    def adopt_open_views(self, last: int) -> None:
+        """Let the open views that users hold follow the views replayed up to the LSN `last`. The caller holds
+        locks.state."""
+        assert self._aside is not None
+        held = {name: self._held_views.get((name, entry.lsn)) for name, entry in self.heads.maps.items()}
+        used = self._aside | {name: view for name, view in held.items() if view}
+        replayed, self.open_views, self._aside = self.open_views, used, None
         self.follow({*self.heads.maps, *used})
         for view in replayed.values():
             if self.open_views.get(view.view.name) is not view:
                 view.release()
-        self._last_decision = min(self._last_decision, self.log.durable)  # later decisions were never made
+        self._last_decision = min(self._last_decision, last)  # later decisions were never made
+
+    def _make_reads_wait(self) -> None:
+        """Let every read wait until it is durable that an interrupted write was taken back. The caller holds
+        locks.state."""
+        self._last_decision = self.log.lsn
+        for view in self.open_views.values():
+            for part in view.parts:
+                part.chain.top.visible_since = self.log.lsn
 
     def follow(self, names: Iterable[str], lsn: int = 0) -> None:
         """Make the open views of these names match the view set since the decision `lsn`.
@@ -118,9 +140,15 @@ class Engine:
                 del self.open_views[name]
                 view = None
             if entry is not None and view is None and entry.is_head:
-                self.open_views[name] = OpenView(entry, self.heads.trees, self.context)
+                self._open(entry)
             elif entry is not None and view is not None and (entry.is_head or entry is not view.view):
                 view.follow(entry, self.heads.trees, lsn)
+
+    def _open(self, entry: ViewEntry) -> None:
+        """Make the open view of an entry. The caller holds locks.state."""
+        view = self.open_views[entry.name] = OpenView(entry, self.heads.trees, self.context)
+        if self._aside is None:  # else it serves a replay
+            self._held_views[entry.name, entry.lsn] = view
 
     def carry_out(self, decision: dict[str, Any], lsn: int, time: int) -> None:
         """Change memory as a decision says. The caller holds locks.state, or replays."""
@@ -138,6 +166,9 @@ class Engine:
         self.head_entry(head)  # refuse first: a decision that cannot be carried out must not be in the log
         if head != MAIN:
             decision["head"] = head
+        return self.log.atomic(lambda: self._decide(decision, head))
+
+    def _decide(self, decision: dict[str, Any], head: str) -> int:
         lsn, time = append_control(self.log, decision)
         self._last_decision = lsn
         if self.log.durability == "commit" and "parts" in decision:
@@ -153,6 +184,7 @@ class Engine:
 
     @property
     def main(self) -> OpenView:
+        self.log.access.settle()
         return self.open_views[MAIN]
 
     @property
@@ -172,7 +204,7 @@ class Engine:
         if view is None:
             with self.log.locks.state:
                 if name not in self.open_views and name in self.heads.maps:
-                    self.open_views[name] = OpenView(self.heads.maps[name], self.heads.trees, self.context)
+                    self._open(self.heads.maps[name])
                 view = self.open_views.get(name)
         self.log.wait_durable(view.view.lsn if view is not None else self._last_decision)
         if view is None:
@@ -201,7 +233,7 @@ class Engine:
     def views(self) -> dict[str, ViewInfo]:
         """Describe all views, `main` first, then by age."""
         self.log.guard_read()
-        with self.log.publisher.quiesced():
+        with self.log.publisher.entry, self.log.locks.state:
             entries = sorted(self.heads.maps.values(), key=lambda entry: entry.lsn)
             found, lsn = {entry.name: self.heads.info(entry.name) for entry in entries}, self.log.lsn
         self.log.wait_durable(lsn)  # the writes counted may be pending
@@ -210,7 +242,7 @@ class Engine:
     def view_info(self, name: str) -> ViewInfo:
         """Describe one view."""
         self.view(name)
-        with self.log.publisher.quiesced():
+        with self.log.publisher.entry, self.log.locks.state:
             found, lsn = self.heads.info(name) if name in self.heads.maps else None, self.log.lsn
         self.log.wait_durable(lsn)
         if found is None:
@@ -220,6 +252,7 @@ class Engine:
     @property
     def switches(self) -> tuple[int, int]:
         """The number of promotes, rollbacks and undos of `main` so far, and the LSN of the last."""
+        self.log.access.settle()
         return self.heads.switches
 
     # tables and keyspaces
@@ -273,8 +306,9 @@ class Engine:
         """Remove a table with all its rows."""
         self.log.guard_write()
         self.table(name, head)
-        with self.log.locks.append, self.log.locks.state, self.log.deferred():
-            lsn = self.decide({"op": "drop_table", "id": self.table(name, self.head_entry(head).name).id}, head)
+        lsn, _ = self.log.exclusively(
+            lambda: self.decide({"op": "drop_table", "id": self.table(name, self.head_entry(head).name).id}, head)
+        )
         self.log.wait_durable(lsn)
 
     def table(self, name: str, view: str = MAIN) -> Table:
@@ -297,17 +331,22 @@ class Engine:
     def _freeze(self) -> FrozenState:
         """Freeze all memtables at one position of the log, and return the manifest of that moment."""
         with self.log.locks.append, self.log.locks.state:
+            self.log.access.settle()
             if self.log.readonly:  # checked with the locks held: a flush may have failed while this waited for them
                 raise ReadOnlyError(self.log.readonly)
-            views = self.heads
-            self._freeze_memtables()
-            unshared = {name for name, tree in views.trees.items() if tree.keyed and not views.is_shared(name)}
-            dead = [key for number in range(KEYSPACES) if keyspace_name(number) in unshared
-                    for key in self.keyspaces[number].ordered.take_dead()]  # fmt: skip
-            layers = [layer for tree in views.trees.values() for layer in tree.layers.values() if layer.frozen]
-            end = self.log.end_position()
-            manifest = Manifest(end, views.last_table, views.collection_records(), views.view_records(), views.switches)
-            return FrozenState(manifest, [FrozenLayer.of(layer) for layer in layers], dead, unshared, self.log.appended)
+            return self.log.change_memory(self._frozen_state)
+
+    def _frozen_state(self) -> FrozenState:
+        """Freeze all memtables. The caller holds locks.append and locks.state."""
+        views = self.heads
+        self._freeze_memtables()
+        unshared = {name for name, tree in views.trees.items() if tree.keyed and not views.is_shared(name)}
+        dead = [key for number in range(KEYSPACES) if keyspace_name(number) in unshared
+                for key in self.keyspaces[number].ordered.take_dead()]  # fmt: skip
+        layers = [layer for tree in views.trees.values() for layer in tree.layers.values() if layer.frozen]
+        end = self.log.end_position()
+        manifest = Manifest(end, views.last_table, views.collection_records(), views.view_records(), views.switches)
+        return FrozenState(manifest, [FrozenLayer.of(layer) for layer in layers], dead, unshared, self.log.appended)
 
     def _freeze_memtables(self) -> None:
         """Freeze all memtables, and release previous versions first: no manifest names them, so a checkpoint must not
@@ -337,23 +376,18 @@ class Engine:
 
     # batches and checks
 
-    @contextlib.contextmanager
-    def batch(self, length: int = 0) -> Iterator[None]:
-        """Make everything written inside take effect together. length: an upper bound of its bytes in the log, reserved
-        first."""
-        self.log.guard_write()
-        inner = DurabilityWait()
-        try:
-            with self.log.deferred() as inner, self.log.batch(length):
-                yield
-        finally:  # writes made before the body raised stay written, so they are waited for, too
-            self.log.wait_durable(inner.lsn if self.log.durability == "commit" else self.log.lsn)
+    def batch(self, length: int = 0) -> WriteBatch:
+        """Return a context manager for writes that take effect together; none does if the block raises. length: an
+        upper bound of their bytes in the log, reserved first."""
+        return WriteBatch(self.log, length)
 
     def check(self) -> None:
         """Assert every invariant of the log, the views and their collections."""
-        with self.log.locks.append, self.log.locks.state, self.log.deferred():
-            self.log.check()
-            self.heads.check()
-            checked: set[Layer] = set()
-            for name in self.heads.maps:
-                self.view(name).check(checked)
+        self.log.exclusively(self._check)
+
+    def _check(self) -> None:
+        self.log.check()
+        self.heads.check()
+        checked: set[Layer] = set()
+        for name in self.heads.maps:
+            self.view(name).check(checked)

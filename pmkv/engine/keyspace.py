@@ -291,18 +291,19 @@ class Keyspace(Collection):
         limit = self._log.frame_limit
         with self._log.locks.append, self._log.locks.state:
             self._guard()  # again: the view may have been deleted since
+
+            def append(a: int, b: int, length: int) -> None:
+                spans = key_blob, key_bounds[a:b], value_blob, value_bounds[a:b]
+                self._append(words[a:b], *spans, expiries[a:b], flags[a:b], length, purpose)
+                self.ordered.note(keys[a:b])
+
             if total <= limit:  # nearly every call, and a server's tick: one frame needs no batch
                 self._log.reserve([total], purpose)
-                self._append(words, key_blob, key_bounds, value_blob, value_bounds, expiries, flags, total, purpose)
-                self.ordered.note(keys)
+                self._log.atomic(lambda: append(0, len(keys), total))
             else:
                 for batch in cut_batches(sizes, limit):
                     self._log.reserve([length for _, _, length in batch], purpose)
-                    with self._log.batch():
-                        for a, b, length in batch:
-                            spans = key_blob, key_bounds[a:b], value_blob, value_bounds[a:b]
-                            self._append(words[a:b], *spans, expiries[a:b], flags[a:b], length, purpose)
-                            self.ordered.note(keys[a:b])
+                    self._log.run_batch(lambda batch=batch: [append(*part) for part in batch])
             return self._changed
 
     def _append(
@@ -351,33 +352,41 @@ class Keyspace(Collection):
     def delete_many(self, keys: Sequence[bytes]) -> int:
         """Delete keys; return how many of them existed. Possible in a full pool, too."""
         self._guard_write()
-        with self._log.locks.append, self._log.locks.state, self._log.deferred() as seen:
+
+        def delete_present() -> int:
             there = self.contains_many(keys)
             present = list(dict.fromkeys(key for key, is_there in zip(keys, there, strict=True) if is_there))
-            lsn = seen.lsn
             if present:
                 empty, none = [b""] * len(present), np.zeros(len(present), np.int64)
-                lsn = self._write(present, empty, none, none + FLAG_DELETE, Reserve.DELETE)
+                self._log.wait_durable(self._write(present, empty, none, none + FLAG_DELETE, Reserve.DELETE))
+            return len(present)
+
+        count, lsn = self._log.exclusively(delete_present)
         self._log.wait_durable(lsn)
-        return len(present)
+        return count
 
     def expire(self, key: bytes, at_ms: int) -> bool:
         """Give a key another expiry (unix ms; 0: none). False where there is no such key."""
         self._guard_write()
-        with self._log.locks.append, self._log.locks.state, self._log.deferred() as seen:
+        deadline = stored_expiry(at_ms) if at_ms else 0
+
+        def write_again() -> bool:
             at, length, _, flags = self._look([key])[0]
-            lsn = seen.lsn
             if at >= 0:
                 raw = self._log.data[at : at + length].tobytes()  # of a value in parts: their list
-                deadline = stored_expiry(at_ms) if at_ms else 0
-                lsn = self._write([key], [raw], np.array([deadline]), np.array([flags]))
+                self._log.wait_durable(self._write([key], [raw], np.array([deadline]), np.array([flags])))
+            return at >= 0
+
+        is_there, lsn = self._log.exclusively(write_again)
         self._log.wait_durable(lsn)
-        return at >= 0
+        return is_there
 
     def clear(self) -> None:
         """Remove every key (FLUSHDB): one frame, whatever the size."""
         self._guard_write()
-        with self._log.locks.append, self._locked():
+        self._guard()
+        with self._log.locks.append, self._log.locks.state:
+            self._guard()
             lsn = self._clear(self.number)
         self._log.wait_durable(lsn)
 
@@ -387,7 +396,8 @@ class Keyspace(Collection):
         """Count the living keys exactly. Keys written since the last count are looked up once."""
         self._guard()
         self.chain.count_ahead(self._log.locks.state)
-        with self._locked():
+        with self._log.locks.state:
+            self._guard()
             count, lsn = self.chain.count(self._log.now()), self._changed
         self._log.wait_durable(lsn)
         return count
@@ -397,24 +407,28 @@ class Keyspace(Collection):
         and those that exist. Redis' guarantee: what is there all the time is returned at least once. In no order."""
         check_cursor(cursor)
         count = max(1, count)  # no progress is no scan
-        names: list[bytes] = []
-        left = count
-        with self._locked(), self._log.deferred() as seen:
-            lsn = seen.lsn = self._changed  # so that keys are looked up in the state that is walked
-            for places, _, found in self.chain.walk(cursor):
-                take = places.size
-                if take > left:
-                    # keys of one slot hash stay together: the next cursor begins after it
-                    take = int(np.searchsorted(places, places[left - 1], "right"))
-                left -= take  # also for keys that have expired: nobody writes meanwhile
-                names += self._living(self._names(found[:take]))
-                cursor = int(places[take - 1]) + 1 if take else cursor
-                if left <= 0:
-                    break
-            else:
-                cursor = 0
+        self._guard()
+        with self._log.locks.state:
+            self._guard()
+            lsn = self._changed  # so that keys are looked up in the state that is walked
+            (cursor, names), _ = self._log.deferring(lambda: self._walk(cursor, count), lsn)
         self._log.wait_durable(lsn)
         return cursor % (1 << 64), names
+
+    def _walk(self, cursor: int, left: int) -> tuple[int, list[bytes]]:
+        """Look at about `left` keys; return the next cursor, and those that exist. The caller holds locks.state."""
+        names: list[bytes] = []
+        for places, _, found in self.chain.walk(cursor):
+            take = places.size
+            if take > left:
+                # keys of one slot hash stay together: the next cursor begins after it
+                take = int(np.searchsorted(places, places[left - 1], "right"))
+            left -= take  # also for keys that have expired: nobody writes meanwhile
+            names += self._living(self._names(found[:take]))
+            cursor = int(places[take - 1]) + 1 if take else cursor
+            if left <= 0:
+                return cursor, names
+        return 0, names
 
     def _living(self, keys: list[bytes]) -> list[bytes]:
         """Return the keys that exist."""

@@ -79,7 +79,9 @@ class KeyspaceScan:
     def _page(self, low: bytes, high: bytes | None, reverse: bool, count: int) -> list[bytes]:
         """Return the next keys in order; dead ones are among them."""
         keyspace, chain = self._keyspace, self._keyspace.chain
-        with keyspace._locked():
+        keyspace._guard()
+        with keyspace._log.locks.state:
+            keyspace._guard()
             runs, lsn = chain.runs, keyspace._changed
             if self._order is None or len(self._order) > MAX_STALE_KEYS + 2 * chain.count_above:
                 self._order = KeyOrder(key for _, _, found in chain.walk_above() for key in keyspace._names(found))

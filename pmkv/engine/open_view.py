@@ -6,6 +6,7 @@ sixteen objects.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -50,6 +51,8 @@ class OpenView:
         self._exchanged = 0  # LSN of the last decision that exchanged a collection
         self.tables: dict[str, Table] = {}
         self._tables: dict[int, Table] = {}
+        # by number: those that somebody holds, dropped ones too, as it may turn out that they were not
+        self._held_tables: weakref.WeakValueDictionary[int, Table] = weakref.WeakValueDictionary()
         self._empty: dict[str, Layer] = {}  # top layers of collections that were never written
         self._keyspaces: dict[int, Keyspace] = {}
         self.follow(view, trees, view.lsn)
@@ -91,15 +94,16 @@ class OpenView:
 
     def follow(self, view: ViewEntry, trees: dict[str, LayerTree], lsn: int) -> None:
         """Adopt the layers and tables that decision `lsn` gave the view. The caller holds locks.state."""
-        self.view, self._trees = view, trees
+        self.view, self._trees, self.gone = view, trees, None
         for number, keyspace in self._keyspaces.items():
             keyspace.stand_on(self._top(trees[keyspace_name(number)]))
         kept: dict[int, Table] = {}
         for tree in [trees[part] for part in view.parts if trees[part].decision is not None]:
-            table = self._tables.get(tree.number)
-            if table is None:
+            table = self._held_tables.get(tree.number)
+            if table is None or table.chain.tree.decision != tree.decision:  # its creation was taken back
                 ground = self._ground
                 table = Table(self._top(tree), ground.log, ground.verify, self.readonly, self._keys_beside)
+                self._held_tables[tree.number] = table
             else:
                 table.stand_on(self._top(tree))
             kept[tree.number] = table
@@ -184,13 +188,12 @@ class OpenView:
 
         def of_one_moment() -> T:
             found = read()
-            if log.durable < self._exchanged <= seen.lsn:  # some previous, some new
+            if log.durable < self._exchanged <= log.thread.min_lsn:  # some previous, some new
                 found = read()  # this thread saw the new version, so all reads get it now
             return found
 
-        with log.deferred() as seen:
-            found = log.publisher.read(of_one_moment)
-        log.wait_durable(seen.lsn)
+        found, lsn = log.deferring(lambda: log.publisher.read(of_one_moment))
+        log.wait_durable(lsn)
         return found
 
     def by_id(self, number: int) -> Table:

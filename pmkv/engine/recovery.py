@@ -1,7 +1,9 @@
-"""Recovery: rebuild an engine's memory from its manifest and its log, at opening and after a failed flush.
+"""Recovery: rebuild an engine's memory from its manifest and its log, at opening, after a failed flush, and after a
+write that an exception interrupted.
 
-Both start from the manifest that the catalog committed last (or from nothing) and replay the log from there. After a
-failed flush replay ends at the durable LSN, so that memory holds exactly what is known to be on the medium.
+All start from the manifest that the catalog committed last (or from nothing) and replay the log from there. After a
+failed flush replay ends at the durable LSN, so that memory holds exactly what is known to be on the medium; after an
+interrupted write, before that write.
 """
 
 from __future__ import annotations
@@ -67,16 +69,16 @@ class Replayer:
         rewritten = sum(stop - start for start, stop in replay.undurable)
         return RecoveryReport(frames, records, time.perf_counter() - start, rewritten)
 
-    def go_back(self) -> None:
-        """Rebuild memory from the durable part of the log, after a failed flush.
+    def go_back(self, last: int) -> None:
+        """Rebuild memory from the log up to the LSN `last`, after a failed flush or an interrupted write.
 
         Tables and keyspaces that users hold stay the same objects. The caller holds locks.state."""
         engine = self._engine
-        former_views, used = engine.reset_views()
-        for frame in Replay(engine.pool, last=engine.log.durable, start=self._restore()):
+        former = engine.reset_views()
+        for frame in Replay(engine.pool, last=last, start=self._restore()):
             self.apply(frame)
-        engine.adopt_open_views(used)
-        former_views.discard()
+        engine.adopt_open_views(last)
+        former.discard()
 
     def _restore(self) -> LogEnd | None:
         """Rebuild the views from the committed manifest; return where in the log it ends, None without a manifest."""

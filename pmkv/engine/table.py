@@ -6,7 +6,6 @@ dtypes are checked here, so that kernels need not. Waiting for durability happen
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -299,12 +298,15 @@ class Table(Collection):
         if found.all() or not keep or self._readonly is not None or self._log.readonly:
             return
         self._guard_write()
-        with self._log.locks.append, self._log.locks.state, self._log.deferred():
+
+        def add_new() -> None:
             kept, found = self.get(ids, return_found=True)  # another thread may have added keys since
             refuse_collisions(ids, keys, kept, found, label)
             new, first = np.unique(ids[~found], return_index=True)
             rows = np.array(keys, self.row_dtype)[~found][first]
-            lsn = self._write(new, rows.view(np.uint8), 0) if new.size else self._changed
+            self._log.wait_durable(self._write(new, rows.view(np.uint8), 0) if new.size else self._changed)
+
+        _, lsn = self._log.exclusively(add_new)
         self._log.wait_durable(lsn)
 
     # writing
@@ -338,22 +340,30 @@ class Table(Collection):
         self.check_adds()
         change = self._rows(rows, self._bounded(ids), shape).view(self.dtype).reshape(ids.size, *self.shape)
         self._guard_write()
-        with self._log.locks.append, self._log.locks.state, self._log.deferred():
-            unique, where = np.unique(ids, return_inverse=True)
+        unique, where = np.unique(ids, return_inverse=True)
+
+        def write_sums() -> None:
             current = self._gather(unique, self._default(0))[0].view(self.dtype).reshape(unique.size, *self.shape)
             current = add_rows(current, where, change, f"a sum in table {self.name!r}")
-            lsn = self._write(unique, current.reshape(-1).view(np.uint8), 0) if unique.size else 0
+            self._log.wait_durable(self._write(unique, current.reshape(-1).view(np.uint8), 0) if unique.size else 0)
+
+        _, lsn = self._log.exclusively(write_sums)
         self._log.wait_durable(lsn)
 
     def delete(self, ids: npt.ArrayLike) -> int:
         """Delete rows; return how many of the ids existed. Possible in a full pool, too."""
         ids = self._ids(ids)
         self._guard_write()
-        with self._log.locks.append, self._log.locks.state, self._log.deferred() as seen:
+
+        def delete_present() -> int:
             present = np.unique(ids[self.contains(ids)])
-            lsn = self._write(present, IDS_ONLY, Flag.DELETED) if present.size else seen.lsn
+            if present.size:
+                self._log.wait_durable(self._write(present, IDS_ONLY, Flag.DELETED))
+            return int(present.size)
+
+        count, lsn = self._log.exclusively(delete_present)
         self._log.wait_durable(lsn)
-        return int(present.size)
+        return count
 
     def _write(self, ids: np.ndarray, raw: np.ndarray, flags: int) -> int:
         """Append frames and index them, in atomic batches; return the LSN to wait for.
@@ -366,13 +376,11 @@ class Table(Collection):
             stop = min(start + piece, ids.size)
             frames = [(a, min(a + step, stop)) for a in range(start, stop, step)]
             self._log.reserve([(b - a) * (8 + width) for a, b in frames], purpose)
-            with self._log.joined():
-                written: list[Written] = []
-                try:
-                    for a, b in frames:
-                        written.append(self._append(ids[a:b], raw[a * width : b * width], flags, purpose))
-                finally:  # interrupted, too: what stands in the log is seen
-                    self._enter(written)
+
+            def append(frames: list[tuple[int, int]] = frames) -> list[Written]:
+                return [self._append(ids[a:b], raw[a * width : b * width], flags, purpose) for a, b in frames]
+
+            self._log.atomic(lambda append=append: self._enter(self._log.joined(append)))
         return self._changed
 
     def _per_frame(self, width: int) -> int:
@@ -385,32 +393,37 @@ class Table(Collection):
         return step * max(1, MAX_BATCH // (step * (8 + width)))
 
     def _enter(self, written: list[Written]) -> None:
-        """Index all frames of a batch at once, unless a failed flush has taken them back."""
+        """Index all frames of a batch at once, and commit; an exception takes them back before anybody sees a part."""
+        log = self._log
         for ids, _, _ in written:
             if ids.size > FEW_ELEMENTS:  # else the kernels that enter them keep the interpreter
-                self.chain.make_room(ids, self._log.locks.state)
-        if self._log.failed:
-            return
-        if self._log.locks.state.is_held or sum(ids.size for ids, _, _ in written) <= MAX_LOCKED_ROWS:
-            with self._log.locks.state:
-                for ids, locations, lsn in written:
-                    self.chain.enter(IdBatch(ids), locations, lsn)
-        else:
-            self._publish(written)
-
-    def _publish(self, written: list[Written]) -> None:
-        """Index a long batch while other threads read."""
-        log, chain = self._log, self.chain
-        with log.publisher.publishing(chain.top, [locations for _, locations, _ in written]):
+                self.chain.make_room(ids, log.locks.state)
+        if log.failed:
+            raise log.failed
+        if log.locks.state.is_held or sum(ids.size for ids, _, _ in written) <= MAX_LOCKED_ROWS:
             with log.locks.state:
-                for ids, _, lsn in written:
-                    chain.begin_insert(ids.size, lsn)
-            for ids, locations, _ in written:
-                yield_cpu()
-                wanted = IdBatch(ids)
-                new = new_keys(wanted, locations, chain.insert(wanted, locations, log.locks.state))
-                with log.locks.state:
-                    chain.finish_insert(wanted, new)
+                log.atomic(lambda: self._insert(written))
+        else:
+            locations = [locations for _, locations, _ in written]
+            log.publisher.publish(self.chain.top, locations, lambda: log.atomic(lambda: self._insert_beside(written)))
+
+    def _insert(self, written: list[Written]) -> None:
+        """Index a batch. The caller holds locks.state."""
+        for ids, locations, lsn in written:
+            self.chain.enter(IdBatch(ids), locations, lsn)
+
+    def _insert_beside(self, written: list[Written]) -> None:
+        """Index a long batch while other threads read."""
+        chain, lock = self.chain, self._log.locks.state
+        with lock:
+            for ids, _, lsn in written:
+                chain.begin_insert(ids.size, lsn)
+        for ids, locations, _ in written:
+            yield_cpu()
+            wanted = IdBatch(ids)
+            new = new_keys(wanted, locations, chain.insert(wanted, locations, lock))
+            with lock:
+                chain.finish_insert(wanted, new)
 
     def _append(self, ids: np.ndarray, raw: np.ndarray, flags: int, purpose: Reserve) -> Written:
         """Append one frame. Others may read while its body is filled: nothing refers to it yet."""
@@ -437,18 +450,12 @@ class Table(Collection):
 
     # looking around
 
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Hold locks.state while no batch is being published: a count or a walk would see a part of it."""
-        self._guard()  # before: who has the lock cannot wait until a drop is durable, and tells of it
-        with self._log.publisher.quiesced(), super()._locked():
-            yield
-
     def __len__(self) -> int:
         """Count the ids exactly. Ids written since the last count are looked up once."""
         self._guard()
         self.chain.count_ahead(self._log.locks.state)
-        with self._locked():
+        with self._log.publisher.entry, self._log.locks.state:  # a count would see a part of a batch
+            self._guard()
             count, lsn = self.chain.count(0), self._changed
         self._log.wait_durable(lsn)
         return count
@@ -457,26 +464,31 @@ class Table(Collection):
         """(next cursor, ids, rows) of about `count` rows from a cursor: 0 to begin, 0 at the end. What is there
         all the time is returned."""
         check_cursor(cursor)
-        ids: list[np.ndarray] = []
-        with self._locked(), self._log.deferred() as seen:
-            lsn, left = self._changed, max(1, count)
-            seen.lsn = lsn  # so that rows are of the state that is walked
-            for places, words, _ in self.chain.walk(cursor):
-                take = min(left, places.size)
-                if take < places.size:  # all of one place go together: the next cursor begins behind it
-                    take = int(np.searchsorted(places, places[take - 1], "right"))
-                cursor = int(places[take - 1]) + 1 if take else cursor
-                some = words[:take][np.flatnonzero(np.diff(places[:take], prepend=~places[:1]))].view(np.int64)
-                ids.append(some[self.contains(some)])
-                left -= ids[-1].size
-                if take < places.size or left <= 0:
-                    break
-            else:
-                cursor = 0
-            taken = np.concatenate(ids) if ids else np.empty(0, np.int64)
-            rows = self.get(taken)
+        self._guard()  # before: who has the lock cannot wait until a drop is durable, and tells of it
+        with self._log.publisher.entry, self._log.locks.state:  # a walk would see a part of a batch
+            self._guard()
+            lsn = self._changed  # so that rows are of the state that is walked
+            (cursor, ids, rows), _ = self._log.deferring(lambda: self._walk(cursor, max(1, count)), lsn)
         self._log.wait_durable(lsn)
-        return cursor % (1 << 64), taken, rows
+        return cursor % (1 << 64), ids, rows
+
+    def _walk(self, cursor: int, left: int) -> tuple[int, np.ndarray, np.ndarray]:
+        """Return the next cursor, and about `left` ids with their rows. The caller holds locks.state."""
+        ids: list[np.ndarray] = []
+        for places, words, _ in self.chain.walk(cursor):
+            take = min(left, places.size)
+            if take < places.size:  # all of one place go together: the next cursor begins behind it
+                take = int(np.searchsorted(places, places[take - 1], "right"))
+            cursor = int(places[take - 1]) + 1 if take else cursor
+            some = words[:take][np.flatnonzero(np.diff(places[:take], prepend=~places[:1]))].view(np.int64)
+            ids.append(some[self.contains(some)])
+            left -= ids[-1].size
+            if take < places.size or left <= 0:
+                break
+        else:
+            cursor = 0
+        taken = np.concatenate(ids) if ids else np.empty(0, np.int64)
+        return cursor, taken, self.get(taken)
 
     def scan(self, batch: int = 4096) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """(ids, rows) of the whole table in batches of about this size, in no order."""
@@ -502,6 +514,10 @@ class Table(Collection):
 
     def check(self) -> None:
         """Assert that index and counts agree, and that every row's check holds."""
-        with self._log.publisher.quiesced(), self._log.deferred():
+
+        def check_all() -> None:
             self.chain.check()
             assert sum(ids.size for ids, _ in self.scan()) == self.chain.count(0), "the rows counted are not those"
+
+        with self._log.publisher.entry, self._log.locks.state:
+            self._log.deferring(check_all)

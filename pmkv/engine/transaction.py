@@ -36,6 +36,16 @@ class Transaction:
         self._tables: dict[str, TableWrites] = {}
         self._watch = Watch()
 
+    def __enter__(self) -> Transaction:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self.commit()
+        finally:
+            self.release()
+
     def keyspace(self, number: int) -> KeyspaceWrites:
         """Keyspace `number` as this transaction sees it."""
         return self._keyspaces.setdefault(number, KeyspaceWrites(self._contents.keyspace(number)))
@@ -72,16 +82,24 @@ class Transaction:
         log = self._engine.log
         parts = [*self._keyspaces.values(), *self._tables.values()]
         try:
-            with log.locks.append, log.locks.state, log.deferred() as seen:
-                self._refuse_conflicts()
-                if not all(part.is_empty for part in parts):
-                    with self._engine.batch(sum(part.size for part in parts)):
-                        for part in parts:
-                            part.apply()
+            _, lsn = log.exclusively(lambda: self._apply(parts))
         except ConflictError:
             log.wait_durable(log.lsn)  # whatever it conflicts with may be pending
             raise
-        log.wait_durable(seen.lsn if log.durability == "commit" else log.lsn)
+        log.wait_durable(lsn if log.durability == "commit" else log.lsn)
+
+    def _apply(self, parts: list[KeyspaceWrites | TableWrites]) -> None:
+        """Write everything, unless something conflicts. The caller holds locks.append and locks.state."""
+        self._refuse_conflicts()
+        if all(part.is_empty for part in parts):
+            return
+
+        def write() -> None:
+            for part in parts:
+                part.apply()
+
+        self._engine.log.guard_write()
+        self._engine.log.run_batch(write, sum(part.size for part in parts))
 
     def _refuse_conflicts(self) -> None:
         """Raise ConflictError if a watched key was written or a used table dropped. The caller holds locks.state."""
@@ -109,8 +127,7 @@ class KeyspaceWrites:
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """The values of several keys."""
-        with self._keyspace.as_writer():
-            stored = self._keyspace.get_many(keys)
+        stored = self._keyspace.as_writer(lambda: self._keyspace.get_many(keys))
         return [self._own(key) if key in self._writes else value for key, value in zip(keys, stored, strict=True)]
 
     def _own(self, key: bytes) -> bytes | None:
@@ -172,8 +189,7 @@ class TableWrites:
     ) -> Any:
         """Rows, as written here or as stored. out, as_: as those of `Table.get`."""
         wanted, shape = as_id_array(ids, f"ids of table {self._table.name!r}")
-        with self._table.as_writer():
-            rows, found = self._table.get(wanted, default, return_found=True)
+        rows, found = self._table.as_writer(lambda: self._table.get(wanted, default, return_found=True))
         absent = self._table.absent_row(default)
         for written, values in self._writes:
             place = {int(one): at for at, one in enumerate(written)}  # the last of equal ids wins

@@ -6,9 +6,8 @@ with the decision alone.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import ConflictError, ExistsError, InvalidError, UnknownViewError
 from ..versions.view_set import MAIN, UNDO, ViewEntry, ViewSet
@@ -17,6 +16,8 @@ from .version_plan import KeyspaceChoice, Plan, TableNames, check_view_name, pla
 
 if TYPE_CHECKING:
     from .engine import Engine
+
+T = TypeVar("T")
 
 
 class VersionOperations:
@@ -29,62 +30,78 @@ class VersionOperations:
         self._engine = engine
         self.on_main_changed: Callable[[], None] | None = None
 
-    @contextlib.contextmanager
-    def _deciding(self) -> Iterator[ViewSet]:
-        """Hold the locks of a batch, then wait until the whole log is durable: even a refusal tells of writes that may
-        be pending."""
+    def _decide(self, body: Callable[[ViewSet], T]) -> T:
+        """Call `body` in a batch of its own, then wait until the whole log is durable: even a refusal tells of writes
+        that may be pending. Return its result."""
         log = self._engine.log
         log.guard_write()
         try:
-            with log.batch():
-                yield self._engine.heads
+            return log.run_batch(lambda: body(self._engine.heads))
         finally:
             log.wait_durable(log.lsn)
 
     def snapshot(self, name: str, head: str = MAIN) -> None:
         """Name the present state of a head."""
-        with self._deciding():
+
+        def decide(_: ViewSet) -> None:
             self._refuse_taken(name)
             self._engine.decide({"op": "snapshot", "name": name}, self._engine.head_entry(head).name)
 
+        self._decide(decide)
+
     def branch(self, name: str, at: str = MAIN) -> OpenView:
         """Create a head that begins as the view `at` is now, and return it."""
-        with self._deciding():
+
+        def decide(_: ViewSet) -> None:
             self._refuse_taken(name)
             self._seal(self._engine.view_entry(at))
             self._engine.decide({"op": "branch", "name": name, "at": at})
+
+        self._decide(decide)
         return self._engine.view(name)
 
     def promote(self, name: str, tables: TableNames = None, keys: KeyspaceChoice = None, force: bool = False) -> None:
         """Give `main` everything that a branch wrote. ConflictError: `main` wrote to one of these collections since the
         branch was cut; `force` discards those writes instead."""
-        with self._deciding() as views:
+
+        def decide(views: ViewSet) -> None:
             branch = self._engine.view_entry(name, "branch")
             self._exchange("promote", branch, plan_promote(views, branch, tables, keys), MAIN, force)
+
+        self._decide(decide)
 
     def rollback(self, name: str, tables: TableNames = None, keys: KeyspaceChoice = None, head: str = MAIN) -> bool:
         """Give a head the state of a snapshot. Return whether that changes anything: if not, an undo afterwards undoes
         what was done before."""
-        with self._deciding() as views:
+
+        def decide(views: ViewSet) -> bool:
             target, snapshot = self._engine.head_entry(head), self._engine.view_entry(name, "snapshot")
             return self._exchange(
                 "rollback", snapshot, plan_rollback(views, target, snapshot, tables, keys), head, True
             )
 
+        return self._decide(decide)
+
     def undo(self, force: bool = False) -> None:
         """Bring back everything that the last promote or rollback of `main` exchanged. ConflictError: one of these
         collections was written to since; `force` discards those writes instead."""
-        with self._deciding() as views:
+
+        def decide(views: ViewSet) -> None:
             if UNDO not in views.maps:
                 raise UnknownViewError("there is nothing to undo: no promote or rollback since the last undo")
             self._exchange("undo", views.maps[UNDO], plan_undo(views), MAIN, force)
 
+        self._decide(decide)
+
     def delete_view(self, name: str) -> None:
         """Delete a branch, a snapshot or `undo`. Layers that other views are based on stay."""
-        with self._deciding():
+
+        def decide(_: ViewSet) -> None:
             if self._engine.view_entry(name).kind == MAIN:
                 raise InvalidError("`main` cannot be deleted")
             self._engine.decide({"op": "delete_view", "name": name})
+
+        self._decide(decide)
 
     def _exchange(self, op: str, source: ViewEntry, plan: Plan, head: str, force: bool) -> bool:
         """Carry out a plan, unless it conflicts or would change nothing. Return whether it did."""

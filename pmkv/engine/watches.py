@@ -58,7 +58,9 @@ class KeyWatches:
         """Mark the watch as soon as this key is written, or at once if readers are still shown the state of the key
         before a promote or rollback that is pending. It must be removed again."""
         keyspace, word = self._keyspace, self._keyspace.hash_of(key)
-        with keyspace._locked():
+        keyspace._guard()
+        with keyspace._log.locks.state:
+            keyspace._guard()
             watch.keys[keyspace, key] = record = keyspace.records([key])[0]
             self._by_hash.setdefault(word, {})[key, watch] = None
             if keyspace.records([key], shown=True)[0] != record:

@@ -11,9 +11,10 @@ commit), which decides when to flush it.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+import secrets
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -22,13 +23,14 @@ from ..runtime.locks import StoreLocks
 from .access import AccessGuard
 from .format import (
     ALIGN,
+    EPOCH_SHIFT,
     FRAME_HEADER,
-    MAX_BATCH,
     MAX_KEY,
     NEXT,
     Flag,
     Kind,
     check_frame,
+    epoch_of,
     frame_size,
     pack_frame,
 )
@@ -39,6 +41,9 @@ HEADER_BYTES = FRAME_HEADER.itemsize
 MORE = Flag.MORE.value  # a plain int: arithmetic on enum flags costs more than a frame's checksum
 NEXT_FRAME_BYTES = frame_size(NEXT.size)  # kept free at the end of every segment
 LARGE_BODY_BYTES = 64 << 10  # larger slices of a body go through `Medium.store`
+NONCE_BYTES = 16
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -47,6 +52,8 @@ class LogHooks:
 
     on_durable: called after each flush and after a failure, by any thread, without locks.
     on_failure: brings memory back to the durable state; called under `locks.append` and `locks.state`.
+    on_cut: brings memory back to what the log holds since `cut`; called under the same locks.
+    on_aborted: called under the same locks when an epoch has begun after that; every read must wait for it.
     on_group: called after a group has left this process, by any thread.
     on_busy: called when the first frame after a MARK has been appended.
     kick: asks another thread to flush what has been appended.
@@ -55,6 +62,8 @@ class LogHooks:
 
     on_durable: Callable[[], None] | None = None
     on_failure: Callable[[], None] | None = None
+    on_cut: Callable[[], None] | None = None
+    on_aborted: Callable[[], None] | None = None
     on_group: Callable[[], None] | None = None
     on_busy: Callable[[], None] | None = None
     kick: Callable[[], None] | None = None
@@ -70,13 +79,31 @@ class FrameSink(Protocol):
     def add_range(self, start: int, stop: int) -> None:
         """Take over the range of a finished frame. The caller holds `locks.state`."""
 
+    def drop_ranges(self, start: int, stop: int) -> None:
+        """Forget what was reported of this part of the pool. The caller holds `locks.state`."""
+
+
+class CommitPoint(NamedTuple):
+    """A place in the log up to which memory and log agree: everything before it is whole.
+
+    taken: how many segments the log had. The other fields are those of the appender."""
+
+    lsn: int
+    previous: int
+    position: int
+    last_offset: int
+    segment: int
+    segment_stop: int
+    last_is_mark: bool
+    taken: int
+
 
 class LogAppender:
     """Appends frames to a pool. `resume` must be called before the first frame.
 
     lsn, previous, position: LSN and checksum of the last frame, and the offset where the next one goes.
     segment_stop: offset where the current segment ends, 0 before the first one.
-    complete_lsn: LSN of the last frame after which neither a frame nor a batch was left unfinished.
+    committed: the place up to which every write is whole, in the log and in memory; `cut` goes back to it.
     appended: (frames, records or rows, body bytes) that this process has appended.
     prewritten_bytes: unflushed bytes that `Medium.store` has already handed to the system.
     """
@@ -97,7 +124,6 @@ class LogAppender:
     def resume(self, replay: Replay) -> None:
         """Continue where a replay ended."""
         self.lsn, self.previous, self.position = replay.lsn, replay.previous, replay.position
-        self.complete_lsn = self.lsn
         self.last_is_mark = replay.is_marked
         self._last_offset = 0  # of the last finished frame
         self._segment = replay.segments[-1] if replay.segments else -1
@@ -105,12 +131,12 @@ class LogAppender:
         self.batch_depth = 0
         self.prewritten_bytes = 0
         self.drop_open_frame()
+        self.commit()
 
     def drop_open_frame(self) -> None:
         """Forget the frame that still lacks its checksum."""
         self.open_frame: tuple[int, int] | None = None  # (offset, body length)
         self._filling = False  # the open frame was begun and not ended
-        self._more = False  # the last finished frame says that its batch goes on
 
     def begin(
         self, kind: Kind, length: int, *, table: int = 0, layer: int = 0, count: int = 0, flags: int = 0,
@@ -120,6 +146,7 @@ class LogAppender:
 
         The caller holds `locks.append`, fills the body and calls `end` before it releases the lock."""
         self._locks.append.assert_held()
+        assert self.batch_depth or self.lsn == self.committed.lsn, "the last write was neither committed nor aborted"
         self.finish_open_frame(MORE if self.batch_depth else 0)
         size = frame_size(length)
         with self._locks.state:
@@ -155,25 +182,22 @@ class LogAppender:
         self._filling = False
         if not self.batch_depth:
             self.finish_open_frame(0)
-            self.complete_lsn = self.lsn
         return self.lsn
 
     def finish_open_frame(self, more: int) -> None:
         """Write the checksum of the open frame, if there is one, and report its range to the sink.
 
-        more: MORE if the batch goes on in the next frame, else 0. A frame that was begun and never ended (an
-        interrupt may come anywhere) becomes a MARK, which replay ignores. The caller holds `locks.append`."""
+        more: MORE if the batch goes on in the next frame, else 0. The caller holds `locks.append`."""
         if self.open_frame is None:
             return
         start, length = self.open_frame
-        if self._filling:
-            self._view[start + 10] = Kind.MARK
+        assert not self._filling, "a frame was begun and not ended"
         self._view[start + 11] = self._view[start + 11] & ~MORE | more
         check = check_frame(self._view, start, length, self.pool.seed(self._segment))
         self._view[start : start + 8] = check.to_bytes(8, "little")
         with self._locks.state:
             self.sink.add_range(start, start + HEADER_BYTES + length)
-            self.previous, self._last_offset, self._more, self.open_frame = check, start, bool(more), None
+            self.previous, self._last_offset, self.open_frame = check, start, None
 
     def _next_segment(self, purpose: Reserve) -> None:
         """Take a segment and lead to it with a NEXT frame, which belongs to the current batch, if there is one."""
@@ -229,42 +253,61 @@ class LogAppender:
         with self.sink.failing:
             self.pool.make_ready(segments, purpose)
 
-    # --- batches
+    # --- batches, commits, and going back
 
-    @contextlib.contextmanager
-    def batch(self, length: int = 0) -> Iterator[None]:
-        """Make all frames appended inside take effect together, also after a crash, and keep other writers out.
+    def joined(self, body: Callable[[], T]) -> T:
+        """Call `body`; all frames that it appends take effect together, also after a crash. Return its result.
 
-        length: bytes of the log that will be written, reserved now. Frames written before the body raised stay."""
-        if length > MAX_BATCH:
-            raise InvalidError(
-                f"a batch of {length:,} bytes is too long to be atomic: at most {MAX_BATCH:,}; write it in pieces"
-            )
-        with self._locks.append, self._locks.state:
-            if length:
-                self.reserve_bytes(length)
-            with self.joined():
-                yield
-
-    @contextlib.contextmanager
-    def joined(self) -> Iterator[None]:
-        """Do the same as `batch` under `locks.append` alone, which the caller holds.
-
-        For writers that insert the whole batch into a memtable after the last frame."""
+        The caller holds `locks.append`."""
         self.batch_depth += 1
         try:
-            yield
+            return body()
         finally:
-            self.batch_depth -= 1
-            if not self.batch_depth:
-                self._end_batch()
+            self.batch_depth -= 1  # by no call, on the way into which an exception could come
+            self.finish_batch()
 
-    def _end_batch(self) -> None:
-        if self._more and self.open_frame is None:  # a frame promised a successor that never came
-            self.begin(Kind.MARK, 0, purpose=Reserve.LOG)
-            self._filling = False
-        self.finish_open_frame(0)
-        self.complete_lsn = self.lsn
+    def finish_batch(self) -> None:
+        """Complete the last frame of a batch, unless an outer batch goes on or the frame was interrupted."""
+        if not self.batch_depth and not self._filling:
+            self.finish_open_frame(0)
+
+    def commit(self) -> None:
+        """Declare that log and memory agree: what was appended so far is never taken back. Within a batch its end does
+        that. The caller holds `locks.append`, and `locks.state` since others could see what was written."""
+        if not self.batch_depth:
+            self.committed = CommitPoint(
+                self.lsn, self.previous, self.position, self._last_offset, self._segment, self.segment_stop,
+                self.last_is_mark, len(self.pool.taken),
+            )  # fmt: skip
+
+    @property
+    def is_committed(self) -> bool:
+        """True if nothing was appended, and no segment taken, since the last commit."""
+        return self.lsn == self.committed.lsn and len(self.pool.taken) == self.committed.taken
+
+    def cut(self) -> None:
+        """Go back to the last commit, as a crash would. May be repeated. The caller holds `locks.append` and
+        `locks.state`, and calls `begin_epoch` before anything else is appended: LSNs are never used again."""
+        point, pool = self.committed, self.pool
+        self.batch_depth = 0
+        self.drop_open_frame()
+        for index in pool.taken[point.taken :]:
+            self.sink.drop_ranges(pool.start(index), pool.stop(index))
+        if point.segment >= 0:
+            self.sink.drop_ranges(point.position, point.segment_stop)
+        pool.give_back(point.taken)
+        self.previous, self.position, self._last_offset = point.previous, point.position, point.last_offset
+        self._segment, self.segment_stop, self.last_is_mark = point.segment, point.segment_stop, point.last_is_mark
+
+    def begin_epoch(self) -> None:
+        """Append the OPEN frame of a new epoch, which is later than all LSNs before. The caller holds `locks.append`
+        and `locks.state`."""
+        last = ((epoch_of(self.lsn) + 1) << EPOCH_SHIFT) - 1
+        self.committed, self.lsn = self.committed._replace(lsn=last), last
+        body = self.begin(Kind.OPEN, NONCE_BYTES, purpose=Reserve.LOG)
+        self._view[body : body + NONCE_BYTES] = secrets.token_bytes(NONCE_BYTES)
+        self.end()
+        self.commit()
 
     def end_position(self) -> LogEnd:
         """Return the position after the last frame. The caller holds `locks.append` and `locks.state`, outside a

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 from ..runtime.scheduling import FairShare
 from .group_commit import GroupCommit
+
+T = TypeVar("T")
 
 
 class DurabilityWait:
@@ -58,12 +61,32 @@ class DurabilityGate:
             return 0
         return self._group.appender.lsn if pending else since
 
+    def deferring(self, body: Callable[[], T], min_lsn: int = 0) -> tuple[T, int]:
+        """Call `body`, whose waits are put off; return its result and the LSN to wait for.
+
+        min_lsn: reads inside must not show an older state than this.
+
+        The engine uses this form and not `deferred`: an exception on the way into an `__exit__` written in Python would
+        leave the deferral in place, and no later write of the thread would wait."""
+        thread, outer = self.thread, self.thread.deferral
+        inner = DurabilityWait(max(thread.min_lsn, min_lsn))
+        try:
+            thread.deferral = inner
+            result = body()
+        except BaseException:
+            thread.deferral = outer
+            if not self._group.failed:
+                self.wait_durable_if_free(inner.lsn)  # an error, too, reveals what is pending
+            raise
+        finally:
+            thread.deferral = outer
+        return result, inner.lsn
+
     @contextlib.contextmanager
     def deferred(self) -> Iterator[DurabilityWait]:
         """Let calls of this thread inside not wait; yield the object that collects what they would wait for."""
         outer = self.thread.deferral
         self.thread.deferral = inner = DurabilityWait(self.thread.min_lsn)
-        # A generator ends with its frame; a class could be interrupted (Ctrl-C) on its way into __exit__.
         try:
             yield inner
         except BaseException:

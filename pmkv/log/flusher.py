@@ -65,7 +65,7 @@ class Flusher(threading.Thread):
     def _serve(self, request: str) -> None:
         if request == "flush":
             self._flush_requested = False
-            self._log.flush(self._log.complete_lsn)  # does not wait for the frame that is being written
+            self._log.flush(self._log.committed_lsn)  # does not wait for the frame that is being written
         elif request == "prefault":
             self._prefault_requested = False
             self._log.prefault_pages()

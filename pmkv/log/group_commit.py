@@ -97,6 +97,13 @@ class GroupCommit:
             self._unflushed.append([start, stop])
         self._pending = None
 
+    def drop_ranges(self, start: int, stop: int) -> None:
+        """Forget what was reported of this part of the pool: the log goes back to before it. The caller holds
+        `locks.append` and `locks.state`, so nothing of it is in flight."""
+        kept = [[first, min(last, start)] for first, last in self._unflushed if first < start]
+        self._unflushed = kept + [[first, last] for first, last in self._unflushed if first >= stop]
+        self._pending = None
+
     def pending(self) -> np.ndarray:
         """Return the intervals of the pool that are not durable, int64[n, 2].
 
@@ -151,8 +158,8 @@ class GroupCommit:
     def _take_group(self) -> None:
         """Move unflushed ranges in flight. The caller holds `_flushing` and no other lock."""
         with self.locks.append, self.locks.state:
+            self.access.settle()
             assert not self.appender.batch_depth, "a batch is never flushed in parts"
-            self.appender.finish_open_frame(0)
             taken = self._in_flight + self._unflushed
             self._in_flight, self._unflushed, self._flushing_lsn = taken, [], self.appender.lsn
             self._prewritten_in_flight, self.appender.prewritten_bytes = self.appender.prewritten_bytes, 0
@@ -187,6 +194,7 @@ class GroupCommit:
     def write_back(self) -> None:
         """Hand the unflushed ranges to the system without a sync: they survive this process, not a loss of power."""
         with self.locks.append, self.locks.state:
+            self.access.settle()
             group = [(start, stop) for start, stop in self._unflushed]
             try:
                 self.pool.medium.flush(group, sync=False)
@@ -210,8 +218,8 @@ class GroupCommit:
     def grow(self, capacity: int) -> None:
         """Extend the pool to `capacity` bytes; everything appended is made durable first."""
         with self._flushing, self.locks.append, self.locks.state:
+            self.access.settle()
             assert not self.appender.batch_depth
-            self.appender.finish_open_frame(0)  # an interrupted frame would be lost with the old mapping
             with self.failing:
                 self.pool.medium.flush([(start, stop) for start, stop in self._in_flight + self._unflushed])
                 self.durable, self._in_flight, self._unflushed, self._pending = self.appender.lsn, [], [], None

@@ -41,15 +41,23 @@ def write(log: Log, keyspace: int, layer: int, owner: np.uint64, value: bytes | 
     for i, length in enumerate(lengths):
         with log.locks.append:
             log.reserve([length])  # again: other writers may have used the room
-            with log.locks.state:
-                at = log.begin(Kind.PART, length, table=keyspace, layer=layer, count=1)
-            log.store(at, np.frombuffer(view[i * size : i * size + length], np.uint8))
-            locations[i] = at | check16(log.data, at, length, owner, np.uint64(i)) << CHECK_SHIFT
-            with log.locks.state:
-                lsn = log.end()
+            chunk = np.frombuffer(view[i * size : i * size + length], np.uint8)
+            locations[i], lsn = log.atomic(lambda i=i, chunk=chunk: _append(log, keyspace, layer, owner, chunk, i))
         log.flush_piece(lsn, before)
         before = lsn
     return len(view).to_bytes(8, "little") + locations.tobytes()
+
+
+def _append(
+    log: Log, keyspace: int, layer: int, owner: np.uint64, chunk: np.ndarray, number: int
+) -> tuple[np.uint64, int]:
+    """Append chunk `number` of a value; return its location and the LSN of its frame. The caller holds locks.append."""
+    with log.locks.state:
+        at = log.begin(Kind.PART, chunk.size, table=keyspace, layer=layer, count=1)
+    log.store(at, chunk)
+    check = check16(log.data, at, chunk.size, owner, np.uint64(number))
+    with log.locks.state:
+        return np.uint64(at | check << CHECK_SHIFT), log.end()
 
 
 def value_length(log: Log, at: int) -> int:

@@ -13,26 +13,25 @@ them under it; a long body is filled, and a long batch inserted, without it. The
 from __future__ import annotations
 
 import operator
-import secrets
 import time
 from collections.abc import Callable
-from typing import Any
-
-import numpy as np
+from typing import Any, TypeVar
 
 from ..errors import InvalidError
 from ..runtime.locks import StoreLocks
 from .access import AccessGuard
 from .appender import LogAppender, LogHooks
+from .atomic_writes import AtomicWrites
 from .durability import DurabilityGate
-from .format import EPOCH_SHIFT, Kind, epoch_of
+from .format import Kind
 from .group_commit import GroupCommit
 from .publishing import BatchPublisher
 from .replay import LogEnd, Replay
 from .segments import Pool, Reserve
 
+T = TypeVar("T")
+
 DURABILITIES = ("commit", "interval", "none")
-NONCE_BYTES = 16
 
 
 def unix_ms() -> int:
@@ -61,8 +60,11 @@ class Log:
 
     data, frame_limit = _delegated("pool.medium.data"), _delegated("pool.frame_limit")
     lsn, position = _delegated("appender.lsn"), _delegated("appender.position")
-    complete_lsn, appended = _delegated("appender.complete_lsn"), _delegated("appender.appended")
-    reserve, batch, joined = _delegated("appender.reserve"), _delegated("appender.batch"), _delegated("appender.joined")
+    committed_lsn, appended = _delegated("appender.committed.lsn"), _delegated("appender.appended")
+    reserve, joined = _delegated("appender.reserve"), _delegated("appender.joined")
+    atomic, batch = _delegated("atomic_writes.run"), _delegated("atomic_writes.batch")
+    change_memory = _delegated("atomic_writes.change_memory")
+    run_batch, deferring = _delegated("atomic_writes.run_batch"), _delegated("gate.deferring")
     begin, store, end = _delegated("appender.begin"), _delegated("appender.store"), _delegated("appender.end")
     durable, failed = _delegated("group_commit.durable"), _delegated("group_commit.failed")
     flushes, pending = _delegated("group_commit.flushes"), _delegated("group_commit.pending")
@@ -75,6 +77,7 @@ class Log:
     closed, readonly = _delegated("access.closed"), _delegated("access.readonly")
     guard_read, guard_write = _delegated("access.guard_read"), _delegated("access.guard_write")
     on_durable, on_failure = _delegated("hooks.on_durable"), _delegated("hooks.on_failure")
+    on_cut, on_aborted = _delegated("hooks.on_cut"), _delegated("hooks.on_aborted")
     on_group, on_busy = _delegated("hooks.on_group"), _delegated("hooks.on_busy")
 
     def __init__(
@@ -94,6 +97,7 @@ class Log:
         self.appender = LogAppender(pool, self.locks, self.access, self.hooks, now)
         self.group_commit = GroupCommit(self.appender, self.locks, self.access, self.hooks, durability)
         self.gate = DurabilityGate(self.group_commit)
+        self.atomic_writes = AtomicWrites(self.group_commit, self.publisher)
 
     def resume(self, replay: Replay) -> None:
         """Continue where a replay ended."""
@@ -104,11 +108,15 @@ class Log:
         """Make durable again what recovery accepted, then begin a new epoch, so that no LSN is ever used twice."""
         self.group_commit.rewrite_unproved()
         with self.locks.append, self.locks.state:
-            self.appender.lsn = ((epoch_of(self.lsn) + 1) << EPOCH_SHIFT) - 1
-            body = self.begin(Kind.OPEN, NONCE_BYTES, purpose=Reserve.LOG)
-            self.data[body : body + NONCE_BYTES] = np.frombuffer(secrets.token_bytes(NONCE_BYTES), np.uint8)
-            self.end()
+            self.appender.begin_epoch()
         self.flush(self.lsn)
+
+    def exclusively(self, body: Callable[[], T]) -> tuple[T, int]:
+        """Call `body` while nobody else writes, so that what it reads holds when it writes, and put off its waits.
+
+        Return its result and the LSN to wait for."""
+        with self.locks.append, self.locks.state:
+            return self.deferring(body)
 
     def preallocate_segment(self) -> bool:
         """Prepare a segment before it is needed, if one is due; return whether it did. For a background thread that
@@ -130,9 +138,12 @@ class Log:
                 return
             if self.durable < self.lsn:
                 return
-            self.begin(Kind.MARK, 0, purpose=Reserve.LOG)
-            self.end()
+            self.atomic(self._append_mark)
         self.flush(self.lsn)
+
+    def _append_mark(self) -> None:
+        self.begin(Kind.MARK, 0, purpose=Reserve.LOG)
+        self.end()
 
     @property
     def is_idle(self) -> bool:
@@ -144,6 +155,7 @@ class Log:
         fresh = StoreLocks()
         self.locks.append, self.locks.publish, self.locks.state = fresh.append, fresh.publish, fresh.state
         self.publisher = BatchPublisher(self.locks)
+        self.atomic_writes = AtomicWrites(self.group_commit, self.publisher)
 
     def check(self) -> None:
         """Assert the log's own invariants."""

@@ -41,6 +41,7 @@ MIN_SEGMENTS = 16  # a pool with room for fewer full segments has smaller ones i
 # Zeros are not written ahead of a log that grows faster than this: it is flushed in large groups, for which the file
 # system's metadata matters little, and half of what a bulk load writes would be zeros.
 FAST_LOG_BYTES_PER_S = 32 << 20
+NOTIFIED_S = 0.1  # who waits for a segment looks so often: an exception may have come before the notification
 PROBED_BYTES = 1 << 20  # at the beginning of an unfinished pool; if they are not zeros, it is a file of someone else
 
 
@@ -193,12 +194,20 @@ class Pool:
     def take(self, purpose: Reserve) -> int:
         """Take a prepared segment as the next one of the log; return its index."""
         self.make_ready(1, purpose)
-        index = self._ready.pop()
-        self.taken.append(index)
+        index = self._ready[-1]
+        self.taken += [index]  # by no call, in which an exception could come
+        del self._ready[-1]
         now = time.monotonic()
         self._is_fast, self._taken_at = self.segment_size > FAST_LOG_BYTES_PER_S * (now - self._taken_at), now
         self.on_take()
         return index
+
+    def give_back(self, kept: int) -> None:
+        """Take back all segments after the first `kept` of the log: what was written there never happened."""
+        for index in reversed(self.taken[kept:]):
+            if index not in self._ready:
+                self._ready.append(index)
+        del self.taken[kept:]
 
     def make_ready(self, count: int, purpose: Reserve) -> None:
         """Have `count` segments prepared; raise FullError with nothing changed except that some may be prepared.
@@ -209,7 +218,7 @@ class Pool:
             # A writer that waits for a segment is faster than zeros should be written ahead.
             if not self._prepare_one(fill=not self.taken):  # the background thread is preparing the last one
                 with self._prepared:
-                    self._prepared.wait_for(lambda: not self._being_prepared)
+                    self._prepared.wait_for(lambda: not self._being_prepared, NOTIFIED_S)
 
     def has_kept_back(self, purpose: Reserve) -> bool:
         """Return whether the segments kept back for `purpose` are prepared.
@@ -247,27 +256,29 @@ class Pool:
         """Prepare a free segment; return False if there is none.
 
         A writer does not wait for the segment that the background thread is preparing, which may take long."""
-        with self._preparing:
-            if not self._free:
-                return False
-            index = self._free.pop()
-            self._being_prepared.add(index)
-        try:
+        index, is_prepared = -1, False
+        try:  # the lists are changed by no calls, in which an exception could come: no segment is lost
+            with self._preparing:
+                if not self._free:
+                    return False
+                index = self._free[-1]
+                self._being_prepared |= {index}
+                del self._free[-1]
             self.medium.prepare(self.start(index), self.stop(index), fill=fill and self.fill and not self._is_fast)
             # The header goes last: a segment with a valid header is completely prepared.
             self._store(self.start(index), pack_segment(self.pool_id, index, 1))
-        except BaseException:
-            self._end_preparation(index, self._free, len(self._free))
-            raise
-        self.generations[index] = 1
-        self._end_preparation(index, self._ready, 0)
+            self.generations[index], is_prepared = 1, True
+        finally:
+            with self._preparing:
+                if index in self._being_prepared:
+                    if is_prepared:
+                        self._ready[:0] = [index]
+                    else:
+                        self._free += [index]
+                    self._being_prepared -= {index}
+            with self._prepared:
+                self._prepared.notify_all()
         return True
-
-    def _end_preparation(self, index: int, collection: list[int], at: int) -> None:
-        with self._prepared:
-            self._being_prepared.discard(index)
-            collection.insert(at, index)
-            self._prepared.notify_all()
 
     def grow(self, capacity: int) -> None:
         """Extend the medium to `capacity` bytes; the new segments are free.

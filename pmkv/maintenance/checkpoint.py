@@ -104,7 +104,7 @@ class Checkpointer:
         self._commit(frozen, manifest)
         yield_gil()
         with self._log.locks.state:
-            self._adopt(frozen, runs)
+            self._log.change_memory(lambda: self._adopt(frozen, runs))
         self._state.complete_to = frozen.appended
         self.count += 1
         self.committed_at = self._log.now()

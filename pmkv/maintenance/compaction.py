@@ -11,7 +11,7 @@ from collections.abc import Generator
 import numpy as np
 
 from ..errors import CorruptionError
-from ..index.run import RunInfo
+from ..index.run import Run, RunInfo
 from ..index.run_files import RunFileWriter
 from ..index.run_writer import write_run
 from ..versions.index_stack import net_expiries
@@ -87,10 +87,15 @@ class Compactor:
         if done:
             state.commit(manifest)
         with state.log.locks.state:
-            for plan, run in done:
-                if state.is_present(plan.tree):
-                    plan.in_tree(run)
+            state.log.change_memory(lambda: self._adopt(done))
         self.count += len(done)
+
+    def _adopt(self, done: list[tuple[Plan, Run | None]]) -> None:
+        """Put the outputs in place of the inputs. The caller holds locks.state."""
+        for plan, run in done:
+            # not `plan.tree`: memory may have been rebuilt meanwhile, from the manifest before
+            if (tree := self._state.trees().get(plan.tree.name)) is not None:
+                plan.in_tree(tree, run)
 
     def _write(self, out: RunFileWriter, plan: Plan) -> Generator[None, None, RunInfo]:
         """Write the output of one plan."""

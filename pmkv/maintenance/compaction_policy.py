@@ -50,12 +50,12 @@ class CompactionPlan:
                 return manifest.with_collection(self.tree.name, changed)
         return None
 
-    def in_tree(self, run: Run | None) -> None:
+    def in_tree(self, tree: LayerTree, run: Run | None) -> None:
         """Do the same in memory. The caller holds locks.state."""
-        layer = self.tree.with_runs(self.inputs)
+        layer = tree.with_runs(self.inputs)
         if layer is not None:
             layer.runs = replaced(layer.runs, self.inputs, run)
-            self.tree.invalidate_stacks()
+            tree.invalidate_stacks()
 
 
 @dataclass(frozen=True)
@@ -84,11 +84,11 @@ class SkipRunPlan:
         skip_runs = (*others, SkipRun(run, self.top, self.below))
         return manifest.with_collection(self.tree.name, replace(collection, skip_runs=skip_runs))
 
-    def in_tree(self, run: Run | None) -> None:
+    def in_tree(self, tree: LayerTree, run: Run | None) -> None:
         """Do the same in memory. The caller holds locks.state."""
-        if run is not None and {self.top, self.below} <= self.tree.layers.keys() | {None}:
-            self.tree.skip_runs[self.top] = SkipRun(run, self.top, self.below)
-            self.tree.invalidate_stacks()
+        if run is not None and {self.top, self.below} <= tree.layers.keys() | {None}:
+            tree.skip_runs[self.top] = SkipRun(run, self.top, self.below)
+            tree.invalidate_stacks()
 
 
 def cheapest(plans: list[CompactionPlan | SkipRunPlan]) -> list[CompactionPlan | SkipRunPlan]:

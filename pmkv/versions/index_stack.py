@@ -127,8 +127,8 @@ class IndexStack:
         former one, so that it only continues. The caller holds locks.state."""
         continues = top.below is self.top
         before = (self._runs, {*self._frozen, *self.top.memtables}) if self._is_known and not continues else None
-        if top.tree is not self.tree:  # all trees were rebuilt after a failed flush
-            before = None
+        if top.tree is not self.tree:  # memory was rebuilt, in a new arena
+            before = self.cache = None
             self.tree.stacks.discard(self)
             self.tree = top.tree
             self.tree.stacks.add(self)

@@ -109,9 +109,9 @@ class LayerTree:
         return skip.top in self.layers and (skip.below is None or skip.below in self.layers)
 
     def discard(self) -> None:
-        """Free all memory. The tree must not be used again."""
-        for layer in list(self.layers.values()):
-            layer.free()
+        """Let go of all layers, which refer to this tree. It must not be used again."""
+        self.layers.clear()
+        self.skip_runs.clear()
 
     def check(self) -> None:
         """Assert that references are counted, and that every layer below another is sealed."""

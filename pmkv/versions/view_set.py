@@ -251,7 +251,7 @@ class ViewSet:
                 del self.trees[name]
 
     def discard(self) -> None:
-        """Free all memory. The views must not be used again."""
+        """Let go of all layers, so that their arena goes with the last who reads it."""
         for tree in self.trees.values():
             tree.discard()
 

@@ -278,7 +278,7 @@ def _() -> list[Patch]:
 
 @mutant("memory stays as it is after a failed flush")
 def _() -> list[Patch]:
-    return [(recovery.Replayer, "go_back", lambda self: None)]
+    return [(recovery.Replayer, "go_back", lambda self, last: None)]
 
 
 @mutant("memory goes back to what is visible, not to what is durable")

@@ -236,7 +236,7 @@ def _() -> list[Patch]:
 
 @mutant("who counts does not wait until a batch is entered")
 def _() -> list[Patch]:
-    return [(BatchPublisher, "quiesced", lambda self: self._locks.state)]
+    return [(BatchPublisher, "entry", property(lambda self: self._locks.state))]
 
 
 @mutant("only what is gathered is pending, not what is in flight")

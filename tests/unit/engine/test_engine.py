@@ -134,8 +134,8 @@ def test_a_batch_is_one_flush_and_one_unit(medium: FailingMedium, engine: Engine
     with pytest.raises(ZeroDivisionError), engine.batch():
         table.put([2], [2])
         raise ZeroDivisionError
-    assert engine.log.durable == engine.log.lsn  # what was written before it raised was waited for
-    assert Engine.on_medium(medium).table("t").get([1, 2]).tolist() == [1, 2]
+    assert table.get([1, 2]).tolist() == [1, 0]
+    assert Engine.on_medium(medium).table("t").get([1, 2]).tolist() == [1, 0]
 
 
 def test_deferred_calls_do_not_wait_and_say_what_they_depend_on(engine: Engine) -> None:

@@ -98,21 +98,26 @@ def test_batches_nest_and_an_empty_one_writes_nothing() -> None:
     assert [frame.flags for frame in frames(log.pool.medium)] == [0, 1, 1, 0]
 
 
-def test_a_frame_that_was_begun_and_never_filled_means_nothing() -> None:
+def test_a_frame_that_was_begun_and_never_filled_is_taken_back() -> None:
     # Ctrl-C reaches Python code anywhere
     log = make_log()
+
+    def interrupted() -> None:
+        log.begin(Kind.CONTROL, 10)
+        raise KeyboardInterrupt
+
     with pytest.raises(KeyboardInterrupt), log.batch():
         append(log)
         log.begin(Kind.PUT, 100, count=4)
         raise KeyboardInterrupt
     with pytest.raises(KeyboardInterrupt), log.locks.append, log.locks.state:
-        log.begin(Kind.CONTROL, 10)
-        raise KeyboardInterrupt
+        log.atomic(interrupted)
     last = append(log)
     log.flush(last)
+    log.check()
     found = list(Replay(Pool.load(copy_of(log.pool.medium))))
-    assert [frame.kind for frame in found] == [Kind.OPEN, Kind.PART, Kind.MARK, Kind.MARK, Kind.PART]
-    assert found[-1].lsn == last
+    assert [frame.kind for frame in found] == [Kind.OPEN, Kind.OPEN, Kind.OPEN, Kind.PART]
+    assert found[-1].lsn == last == (3 << EPOCH_SHIFT) + 1
 
 
 def test_space_is_reserved_before_the_first_frame() -> None:
@@ -172,6 +177,7 @@ def test_the_log_keeps_room_for_itself_and_for_deletes() -> None:
         log.reserve([1000], Reserve.DELETE)
         log.begin(Kind.CONTROL, 1000, purpose=Reserve.DELETE)
         log.end()
+        log.appender.commit()
     log.flush(log.lsn)
     log.mark()
     log.check()

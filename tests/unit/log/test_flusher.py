@@ -57,11 +57,16 @@ def test_a_piece_becomes_durable_while_the_next_one_is_written(
     start(log)
     first = append(log)
     log.flush_piece(first)
-    with log.locks.append, log.joined():
+
+    def write() -> int:
         last = append(log)
         until(lambda: log.durable >= first)
         assert first == log.durable < last, "a batch is never flushed in parts"
         until(lambda: not log.group_commit._flushing.locked())  # the thread waits for nothing that is not complete
+        return last
+
+    with log.locks.append:
+        last = log.atomic(lambda: log.joined(write))
     log.flush_piece(last, first)
     until(lambda: log.durable == last)
     assert [frame.lsn for frame in frames(log.pool.medium)][-2:] == [first, last]

@@ -29,13 +29,17 @@ FRAMES = [at(4096 | 5 << 48, 4100, 4160), at(8192 | 9 << 48)]
 def elsewhere(call: Callable[[], Any], entering: BatchPublisher) -> tuple[Any, Any]:
     """What it gives in another thread, beside a batch that is entered, and behind it; NotYet: it waits."""
     with ThreadPoolExecutor(1) as pool:
-        with entering.publishing(MINE, FRAMES):
-            future = pool.submit(call)
+        seen: list[Any] = []
+
+        def enter() -> None:
+            seen.append(pool.submit(call))
             try:
-                beside = future.result(0.2)
+                seen.append(seen[0].result(0.2))
             except NotYet:
-                beside = NotYet
-        return beside, future.result(5)
+                seen.append(NotYet)
+
+        entering.publish(MINE, FRAMES, enter)
+        return seen[1], seen[0].result(5)
 
 
 def reader(entering: BatchPublisher, layer: object, *offsets: int) -> Callable[[], Any]:
@@ -67,15 +71,19 @@ def test_who_reads_something_else_goes_on() -> None:
 
 def test_behind_the_batch_nobody_waits() -> None:
     entering = BatchPublisher(StoreLocks())
-    with entering.publishing(MINE, FRAMES):
-        pass
+    entering.publish(MINE, FRAMES, lambda: None)
     assert reader(entering, MINE, *NEW)() == 1
 
 
-def test_a_batch_that_is_interrupted_is_over() -> None:
+def test_a_batch_that_was_taken_back_is_over() -> None:
     entering = BatchPublisher(StoreLocks())
-    with pytest.raises(KeyboardInterrupt), entering.publishing(MINE, FRAMES):
+
+    def interrupted() -> None:
+        entering.forget_batch()
         raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        entering.publish(MINE, FRAMES, interrupted)
     assert reader(entering, MINE, *NEW)() == 1
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(reader(entering, MINE, *NEW)).result(5) == 1
@@ -92,7 +100,7 @@ def test_who_counts_waits_for_the_end() -> None:
     entering = BatchPublisher(StoreLocks())
 
     def count() -> bool:
-        with entering.quiesced():
+        with entering.entry, entering._locks.state:
             return entering._locks.state.is_held
 
     assert elsewhere(count, entering) == (NotYet, True)
@@ -114,18 +122,10 @@ def test_who_has_the_lock_never_asks_for_a_turn() -> None:
     with lock:
         thread.start()
         assert waits.wait(5)
-        with entering.quiesced():
+        with entering.entry, lock:
             pass
         with pytest.raises(PartialBatchSeen):  # for whoever took the lock first
             entering._layer, entering._frames = MINE, [(4096, 4160)]
             reader(entering, MINE, *NEW)()
     thread.join(5)
     assert not thread.is_alive()
-
-
-def test_an_end_that_was_interrupted_is_made_up_for() -> None:
-    """Who enters was interrupted on the way to the lock, at the end."""
-    entering = BatchPublisher(StoreLocks())
-    entering._layer, entering._frames = MINE, [(4096, 4160)]
-    assert reader(entering, MINE, *NEW)() == 2
-    assert reader(entering, MINE, *NEW)() == 1
