@@ -188,10 +188,6 @@ class Keyspace(Collection):
         """Return the hash of a key by which indexes know it."""
         return int(self._hash(*join([key]))[0])
 
-    def depend_on_all(self) -> None:
-        """Let the result of this thread, within `deferred`, depend on all that was appended so far."""
-        self._log.wait_durable(self._log.lsn)
-
     def _hash(self, blob: np.ndarray, bounds: np.ndarray) -> np.ndarray:
         words = np.empty(len(bounds), np.uint64)
         hash_keys(blob, bounds, *self._log.pool.hash_words, words)

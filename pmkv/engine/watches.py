@@ -34,7 +34,8 @@ class Watch:
         expired = (key for (space, key), (_, at) in self.keys.items() if at is not None and not space.is_future(at))
         changed = self.written if self.written is not None else next(expired, None)
         if changed is not None:
-            next(iter(self.keys))[0].depend_on_all()
+            log = next(iter(self.keys))[0]._log
+            log.wait_durable(log.lsn)
         return changed
 
     def release(self) -> None:
