@@ -11,8 +11,9 @@ from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
 from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp.payload import BytesIOPayload
+from aiohttp.payload import Payload
 
 from pmkv_server.parsing import strict_int
 
@@ -21,6 +22,7 @@ from .problems import Problem, invalid
 T = TypeVar("T")
 INLINE_BYTES = 1 << 20  # work on more bytes would block the event loop, so it runs in a thread
 IN_THREAD = INLINE_BYTES + 1  # the size of work that runs in a thread in any case
+SENT_BYTES = 256 << 10  # of a long reply, given to the transport at once
 MAX_BODY_BYTES = 64 << 20
 MAX_VALUE_BYTES = 512 << 20  # the limit where the body is one value
 KEYSPACES = 16
@@ -105,9 +107,25 @@ async def off_loop(work: Callable[[], T], size: int) -> T:
     return await asyncio.get_running_loop().run_in_executor(None, work)
 
 
-def payload_of(body: bytes) -> bytes | BytesIOPayload:
-    """Return the body of a reply; a long one as a payload that is sent in pieces, without a copy of the whole."""
-    return body if len(body) <= INLINE_BYTES else BytesIOPayload(io.BytesIO(body))
+class LongBody(Payload):
+    """The body of a reply that is sent in pieces, as the client takes them, without a copy of the whole."""
+
+    def __init__(self, body: bytes) -> None:
+        super().__init__(body)
+        self._size = len(body)
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        return self._value.decode(encoding, errors)
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        view = memoryview(self._value)
+        for at in range(0, len(view), SENT_BYTES):
+            await writer.write(view[at : at + SENT_BYTES])
+
+
+def payload_of(body: bytes) -> bytes | LongBody:
+    """Return the body of a reply; a long one in pieces."""
+    return body if len(body) <= INLINE_BYTES else LongBody(body)
 
 
 async def read_body(request: web.Request, limit: int = MAX_BODY_BYTES) -> bytes:

@@ -12,7 +12,7 @@ from aiohttp.test_utils import TestClient, make_mocked_request
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pmkv_server.rest.context import INLINE_BYTES, SERVER, integer, off_loop, query
+from pmkv_server.rest.context import INLINE_BYTES, SERVER, integer, off_loop, payload_of, query
 from pmkv_server.rest.problems import Problem
 
 
@@ -111,3 +111,14 @@ async def test_a_client_that_leaves_in_the_middle_of_its_body(rest: TestClient, 
     await asyncio.sleep(0.05)
     assert rest.app[SERVER].store.get(b"a") is None
     assert not caplog.records, caplog.text
+
+
+async def test_a_long_body_is_sent_in_pieces(rest: TestClient) -> None:
+    value = bytes(range(256)) * (3 << 12) + b"end"
+    rest.app[SERVER].store.put(b"long", value)
+    reply = await rest.get("/v1/keys/long")
+    assert (await reply.read(), reply.headers["Content-Length"]) == (value, str(len(value)))
+    reply = await rest.head("/v1/keys/long")
+    assert (await reply.read(), reply.headers["Content-Length"]) == (b"", str(len(value)))
+    assert payload_of(value).decode("latin-1") == value.decode("latin-1")
+    assert payload_of(b"short") == b"short"
