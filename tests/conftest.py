@@ -56,6 +56,7 @@ SERIAL = (
 SLOW = (
     "unit/backup/test_backup_manifest.py::test_damage_of_any_byte",
     "unit/backup/test_writer.py",
+    "crash/test_clock.py",
     "unit/bench/",
     "unit/catalog/test_lmdb_catalog.py::test_a_killed_process_leaves_every_commit_whole",
     "unit/index/test_hash_table.py::test_room_is_made_while_others_read_and_then_nothing_moves",

@@ -12,6 +12,7 @@ from pmkv_server.bgsave import saved_at
 from pmkv_server.commands.registry import COMMANDS, SYNTAX, Command, CommandError, Group, printable
 from pmkv_server.config import is_loopback
 from pmkv_server.net.session import Session
+from pmkv_server.parsing import strict_int
 from pmkv_server.resp import glob
 from pmkv_server.resp.scan import EMPTY_ARRAY, NULL, OK, Reply, a_map, a_set, array, bulk, bulks, integer, simple
 
@@ -44,10 +45,35 @@ def command_count(session: Session, arguments: list[bytes]) -> Reply:
     return integer(len(COMMANDS))
 
 
-@command("command|list", 2, "loop")
+@command("command|list", -2, "loop")
 def command_list(session: Session, arguments: list[bytes]) -> Reply:
-    """Return the names of all commands."""
-    return bulks(COMMANDS)
+    """Return the names of all commands, or of those that a filter selects.
+
+    Syntax: COMMAND LIST [FILTERBY MODULE name | ACLCAT category | PATTERN pattern]
+    """
+    words = arguments[2:]
+    if not words:
+        return bulks(COMMANDS)
+    if len(words) != 3 or words[0].upper() != b"FILTERBY":
+        raise CommandError(SYNTAX)
+    kind, value = words[1].upper(), words[2]
+    if kind == b"MODULE":
+        return bulks(())
+    if kind == b"ACLCAT":
+        return bulks(name for name, entry in COMMANDS.items() if value.lower().decode("latin-1") in _categories(entry))
+    if kind == b"PATTERN":
+        return bulks(glob.Pattern(value.lower()).select(list(COMMANDS)))
+    raise CommandError(SYNTAX)
+
+
+_CATEGORIES = {"generic": "keyspace", "transactions": "transaction", "server": "admin"}  # Redis' names of groups
+
+
+def _categories(entry: Command) -> set[str]:
+    """Return the categories of a command as in Redis' access control lists, as far as its flags and group tell them."""
+    found = {_CATEGORIES.get(entry.group, entry.group), "fast" if "fast" in entry.flags else "slow"}
+    found |= {"write"} if "write" in entry.flags else set()
+    return found | ({"read"} if "readonly" in entry.flags else set())
 
 
 @command("command|info", -2, "loop")
@@ -81,7 +107,9 @@ def _described(entry: Command, protocol: int) -> bytes:
     return array([bulk(entry.name.encode()), integer(entry.arity), flags, *numbers, *tail])
 
 
+group.add_help("command", __name__)
 group.container("config")
+group.add_help("config", __name__)
 
 
 @command("config|get", -3, "loop")
@@ -100,7 +128,7 @@ def _shown(value: object) -> bytes:
 
 @command("config|set", -4, "loop")
 def config_set(session: Session, arguments: list[bytes]) -> Reply:
-    """Set requirepass or a buffer limit; others can only be set to the value they have."""
+    """Set requirepass, timeout, maxclients or a buffer limit; others take what they have."""
     if len(arguments) % 2:
         raise CommandError(SYNTAX)
     pairs = list(zip(arguments[2::2], arguments[3::2], strict=True))
@@ -142,8 +170,33 @@ def _set_query_limit(server: Server, value: bytes) -> None:
     server.limits.set_query(value.decode("latin-1"))
 
 
+def _set_timeout(server: Server, value: bytes) -> None:
+    server.heartbeat.timeout = _number(value, 0, (1 << 31) - 1)
+
+
+def _set_max_clients(server: Server, value: bytes) -> None:
+    server.set_max_clients(_number(value, 1, (1 << 32) - 1))
+
+
+def _set_events(server: Server, value: bytes) -> None:
+    if value:
+        raise ValueError("there is no pub/sub to send keyspace events by: only the empty value is possible")
+
+
+def _number(value: bytes, low: int, high: int) -> int:
+    number = strict_int(str(value, "latin-1"))
+    if number is None:
+        raise ValueError("argument couldn't be parsed into an integer")
+    if not low <= number <= high:
+        raise ValueError(f"argument must be between {low} and {high} inclusive")
+    return number
+
+
 _SETTERS: dict[str, Callable[[Server, bytes], None]] = {
     "requirepass": _set_password,
+    "timeout": _set_timeout,
+    "maxclients": _set_max_clients,
+    "notify-keyspace-events": _set_events,
     "client-output-buffer-limit": _set_output_limit,
     "client-query-buffer-limit": _set_query_limit,
 }
@@ -153,10 +206,12 @@ _SETTERS: dict[str, Callable[[Server, bytes], None]] = {
 def config_resetstat(session: Session, arguments: list[bytes]) -> Reply:
     """Set the counters of INFO to zero."""
     session.server.stats.reset()
+    session.server.store.lookups.reset()
     return OK
 
 
 group.container("function")
+group.add_help("function", __name__)
 
 
 @command("function|flush", -2, "loop")
