@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import warnings
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -18,12 +19,15 @@ from .backup.backup_manifest import Backup
 from .backup.held import drop_held
 from .backup.target import open_target
 from .backup.writer import BackupReport, Progress, no_progress, write_backup
+from .engine.byte_batch import log_bytes
 from .engine.engine import Engine
+from .engine.lookup_counts import LookupCounts
 from .engine.version_plan import KeyspaceChoice, TableNames
 from .errors import CorruptionError, FlushError, FullError, InvalidError, LockedError
 from .log.durability import DurabilityWait
 from .log.flusher import Flusher
 from .log.format import epoch_of
+from .log.log import Log
 from .maintenance.scheduler import MaintenanceScheduler
 from .runtime.background import Background
 from .runtime.sizes import parse_size
@@ -86,9 +90,10 @@ class Store(View):
     def __init__(self, place: data_directory.DataDirectory, engine: Engine, dram: int) -> None:
         super().__init__(engine, engine.main)
         self._place, self.dram = place, dram
-        self._flusher, self._background = Flusher(self._log), Background()
+        self._flusher, self._background = Flusher(self._log), (background := Background())
         self._backing_up = threading.Lock()
-        engine.pool.on_take = lambda: self._background.submit(self._prepare_ahead)
+        # nothing that threads hold refers to this object, so that it notices when a program drops it
+        engine.pool.on_take = lambda: prepare_ahead(engine.log, background)
         self._maintenance: MaintenanceScheduler | None = None
         if engine.upkeep is not None:
             self._maintenance = MaintenanceScheduler(
@@ -157,8 +162,8 @@ class Store(View):
         """Everything written inside, by this thread, takes effect together, after a crash too; other writers wait
         meanwhile.
 
-        reserve: an upper bound of what it takes in the log (bytes of keys and values and 256 a command), so that a
-        full pool is noticed first."""
+        reserve: an upper bound of what it takes in the log (the sum of `log_bytes` of its writes), so that a full pool
+        is noticed first."""
         return self._engine.batch(reserve)
 
     def deferred(self) -> contextlib.AbstractContextManager[DurabilityWait]:
@@ -209,6 +214,16 @@ class Store(View):
     # what it is
 
     @property
+    def lookups(self) -> LookupCounts:
+        """Counters of the keys that were asked for since the store was opened."""
+        return self._engine.context.lookups
+
+    def log_bytes(self, count: int, length: int) -> int:
+        """Return the most bytes of the log that one write of `count` records takes, whose keys and values, or ids and
+        rows, are `length` bytes: what `batch` may reserve."""
+        return log_bytes(self._log, count, length)
+
+    @property
     def path(self) -> Path | None:
         return self._place.path
 
@@ -255,12 +270,7 @@ class Store(View):
         size = parse_size(capacity)
         if size > self.capacity:
             self._log.grow(size)
-        self._background.submit(self._prepare_ahead)
-
-    def _prepare_ahead(self) -> None:
-        """One segment after another, so that closing has to wait for one at most."""
-        if self._log.preallocate_segment():
-            self._background.submit(self._prepare_ahead)
+        prepare_ahead(self._log, self._background)
 
     def checkpoint(self) -> None:
         """Return when everything written before this call is in the catalog, so that a restart replays none of it.
@@ -337,11 +347,31 @@ class Store(View):
         self._log.closed = "the store was opened by the parent process: a forked child must open its own"
         self._place.close(forked=True)  # a child that outlives its parent must not keep the directory locked
 
+    def __del__(self) -> None:
+        if hasattr(self, "_place") and not (self._log.closed or self.readonly):
+            warnings.warn(
+                f"the store in {self.path or 'memory'} was dropped without close(): its threads go on, and its "
+                "directory stays locked until the process ends",
+                ResourceWarning,
+                stacklevel=2,
+                source=self,
+            )
+
     def __enter__(self) -> Store:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def prepare_ahead(log: Log, background: Background) -> None:
+    """Let a background thread prepare one segment after another, so that closing has to wait for one at most."""
+
+    def prepare() -> None:
+        if log.preallocate_segment():
+            background.submit(prepare)
+
+    background.submit(prepare)
 
 
 def _disown() -> None:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from .engine.engine import Engine
 from .engine.keyspace import Keyspace, Pairs
+from .engine.one_process import OneProcess
 from .engine.open_view import OpenView
 from .engine.table import Table
 from .engine.transaction import Transaction
@@ -18,7 +19,7 @@ from .engine.version_plan import KeyspaceChoice, TableNames
 from .versions.view_set import ViewInfo
 
 
-class View:
+class View(OneProcess):
     """Safe for threads. Once it is deleted, its methods, and those of its tables and keyspaces, raise UnknownViewError;
     writing to a snapshot raises ReadOnlyError."""
 

@@ -56,6 +56,7 @@ SERIAL = (
 SLOW = (
     "unit/backup/test_backup_manifest.py::test_damage_of_any_byte",
     "unit/backup/test_writer.py",
+    "crash/test_clock.py",
     "unit/bench/",
     "unit/catalog/test_btree_check.py::test_no_damage_of_a_page",
     "unit/catalog/test_lmdb_catalog.py::test_a_killed_process_leaves_every_commit_whole",

@@ -9,7 +9,12 @@ import numpy as np
 
 from ..errors import InvalidError
 from ..kernels.records import longest_span
-from ..log.format import MAX_BATCH, MAX_KEY, MAX_VALUE
+from ..log.format import MAX_BATCH, MAX_KEY, MAX_VALUE, frame_size
+from ..log.large_values import chunk_size
+from ..log.log import Log
+
+RECORD_BYTES = 23  # of a record besides its key and value, at most: its head, and what fills it up to a multiple of 8
+PIECE_BYTES = 2 * frame_size(0) + 8  # of a part besides its body, at most, and its place in the list of parts
 
 
 class BytesArray(Sequence[Any]):
@@ -118,3 +123,11 @@ def cut_batches(sizes: np.ndarray, limit: int) -> Iterator[list[tuple[int, int, 
         batch.append((first, stop, length))
         first, before, used = stop, int(ends[stop - 1]), used + length
     yield batch
+
+
+def log_bytes(log: Log, count: int, length: int) -> int:
+    """Return the most bytes of the log that one write of `count` records or rows takes, whose keys and values, or ids
+    and rows, are `length` bytes."""
+    body, part = length + RECORD_BYTES * count, chunk_size(log)
+    pieces = 2 * body // log.frame_limit if count > 1 else body // part  # frames, or parts of a value
+    return frame_size(body) + pieces * PIECE_BYTES

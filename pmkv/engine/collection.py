@@ -18,6 +18,7 @@ from ..index.run import Run
 from ..log.log import Log
 from ..versions.index_stack import IndexStack
 from ..versions.layer import Layer
+from .one_process import OneProcess
 
 T = TypeVar("T")
 
@@ -47,7 +48,7 @@ class PreviousVersion:
         self._top.release()
 
 
-class Collection:
+class Collection(OneProcess):
     """A table or a keyspace of one view. Safe for threads."""
 
     def __init__(self, top: Layer, log: Log, verify: bool, readonly: str | None) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy.typing as npt
 
 from ..catalog.lmdb_catalog import Catalog
-from ..errors import CorruptionError, ExistsError, InvalidError, ReadOnlyError, UnknownViewError
+from ..errors import CorruptionError, ExistsError, InvalidError, PmkvError, ReadOnlyError, UnknownViewError
 from ..index.arena import Arena
 from ..index.location_cache import CacheBudget
 from ..index.run_files import RunFiles
@@ -26,9 +26,11 @@ from ..maintenance.checkpoint import FrozenLayer, FrozenState
 from ..maintenance.maintenance import Maintenance
 from ..maintenance.memory_merge import merge_in_memory
 from ..media.base import Medium
+from ..versions.expired_records import Record
 from ..versions.layer import IndexMemory, Layer, LayerTree
 from ..versions.manifest import Manifest
 from ..versions.view_set import KEYSPACES, MAIN, ViewEntry, ViewInfo, ViewSet, keyspace_name
+from .decision_check import check_decision
 from .keyspace import OWNER, Keyspace
 from .open_view import EngineContext, OpenView, readonly_because
 from .recovery import Replayer, replay_seconds
@@ -37,6 +39,7 @@ from .table import Table
 from .version_ops import VersionOperations
 from .write_batch import WriteBatch
 
+EXPIRED_IN_A_FRAME = 64  # records that were seen expired, in one control frame
 MAX_UNMERGED_SEALS = 8  # seals after which a store in memory merges its frozen memtables
 VERIFIED_AT_START_BYTES = 64 << 20  # of the catalog; a larger one is verified before the first scan or checkpoint
 DEFAULT_CACHE_BYTES = 256 << 20  # budget of the location cache
@@ -61,7 +64,9 @@ class Engine:
         unix ms; files: the catalog and the run files, None for a store in memory; hot: bytes of the location cache."""
         self.pool, self.log = pool, Log(pool, durability, now)
         self.dram = IndexMemory(Arena(), CacheBudget(hot))
-        self.context = EngineContext(self.log, verify, files[0] if files else None, self._clear, self._made_table)
+        self.context = EngineContext(
+            self.log, verify, files[0] if files else None, self._clear, self._made_table, self._expire
+        )
         self._last_decision = 0  # LSN of the last decision: a name may be missing because of it
         self.heads = ViewSet(self._new_tree)
         self.open_views: dict[str, OpenView] = {}  # by name: every head, and each snapshot that was read
@@ -166,6 +171,7 @@ class Engine:
         self.head_entry(head)  # refuse first: a decision that cannot be carried out must not be in the log
         if head != MAIN:
             decision["head"] = head
+        check_decision(self.heads, decision)
         return self.log.atomic(lambda: self._decide(decision, head))
 
     def _decide(self, decision: dict[str, Any], head: str) -> int:
@@ -325,6 +331,23 @@ class Engine:
     def _clear(self, head: str, number: int) -> int:
         """Empty one keyspace; return the decision's LSN. The caller holds locks.append and locks.state."""
         return self.decide({"op": "clear", "keyspaces": [number]}, head)
+
+    def _expire(self, number: int, records: list[Record]) -> int:
+        """Note that records of a keyspace were seen expired, so that a clock that is set back does not revive them.
+        Return the LSN of that; 0 if it cannot be logged, and holds for this opening only: readonly, or no room."""
+        log = self.log
+        with log.locks.append, log.locks.state:
+            expired = self.heads.trees[keyspace_name(number)].expired
+            news = [record for record in records if expired.is_news(record)]
+            self.context.lookups.expired += len(news)
+            for some in (news[i : i + EXPIRED_IN_A_FRAME] for i in range(0, len(news), EXPIRED_IN_A_FRAME)):
+                try:
+                    log.guard_write()
+                    decision = {"op": "expired", "keyspace": number, "records": some}
+                    log.atomic(lambda one=decision: self.carry_out(one, *append_control(log, one)))
+                except PmkvError:
+                    expired.add(some)
+            return expired.lsn
 
     # checkpoints
 

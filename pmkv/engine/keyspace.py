@@ -36,10 +36,13 @@ from ..log import large_values
 from ..log.format import Frame, Kind
 from ..log.log import Log
 from ..log.segments import Reserve
+from ..versions.expired_records import Record
 from ..versions.layer import Layer
 from .byte_batch import BytesArray, as_values, check_keys, cut_batches, join
 from .collection import Collection
 from .keyspace_scan import KeyspaceScan
+from .lookup_counts import LookupCounts
+from .seen_expired import SeenExpired
 from .watches import KeyWatches
 
 OWNER = 1 << 32  # a record's check is owned by its keyspace's number plus this: never a table's id
@@ -75,15 +78,19 @@ class Keyspace(Collection):
         verify: bool = True,
         readonly: str | None = None,
         names: Catalog | None = None,
+        expire: Callable[[int, list[Record]], int] = lambda number, records: 0,
+        lookups: LookupCounts | None = None,
     ) -> None:
         """clear: empties keyspace `number` by a decision, whose LSN it returns; names: the ordered directory of the
-        keys that runs on file hold, of all views."""
+        keys that runs on file hold, of all views; expire: notes that records of keyspace `number` were seen expired,
+        and returns the LSN of that; lookups: counters of what is asked for."""
         super().__init__(top, log, verify, readonly)
         self.number, self._clear = top.tree.number, clear
         self._owner = np.uint64(OWNER + self.number)
         self._part = large_values.chunk_size(log)
         self.ordered = KeyspaceScan(self, names)
-        self.watches = KeyWatches(self)
+        self._lookups = lookups or LookupCounts()
+        self.watches, self._seen = KeyWatches(self), SeenExpired(self, expire)
 
     def stand_on(self, top: Layer) -> None:
         """Read and write another top layer, and mark the watches of keys that are not what they were. The caller holds
@@ -153,22 +160,36 @@ class Keyspace(Collection):
     def __contains__(self, key: bytes) -> bool:
         return self._look([key])[0][0] >= 0
 
-    def _look(self, keys: Sequence[bytes]) -> list[list[int]]:
-        """Return for each key [offset of its value (negative: absent), length, expiry, flags]."""
-        return self._rows(keys).tolist()
+    def _look(self, keys: Sequence[bytes], asked: bool = True, counted: bool = True) -> list[list[int]]:
+        """Return for each key [offset of its value (negative: absent), length, expiry, flags].
+
+        asked: the caller tells somebody which of these keys are absent, so those that have expired stay so."""
+        return self._locate(keys, self._log.now(), asked, counted)[1].tolist()
 
     def _rows(self, keys: Sequence[bytes]) -> np.ndarray:
-        return self._locate(keys, self._log.now())[1]
+        return self._locate(keys, self._log.now(), True, True)[1]
 
-    def _locate(self, keys: Sequence[bytes], now: int) -> tuple[np.ndarray, np.ndarray]:
+    def _locate(
+        self, keys: Sequence[bytes], now: int, asked: bool = False, counted: bool = False
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Return locations, and for each [offset of its value (negative: absent or expired by `now`), length, expiry,
         flags]."""
-        found, lsn, data = self._look_up(self._wanted(keys))
-        out = np.empty((len(keys), 4), np.int64)
+        wanted = self._wanted(keys)
+        found, lsn, data = self._look_up(wanted)
+        out = np.empty((len(keys) + 1, 4), np.int64)
+        rows = out[:-1]
         if read_records(data, found, self._owner, now, self._verify, out):
-            self._complain(found, out)
+            self._complain(found, rows)
+        if self.chain.tree.expired.newest > now:
+            lsn = max(lsn, self._seen.hide(found, rows))
+        expired, alive, _, _ = out[-1].tolist()
+        if asked and expired:
+            lsn = max(lsn, self._seen.note(wanted.words, found, rows))
+        if counted:
+            self._lookups.hits += alive
+            self._lookups.misses += len(keys) - alive
         self._log.wait_durable(lsn)
-        return found, out
+        return found, rows
 
     def _wanted(self, keys: Sequence[bytes]) -> KeyBatch:
         blob, bounds = join(keys)
@@ -181,6 +202,7 @@ class Keyspace(Collection):
         chain = self._shown() if shown else self.chain
         found, out = chain.find(self._wanted(keys)), np.empty((len(keys), 4), np.int64)
         read_records(self._log.data, found, self._owner, self._log.now(), False, out)
+        self._seen.hide(found, out)
         records = np.where(lives(found), found, 0).tolist()
         return [(record, row[2] if row[0] >= 0 else None) for record, row in zip(records, out.tolist(), strict=True)]
 
@@ -350,8 +372,8 @@ class Keyspace(Collection):
         self._guard_write()
 
         def delete_present() -> int:
-            there = self.contains_many(keys)
-            present = list(dict.fromkeys(key for key, is_there in zip(keys, there, strict=True) if is_there))
+            looked = self._look(keys, counted=False)
+            present = list(dict.fromkeys(key for key, row in zip(keys, looked, strict=True) if row[0] >= 0))
             if present:
                 empty, none = [b""] * len(present), np.zeros(len(present), np.int64)
                 self._log.wait_durable(self._write(present, empty, none, none + FLAG_DELETE, Reserve.DELETE))
@@ -367,7 +389,7 @@ class Keyspace(Collection):
         deadline = stored_expiry(at_ms) if at_ms else 0
 
         def write_again() -> bool:
-            at, length, _, flags = self._look([key])[0]
+            at, length, _, flags = self._look([key], counted=False)[0]
             if at >= 0:
                 raw = self._log.data[at : at + length].tobytes()  # of a value in parts: their list
                 self._log.wait_durable(self._write([key], [raw], np.array([deadline]), np.array([flags])))
@@ -394,7 +416,7 @@ class Keyspace(Collection):
         self.chain.count_ahead(self._log.locks.state)
         with self._log.locks.state:
             self._guard()
-            count, lsn = self.chain.count(self._log.now()), self._changed
+            count, lsn = self.chain.count(self._log.now()) - self._seen.count(), self._changed
         self._log.wait_durable(lsn)
         return count
 
@@ -428,7 +450,8 @@ class Keyspace(Collection):
 
     def _living(self, keys: list[bytes]) -> list[bytes]:
         """Return the keys that exist."""
-        return [key for key, there in zip(keys, self.contains_many(keys), strict=True) if there] if keys else []
+        looked = self._look(keys, asked=False, counted=False) if keys else []
+        return [key for key, row in zip(keys, looked, strict=True) if row[0] >= 0]
 
     def _names(self, found: np.ndarray) -> list[bytes]:
         """Return the keys of the records at these locations, each once, dead ones too."""

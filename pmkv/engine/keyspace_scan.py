@@ -64,7 +64,8 @@ class KeyspaceScan:
             keys = self._page(low, high, reverse, count)
             if not keys:
                 return
-            rows = [(key, *row) for key, row in zip(keys, keyspace._look(keys), strict=True)]
+            looked = keyspace._look(keys, asked=False, counted=False)
+            rows = [(key, *row) for key, row in zip(keys, looked, strict=True)]
             if dead := [key for key, at, *_ in rows if at < 0]:
                 self._forget(dead)
             living = [

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,10 +17,12 @@ import numpy.typing as npt
 from ..catalog.lmdb_catalog import Catalog
 from ..errors import InvalidError, PmkvError, UnknownNameError
 from ..log.log import Log
+from ..versions.expired_records import Record
 from ..versions.layer import Layer, LayerTree
 from ..versions.view_set import KEYSPACES, MAIN, UNDO, ViewEntry, keyspace_name
 from .entity_ids import KEPT_KEY, KEYS_SUFFIX
 from .keyspace import Keyspace
+from .lookup_counts import LookupCounts
 from .table import Table
 
 T = TypeVar("T")
@@ -31,13 +33,16 @@ class EngineContext:
     """The services that the collections of all views share.
 
     clear: empties a keyspace of a head by a decision, and returns its LSN; create: makes sure that a head has a
-    table of this name, of a dtype if it is new; names: the ordered directory of keys."""
+    table of this name, of a dtype if it is new; expire: notes that records (location, expiry) of a keyspace were seen
+    expired, and returns the LSN of that; names: the ordered directory of keys; lookups: counters."""
 
     log: Log
     verify: bool
     names: Catalog | None
     clear: Callable[[str, int], int]
     create: Callable[[str, str, str], Table]
+    expire: Callable[[int, list[Record]], int]
+    lookups: LookupCounts = field(default_factory=LookupCounts)
 
 
 class OpenView:
@@ -70,7 +75,7 @@ class OpenView:
         if number not in self._keyspaces:
             self._keyspaces[number] = Keyspace(
                 self._top(self._trees[keyspace_name(number)]), ground.log, lambda number: ground.clear(name, number),
-                ground.verify, self.readonly, ground.names,
+                ground.verify, self.readonly, ground.names, ground.expire, ground.lookups,
             )  # fmt: skip
         return self._keyspaces[number]
 

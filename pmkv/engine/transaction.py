@@ -15,10 +15,11 @@ import numpy.typing as npt
 from ..errors import ConflictError
 from ..log.format import frame_size
 from .array_forms import as_id_array, in_form, out_array
-from .byte_batch import check_keys
+from .byte_batch import check_keys, log_bytes
 from .casting import add_rows
 from .engine import Engine
 from .keyspace import Keyspace, Pairs
+from .one_process import OneProcess
 from .open_view import OpenView
 from .table import Table
 from .watches import Watch
@@ -26,7 +27,7 @@ from .watches import Watch
 RECORD_OVERHEAD = 256  # more than a frame's and a record's headers and padding take
 
 
-class Transaction:
+class Transaction(OneProcess):
     """Collect the writes of one transaction; `Store.transaction` and `View.transaction` yield it."""
 
     def __init__(self, engine: Engine, contents: OpenView | None = None) -> None:
@@ -114,7 +115,7 @@ class Transaction:
                 )
 
 
-class KeyspaceWrites:
+class KeyspaceWrites(OneProcess):
     """A keyspace with writes on top."""
 
     def __init__(self, keyspace: Keyspace) -> None:
@@ -153,8 +154,8 @@ class KeyspaceWrites:
     @property
     def size(self) -> int:
         """An upper bound of what its puts take in the log; deletes find room in a full pool, too."""
-        puts = ((key, write[0]) for key, write in self._writes.items() if write is not None)
-        return sum(RECORD_OVERHEAD + len(key) + len(value) * 9 // 8 for key, value in puts)
+        lengths = [len(key) + len(write[0]) for key, write in self._writes.items() if write is not None]
+        return log_bytes(self._keyspace._log, len(lengths), sum(lengths)) if lengths else 0
 
     @property
     def is_empty(self) -> bool:
@@ -172,7 +173,7 @@ class KeyspaceWrites:
             self._keyspace.delete_many(gone)
 
 
-class TableWrites:
+class TableWrites(OneProcess):
     """A table with writes on top."""
 
     def __init__(self, table: Table) -> None:

@@ -7,6 +7,7 @@ nothing that happens in the background, such as a checkpoint, decides whether a 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -78,14 +79,25 @@ class KeyWatches:
 
     def mark(self, words: np.ndarray) -> None:
         """Mark the watches of keys with these hashes: they were written. The caller holds locks.state."""
+        for key, watch in self._of(words):
+            watch.written = key
+
+    def mark_expired(self, words: np.ndarray) -> None:
+        """Mark the watches of keys with these hashes that were alive when the watch began: somebody saw that they have
+        expired. The caller holds locks.state."""
+        for key, watch in self._of(words):
+            if watch.keys[self._keyspace, key][1] is not None:
+                watch.written = key
+
+    def _of(self, words: np.ndarray) -> Iterator[tuple[bytes, Watch]]:
+        """Yield the watched keys with these hashes, and who watches them."""
         if words.size < len(self._by_hash):
             hits = [word for word in words.tolist() if word in self._by_hash]
         else:
             watched = np.fromiter(self._by_hash, np.uint64, len(self._by_hash))
             hits = watched[np.isin(watched, words)].tolist()
         for word in hits:
-            for key, watch in self._by_hash[word]:
-                watch.written = key
+            yield from self._by_hash[word]
 
     def mark_all(self) -> None:
         """Mark every watch: the keyspace is gone, or was rebuilt. The caller holds locks.state."""

@@ -86,8 +86,9 @@ def scan_records(data, at, stop, owner, bounds, expiries, locations):
 def read_records(data, locations, owner, now, verify, out):
     """Set out[i] to (offset of the value, or ABSENT or DAMAGED; its length; expiry; flags).
 
-    A record that has expired by `now` is absent. Return how many are damaged."""
-    damaged = 0
+    A record that has expired by `now` is absent. If `out` has one more row, it begins with the number of these, and of
+    those found. Return how many are damaged."""
+    damaged = expired = alive = 0
     for i in range(locations.size):
         if i + AHEAD < locations.size and locations[i + AHEAD] != U(0):
             prefetch(data, location.offset_of(locations[i + AHEAD]))
@@ -106,6 +107,11 @@ def read_records(data, locations, owner, now, verify, out):
         elif expiry == 0 or expiry > now:
             out[i, 0] = at + RECORD_HEADER + key_length
             out[i, 1], out[i, 2], out[i, 3] = value_length, expiry, np.int64(head >> U(56))
+            alive += 1
+        else:
+            expired += 1
+    if len(out) > locations.size:
+        out[locations.size, 0], out[locations.size, 1] = expired, alive
     return damaged
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 
 from ..errors import InvalidError
 
@@ -31,4 +32,4 @@ def parse_size(size: int | str) -> int:
     match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-z]*)\s*", str(size).lower(), re.ASCII)
     if not match or match[2] not in UNITS:
         raise InvalidError(f"{size!r} is no size: write bytes, or a number with KiB, MiB, GiB or TiB")
-    return int(float(match[1]) * UNITS[match[2]])
+    return int(Decimal(match[1]) * UNITS[match[2]])

@@ -21,6 +21,7 @@ from ..index.arena import HELD, Arena
 from ..index.location_cache import CacheBudget
 from ..index.memtable import MemTable
 from ..index.run import Run
+from .expired_records import ExpiredRecords
 
 T = TypeVar("T")
 EXPECTED_ENTRIES_MAX = 1 << 20  # entries for which a new memtable has slots from the beginning
@@ -55,6 +56,7 @@ class LayerTree:
         self.layers: dict[int, Layer] = {}
         self.skip_runs: dict[int, SkipRun] = {}  # by the id of their top layer
         self.stacks: weakref.WeakSet[Any] = weakref.WeakSet()  # the index stacks that read this tree
+        self.expired = ExpiredRecords()
 
     @property
     def number(self) -> int:

@@ -47,11 +47,13 @@ class LayerRecord:
 
 @dataclass(frozen=True)
 class CollectionRecord:
-    """Describes a collection. decision: the one that created the table, from its control frame; None for keyspaces."""
+    """Describes a collection. decision: the one that created the table, from its control frame; None for keyspaces;
+    expired: the records that were seen expired, as `ExpiredRecords.to_record` has them."""
 
     layers: tuple[LayerRecord, ...]
     decision: dict[str, Any] | None = None
     skip_runs: tuple[SkipRun, ...] = ()
+    expired: list[list[int]] = field(default_factory=list)
 
     @property
     def runs(self) -> Iterator[Run]:
@@ -74,14 +76,15 @@ class CollectionRecord:
     def to_record(self) -> dict[str, Any]:
         """Return the collection as the catalog keeps it, without its runs."""
         skip_runs = [[skip.top, skip.below, run_name(skip.run.info)] for skip in self.skip_runs]
-        return {"layers": [layer.to_record() for layer in self.layers], "spans": skip_runs, "decision": self.decision}
+        record = {"layers": [one.to_record() for one in self.layers], "spans": skip_runs, "decision": self.decision}
+        return record | ({"expired": self.expired} if self.expired else {})
 
     @classmethod
     def from_record(cls, record: dict[str, Any], find_run: FindRun) -> CollectionRecord:
         """Return the collection of such a record."""
         layers = tuple(LayerRecord.from_record(layer, find_run) for layer in record["layers"])
         skip_runs = tuple(SkipRun(find_run(run), top, below) for top, below, run in record["spans"])
-        return cls(layers, record["decision"], skip_runs)
+        return cls(layers, record["decision"], skip_runs, record.get("expired", []))
 
 
 @dataclass(frozen=True)

@@ -157,6 +157,9 @@ class ViewSet:
                 self.switches = self.switches[0] + 1, lsn
             case {"op": "delete_view", "name": name}:
                 self._delete(name)
+            case {"op": "expired", "keyspace": number, "records": records}:
+                self.trees[keyspace_name(number)].expired.add(records, lsn)
+                return set()
             case _:
                 raise CorruptionError(f"control frame {lsn} holds {decision!r}, which this version does not know")
         self._remove_unused_trees()
@@ -377,6 +380,7 @@ class ViewSet:
                 record.runs, record.writes, record.last_write, True,
             )  # fmt: skip
         tree.skip_runs = {skip.top: skip for skip in collection.skip_runs}
+        tree.expired.add((location, expiry) for location, expiry in collection.expired)
 
     def _restore_view(self, name: str, record: ViewRecord) -> None:
         view = self.maps[name] = self.maps.get(name) or ViewEntry(
@@ -465,7 +469,7 @@ def collection_record(tree: LayerTree) -> CollectionRecord:
         LayerRecord(layer.id, id_of(layer.below), layer.runs, layer.writes, layer.last_write)
         for layer in tree.layers.values()
     )
-    return CollectionRecord(layers, tree.decision, tuple(tree.skip_runs.values()))
+    return CollectionRecord(layers, tree.decision, tuple(tree.skip_runs.values()), tree.expired.to_record())
 
 
 def view_record(view: ViewEntry, trees: dict[str, LayerTree]) -> ViewRecord:

@@ -18,6 +18,7 @@ from pmkv_server.bgsave import BackgroundSave
 from pmkv_server.commands.keys import KEYSPACES
 from pmkv_server.config import Config
 from pmkv_server.dispatch.tick import Dispatcher
+from pmkv_server.heartbeat import Heartbeat
 from pmkv_server.net import descriptors
 from pmkv_server.net.connection import Connection
 from pmkv_server.net.listeners import bind
@@ -51,6 +52,7 @@ class Server:
         self.stats, self.saving, self.switches = Stats(), BackgroundSave(), VersionEvents()
         self.limits = OutputLimits()
         self.backups = ServerBackups(config.backup_dir)
+        self.heartbeat = Heartbeat(self.stats, lambda: self._connections)
         self.sessions: dict[int, Session] = {}
         self.loop: asyncio.AbstractEventLoop | None = None
         self.port = config.port
@@ -112,6 +114,7 @@ class Server:
         for one in sockets:
             self._listeners.append(await self.loop.create_server(make, sock=one, backlog=descriptors.ACCEPTED_AT_ONCE))
             one.listen(QUEUED_CONNECTIONS)
+        self.heartbeat.start(self.loop)
         log.info("%s. Ready to accept connections", self._description())
 
     def _open_store(self) -> Any:
@@ -132,6 +135,7 @@ class Server:
     async def shutdown(self) -> None:
         """Accept nothing new, finish the commands under way, close the store."""
         log.info("stopping: %d connections", len(self._connections))
+        self.heartbeat.stop()
         for listener in self._listeners:
             listener.close()
         for connection in list(self._connections):
@@ -251,8 +255,17 @@ class Server:
             "proto-max-bulk-len": 512 << 20,
             "requirepass": self.config.password,
             "save": "",
-            "timeout": 0,
+            "timeout": self.heartbeat.timeout,
         }
+
+    def set_max_clients(self, number: int) -> None:
+        """Allow so many connections from now on. ValueError: the limit of open files is too low."""
+        fitting, _ = descriptors.clients_that_fit(number, descriptors.raise_limit(), self.config.rest_port is not None)
+        if fitting < number:
+            raise ValueError(
+                f"The operating system is not able to handle the specified number of clients: at most {fitting}"
+            )
+        self.config.max_clients = number
 
 
 def _log_loop_problem(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

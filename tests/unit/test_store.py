@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import multiprocessing
 import os
 import random
@@ -390,3 +391,22 @@ def test_a_long_put_is_made_durable_beside_itself_and_lets_readers_in(tmp_path: 
         assert len(table) == 60_000 and store.durable_lsn == store.version[1]
         pieces = {1, 60_000, *range(piece, 60_000, piece)}
         assert len(set(seen)) > 1 and set(seen) <= pieces, "each of them wholly or not at all"
+
+
+def test_a_store_that_is_dropped_without_close_warns(tmp_path: Path) -> None:
+    store = pmkv.open(tmp_path, capacity="64MiB")
+    flusher, background, place = store._flusher, store._background, store._place
+    store.put(b"k", b"1")
+    with pytest.warns(ResourceWarning, match=r"dropped without close\(\): its threads go on"):
+        del store
+        gc.collect()
+    flusher.stop()
+    background.stop()
+    place.close()
+
+
+def test_a_store_that_was_closed_does_not_warn(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    with pmkv.open(tmp_path, capacity="64MiB"):
+        pass
+    gc.collect()
+    assert not [one for one in recwarn if one.category is ResourceWarning and "dropped" in str(one.message)]

@@ -71,4 +71,8 @@ def _refused(session: Session, arguments: list[bytes], problem: str) -> bytes:
     if arguments[0].lower() == b"exec":
         session.end()
         problem = "EXECABORT Transaction discarded because of: " + problem.partition(" ")[2]
-    return error(problem)
+    reply, entry = error(problem), COMMANDS.get(arguments[0].lower())
+    session.server.stats.count_error(reply)
+    if entry is not None:
+        session.server.stats.by_command[entry.name].rejected += 1
+    return reply

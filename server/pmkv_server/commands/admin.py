@@ -12,7 +12,7 @@ from pmkv_server.bgsave import saved_at
 from pmkv_server.commands.registry import COMMANDS, SYNTAX, Command, CommandError, Group, printable
 from pmkv_server.config import is_loopback
 from pmkv_server.net.session import Session
-from pmkv_server.parsing import memory_size
+from pmkv_server.parsing import memory_size, strict_int
 from pmkv_server.resp import glob
 from pmkv_server.resp.scan import EMPTY_ARRAY, NULL, OK, Reply, a_map, a_set, array, bulk, bulks, integer, simple
 
@@ -45,10 +45,35 @@ def command_count(session: Session, arguments: list[bytes]) -> Reply:
     return integer(len(COMMANDS))
 
 
-@command("command|list", 2, "loop")
+@command("command|list", -2, "loop")
 def command_list(session: Session, arguments: list[bytes]) -> Reply:
-    """Return the names of all commands."""
-    return bulks(COMMANDS)
+    """Return the names of all commands, or of those that a filter selects.
+
+    Syntax: COMMAND LIST [FILTERBY MODULE name | ACLCAT category | PATTERN pattern]
+    """
+    words = arguments[2:]
+    if not words:
+        return bulks(COMMANDS)
+    if len(words) != 3 or words[0].upper() != b"FILTERBY":
+        raise CommandError(SYNTAX)
+    kind, value = words[1].upper(), words[2]
+    if kind == b"MODULE":
+        return bulks(())
+    if kind == b"ACLCAT":
+        return bulks(name for name, entry in COMMANDS.items() if value.lower().decode("latin-1") in _categories(entry))
+    if kind == b"PATTERN":
+        return bulks(glob.Pattern(value.lower()).select(list(COMMANDS)))
+    raise CommandError(SYNTAX)
+
+
+_CATEGORIES = {"generic": "keyspace", "transactions": "transaction", "server": "admin"}  # Redis' names of groups
+
+
+def _categories(entry: Command) -> set[str]:
+    """Return the categories of a command as in Redis' access control lists, as far as its flags and group tell them."""
+    found = {_CATEGORIES.get(entry.group, entry.group), "fast" if "fast" in entry.flags else "slow"}
+    found |= {"write"} if "write" in entry.flags else set()
+    return found | ({"read"} if "readonly" in entry.flags else set())
 
 
 @command("command|info", -2, "loop")
@@ -82,7 +107,9 @@ def _described(entry: Command, protocol: int) -> bytes:
     return array([bulk(entry.name.encode()), integer(entry.arity), flags, *numbers, *tail])
 
 
+group.add_help("command", __name__)
 group.container("config")
+group.add_help("config", __name__)
 
 
 @command("config|get", -3, "loop")
@@ -105,7 +132,7 @@ def _grows(session: Session, arguments: list[bytes]) -> bool:
 
 @command("config|set", -4, "loop", heavy=_grows)
 def config_set(session: Session, arguments: list[bytes]) -> Reply:
-    """Set requirepass, a buffer limit or a larger maxmemory; others keep their value."""
+    """Set requirepass, timeout, maxclients, a buffer limit or a larger maxmemory."""
     if len(arguments) % 2:
         raise CommandError(SYNTAX)
     pairs = list(zip(arguments[2::2], arguments[3::2], strict=True))
@@ -159,9 +186,34 @@ def _set_capacity(server: Server, value: bytes) -> None:
     store.grow(size)
 
 
+def _set_timeout(server: Server, value: bytes) -> None:
+    server.heartbeat.timeout = _number(value, 0, (1 << 31) - 1)
+
+
+def _set_max_clients(server: Server, value: bytes) -> None:
+    server.set_max_clients(_number(value, 1, (1 << 32) - 1))
+
+
+def _set_events(server: Server, value: bytes) -> None:
+    if value:
+        raise ValueError("there is no pub/sub to send keyspace events by: only the empty value is possible")
+
+
+def _number(value: bytes, low: int, high: int) -> int:
+    number = strict_int(str(value, "latin-1"))
+    if number is None:
+        raise ValueError("argument couldn't be parsed into an integer")
+    if not low <= number <= high:
+        raise ValueError(f"argument must be between {low} and {high} inclusive")
+    return number
+
+
 _SETTERS: dict[str, Callable[[Server, bytes], None]] = {
     "requirepass": _set_password,
     "maxmemory": _set_capacity,
+    "timeout": _set_timeout,
+    "maxclients": _set_max_clients,
+    "notify-keyspace-events": _set_events,
     "client-output-buffer-limit": _set_output_limit,
     "client-query-buffer-limit": _set_query_limit,
 }
@@ -171,10 +223,12 @@ _SETTERS: dict[str, Callable[[Server, bytes], None]] = {
 def config_resetstat(session: Session, arguments: list[bytes]) -> Reply:
     """Set the counters of INFO to zero."""
     session.server.stats.reset()
+    session.server.store.lookups.reset()
     return OK
 
 
 group.container("function")
+group.add_help("function", __name__)
 
 
 @command("function|flush", -2, "loop")

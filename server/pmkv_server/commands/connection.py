@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import time
+from itertools import chain
 
 from pmkv_server import REDIS_VERSION
 from pmkv_server.commands.keys import parse_db
@@ -135,6 +136,7 @@ def _checked_name(name: bytes) -> bytes:
 
 
 group.container("client")
+group.add_help("client", __name__)
 
 
 @command("client|id", 2, "fast loop")
@@ -210,13 +212,14 @@ def _selected(sessions: list[Session], words: list[bytes]) -> list[Session]:
             raise CommandError(f"ERR Unknown client type '{printable(words[1])}'")
         return sessions if kind == b"normal" else []
     if option == b"ID" and len(words) > 1:
-        ids = {parse_int(word, "ERR Invalid client ID", 1) for word in words[1:]}
+        ids = {parse_int(word, "ERR Invalid client ID") for word in words[1:]}
         return [session for session in sessions if session.id in ids]
     raise CommandError(SYNTAX)
 
 
 def _line(session: Session) -> bytes:
     now = time.time()
+    unserved, unsent = session.buffered()
     queued = -1 if session.queue is None else len(session.queue)
     fields = {
         "id": session.id,
@@ -225,13 +228,23 @@ def _line(session: Session) -> bytes:
         "fd": session.fd,
         "name": session.name.decode(),
         "age": int(now - session.created),
-        "idle": int(now - session.active),
+        "idle": max(0, int(now - session.active)),
         "flags": "x" if queued >= 0 else "N",
         "db": session.db,
         "sub": 0,
         "psub": 0,
         "ssub": 0,
         "multi": queued,
+        "qbuf": unserved,
+        "qbuf-free": 0,
+        "argv-mem": 0,
+        "multi-mem": sum(map(len, chain.from_iterable(words for _, words in session.queue or ()))),
+        "rbs": 0,
+        "rbp": 0,
+        "obl": 0,
+        "oll": int(unsent > 0),
+        "omem": unsent,
+        "tot-mem": unserved + unsent,
         "events": "r",
         "cmd": session.last_command,
         "user": "default" if session.authenticated else "(superuser)",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from time import perf_counter_ns
 
 from pmkv import errors
 from pmkv_server.commands.registry import Command, CommandError
@@ -40,10 +41,19 @@ def is_heavy(session: Session, entry: Command, arguments: list[bytes]) -> bool:
 
 
 def run(session: Session, entry: Command, arguments: list[bytes]) -> Reply:
+    """Return the reply of a command, and count it."""
+    stats, lookups = session.server.stats, session.server.store.lookups
+    began, before = perf_counter_ns(), (lookups.hits, lookups.misses)
     try:
-        return entry.function(session, arguments)
+        reply = entry.function(session, arguments)
     except Exception as problem:
-        return failure(problem)
+        reply = failure(problem)
+        stats.by_command[entry.name].failed += 1
+        stats.count_error(reply)
+    if not entry.counts_lookups:
+        lookups.hits, lookups.misses = before
+    stats.count(entry.name, 1, perf_counter_ns() - began)
+    return reply
 
 
 async def run_waiting(session: Session, entry: Command, arguments: list[bytes]) -> Reply:

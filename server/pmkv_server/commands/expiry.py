@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pmkv_server.commands.registry import EXPIRY_LIMIT_MS, INT_MIN, CommandError, Group, parse_int, printable
+from pmkv_server.commands.registry import EXPIRY_LIMIT_MS, INT_MAX, INT_MIN, CommandError, Group, parse_int, printable
 from pmkv_server.commands.strings import now_ms
 from pmkv_server.net.session import Session
 from pmkv_server.resp.scan import ONE, ZERO, Reply, integer
@@ -40,9 +40,9 @@ def pexpireat(session: Session, arguments: list[bytes]) -> Reply:
 def _expire(session: Session, arguments: list[bytes], factor: int, base: int) -> bytes:
     flags = _conditions(arguments[3:])
     at = parse_int(arguments[2]) * factor
-    if not INT_MIN <= at < EXPIRY_LIMIT_MS - base:
+    if not INT_MIN <= at <= INT_MAX - base:
         raise CommandError(f"ERR invalid expire time in '{arguments[0].decode().lower()}' command")
-    at += base
+    at = min(at + base, EXPIRY_LIMIT_MS - 1)
     key, keyspace = arguments[1], session.keyspace
     with session.server.store.batch():
         current = keyspace.expiry(key)

@@ -13,6 +13,7 @@ from pmkv_server.commands.keys import HEAVY_UNCOUNTED, KEYSPACES
 from pmkv_server.commands.registry import Group
 from pmkv_server.net.session import Session
 from pmkv_server.resp.scan import Reply, text
+from pmkv_server.stats import CommandFigures
 
 group = Group("server")
 command = group.command
@@ -86,6 +87,7 @@ def _memory(server) -> Fields:
         "used_memory": resident,
         "used_memory_rss": resident,
         "used_memory_peak": max(peak, resident),
+        "mem_fragmentation_ratio": "1.00",  # both figures are what the system counts
         "maxmemory": server.store.capacity,
         "maxmemory_policy": "noeviction",
     }
@@ -117,17 +119,44 @@ def _persistence(server) -> Fields:
 
 
 def _stats(server) -> Fields:
-    stats = server.stats
+    stats, lookups = server.stats, server.store.lookups
     return {
         "total_connections_received": stats.connections,
         "total_commands_processed": stats.commands,
+        "instantaneous_ops_per_sec": round(stats.rates["commands"]),
         "total_net_input_bytes": stats.input_bytes,
         "total_net_output_bytes": stats.output_bytes,
+        "instantaneous_input_kbps": f"{stats.rates['input_bytes'] / 1024:.2f}",
+        "instantaneous_output_kbps": f"{stats.rates['output_bytes'] / 1024:.2f}",
         "rejected_connections": stats.rejected,
         "client_query_buffer_limit_disconnections": stats.cut_off,
         "client_output_buffer_limit_disconnections": stats.output_cut_off,
+        "expired_keys": lookups.expired,
+        "evicted_keys": 0,
+        "keyspace_hits": lookups.hits,
+        "keyspace_misses": lookups.misses,
+        "total_error_replies": sum(stats.errors.values()),
         "ticks": stats.ticks,
     }
+
+
+def _commandstats(server) -> Fields:
+    return {f"cmdstat_{name}": _figures(one) for name, one in sorted(server.stats.by_command.items())}
+
+
+def _figures(figures: CommandFigures) -> Fields:
+    microseconds = figures.nanoseconds / 1000
+    return {
+        "calls": figures.calls,
+        "usec": round(microseconds),
+        "usec_per_call": f"{microseconds / max(figures.calls, 1):.2f}",
+        "rejected_calls": figures.rejected,
+        "failed_calls": figures.failed,
+    }
+
+
+def _errorstats(server) -> Fields:
+    return {f"errorstat_{code}": {"count": number} for code, number in sorted(server.stats.errors.items())}
 
 
 def _replication(server) -> Fields:
@@ -163,6 +192,8 @@ _SECTIONS = {
     "Stats": _stats,
     "Replication": _replication,
     "CPU": _cpu,
+    "Commandstats": _commandstats,
+    "Errorstats": _errorstats,
     "Cluster": _cluster,
     "Pmkv": _pmkv,
     "Keyspace": _keyspace,

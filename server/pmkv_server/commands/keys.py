@@ -11,6 +11,7 @@ from pmkv_server.commands.registry import (
     CommandError,
     Group,
     check_reply_size,
+    parse_cursor,
     parse_int,
 )
 from pmkv_server.commands.strings import value_is_long
@@ -22,7 +23,6 @@ group = Group("generic")
 command = group.command
 
 HEAVY_UNCOUNTED = 1 << 14  # counting more keys or rows than that takes milliseconds and runs in a worker
-MIN_SCAN_KEYS = 100  # that a SCAN visits whatever its COUNT: resuming the iteration costs as much as visiting 100 keys
 HEAVY_SCAN_KEYS = 1000  # larger COUNTs run in a worker
 LOOK_KEYS = 2048  # that one look at the index visits
 SCAN_BYTES = 16 << 20  # of keys, after which a SCAN returns before its COUNT
@@ -102,14 +102,14 @@ def _scans_much(session: Session, arguments: list[bytes]) -> bool:
 
 @command("scan", -2, "readonly", heavy=_scans_much)
 def scan(session: Session, arguments: list[bytes]) -> Reply:
-    """Return the next cursor (0 at the end) and some keys, at least 100 if there are as many.
+    """Return the next cursor (0 at the end) and some keys, about COUNT if there are as many.
 
     A key that exists from the first call to the last is returned at least once; one that never exists is not returned.
     """
-    cursor = parse_int(arguments[1] or b"0", "ERR invalid cursor", 0, (1 << 64) - 1)
+    cursor = parse_cursor(arguments[1])
     count, pattern, kind = _scan_options(arguments[2:])
     names: list[bytes] = []
-    pages = _pages(session, cursor, max(count, MIN_SCAN_KEYS))
+    pages = _pages(session, cursor, count)
     while True:
         try:
             page = next(pages)

@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pmkv_server.parsing import strict_float, strict_int
-from pmkv_server.resp.scan import Reply
+from pmkv_server.parsing import strict_cursor, strict_float, strict_int
+from pmkv_server.resp.scan import Reply, array, simple
 
 if TYPE_CHECKING:
     from pmkv_server.net.session import Session
@@ -24,13 +24,14 @@ Waits = Callable[["Session", list[bytes]], Awaitable[Reply]]
 
 INT_MIN, INT_MAX = -(1 << 63), (1 << 63) - 1
 MAX_REPLY_BYTES = 1 << 30  # of one command
-EXPIRY_LIMIT_MS = 1 << 62  # unix time; the store takes only earlier expiries
+EXPIRY_LIMIT_MS = 1 << 62  # unix time; the store takes only earlier expiries, so later ones become the last of these
 
 
 class CommandError(Exception):
     """An error reply; its first word is the error code."""
 
 
+READING_WRITES = frozenset(("getset", "getdel", "getex"))
 SYNTAX = "ERR syntax error"
 NOT_AN_INTEGER = "ERR value is not an integer or out of range"
 NO_SUCH_KEY = "ERR no such key"
@@ -61,6 +62,11 @@ class Command:
     def syntax(self) -> list[str]:
         """The docstring's lines that begin with "Syntax:", without that word."""
         return re.findall(r"^ *Syntax: (.*)$", self.function.__doc__ or "", re.MULTILINE)
+
+    @property
+    def counts_lookups(self) -> bool:
+        """Tell whether the keys that it looks up count as hits and misses: not those of a command that only writes."""
+        return "write" not in self.flags or self.name in READING_WRITES
 
     @property
     def writes(self) -> bool:
@@ -118,6 +124,23 @@ class Group:
             return function
 
         return enter
+
+    def add_help(self, name: str, module: str) -> None:
+        """Register the subcommand HELP, which lists all subcommands of a command with their summaries. module: where
+        the command is defined."""
+
+        def help_(session: Session, arguments: list[bytes]) -> Reply:
+            """Return helpful text about the subcommands."""
+            title, lines = name.upper(), []
+            for child in COMMANDS[name.encode()].subcommands.values():
+                if child.function is not help_:
+                    lines += [child.name.partition("|")[2].upper(), f"    {child.summary}"]
+            lines += ["HELP", "    Print this help."]
+            heading = f"{title} <subcommand> [<arg> [value] [opt] ...]. Subcommands are:"
+            return array(simple(line.encode()) for line in [heading, *lines])
+
+        help_.__module__ = module
+        self.command(f"{name}|help", 2, "loop")(help_)
 
     def container(self, name: str) -> None:
         """Register a command that has only subcommands."""
@@ -179,4 +202,12 @@ def parse_float(word: bytes, message: str = "ERR value is not a valid float") ->
     value = strict_float(str(word, "latin-1"))
     if value is None:
         raise CommandError(message)
+    return value
+
+
+def parse_cursor(word: bytes) -> int:
+    """Return the cursor of a scan."""
+    value = strict_cursor(str(word, "latin-1"))
+    if value is None:
+        raise CommandError("ERR invalid cursor")
     return value

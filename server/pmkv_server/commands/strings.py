@@ -21,7 +21,7 @@ from pmkv_server.commands.registry import (
     wrong_arity,
 )
 from pmkv_server.net.session import Session
-from pmkv_server.parsing import strict_float
+from pmkv_server.parsing import strict_long_double
 from pmkv_server.resp.replies import Replies
 from pmkv_server.resp.scan import (
     IN_PLACE,
@@ -41,6 +41,7 @@ from pmkv_server.resp.scan import (
 group = Group("string")
 command = group.command
 
+LONG_DOUBLE_CHARS = 5 << 10  # a number of as many characters or more is refused, as in Redis
 LONG_VALUE_BYTES = 1 << 20  # longer values are handled in a worker
 _UNITS = {b"EX": (1000, True), b"PX": (1, True), b"EXAT": (1000, False), b"PXAT": (1, False)}
 TOO_LONG = "ERR string exceeds maximum allowed size (proto-max-bulk-len)"
@@ -64,9 +65,9 @@ def expiry_ms(word: bytes, unit: bytes, title: str) -> int:
     factor, relative = _UNITS[unit]
     value = parse_int(word)
     at = value * factor + (now_ms() if relative else 0)
-    if value <= 0 or at >= EXPIRY_LIMIT_MS:
+    if value <= 0 or value * factor > INT_MAX or at > INT_MAX:
         raise CommandError(f"ERR invalid expire time in '{title}' command")
-    return at
+    return min(at, EXPIRY_LIMIT_MS - 1)
 
 
 class Options:
@@ -355,7 +356,8 @@ def incrbyfloat(session: Session, arguments: list[bytes]) -> Reply:
     amount = long_double(arguments[2])
 
     def added(value: bytes) -> bytes:
-        total = (long_double(value) if value or arguments[1] in session.keyspace else np.longdouble(0)) + amount
+        with np.errstate(all="ignore"):
+            total = (long_double(value) if value or arguments[1] in session.keyspace else np.longdouble(0)) + amount
         if not np.isfinite(total):
             raise CommandError("ERR increment would produce NaN or Infinity")
         return np.format_float_positional(total + 0.0, precision=17, unique=False, trim="-").encode()
@@ -365,10 +367,7 @@ def incrbyfloat(session: Session, arguments: list[bytes]) -> Reply:
 
 def long_double(word: bytes) -> np.longdouble:
     """Parse a number as C's long double, so that sums are the same as in Redis."""
-    problem = CommandError("ERR value is not a valid float")
-    if len(word) > 255 or strict_float(str(word, "latin-1")) is None:
-        raise problem
-    value = np.longdouble(str(word, "ascii"))
-    if np.isnan(value):
-        raise problem
+    value = strict_long_double(str(word, "latin-1")) if len(word) < LONG_DOUBLE_CHARS else None
+    if value is None:
+        raise CommandError("ERR value is not a valid float")
     return value

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 
 from pmkv_server.commands.execution import is_heavy, run
-from pmkv_server.commands.registry import MAX_REPLY_BYTES, CommandError, Group
+from pmkv_server.commands.registry import MAX_REPLY_BYTES, Command, CommandError, Group
 from pmkv_server.net.session import Queued, Session
 from pmkv_server.resp.scan import NULL_ARRAY, OK, Reply, chunks, error, joined
 
@@ -13,7 +13,7 @@ group = Group("transactions")
 command = group.command
 
 HEAVY_COMMANDS = 256  # a longer queue is run by a worker
-RECORD_OVERHEAD_BYTES = 256  # of the log: an upper bound for what a record and its frame take besides key and value
+_REWRITING = {"append", "setrange", "copy"}  # what these write has the present value in it
 _ABORTED = "EXECABORT Transaction discarded because of previous errors."
 
 
@@ -95,5 +95,12 @@ def _exclusive(session: Session) -> contextlib.AbstractContextManager[None]:
     store = session.server.store
     if store.readonly:
         return contextlib.nullcontext()
-    growing = [words for entry, words in session.queue or () if "denyoom" in entry.flags]
-    return store.batch(reserve=sum(sum(map(len, words)) + RECORD_OVERHEAD_BYTES * len(words) for words in growing))
+    growing = [(entry, words) for entry, words in session.queue or () if "denyoom" in entry.flags]
+    rewritten = [words[1] for entry, words in growing if entry.name in _REWRITING]
+    present = sum(size or 0 for size in session.keyspace.sizes(rewritten)) if rewritten else 0
+    return store.batch(reserve=sum((_log_bytes(session, *one) for one in growing), start=present * 9 // 8))
+
+
+def _log_bytes(session: Session, entry: Command, words: list[bytes]) -> int:
+    """Return the most bytes of the log that a queued command takes for its own words."""
+    return session.server.store.log_bytes(len(entry.keys_of(words)), sum(map(len, words[1:])))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
 from pmkv import BytesArray
@@ -152,10 +153,13 @@ class FastPath:
             )
             return
         deferral.lsn = deferral.min_lsn = 0
+        began = perf_counter_ns()
         replies = get_replies(self.keyspace, keys, connections, counts)
+        self._stats.count("get", len(connections), perf_counter_ns() - began)
         if replies is None:
             self._dispatcher.get_in_worker(self.keyspace, keys, connections, counts)
             return
+        self._dispatcher.note_pending()
         self.held.append((deferral.lsn, connections, replies))
 
     def _reveal_late(self, lsn: int, connections: list[Connection], replies: Replies | None, keys: BytesArray) -> None:
@@ -169,8 +173,9 @@ class FastPath:
     def _set(self, connections: list[Connection], keys: BytesArray, values: BytesArray) -> None:
         deferral = self._dispatcher.deferral
         deferral.lsn = 0
-        self._dispatcher.wrote = True
+        self._dispatcher.wrote, began = True, perf_counter_ns()
         replies = set_replies(self.keyspace, keys, values)
+        self._stats.count("set", len(connections), perf_counter_ns() - began)
         self.held.append((deferral.lsn, connections, replies))
 
     # ---- replies ----
@@ -200,6 +205,9 @@ class FastPath:
             transports = [connection.transport for connection in connections]
             files = [t.direct_fd if t.direct_fd >= 0 else t.find_direct_fd() for t in transports]
             sent = self.sockets.send(files, replies.data, replies.sizes)
+        now = self._stats.now
+        for connection in connections:
+            connection.session.active = now
         if sent == sizes:
             for connection in connections:
                 if connection.state == FAST:

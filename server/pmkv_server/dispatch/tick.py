@@ -17,6 +17,7 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
+from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
 from pmkv import BytesArray
@@ -197,10 +198,13 @@ class Dispatcher:
                 continue
             self.deferral.lsn = 0
             self.deferral.min_lsn = max(connection.outbox.newest_lsn for connection in owners)
+            began = perf_counter_ns()
             replies = get_replies(keyspace, keys, owners, counts)
+            self._server.stats.count("get", len(numbers), perf_counter_ns() - began)
             if replies is None:
                 self.get_in_worker(keyspace, keys, owners, counts)
             else:
+                self.note_pending()
                 _add_replies(owners, counts, replies, self.deferral.lsn)
 
     def get_in_worker(self, keyspace: Any, keys: BytesArray, owners: list[Connection], counts: list[int]) -> None:
@@ -233,8 +237,9 @@ class Dispatcher:
             if self.workers.exclusive:
                 self._set_in_worker(keyspace, keys, values, owners, counts)
                 continue
-            self.wrote = True
+            self.wrote, began = True, perf_counter_ns()
             _add_replies(owners, counts, set_replies(keyspace, keys, values), self.deferral.lsn)
+            self._server.stats.count("set", len(numbers), perf_counter_ns() - began)
 
     def _set_in_worker(
         self, keyspace: Any, keys: BytesArray, values: BytesArray, owners: list[Connection], counts: list[int]
@@ -244,6 +249,7 @@ class Dispatcher:
             connection.block()
 
         def done(replies: Replies, lsn: int) -> None:
+            self._server.stats.count("get", sum(counts), 0)
             _add_replies(owners, counts, replies, lsn)
             self.workers.finish(owners)
 
@@ -311,6 +317,11 @@ class Dispatcher:
             self.wrote |= entry.writes
             words = entry.owned(arguments) if memoryview in map(type, arguments) else arguments
             outbox.add(run(session, entry, words), 1, self.deferral.lsn)
+            self.note_pending()
+
+    def note_pending(self) -> None:
+        """Let a flush follow if what was just served depends on one: a read also notes expired keys."""
+        self.wrote |= self.deferral.lsn > self._store.durable_lsn
 
     # ---- connections that end, and the end ----
 

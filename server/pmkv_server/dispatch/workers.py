@@ -73,7 +73,7 @@ class Workers:
                 with self._store.deferred() as deferral:
                     deferral.min_lsn = newest_lsn
                     result = work()
-                if writes:
+                if writes or deferral.lsn > self._store.durable_lsn:  # a read, too, may write: see `note_pending`
                     self._store.flush_soon()
             except BaseException as problem:
                 self._call_threadsafe(fail, problem)

@@ -72,7 +72,7 @@ class Connection(asyncio.Protocol):
         self.session = Session(self._server, _address(transport, "peername"), _address(transport, "sockname"))
         socket = transport.get_extra_info("socket")
         self.session.fd = socket.fileno() if socket else -1
-        self.session.push = self.push
+        self.session.push, self.session.buffered = self.push, self._buffered
         if not self._server.enter(self):
             transport.write(scan.error("ERR max number of clients reached"))
             transport.close()
@@ -304,6 +304,7 @@ class Connection(asyncio.Protocol):
         outbox = self.outbox
         if outbox.buffers:
             self._server.stats.commands += outbox.count
+            self.session.active = self._server.stats.now
             buffers, size = outbox.end_tick(durable)
             if buffers:
                 self._write(buffers, size)
@@ -361,6 +362,11 @@ class Connection(asyncio.Protocol):
     # ---- the end ----
 
     @property
+    def is_waiting_for_input(self) -> bool:
+        """Say whether nothing is under way, and every reply has been sent as far as the client reads."""
+        return self.state in (IDLE, SERVED) and not self.outbox.held
+
+    @property
     def _is_served(self) -> bool:
         """Say whether nothing is under way, and the inbox has no whole command."""
         return self.state not in (FAST, QUEUED, BLOCKED) and not self.inbox.has_work
@@ -389,6 +395,10 @@ class Connection(asyncio.Protocol):
     def _unserved_bytes(self) -> int:
         """Return how many bytes were read and not served."""
         return self.inbox.size + (self._large_command.size if self._large_command is not None else 0)
+
+    def _buffered(self) -> tuple[int, int]:
+        """Return how many bytes were read and not served, and how many were written that the client has not taken."""
+        return self._unserved_bytes, self.outbox.held_size + self.transport.get_write_buffer_size()
 
     def _cut_off(self) -> None:
         """Close a connection whose client sends without end and never reads."""

@@ -25,6 +25,8 @@ class Session:
     plain: GET and SET may be served in batches, since the client is authenticated and not in MULTI
     """
 
+    buffered: Callable[[], tuple[int, int]] = staticmethod(lambda: (0, 0))  # bytes not served, and not sent
+
     def __init__(self, server: Server, address: str = "", local: str = "") -> None:
         self.server = server
         self.id = next(_ids)

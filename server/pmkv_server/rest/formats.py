@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from aiohttp import hdrs, web
 
+from pmkv_server.parsing import strict_float
+
 from .problems import Problem
 
 JSON = "application/json"
@@ -47,10 +49,8 @@ def _ranges(headers: list[str]) -> dict[str, float]:
 
 
 def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return 0.0
+    number = strict_float(text)
+    return number if number is not None and 0 <= number <= 1 else 0.0
 
 
 def _quality(ranges: dict[str, float], name: str) -> float:

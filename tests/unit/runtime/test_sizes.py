@@ -23,6 +23,8 @@ from pmkv.runtime.sizes import parse_size
         ("1kb", 1000),
         ("1k", 1024),
         ("7b", 7),
+        ("9007199254740993", 9007199254740993),
+        ("1.1k", 1126),
     ],
 )
 def test_a_size(text: int | str, size: int) -> None:

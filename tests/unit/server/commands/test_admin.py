@@ -212,3 +212,37 @@ def test_shutdown_says_nothing_and_ends(client: Client) -> None:
         client("SHUTDOWN", "NOSAVE")
     assert client.server.stopped
     assert client.session.closing
+
+
+def test_command_list_is_filtered(client: Client) -> None:
+    client.follows("""
+        COMMAND LIST FILTERBY PATTERN mset* => ["mset", "msetnx"]
+        COMMAND LIST FILTERBY ACLCAT transaction => ["multi", "discard", "watch", "unwatch", "exec"]
+        COMMAND LIST FILTERBY MODULE none => []
+        COMMAND LIST FILTERBY NAME x => -ERR syntax error
+        COMMAND LIST FILTERBY => -ERR syntax error
+    """)
+
+
+@pytest.mark.parametrize("name", ["COMMAND", "CONFIG", "CLIENT", "FUNCTION"])
+def test_containers_help(name: str, client: Client) -> None:
+    lines = [text.decode() for _, text in client(name, "HELP")[1]]
+    assert lines[0] == f"{name} <subcommand> [<arg> [value] [opt] ...]. Subcommands are:"
+    assert lines[-2:] == ["HELP", "    Print this help."] and len(lines) > 3
+
+
+def test_some_parameters_can_be_set(client: Client) -> None:
+    client.follows("""
+        CONFIG SET timeout 60 maxclients 20 => OK
+        CONFIG GET timeout => ["timeout", "60"]
+        CONFIG GET maxclients => ["maxclients", "20"]
+        CONFIG SET notify-keyspace-events "" => OK
+    """)
+    failed = "-ERR CONFIG SET failed (possibly related to argument"
+    assert client.says("CONFIG SET timeout 1_0") == f"{failed} 'timeout') - argument couldn't be parsed into an integer"
+    assert client.says("CONFIG SET maxclients 0") == (
+        f"{failed} 'maxclients') - argument must be between 1 and 4294967295 inclusive"
+    )
+    assert client.says("CONFIG SET maxclients 4000000000").startswith(f"{failed} 'maxclients') - The operating system")
+    assert "no pub/sub" in client.says("CONFIG SET notify-keyspace-events KEA")
+    assert client.says("CONFIG SET port 1") == f"{failed} 'port') - can't set immutable config"

@@ -83,3 +83,21 @@ def test_persistence_in_redis_words(client: Client) -> None:
     assert int(found["rdb_last_save_time"]) == int(client.server.stats.started)
     client.server.saving.failed = True
     assert sections(client, "persistence")["Persistence"]["rdb_last_bgsave_status"] == "err"
+
+
+def test_lookups_commands_and_errors_are_counted(client: Client) -> None:
+    for line in ("SET a 1", "GET a", "GET none", "SET a 2 NX", "DEL none", "GETDEL a", "GET", "INCR", "LPUSH a b"):
+        client.says(line)
+    client.says("SET x text")
+    client.says("INCR x")
+    found = sections(client, "stats", "commandstats", "errorstats")
+    stats, commands = found["Stats"], found["Commandstats"]
+    assert (stats["keyspace_hits"], stats["keyspace_misses"], stats["expired_keys"]) == ("2", "1", "0")
+    assert commands["cmdstat_get"].startswith("calls=2,") and commands["cmdstat_get"].endswith(
+        "rejected_calls=1,failed_calls=0"
+    )
+    assert commands["cmdstat_incr"].endswith("rejected_calls=1,failed_calls=1")
+    assert found["Errorstats"] == {"errorstat_ERR": "count=4"} and stats["total_error_replies"] == "4"
+    client.says("CONFIG RESETSTAT")
+    found = sections(client, "stats", "commandstats", "errorstats")
+    assert found["Stats"]["keyspace_hits"] == "0" and list(found["Commandstats"]) == ["cmdstat_config|resetstat"]

@@ -97,7 +97,8 @@ def test_scan_options(client: Client) -> None:
         SCAN 0 MATCH b* => ["0", []]
         SCAN 0 TYPE hash => ["0", []]
         SCAN x => -ERR invalid cursor
-        SCAN -1 => -ERR invalid cursor
+        SCAN -x => -ERR invalid cursor
+        SCAN -1 => ["0", []]
         SCAN 18446744073709551616 => -ERR invalid cursor
         SCAN 0 COUNT => -ERR syntax error
         SCAN 0 COUNT 0 => -ERR syntax error

@@ -149,3 +149,23 @@ def test_exec_is_one_batch_of_the_store(client: Client, store: Any, monkeypatch:
         client("SET", f"k{i}", b"x" * 1_000_000)
     assert client.says("EXEC").startswith("-")
     assert client.says("EXISTS k0 k79") == ":0"
+
+
+def test_many_small_writes_are_one_transaction(client: Client) -> None:
+    """As each is counted with what it takes, not with what it might take."""
+    client.says("MULTI")
+    for i in range(50_000):
+        client("SET", f"k{i}", "v")
+    assert client.says("EXEC").startswith("[OK, OK")
+    assert client.says("DBSIZE") == ":50000"
+
+
+def test_what_a_transaction_rewrites_is_reserved(client: Client, store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    client("SET", "a", b"x" * 100_000)
+    asked, batch = [], store.batch
+    client.says("MULTI")
+    client.says("APPEND a y")
+    client.says("GET a")
+    monkeypatch.setattr(store, "batch", lambda reserve=0: asked.append(reserve) or batch(reserve=reserve))
+    client.says("EXEC")
+    assert 100_000 < asked[0] < 130_000
