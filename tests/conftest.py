@@ -58,6 +58,8 @@ SLOW = (
     "unit/backup/test_writer.py",
     "unit/bench/",
     "unit/catalog/test_btree_check.py::test_no_damage_of_a_page",
+    "unit/client/test_commands.py",
+    "unit/client/test_loaders.py",
     "unit/catalog/test_lmdb_catalog.py::test_a_killed_process_leaves_every_commit_whole",
     "unit/client/test_embedding_modules.py",
     "unit/client/test_embedding_optimizers.py",

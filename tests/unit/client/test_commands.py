@@ -1,0 +1,82 @@
+"""`pmkv import` and `pmkv export`: options, what is printed, and errors of one line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+import safetensors.numpy
+from click.testing import CliRunner, Result
+
+import pmkv_client
+from pmkv_server.cli import main
+from tests.served import ROOT, Served, free_port, served
+
+ROWS = np.arange(12, dtype="f4").reshape(4, 3)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Served]:
+    with served("--pool", ":memory:", "--capacity", "256MiB") as running:
+        yield running
+
+
+def run(server: Served, *words: str | Path) -> Result:
+    return CliRunner().invoke(main, [*map(str, words), "--port", str(server.port)])
+
+
+def test_files_go_in_and_out(server: Served, tmp_path: Path) -> None:
+    np.save(path := tmp_path / "x.npy", ROWS)
+    done = run(server, "import", path, "--table", "items", "--first-id", "10")
+    assert (done.exit_code, done.stderr) == (0, "")
+    checksum = done.stdout.split()[-1]
+    assert done.stdout == f"table items: 4 rows, 48 bytes, checksum {checksum}\n"
+    done = run(server, "export", tmp_path / "y.npz", "--table", "items")
+    assert done.exit_code == 0 and done.stdout.split()[-1] == checksum
+    for given, status in ((checksum, 0), ("0" * 16, 1)):
+        done = run(server, "import", tmp_path / "y.npz", "--table", "again", "--checksum", given)
+        assert done.exit_code == status, done.output
+    with pmkv_client.Client(port=server.port) as client:
+        assert np.array_equal(client.table("again").get([10, 13]), ROWS[[0, 3]])
+
+
+def test_a_branch_is_created_and_loaded(server: Served, tmp_path: Path) -> None:
+    np.savez(path := tmp_path / "x.npz", key=[5, 6, 7, 8], emb=ROWS, other=[1])
+    for _ in range(2):
+        done = run(server, "import", path, "--table", "t2", "--branch", "b", "--id-column", "key", "--columns", "emb")
+        assert done.exit_code == 0 and done.stdout.startswith("table t2 of branch b: 4 rows")
+    with pmkv_client.Client(port=server.port, view="b") as branch:
+        assert np.array_equal(branch.table("t2").get([8]), ROWS[3:])
+    done = run(server, "export", tmp_path / "y.npz", "--table", "t2")
+    assert done.exit_code == 1 and "no table 't2'" in done.stderr
+    assert run(server, "export", tmp_path / "y.npz", "--table", "t2", "--at", "b").exit_code == 0
+
+
+def test_what_goes_wrong_is_one_line(server: Served, tmp_path: Path) -> None:
+    (tmp_path / "x.npy").write_bytes(b"nothing")
+    done = run(server, "import", tmp_path / "x.npy", "--table", "items")
+    assert done.exit_code == 1 and done.stderr.startswith("Error: ") and "no .npy array" in done.stderr
+    done = CliRunner().invoke(main, ["import", str(tmp_path / "x.npy"), "--table", "t", "--port", str(free_port())])
+    assert done.exit_code == 1 and len(done.stderr.splitlines()) == 1
+
+
+def test_the_documented_commands_run(server: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (ROOT / "docs/FILES.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    np.save("vectors.npy", ROWS)
+    users = pyarrow.table({"user_id": ["a", "b"], "age": [1, 2], "score": [0.5, 1]})
+    pyarrow.parquet.write_table(users, "users.parquet")
+    safetensors.numpy.save_file({"embedding.weight": ROWS, "bias": ROWS[0]}, "model.safetensors")
+    commands = re.findall(r"^\$ pmkv (.*)$", text, re.MULTILINE)
+    assert len(commands) == 5
+    for command in commands:
+        done = run(server, *command.split())
+        assert done.exit_code == 0, f"{command}: {done.output}"
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    with pmkv_client.Client(port=server.port) as client:
+        monkeypatch.setattr(pmkv_client, "connect", lambda url: client)
+        exec(compile("\n".join(blocks), "docs/FILES.md", "exec"), {})
