@@ -1,4 +1,4 @@
-"""What all file formats have in common: batches of columns, the names of columns, and the checksum of rows."""
+"""Batches of columns, the names of columns, and the checksum of rows, for all file formats."""
 
 from __future__ import annotations
 

@@ -78,5 +78,7 @@ def test_the_documented_commands_run(server: Served, tmp_path: Path, monkeypatch
         assert done.exit_code == 0, f"{command}: {done.output}"
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     with pmkv_client.Client(port=server.port) as client:
+        for name in client.tables():
+            client.drop_table(name)
         monkeypatch.setattr(pmkv_client, "connect", lambda url: client)
         exec(compile("\n".join(blocks), "docs/FILES.md", "exec"), {})
