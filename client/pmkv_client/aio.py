@@ -159,6 +159,16 @@ class AsyncTable:
             if cursor == 0:
                 return
 
+    async def changes(self, since: str, batch: int = 4096, *, at: View = None) -> AsyncIterator[tuple[Ids, Array, Ids]]:
+        """As `Table.changes`."""
+        info, cursor = await self.info(at), 0
+        while True:
+            cursor, ids, rows, deleted = await self._client.run(requests.changes(info, since, cursor, batch, at))
+            if len(ids) or len(deleted):
+                yield ids, rows, deleted
+            if cursor == 0:
+                return
+
 
 class AsyncClient(redis.asyncio.Redis):
     """`Client` for asyncio: a redis.asyncio.Redis with tables and views. It pickles as `Client` does.

@@ -415,6 +415,18 @@ def scan(info: TableInfo, cursor: int | bytes, count: int, at: View = None) -> R
     return Request([("TABLE.SCAN", info.name, cursor, "COUNT", count, *as_at(at))], join)
 
 
+def changes(
+    info: TableInfo, since: str, cursor: int, count: int, at: View = None
+) -> Request[tuple[int, Ids, Array, Ids]]:
+    def join(replies: list[Any]) -> tuple[int, Ids, Array, Ids]:
+        next_cursor, keys, rows, deleted = replies[0]
+        ids = np.frombuffer(keys, "<i8").copy()
+        changed = parse_rows(info.name, rows, info.row_dtype, len(ids))
+        return int(next_cursor), ids, changed, np.frombuffer(deleted, "<i8").copy()
+
+    return Request([("TABLE.CHANGES", info.name, cursor, "SINCE", since, "COUNT", count, *as_at(at))], join)
+
+
 def gather(tables: Sequence[TableInfo], ids: Mapping[str, ArrayLike], at: View = None) -> Request[dict[str, Array]]:
     shaped = {info.name: as_id_array(ids[info.name], f"ids of '{info.name}'") for info in tables}
     keys = {name: flat for name, (flat, _) in shaped.items()}

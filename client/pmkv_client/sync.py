@@ -217,6 +217,20 @@ class Table:
             if cursor == 0:
                 return
 
+    def changes(self, since: str, batch: int = 4096, *, at: View = None) -> Iterator[tuple[Ids, Array, Ids]]:
+        """Yield (ids, rows, deleted ids) of what differs from the view `since`, about `batch` ids at a time.
+
+        The server reads only what was written since. A row that was written again with the same content counts as
+        changed. ResponseError: that view has not the same table.
+        """
+        info, cursor = self._info_at(at), 0
+        while True:
+            cursor, ids, rows, deleted = self._client.run(requests.changes(info, since, cursor, batch, at))
+            if len(ids) or len(deleted):
+                yield ids, rows, deleted
+            if cursor == 0:
+                return
+
 
 class Client(redis.Redis):
     """A redis-py client with tables and views. It is thread-safe, as redis.Redis is.

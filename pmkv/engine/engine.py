@@ -15,7 +15,7 @@ from typing import Any
 import numpy.typing as npt
 
 from ..catalog.lmdb_catalog import Catalog
-from ..errors import CorruptionError, ExistsError, InvalidError, ReadOnlyError, UnknownViewError
+from ..errors import CorruptionError, ExistsError, InvalidError, ReadOnlyError, UnknownNameError, UnknownViewError
 from ..index.arena import Arena
 from ..index.location_cache import CacheBudget
 from ..index.run_files import RunFiles
@@ -61,7 +61,9 @@ class Engine:
         unix ms; files: the catalog and the run files, None for a store in memory; hot: bytes of the location cache."""
         self.pool, self.log = pool, Log(pool, durability, now)
         self.dram = IndexMemory(Arena(), CacheBudget(hot))
-        self.context = EngineContext(self.log, verify, files[0] if files else None, self._clear, self._made_table)
+        self.context = EngineContext(
+            self.log, verify, files[0] if files else None, self._clear, self._made_table, self._top_in
+        )
         self._last_decision = 0  # LSN of the last decision: a name may be missing because of it
         self.heads = ViewSet(self._new_tree)
         self.open_views: dict[str, OpenView] = {}  # by name: every head, and each snapshot that was read
@@ -301,6 +303,18 @@ class Engine:
                 raise ExistsError(f"there is a table {decision['name']!r} already")
             lsn = self.decide(decision | {"id": self.heads.last_table + 1}, head)
         self.log.wait_durable(lsn)
+
+    def _top_in(self, view: str, tree: LayerTree) -> tuple[Layer | None, int]:
+        """Return the top layer of a tree in a view, and the LSN that it depends on. The caller holds locks.state.
+
+        UnknownNameError: the view has another table, or none."""
+        entry = self.view_entry(view)
+        if tree.name not in entry.parts:
+            raise UnknownNameError(
+                f"view {view!r} has not the same table: it was created since, perhaps after a drop; all rows differ"
+            )
+        top = entry.parts[tree.name]
+        return top, max(entry.lsn, top.last_write if top is not None else 0)
 
     def drop_table(self, name: str, head: str = MAIN) -> None:
         """Remove a table with all its rows."""

@@ -21,7 +21,7 @@ from ..versions.layer import Layer, LayerTree
 from ..versions.view_set import KEYSPACES, MAIN, UNDO, ViewEntry, keyspace_name
 from .entity_ids import KEPT_KEY, KEYS_SUFFIX
 from .keyspace import Keyspace
-from .table import Table
+from .table import Neighbours, Table
 
 T = TypeVar("T")
 
@@ -31,13 +31,14 @@ class EngineContext:
     """The services that the collections of all views share.
 
     clear: empties a keyspace of a head by a decision, and returns its LSN; create: makes sure that a head has a
-    table of this name, of a dtype if it is new; names: the ordered directory of keys."""
+    table of this name, of a dtype if it is new; top_in: as of `Neighbours`; names: the ordered directory of keys."""
 
     log: Log
     verify: bool
     names: Catalog | None
     clear: Callable[[str, int], int]
     create: Callable[[str, str, str], Table]
+    top_in: Callable[[str, LayerTree], tuple[Layer | None, int]]
 
 
 class OpenView:
@@ -55,6 +56,7 @@ class OpenView:
         self._held_tables: weakref.WeakValueDictionary[int, Table] = weakref.WeakValueDictionary()
         self._empty: dict[str, Layer] = {}  # top layers of collections that were never written
         self._keyspaces: dict[int, Keyspace] = {}
+        self._neighbours = Neighbours(self._keys_beside, ground.top_in)
         self.follow(view, trees, view.lsn)
         if view.name == MAIN:
             self._make_all()
@@ -102,7 +104,7 @@ class OpenView:
             table = self._held_tables.get(tree.number)
             if table is None or table.chain.tree.decision != tree.decision:  # its creation was taken back
                 ground = self._ground
-                table = Table(self._top(tree), ground.log, ground.verify, self.readonly, self._keys_beside)
+                table = Table(self._top(tree), ground.log, ground.verify, self.readonly, self._neighbours)
                 self._held_tables[tree.number] = table
             else:
                 table.stand_on(self._top(tree))

@@ -7,6 +7,7 @@ dtypes are checked here, so that kernels need not. Waiting for durability happen
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,9 @@ from ..log.log import Log
 from ..log.segments import Reserve
 from ..runtime.jit import FEW_ELEMENTS
 from ..runtime.scheduling import no_yield, yield_cpu
-from ..versions.layer import Layer
+from ..versions.difference import layers_between, walk_layers
+from ..versions.index_stack import Window
+from ..versions.layer import Layer, LayerTree
 from .array_forms import as_id_array, as_row_array, in_form, out_array
 from .casting import add_rows, cast_default, cast_values
 from .choose_newest import put_newer
@@ -36,18 +39,28 @@ MAX_LOCKED_ROWS = FEW_ELEMENTS  # a batch of up to so many rows is indexed under
 KEPT_AT_ONCE = 1 << 16  # keys that `ids_of` keeps in one batch
 IDS_ONLY = np.empty(0, np.uint8)
 
-KeysBeside = Callable[[str, bool], "Table | None"]  # by the table's name; whether it is created if there is none
+Changes = tuple[np.ndarray, np.ndarray, np.ndarray]  # ids of changed rows, the rows, ids of deleted ones
 Written = tuple[np.ndarray, np.ndarray, int]  # ids of a frame, where their rows stand, its LSN
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Functions by which a table reaches other tables and views.
+
+    keys_beside: returns the table that keeps the keys of another one's ids, given its name and whether to create it;
+    top_in: returns the top layer of a tree in the view of this name, and the LSN that this depends on."""
+
+    keys_beside: Callable[[str, bool], Table | None]
+    top_in: Callable[[str, LayerTree], tuple[Layer | None, int]]
 
 
 class Table(Collection):
     """A table of a view, made by `Store.create_table`. Safe for threads; each call is atomic (put up to 16 MiB, then in
     atomic pieces)."""
 
-    def __init__(self, top: Layer, log: Log, verify: bool, readonly: str | None, keys_beside: KeysBeside) -> None:
-        """keys_beside: returns the table that keeps the keys of this one's ids."""
+    def __init__(self, top: Layer, log: Log, verify: bool, readonly: str | None, others: Neighbours) -> None:
         super().__init__(top, log, verify, readonly)
-        self._keys_beside = keys_beside
+        self._others = others
         decision = top.tree.decision
         assert decision is not None
         self.id, self.name, self.rows = decision["id"], decision["name"], decision["rows"]
@@ -276,7 +289,7 @@ class Table(Collection):
             raise InvalidError(f"{label}: it is dense, its ids are 0 to {self.rows - 1}; hashes need one of any ids")
         names, shape = as_keys(keys, label)
         ids = ids_of_keys(names)
-        beside = self._keys_beside(self.name, keep)
+        beside = self._others.keys_beside(self.name, keep)
         if beside is None:
             refuse_collisions(ids, names, np.empty(ids.size, KEPT_KEY), np.zeros(ids.size, bool), label)
             return ids.reshape(shape)
@@ -488,7 +501,7 @@ class Table(Collection):
         else:
             cursor = 0
         taken = np.concatenate(ids) if ids else np.empty(0, np.int64)
-        return cursor, taken, self.get(taken)
+        return cursor, taken, self.get(taken, default=0)
 
     def scan(self, batch: int = 4096) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """(ids, rows) of the whole table in batches of about this size, in no order."""
@@ -497,6 +510,48 @@ class Table(Collection):
             cursor, ids, rows = self.scan_from(cursor, batch)
             if ids.size:
                 yield ids, rows
+            if not cursor:
+                return
+
+    def changes_from(self, since: str, cursor: int = 0, count: int = 1000) -> tuple[int, Changes]:
+        """Return the next cursor, and about `count` rows that were changed or deleted since the view `since`.
+
+        As of `scan_from`; only what was written since is read. UnknownNameError: that view has no such table."""
+        check_cursor(cursor)
+        self._guard()  # before: who has the lock cannot wait until a drop is durable, and tells of it
+        with self._log.publisher.entry, self._log.locks.state:  # a walk would see a part of a batch
+            self._guard()
+            top, lsn = self._others.top_in(since, self.chain.tree)
+            lsn = max(lsn, self._changed)
+            layers = layers_between(self.chain.top, top)
+            cursor, ids = self._taken(walk_layers(layers, self.chain.seed, cursor), cursor, max(1, count))
+            (rows, found), _ = self._log.deferring(lambda: self.get(ids, default=0, return_found=True), lsn)
+        self._log.wait_durable(lsn)
+        return cursor, (ids[found], rows[found], ids[~found])
+
+    @staticmethod
+    def _taken(walk: Iterator[Window], cursor: int, count: int) -> tuple[int, np.ndarray]:
+        """Return the next cursor, and about `count` ids of a walk, each once."""
+        ids: list[np.ndarray] = []
+        for places, words, _ in walk:
+            take = min(count - sum(some.size for some in ids), places.size)
+            if take < places.size:  # all of one place go together: the next cursor begins behind it
+                take = int(np.searchsorted(places, places[max(take, 1) - 1], "right"))
+            ids.append(words[:take][np.flatnonzero(np.diff(places[:take], prepend=~places[:1]))].view(np.int64))
+            cursor = (int(places[take - 1]) + 1) % (1 << 64)
+            if take < places.size or sum(some.size for some in ids) >= count:
+                return cursor, np.concatenate(ids)
+        return 0, np.concatenate(ids) if ids else np.empty(0, np.int64)
+
+    def changes(self, since: str, batch: int = 4096) -> Iterator[Changes]:
+        """Yield (ids, rows, deleted ids) of what differs from the view `since`, such as a snapshot of this one.
+
+        A row that was written again with the same content counts as changed."""
+        cursor = 0
+        while True:
+            cursor, changes = self.changes_from(since, cursor, batch)
+            if changes[0].size or changes[2].size:
+                yield changes
             if not cursor:
                 return
 

@@ -403,6 +403,24 @@ def check_scans(store: Any, state: Model) -> None:
     check_scans_of(store, state)
     for name, view in state.views.items():
         check_scans_of(store.view(name), view)
+    for name in ("main", *state.views):
+        for since in state.views:
+            check_changes(store.view(name), state.head(name), since, state.head(since))
+
+
+def check_changes(view: View, state: OpenView, since: str, before: OpenView) -> None:
+    """What a view tells of its changes since another one makes its tables of those."""
+    for name, table in view.tables().items():
+        try:
+            found = list(table.changes(since, batch=3))
+        except UnknownNameError:
+            continue
+        rows = dict(before.tables[name].rows)
+        for ids, changed, deleted in found:
+            rows.update((int(one), row.tobytes()) for one, row in zip(ids, changed))
+            for one in deleted.tolist():
+                rows.pop(one, None)
+        assert rows == state.tables[name].rows, f"{since} and its changes give {rows}, not {state.tables[name].rows}"
 
 
 def check_scans_of(store: Any, state: OpenView) -> None:

@@ -396,6 +396,27 @@ def _scan_options(words: list[bytes]) -> tuple[int, str | None]:
     return count, at
 
 
+@command("table.changes", -5, "readonly")
+def changes(session: Session, arguments: list[bytes]) -> Reply:
+    """Return the next cursor, ids and rows changed since a view, ids deleted.
+
+    The cursor is 0 at the end. Only what was written since is read. A row that was written
+    again with the same content counts as changed.
+
+    Syntax: TABLE.CHANGES name cursor SINCE view [COUNT n] [AT view]
+    """
+    cursor = parse_int(arguments[2], "ERR invalid cursor", 0, (1 << 64) - 1)
+    options = dict(_options(arguments[3:]))
+    since = name_of(options.pop(b"SINCE", b""))
+    if not since:
+        raise CommandError("ERR syntax error: SINCE and the name of a view are missing")
+    count, at = _scan_options([word for pair in options.items() for word in pair])
+    table = _table_of(session, arguments[1], at)
+    count = min(count, max(HEAVY_READ_BYTES // (table.width + 8), 1))
+    cursor, (ids, rows, deleted) = table.changes_from(since, cursor, count)
+    return joined([bulk(b"%d" % cursor), _blob(ids), _blob(rows), _blob(deleted)])
+
+
 @command("table.pool", -4, "readonly", heavy=_pools_much)
 def pool(session: Session, arguments: list[bytes]) -> Reply:
     """Return sum, mean or maximum of each bag of rows; `offsets` are the bags' starts.

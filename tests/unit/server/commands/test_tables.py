@@ -227,3 +227,19 @@ def test_ids_of_keys(items: Client, store: Any) -> None:
         TABLE.IDS items 3 a b => -ERR syntax error: 3 keys are said to follow, here are 2
         TABLE.IDS items 1 a SOMETIMES x => -ERR syntax error near 'SOMETIMES'
     """)
+
+
+def test_changes(items: Client) -> None:
+    items.says("SNAPSHOT.CREATE v1")
+    items("TABLE.PUT", "items", blob(2, 3), blob(5, 5, 6, 6, dtype="<f4"))
+    items("TABLE.DEL", "items", blob(1))
+    _, (cursor, ids, rows, deleted) = items("TABLE.CHANGES", "items", 0, "SINCE", "v1", "COUNT", 100)
+    order = np.argsort(rows_of(ids, "<i8"))
+    assert cursor[1] == b"0" and np.array(rows_of(ids, "<i8"))[order].tolist() == [2, 3]
+    assert np.array(rows_of(rows)).reshape(2, 2)[order].tolist() == [[5, 5], [6, 6]]
+    assert rows_of(deleted, "<i8") == [1]
+    items.follows("""
+        TABLE.CHANGES items 0 SINCE v1 AT v1 => ["0", "", "", ""]
+        TABLE.CHANGES items 0 COUNT 1 => -ERR syntax error: SINCE and the name of a view are missing
+        TABLE.CHANGES items 0 SINCE v2 => -NOVIEW there is no view 'v2'; there are: main, v1
+    """)
