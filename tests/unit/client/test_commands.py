@@ -71,8 +71,9 @@ def test_the_documented_commands_run(server: Served, tmp_path: Path, monkeypatch
     users = pyarrow.table({"user_id": ["a", "b"], "age": [1, 2], "score": [0.5, 1]})
     pyarrow.parquet.write_table(users, "users.parquet")
     safetensors.numpy.save_file({"embedding.weight": ROWS, "bias": ROWS[0]}, "model.safetensors")
+    Path("rules.json").write_text("{}")
     commands = re.findall(r"^\$ pmkv (.*)$", text, re.MULTILINE)
-    assert len(commands) == 5
+    assert len(commands) == 10
     for command in commands:
         done = run(server, *command.split())
         assert done.exit_code == 0, f"{command}: {done.output}"
@@ -82,3 +83,30 @@ def test_the_documented_commands_run(server: Served, tmp_path: Path, monkeypatch
             client.drop_table(name)
         monkeypatch.setattr(pmkv_client, "connect", lambda url: client)
         exec(compile("\n".join(blocks), "docs/FILES.md", "exec"), {})
+
+
+def test_deltas_go_from_server_to_table_in_order(server: Served, tmp_path: Path) -> None:
+    with pmkv_client.Client(port=server.port) as client:
+        source = client.create_table("source", ("f4", 3))
+        source.put(range(4), ROWS)
+        done = run(server, "export", tmp_path / "1.delta", "--table", "source")
+        assert done.exit_code == 0 and "4 rows changed, 0 deleted, up to snapshot delta-" in done.stdout
+        source.delete([0])
+        done = run(server, "export", tmp_path / "2.delta", "--table", "source", "--since", done.stdout.split()[-1])
+        assert done.exit_code == 0 and "0 rows changed, 1 deleted" in done.stdout
+        assert run(server, "import", tmp_path / "1.delta", tmp_path / "2.delta", "--table", "sink").exit_code == 0
+        assert client.table("sink").contains(range(4)).tolist() == [False, True, True, True]
+    done = run(server, "import", tmp_path / "2.delta", "--table", "sink")
+    assert done.exit_code == 1 and "has this delta already" in done.stderr
+
+
+def test_a_check_sees_the_branch_and_then_main(server: Served, tmp_path: Path) -> None:
+    np.save(path := tmp_path / "x.npy", ROWS)
+    log = tmp_path / "log"
+    words = ["publish", path, "--table", "checked", "--check", f"echo $PMKV_VIEW $PMKV_PORT >> {log}", "--sample", "2"]
+    done = run(server, *words)
+    assert done.exit_code == 0 and "table checked: 4 rows" in done.stdout, done.output
+    (branch, port), main = (line.split() for line in log.read_text().splitlines())
+    assert branch.startswith("publish-") and main == ["main", port] == ["main", str(server.port)]
+    done = run(server, *words[:4], "--check", "test $PMKV_VIEW != main")
+    assert done.exit_code == 1 and "`main` has what it had before again" in done.stderr
