@@ -395,9 +395,6 @@ def _() -> list[Patch]:
     return [(OpenView, "_at_once", at_once)]
 
 
-VERSIONS = set(MUTANTS) - others
-
-
 @mutant("the changes since a view leave out what only that view has")
 def _() -> list[Patch]:
     def layers_between(top: Layer, since: Layer | None) -> list[Layer]:
@@ -405,3 +402,6 @@ def _() -> list[Patch]:
         return [layer for layer in top.down() if id(layer) not in shared]
 
     return [(table_module, "layers_between", layers_between)]
+
+
+VERSIONS = set(MUTANTS) - others
