@@ -76,7 +76,7 @@ class AsyncTable:
     async def get(
         self,
         ids: ArrayLike,
-        default: float = ...,
+        default: float | None = ...,
         return_found: Literal[False] = ...,
         fields: Fields = ...,
         out: Any = ...,
@@ -88,7 +88,7 @@ class AsyncTable:
     async def get(
         self,
         ids: ArrayLike,
-        default: float = ...,
+        default: float | None = ...,
         *,
         return_found: Literal[True],
         fields: Fields = ...,
@@ -100,7 +100,7 @@ class AsyncTable:
     async def get(
         self,
         ids: ArrayLike,
-        default: float = ...,
+        default: float | None = ...,
         return_found: bool = ...,
         fields: Fields = ...,
         out: Any = ...,
@@ -111,7 +111,7 @@ class AsyncTable:
     async def get(
         self,
         ids: ArrayLike,
-        default: float = 0.0,
+        default: float | None = None,
         return_found: bool = False,
         fields: Fields = None,
         out: Any = None,
@@ -207,11 +207,11 @@ class AsyncClient(redis.asyncio.Redis):
         return {name: self.table(name) for name in await self.run(requests.table_names())}
 
     async def create_table(
-        self, name: str, dtype: DTypeLike, rows: int | None = None, exist_ok: bool = False
+        self, name: str, dtype: DTypeLike, rows: int | None = None, exist_ok: bool = False, default: Any = None
     ) -> AsyncTable:
         """As `Client.create_table`."""
         try:
-            await self.run(requests.create_table(name, dtype, rows))
+            await self.run(requests.create_table(name, dtype, rows, default))
         except ResponseError:
             if not (exist_ok and name in await self.run(requests.table_names())):
                 raise

@@ -11,7 +11,6 @@ of the first one.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Generic, Literal, TypeVar
@@ -65,13 +64,15 @@ class Request(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class TableInfo:
-    """The fixed properties of a table, as TABLE.INFO reports them. `rows` is the bound of a dense table, else None."""
+    """The fixed properties of a table, as TABLE.INFO reports them. `rows` is the bound of a dense table, else None;
+    `default` is what stands for absent rows, None for zeros."""
 
     name: str
     id: int
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
     rows: int | None
+    default: Any = None
 
     @property
     def row_dtype(self) -> np.dtype[Any]:
@@ -184,12 +185,14 @@ def _stored(given: Array, dtype: np.dtype[Any], label: str) -> Array:
     return stored
 
 
-def as_default(value: float) -> tuple[str, bytes] | tuple[()]:
-    """Return the option DEFAULT with a number that reads back exactly; nothing for 0, the server's default."""
+def as_default(value: float | None) -> tuple[str, bytes] | tuple[()]:
+    """Return the option DEFAULT with a number that reads back exactly; nothing for None, the table's default."""
+    if value is None:
+        return ()
     number = value.item() if isinstance(value, np.generic) else value
     if not isinstance(number, int | float):
         raise ValueError(f"default={value!r} is not a number")
-    return () if number == 0 and math.copysign(1, number) > 0 else ("DEFAULT", repr(float(number)).encode())
+    return "DEFAULT", repr(float(number)).encode()
 
 
 def as_at(view: View) -> Args:
@@ -250,7 +253,7 @@ def check_layout(found: TableInfo, dtype: DTypeLike, rows: int | None) -> None:
 # Commands on tables
 
 
-def create_table(name: str, dtype: DTypeLike, rows: int | None = None) -> Request[None]:
+def create_table(name: str, dtype: DTypeLike, rows: int | None = None, default: Any = None) -> Request[None]:
     row = np.dtype(dtype)
     element, shape = row.subdtype or (row, ())
     if len(shape) > 1 or (shape and element.names):
@@ -262,7 +265,16 @@ def create_table(name: str, dtype: DTypeLike, rows: int | None = None) -> Reques
         args += ("DTYPE", element.str) + (("DIM", shape[0]) if shape else ())
     if rows is not None:
         args += ("ROWS", int(rows))
+    if default is not None:
+        args += ("DEFAULT", json.dumps(default, default=_plain_value))
     return Request([args], lambda replies: None)
+
+
+def _plain_value(value: Any) -> Any:
+    """Return an array or a number of NumPy as JSON can carry it."""
+    if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "fiub":
+        return value.tolist()
+    raise ValueError(f"default={value!r} is neither a number nor an array of numbers")
 
 
 def drop_table(name: str) -> Request[None]:
@@ -309,7 +321,7 @@ def _writes(command: str, info: TableInfo, ids: ArrayLike, rows: Any, options: A
 def get(
     info: TableInfo,
     ids: ArrayLike,
-    default: float = 0.0,
+    default: float | None = None,
     return_found: bool = False,
     fields: Sequence[str] | None = None,
     out: Any = None,
@@ -556,6 +568,7 @@ def parse_table_info(reply: Any) -> TableInfo:
         dtype=descr_dtype(fields["dtype"]),
         shape=tuple(int(size) for size in fields["shape"]),
         rows=int(fields["rows"]) or None,  # the server reports 0 for a table that takes any id
+        default=json.loads(fields.get("default", "null")),
     )
 
 

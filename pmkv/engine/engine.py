@@ -29,6 +29,7 @@ from ..media.base import Medium
 from ..versions.layer import IndexMemory, Layer, LayerTree
 from ..versions.manifest import Manifest
 from ..versions.view_set import KEYSPACES, MAIN, ViewEntry, ViewInfo, ViewSet, keyspace_name
+from .initializer import normalized
 from .keyspace import OWNER, Keyspace
 from .open_view import EngineContext, OpenView, readonly_because
 from .recovery import Replayer, replay_seconds
@@ -260,13 +261,20 @@ class Engine:
     # tables and keyspaces
 
     def create_table(
-        self, name: str, dtype: npt.DTypeLike, rows: int | None = None, head: str = MAIN, exist_ok: bool = False
+        self,
+        name: str,
+        dtype: npt.DTypeLike,
+        rows: int | None = None,
+        head: str = MAIN,
+        exist_ok: bool = False,
+        default: Any = None,
     ) -> Table:
-        """Create a table. rows: the ids are 0 to rows - 1 (dense), None for any int64 ids.
+        """Create a table. rows: the ids are 0 to rows - 1 (dense), None for any int64 ids; default: of absent rows.
 
         exist_ok: return an existing table of equal dtype, shape and `rows`. ExistsError: the name is taken."""
         check_name(name, "table")
-        rows, descr = check_bound(rows), descr_of(row_dtype(dtype))
+        row = row_dtype(dtype)
+        rows, descr, initial = check_bound(rows), descr_of(row), normalized(default, row.base, row.shape)
         self.log.guard_write()
         with self.log.locks.append, self.log.locks.state:
             view = self.open_views[self.head_entry(head).name]
@@ -274,7 +282,7 @@ class Engine:
             if existing is None:
                 number = self.heads.last_table + 1
                 decision = {"op": "create_table", "id": number, "name": name, "descr": descr, "rows": rows}
-                self.decide(decision, head)
+                self.decide(decision if initial is None else decision | {"default": initial}, head)
             table = view.tables[name]
         self.log.wait_durable(table.layer)
         if existing is None:
@@ -282,10 +290,13 @@ class Engine:
         if not exist_ok:
             raise ExistsError(f"there is a table {name!r} already, with rows of {existing.row_dtype}")
         wanted = dtype_from(descr)
-        if (existing.row_dtype, existing.rows) != (wanted, rows):
+        if (existing.row_dtype, existing.rows, existing.default) != (wanted, rows, initial):
+            defaults = [
+                f" and default={one}" if existing.default != initial else "" for one in (existing.default, initial)
+            ]
             raise ExistsError(
-                f"there is a table {name!r} already, with rows of {existing.row_dtype} and rows={existing.rows}, "
-                f"not with rows of {wanted} and rows={rows}"
+                f"there is a table {name!r} already, with rows of {existing.row_dtype} and rows={existing.rows}"
+                f"{defaults[0]}, not with rows of {wanted} and rows={rows}{defaults[1]}"
             )
         return existing
 

@@ -175,7 +175,7 @@ class OpenView:
             beside = self._ground.create(name + KEYS_SUFFIX, KEPT_KEY, self.view.name)
         return beside
 
-    def gather(self, wanted: Mapping[str, npt.ArrayLike], default: Any = 0.0) -> dict[str, np.ndarray]:
+    def gather(self, wanted: Mapping[str, npt.ArrayLike], default: Any = None) -> dict[str, np.ndarray]:
         """Read rows of several tables at one moment: {name: ids} to {name: rows}."""
         self.guard()
         return self._at_once(lambda: {name: self.table(name).get(ids, default) for name, ids in wanted.items()})

@@ -32,6 +32,7 @@ from .casting import add_rows, cast_default, cast_values
 from .choose_newest import put_newer
 from .collection import Collection
 from .entity_ids import KEPT_KEY, as_keys, ids_of_keys, refuse_collisions
+from .initializer import Initializer
 from .row_schema import can_become, dtype_from
 
 PIPELINED_FRAMES = 6  # frames of one piece of a long put: one is flushed while the next is filled
@@ -67,6 +68,8 @@ class Table(Collection):
         self.row_dtype = row = dtype_from(decision["descr"])
         self.dtype, self.shape, self.width = row.base, row.shape, row.itemsize
         self._owner = np.uint64(self.id)
+        self.default = decision.get("default")  # as `initializer.normalized` returned it
+        self._initial = None if self.default is None else Initializer(self.default, self.dtype, self.shape)
 
     def __repr__(self) -> str:
         return f"<pmkv table {self.name!r}: rows of {self.row_dtype}>"
@@ -115,7 +118,7 @@ class Table(Collection):
 
     def _default(self, default: Any) -> np.ndarray:
         """One row, uint8[width], every element `default`; the number 0 means zero bytes whatever the dtype."""
-        if isinstance(default, int | float) and default == 0:  # nearly always
+        if default is None or (isinstance(default, int | float) and default == 0):  # nearly always
             return np.zeros(self.width, np.uint8)
         filled = cast_default(default, self.shape, self.dtype, f"a row of table {self.name!r}, {self.row_dtype}")
         return np.frombuffer(filled.tobytes(), np.uint8)
@@ -126,9 +129,36 @@ class Table(Collection):
         raw = self._rows(rows, self._bounded(flat), shape)
         return flat.copy(), raw.copy().view(self.dtype).reshape(flat.size, *self.shape)
 
-    def absent_row(self, default: Any) -> np.ndarray:
-        """Return the row that stands for an absent one."""
-        return self._default(default).view(self.dtype).reshape(self.shape)
+    def absent_rows(self, ids: np.ndarray, default: Any) -> np.ndarray:
+        """Return the rows that stand for absent ones."""
+        if default is None and self._initial is not None:
+            return self._initial.rows(ids)
+        row = self._default(default).view(self.dtype).reshape(self.shape)
+        return np.broadcast_to(row, (ids.size, *self.shape))
+
+    def _initialize(self, ids: np.ndarray, raw: np.ndarray, present: np.ndarray) -> None:
+        """Put the table's default in place of absent rows, after a gather; write these, if the first read does."""
+        initial, missing = self._initial, np.flatnonzero(present == 0)
+        if initial is None or not missing.size:
+            return
+        rows = np.ascontiguousarray(initial.rows(ids[missing])).reshape(-1).view(np.uint8)
+        raw.reshape(ids.size, self.width)[missing] = rows.reshape(missing.size, self.width)
+        if initial.creates and self._readonly is None and not self._log.readonly:
+            self._create(ids[missing])
+
+    def _create(self, ids: np.ndarray) -> None:
+        """Write the default rows of ids that have none."""
+        assert self._initial is not None
+        within = ids if self.rows is None else ids[(ids >= 0) & (ids < self.rows)]
+        initial = self._initial
+
+        def write_new() -> None:
+            new = np.unique(within[~self.contains(within)])
+            raw = np.ascontiguousarray(initial.rows(new)).reshape(-1).view(np.uint8)
+            self._log.wait_durable(self._write(new, raw, 0) if new.size else 0)
+
+        _, lsn = self._log.exclusively(write_new)
+        self._log.wait_durable(lsn)
 
     def check_adds(self) -> None:
         """Raise InvalidError if the rows are no numbers."""
@@ -140,13 +170,14 @@ class Table(Collection):
     def get(
         self,
         ids: npt.ArrayLike,
-        default: Any = 0.0,
+        default: Any = None,
         return_found: bool = False,
         fields: Sequence[str] | None = None,
         out: Any = None,
         as_: str = "numpy",
     ) -> Any:
-        """Rows of ids of any shape, as an array of shape (*ids.shape, *shape); `default` fills those that are absent.
+        """Rows of ids of any shape, as an array of shape (*ids.shape, *shape). `default` fills those that are absent,
+        None as the table was told when it was created: zeros, unless it was told otherwise.
 
         return_found: also bool of ids.shape. fields: only these of a structured dtype, packed. out: an array to fill
         and return. as_: "numpy", "torch" or "arrow". All of one moment."""
@@ -154,6 +185,8 @@ class Table(Collection):
         filled = None if out is None else self._out(out, shape, fields)
         buffer = filled.reshape(-1).view(np.uint8) if filled is not None and fields is None else None
         raw, found = self._gather(flat, self._default(default), buffer)
+        if default is None and self._initial is not None:
+            self._initialize(flat, raw, found)
         rows = raw.view(self.dtype).reshape((*shape, *self.shape))
         if fields is not None:
             rows = self._fields(rows, fields, filled)
@@ -231,9 +264,9 @@ class Table(Collection):
         """Bags of rows reduced to one row each, as torch.nn.EmbeddingBag: bag b is ids[offsets[b] : offsets[b +
         1]], the last one ends with the ids.
 
-        weights: f4[n], with mode "sum" only; mode: "sum", "mean", "max". Ids that are absent are left out (as
-        padding_idx), an empty bag
-        is zeros. Result: float32 for tables of f2 and f4, else float64; shape (bags, *shape)."""
+        weights: f4[n], with mode "sum" only; mode: "sum", "mean", "max". Ids that are absent count as the table's
+        default if it has one, else they are left out (as padding_idx); an empty bag is zeros. Result: float32 for
+        tables of f2 and f4, else float64; shape (bags, *shape)."""
         ids, shape = self._shaped_ids(ids)
         if len(shape) != 1:
             raise InvalidError(f"ids of bags have one dimension, not shape {shape}: give ids.reshape(-1) and offsets")
@@ -241,6 +274,9 @@ class Table(Collection):
         real = self._pooled_dtype(mode)
         scale = np.empty(0, real) if weights is None else self._weights(weights, ids.size, mode, real)
         out, found = self._gather(ids, self._default(0))
+        if self._initial is not None:
+            self._initialize(ids, out, found)
+            found[:] = 1
         rows = out.view(self.dtype).reshape(ids.size, self.width // self.dtype.itemsize).astype(real, copy=False)
         pooled = np.zeros((starts.size, rows.shape[1]), real)
         pool_rows(rows, found, scale, MODES[mode], starts, pooled)
@@ -348,7 +384,7 @@ class Table(Collection):
         return None
 
     def add(self, ids: npt.ArrayLike, rows: npt.ArrayLike) -> None:
-        """Add to rows, absent ones counting as zeros; equal ids add up. Atomic as put."""
+        """Add to rows, absent ones counting as the table's default; equal ids add up. Atomic as put."""
         ids, shape = self._shaped_ids(ids)
         self.check_adds()
         change = self._rows(rows, self._bounded(ids), shape).view(self.dtype).reshape(ids.size, *self.shape)
@@ -356,7 +392,12 @@ class Table(Collection):
         unique, where = np.unique(ids, return_inverse=True)
 
         def write_sums() -> None:
-            current = self._gather(unique, self._default(0))[0].view(self.dtype).reshape(unique.size, *self.shape)
+            raw, found = self._gather(unique, self._default(0))
+            if self._initial is not None:
+                missing = np.flatnonzero(found == 0)
+                initial = np.ascontiguousarray(self._initial.rows(unique[missing])).reshape(-1).view(np.uint8)
+                raw.reshape(unique.size, self.width)[missing] = initial.reshape(missing.size, self.width)
+            current = raw.view(self.dtype).reshape(unique.size, *self.shape)
             current = add_rows(current, where, change, f"a sum in table {self.name!r}")
             self._log.wait_durable(self._write(unique, current.reshape(-1).view(np.uint8), 0) if unique.size else 0)
 

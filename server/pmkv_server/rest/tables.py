@@ -19,6 +19,7 @@ from .keys import reply
 from .problems import invalid
 
 CURSOR = "Pmkv-Cursor"
+KNOWN = {"name", "dtype", "shape", "rows", "default"}
 MAX_COUNT = 1 << 20
 MODES = ("sum", "mean", "max")
 
@@ -31,6 +32,7 @@ def describe(table: Any) -> dict[str, Any]:
         "shape": list(table.shape),
         "width": table.width,
         "rows": table.rows,
+        **({} if table.default is None else {"default": table.default}),
         "length": len(table),
     }
 
@@ -46,14 +48,17 @@ async def create_table(request: web.Request) -> web.Response:
     view = await view_of(request, query(request, "at"))
     sent = await read_body(request)
     body = await off_loop(lambda: jsonrows.parse(sent), len(sent))
-    if not isinstance(body, dict) or not {"name", "dtype"} <= body.keys() <= {"name", "dtype", "shape", "rows"}:
-        raise invalid('the body must be {"name": "...", "dtype": NumPy descr, "shape": [...], "rows": bound or null}')
+    if not isinstance(body, dict) or not {"name", "dtype"} <= body.keys() <= KNOWN:
+        raise invalid(
+            'the body must be {"name": "...", "dtype": NumPy descr, "shape": [...], "rows": bound or null, '
+            '"default": of absent rows}'
+        )
     dtype = row_dtype(body["dtype"], body.get("shape", []))
     rows = None if body.get("rows") is None else integer(body["rows"], "rows", 1, 1 << 62)
     name = body["name"]
     if not isinstance(name, str):
         raise invalid("'name' must be a string")
-    made = await run(request, lambda: describe(view.create_table(name, dtype, rows)))
+    made = await run(request, lambda: describe(view.create_table(name, dtype, rows, default=body.get("default"))))
     return reply(made, 201, {hdrs.LOCATION: f"/v1/tables/{name}"})
 
 
@@ -128,7 +133,7 @@ async def _encoded(
 async def rows_get(request: web.Request) -> web.Response:
     table, message = await _message(request, "default", "return_found", "fields")
     ids, fields = message.require("ids"), _fields(message.options.get("fields"))
-    default = _number(message.options.get("default", 0.0))
+    default = _number(message.options["default"]) if "default" in message.options else None
     with_found = _flag(message.options.get("return_found", False))
 
     def work() -> dict[str, Any]:

@@ -243,3 +243,17 @@ def test_changes(items: Client) -> None:
         TABLE.CHANGES items 0 COUNT 1 => -ERR syntax error: SINCE and the name of a view are missing
         TABLE.CHANGES items 0 SINCE v2 => -NOVIEW there is no view 'v2'; there are: main, v1
     """)
+
+
+def test_defaults_of_tables(client: Client, store: Any) -> None:
+    assert client("TABLE.CREATE", "t", "DTYPE", "f4", "DIM", 2, "DEFAULT", '{"uniform": [0, 1], "seed": 3}')[1] == b"OK"
+    wanted = store.table("t").get([5])
+    assert rows_of(client("TABLE.GET", "t", blob(5))) == wanted[0].tolist() and wanted.all()
+    assert rows_of(client("TABLE.GET", "t", blob(5), "DEFAULT", "0")) == [0, 0]
+    assert rows_of(client("TABLE.MGET", 1, "t", blob(5))[1][0]) == wanted[0].tolist()
+    assert rows_of(client("TABLE.POOL", "t", blob(5), blob(0))) == wanted[0].tolist()
+    assert b'{"uniform":[0.0,1.0],"seed":3}' in [value for _, value in client("TABLE.INFO", "t")[1]]
+    client.follows("""
+        TABLE.CREATE u DTYPE f4 DEFAULT {} => -ERR default={}: known are "zeros", a value, and {'uniform': (low, high)} or {'normal': (mean, deviation)} with a 'seed'
+        TABLE.CREATE u DTYPE f4 DEFAULT { => -ERR DEFAULT '{' is not JSON
+    """)  # noqa: E501
