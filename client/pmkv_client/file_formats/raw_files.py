@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from .batches import ID_COLUMN, ROW_COLUMN, Batch, Columns, FileError, chosen, rows_per_batch
 
+EXTENSIONS = ("bfloat16", "float8_e4m3fn", "float8_e5m2")
 SAFE_HEADER_MAX = 100 << 20  # as in the format's own library
 SAFE_DTYPES = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "bfloat16", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1",
@@ -60,9 +61,14 @@ class Extent:
             raise FileError(f"{self.path}: it has {size:,} bytes, and the array ends at {end:,}: it was cut off")
 
 
+def is_extension(dtype: np.dtype[Any]) -> bool:
+    """Return whether a dtype is one of ml_dtypes."""
+    return dtype.name in EXTENSIONS
+
+
 def stored_dtype(name: str | np.dtype[Any]) -> np.dtype[Any]:
     """Return the dtype of a name, of NumPy or ml_dtypes. FileError: ml_dtypes is needed, and not installed."""
-    if name in ("bfloat16", "float8_e4m3fn", "float8_e5m2"):
+    if name in EXTENSIONS:
         try:
             import ml_dtypes
         except ImportError:
@@ -95,6 +101,8 @@ class RawSource:
                 yield self._batch(start, rows)
 
     def _batch(self, start: int, rows: NDArray[Any]) -> Batch:
+        if is_extension(rows.dtype):  # tables hold NumPy's own dtypes; f4 holds all of these values
+            rows = rows.astype(np.float32)
         if self._columns is None:
             return Batch(start, None, {ROW_COLUMN: rows})
         return Batch(start, rows[self._id] if self._id else None, {name: rows[name] for name in self._columns})

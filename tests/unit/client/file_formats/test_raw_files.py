@@ -6,6 +6,7 @@ import pickle
 import zipfile
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -21,6 +22,7 @@ from pmkv_client.file_formats.raw_files import (
     safe_parts,
     torch_extents,
 )
+from pmkv_client.file_formats.writers import safe_head
 
 ROWS = np.random.default_rng(1).random((1000, 8), np.float32)
 
@@ -101,6 +103,15 @@ def test_safetensors(tmp_path: Path) -> None:
     path.write_bytes(b"\xff" * 20)
     with pytest.raises(FileError, match="no safetensors file"):
         safe_extents(path)
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "float8_e4m3fn", "float8_e5m2"])
+def test_short_floats_are_read_as_f4(tmp_path: Path, name: str) -> None:
+    rows = ROWS.astype(getattr(ml_dtypes, name))
+    (tmp_path / "x.safetensors").write_bytes(safe_head("emb", rows.dtype, rows.shape) + rows.tobytes())
+    (extent,) = safe_extents(tmp_path / "x.safetensors").values()
+    found = next(RawSource(extent).batches(0)).columns["row"]
+    assert found.dtype == np.float32 and np.array_equal(found, rows[: len(found)].astype("f4"))
 
 
 def test_an_index_names_its_files(tmp_path: Path) -> None:
