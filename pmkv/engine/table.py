@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import CorruptionError, InvalidError
+from ..errors import CorruptionError, InvalidError, UnknownNameError
 from ..index.hash_table import check_cursor
 from ..index.lookup_batch import IdBatch, lives, new_keys
 from ..kernels import location
@@ -147,8 +147,12 @@ class Table(Collection):
             self._create(ids[missing])
 
     def _create(self, ids: np.ndarray) -> None:
-        """Write the default rows of ids that have none."""
+        """Write the default rows of ids that have none, unless this thread has locks that come after locks.append: the
+        next read does it then."""
         assert self._initial is not None
+        locks = self._log.locks
+        if (locks.publish.is_held or locks.state.is_held) and not locks.append.is_held:
+            return
         within = ids if self.rows is None else ids[(ids >= 0) & (ids < self.rows)]
         initial = self._initial
 
@@ -559,6 +563,13 @@ class Table(Collection):
 
         As of `scan_from`; only what was written since is read. UnknownNameError: that view has no such table."""
         check_cursor(cursor)
+        try:
+            return self._changes_from(since, cursor, count)
+        except UnknownNameError:  # a pending decision may be why there is no such view
+            self._log.wait_durable_if_free(self._log.lsn)
+            raise
+
+    def _changes_from(self, since: str, cursor: int, count: int) -> tuple[int, Changes]:
         self._guard()  # before: who has the lock cannot wait until a drop is durable, and tells of it
         with self._log.publisher.entry, self._log.locks.state:  # a walk would see a part of a batch
             self._guard()

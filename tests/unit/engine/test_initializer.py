@@ -105,6 +105,8 @@ def test_the_first_read_may_write_them(engine: Engine) -> None:
     assert engine.table("t", "v").get([6]).any() and len(table) == 3
     table.get([6], default=1)
     assert len(table) == 3
+    with engine.log.locks.publish:  # as a gather has it that met part of a long put
+        assert np.array_equal(table.get([7]), table.absent_rows(np.array([7]), None)) and len(table) == 3
 
 
 def test_a_table_remembers_its_default(engine: Engine) -> None:
