@@ -26,6 +26,7 @@ from .arrays import as_array, as_id_array, as_row_array, in_form, out_array
 
 DEFAULT_PORT = 7379
 MAIN = "main"
+SHORT_FLOATS = ("bfloat16", "float8_e4m3fn", "float8_e5m2")  # of ml_dtypes; NumPy knows no description of them
 PUT_BYTES = 8 << 20  # most bytes of rows in one TABLE.PUT: the server holds a whole command before it runs it
 KEYS_PER_CALL = 1 << 14  # of TABLE.IDS
 REPLY_BYTES = 64 << 20  # most bytes of rows in one reply: a bulk string ends at 512 MiB, and both sides hold it whole
@@ -175,7 +176,7 @@ def _stored(given: Array, dtype: np.dtype[Any], label: str) -> Array:
             continue
         if after.dtype.kind in "SU":
             lost = before.dtype.kind != after.dtype.kind or after.astype(before.dtype) != before
-        elif after.dtype.kind in "fc":
+        elif after.dtype.kind in "fc" or after.dtype.name in SHORT_FLOATS:
             lost = np.isfinite(before) & ~np.isfinite(after)
         else:
             limits = np.iinfo(after.dtype)
@@ -223,15 +224,34 @@ def as_force(force: bool) -> Args:
 # Descriptions of dtypes
 
 
+def named_dtype(dtype: DTypeLike) -> np.dtype[Any]:
+    """Return a dtype, also of the names of short floats of ml_dtypes, such as `("bfloat16", 64)`."""
+    name, *shape = dtype if isinstance(dtype, tuple) and len(dtype) == 2 else (dtype,)
+    if isinstance(name, str) and name in SHORT_FLOATS:
+        import ml_dtypes
+
+        element = np.dtype(getattr(ml_dtypes, name))
+        return np.dtype((element, shape[0])) if shape else element
+    return np.dtype(dtype)
+
+
+def dtype_name(dtype: np.dtype[Any]) -> str:
+    """Return the name by which the server knows a dtype without fields."""
+    return dtype.name if dtype.name in SHORT_FLOATS else dtype.str
+
+
 def descr_json(dtype: np.dtype[Any]) -> str:
     """Return the NumPy descr as JSON: `"<f4"`, or for a structured dtype `[["price","<f4"],["emb","<f4",[16]]]`."""
+    if dtype.name in SHORT_FLOATS:
+        return json.dumps(dtype.name)
     packed = repack_fields(dtype, recurse=True) if dtype.names else dtype
     return json.dumps(np.lib.format.dtype_to_descr(packed), separators=(",", ":"))
 
 
 def descr_dtype(text: str | bytes) -> np.dtype[Any]:
     """Return the dtype of a JSON descr."""
-    return np.lib.format.descr_to_dtype(_descr(json.loads(text)))
+    found = json.loads(text)
+    return named_dtype(found) if found in SHORT_FLOATS else np.lib.format.descr_to_dtype(_descr(found))
 
 
 def _descr(node: Any) -> Any:
@@ -242,7 +262,7 @@ def _descr(node: Any) -> Any:
 
 def check_layout(found: TableInfo, dtype: DTypeLike, rows: int | None) -> None:
     """Compare an existing table with the layout asked for. Raises ResponseError, naming both, where they differ."""
-    row = np.dtype(dtype)
+    row = named_dtype(dtype)
     element, shape = row.subdtype or (row, ())
     layouts = [(descr_json(found.dtype), found.shape, found.rows), (descr_json(element), shape, rows)]
     if layouts[0] != layouts[1]:
@@ -254,7 +274,7 @@ def check_layout(found: TableInfo, dtype: DTypeLike, rows: int | None) -> None:
 
 
 def create_table(name: str, dtype: DTypeLike, rows: int | None = None, default: Any = None) -> Request[None]:
-    row = np.dtype(dtype)
+    row = named_dtype(dtype)
     element, shape = row.subdtype or (row, ())
     if len(shape) > 1 or (shape and element.names):
         raise ValueError(f"rows of {row} cannot be created over the network: lay them flat, or make them a field")
@@ -262,7 +282,7 @@ def create_table(name: str, dtype: DTypeLike, rows: int | None = None, default: 
     if element.names:
         args += ("SCHEMA", descr_json(element))
     else:
-        args += ("DTYPE", element.str) + (("DIM", shape[0]) if shape else ())
+        args += ("DTYPE", dtype_name(element)) + (("DIM", shape[0]) if shape else ())
     if rows is not None:
         args += ("ROWS", int(rows))
     if default is not None:
@@ -556,7 +576,7 @@ def row_of_fields(info: TableInfo, fields: Sequence[str] | None) -> np.dtype[Any
 
 def pooled_row(info: TableInfo) -> np.dtype[Any]:
     """Return the row of a pooled reply: f4 for tables of f2 and f4, else f8."""
-    is_short = info.dtype.kind == "f" and info.dtype.itemsize <= 4
+    is_short = (info.dtype.kind == "f" and info.dtype.itemsize <= 4) or info.dtype.name in SHORT_FLOATS
     return np.dtype(("<f4" if is_short else "<f8", info.shape))
 
 

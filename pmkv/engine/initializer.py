@@ -14,6 +14,7 @@ import numpy as np
 
 from ..errors import InvalidError
 from .casting import cast_default, cast_values
+from .extension_dtypes import is_float
 
 DRAWN_AT_ONCE = 1 << 16  # numbers
 DRAWN = ("uniform", "normal")
@@ -55,7 +56,7 @@ def _drawn(default: dict[str, Any], dtype: np.dtype) -> dict[str, Any]:
         raise InvalidError(f"default={default!r}: '{kind}' takes two finite numbers, and 'seed' and 'create' beside it")
     if not isinstance(seed, int | np.integer) or not 0 <= seed < 1 << 64:
         raise InvalidError(f"default={default!r}: 'seed' is a number from 0 to 2**64 - 1")
-    if dtype.kind not in ("f" if kind == "normal" else "fiu"):
+    if not (is_float(dtype) or (kind == "uniform" and dtype.kind in "iu")):
         raise InvalidError(f"default={default!r}: rows of {dtype} cannot be drawn so; give a value")
     low, high = map(float, numbers)
     if kind == "uniform" and not low <= high:

@@ -32,6 +32,7 @@ from .casting import add_rows, cast_default, cast_values
 from .choose_newest import put_newer
 from .collection import Collection
 from .entity_ids import KEPT_KEY, as_keys, ids_of_keys, refuse_collisions
+from .extension_dtypes import is_extension, is_float
 from .initializer import Initializer
 from .row_schema import can_become, dtype_from
 
@@ -166,7 +167,7 @@ class Table(Collection):
 
     def check_adds(self) -> None:
         """Raise InvalidError if the rows are no numbers."""
-        if self.dtype.kind not in "fiuc":
+        if self.dtype.kind not in "fiuc" and not is_extension(self.dtype):
             raise InvalidError(f"table {self.name!r} has dtype {self.dtype}: only numbers can be added to")
 
     # reading
@@ -270,7 +271,7 @@ class Table(Collection):
 
         weights: f4[n], with mode "sum" only; mode: "sum", "mean", "max". Ids that are absent count as the table's
         default if it has one, else they are left out (as padding_idx); an empty bag is zeros. Result: float32 for
-        tables of f2 and f4, else float64; shape (bags, *shape)."""
+        tables of f4 and shorter floats, else float64; shape (bags, *shape)."""
         ids, shape = self._shaped_ids(ids)
         if len(shape) != 1:
             raise InvalidError(f"ids of bags have one dimension, not shape {shape}: give ids.reshape(-1) and offsets")
@@ -287,11 +288,11 @@ class Table(Collection):
         return in_form(pooled.reshape(starts.size, *self.shape), as_)
 
     def _pooled_dtype(self, mode: str) -> np.dtype:
-        if self.dtype.kind not in "fiub":
+        if self.dtype.kind not in "fiub" and not is_extension(self.dtype):
             raise InvalidError(f"table {self.name!r} has dtype {self.dtype}: only numbers can be pooled")
         if mode not in MODES:
             raise InvalidError(f"mode={mode!r}: choose one of {', '.join(MODES)}")
-        return np.dtype(np.float32 if self.dtype.kind == "f" and self.dtype.itemsize <= 4 else np.float64)
+        return np.dtype(np.float32 if is_float(self.dtype) and self.dtype.itemsize <= 4 else np.float64)
 
     def _offsets(self, offsets: npt.ArrayLike, ids: np.ndarray) -> np.ndarray:
         starts = np.asarray(offsets)
@@ -576,24 +577,10 @@ class Table(Collection):
             top, lsn = self._others.top_in(since, self.chain.tree)
             lsn = max(lsn, self._changed)
             layers = layers_between(self.chain.top, top)
-            cursor, ids = self._taken(walk_layers(layers, self.chain.seed, cursor), cursor, max(1, count))
+            cursor, ids = taken_of(walk_layers(layers, self.chain.seed, cursor), cursor, max(1, count))
             (rows, found), _ = self._log.deferring(lambda: self.get(ids, default=0, return_found=True), lsn)
         self._log.wait_durable(lsn)
         return cursor, (ids[found], rows[found], ids[~found])
-
-    @staticmethod
-    def _taken(walk: Iterator[Window], cursor: int, count: int) -> tuple[int, np.ndarray]:
-        """Return the next cursor, and about `count` ids of a walk, each once."""
-        ids: list[np.ndarray] = []
-        for places, words, _ in walk:
-            take = min(count - sum(some.size for some in ids), places.size)
-            if take < places.size:  # all of one place go together: the next cursor begins behind it
-                take = int(np.searchsorted(places, places[max(take, 1) - 1], "right"))
-            ids.append(words[:take][np.flatnonzero(np.diff(places[:take], prepend=~places[:1]))].view(np.int64))
-            cursor = (int(places[take - 1]) + 1) % (1 << 64)
-            if take < places.size or sum(some.size for some in ids) >= count:
-                return cursor, np.concatenate(ids)
-        return 0, np.concatenate(ids) if ids else np.empty(0, np.int64)
 
     def changes(self, since: str, batch: int = 4096) -> Iterator[Changes]:
         """Yield (ids, rows, deleted ids) of what differs from the view `since`, such as a snapshot of this one.
@@ -628,3 +615,16 @@ class Table(Collection):
 
         with self._log.publisher.entry, self._log.locks.state:
             self._log.deferring(check_all)
+
+def taken_of(walk: Iterator[Window], cursor: int, count: int) -> tuple[int, np.ndarray]:
+    """Return the next cursor, and about `count` ids of a walk, each once."""
+    ids: list[np.ndarray] = []
+    for places, words, _ in walk:
+        take = min(count - sum(some.size for some in ids), places.size)
+        if take < places.size:  # all of one place go together: the next cursor begins behind it
+            take = int(np.searchsorted(places, places[max(take, 1) - 1], "right"))
+        ids.append(words[:take][np.flatnonzero(np.diff(places[:take], prepend=~places[:1]))].view(np.int64))
+        cursor = (int(places[take - 1]) + 1) % (1 << 64)
+        if take < places.size or sum(some.size for some in ids) >= count:
+            return cursor, np.concatenate(ids)
+    return 0, np.concatenate(ids) if ids else np.empty(0, np.int64)

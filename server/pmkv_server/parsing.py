@@ -6,6 +6,7 @@ Python's `int` and `float` also take underscores, spaces, a leading '+' and digi
 from __future__ import annotations
 
 import re
+from typing import Any
 
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,19}")
 _FLOAT = re.compile(r"[+-]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?|inf(?:inity)?|nan)", re.IGNORECASE)
@@ -29,3 +30,11 @@ def memory_size(text: str) -> int | None:
     """Return bytes as CONFIG SET of Redis takes them: 1048576, 1mb (binary) or 1m (decimal). Else None."""
     found = _MEMORY.fullmatch(text)
     return int(found[1]) * _UNITS[(found[2] or "").lower()] if found else None
+
+
+SHORT_FLOATS = ("bfloat16", "float8_e4m3fn", "float8_e5m2")  # of ml_dtypes; NumPy knows no description of them
+
+
+def dtype_name(dtype: Any) -> str:
+    """Return the name by which clients know a dtype without fields."""
+    return dtype.name if dtype.name in SHORT_FLOATS else dtype.str

@@ -27,6 +27,7 @@ from pmkv_server.commands.registry import (
     syntax_error,
 )
 from pmkv_server.net.session import Session
+from pmkv_server.parsing import SHORT_FLOATS, dtype_name
 from pmkv_server.resp.scan import OK, Reply, a_map, array, blob, bulk, bulks, integer, joined
 
 group = Group("table")
@@ -155,7 +156,9 @@ def _default(word: bytes) -> Any:
         raise CommandError(f"ERR DEFAULT '{printable(word)}' is not JSON") from None
 
 
-def _dtype(word: bytes) -> np.dtype:
+def _dtype(word: bytes) -> np.dtype | str:
+    if (name := word.decode("latin-1")) in SHORT_FLOATS:
+        return name
     try:
         return np.dtype(word.decode("ascii"))
     except (TypeError, ValueError, SyntaxError):
@@ -237,7 +240,7 @@ def info(session: Session, arguments: list[bytes]) -> Reply:
 
 def describe(dtype: np.dtype) -> bytes:
     """Return a dtype as JSON: a list of fields, or one string."""
-    return orjson.dumps(dtype.descr if dtype.names else dtype.str)
+    return orjson.dumps(dtype.descr if dtype.names else dtype_name(dtype))
 
 
 @command("table.len", -2, "readonly fast", heavy=_counts_much)
@@ -324,7 +327,7 @@ def exists(session: Session, arguments: list[bytes]) -> Reply:
 
 @command("table.get", -3, "readonly", heavy=_gets_much)
 def get(session: Session, arguments: list[bytes]) -> Reply:
-    """Return the rows of ids, absent ones as DEFAULT or the table says; FOUND: and one byte per id.
+    """Return the rows of ids, absent ones as DEFAULT or the table says; FOUND: flags, too.
 
     Syntax: TABLE.GET name ids [DEFAULT x] [FIELDS n f...] [FOUND] [AT view]
     """

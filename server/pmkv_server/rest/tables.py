@@ -10,7 +10,7 @@ from aiohttp import hdrs, web
 
 import pmkv_server.rest.codec as codec
 import pmkv_server.rest.jsonrows as jsonrows
-from pmkv_server.parsing import strict_float
+from pmkv_server.parsing import SHORT_FLOATS, dtype_name, strict_float
 
 from .codec import Message, Row
 from .context import IN_THREAD, MAX_BODY_BYTES, integer, off_loop, payload_of, query, read_body, run, view_of
@@ -28,7 +28,7 @@ def describe(table: Any) -> dict[str, Any]:
     return {
         "name": table.name,
         "id": table.id,
-        "dtype": np.lib.format.dtype_to_descr(table.dtype),
+        "dtype": np.lib.format.dtype_to_descr(table.dtype) if table.dtype.names else dtype_name(table.dtype),
         "shape": list(table.shape),
         "width": table.width,
         "rows": table.rows,
@@ -62,10 +62,13 @@ async def create_table(request: web.Request) -> web.Response:
     return reply(made, 201, {hdrs.LOCATION: f"/v1/tables/{name}"})
 
 
-def row_dtype(descr: Any, shape: Any) -> np.dtype[Any]:
-    """Return the dtype of a row from `dtype` ("<f4", or a list of fields) and `shape`. Raises Problem 400."""
+def row_dtype(descr: Any, shape: Any) -> Any:
+    """Return the dtype of a row from `dtype` ("<f4", "bfloat16", or a list of fields) and `shape`, in a form that
+    `create_table` takes. Raises Problem 400."""
     if not isinstance(shape, list) or not all(type(n) is int and n > 0 for n in shape):
         raise invalid("'shape' must be a list of positive integers")
+    if descr in SHORT_FLOATS:
+        return (descr, tuple(shape)) if shape else descr
     try:
         dtype = np.dtype((np.dtype(_descr(descr)), tuple(shape)))
     except (TypeError, ValueError, SyntaxError, RecursionError, OverflowError) as error:
@@ -110,7 +113,7 @@ async def _message(request: web.Request, *options: str) -> tuple[Any, Message]:
     table = await run(request, lambda: view.table(request.match_info["table"]))
     form = body_format(request)
     body = await read_body(request)
-    row = Row(table.dtype, table.shape)
+    row = Row(np.dtype("<f4") if table.dtype.name in SHORT_FLOATS else table.dtype, table.shape)
     message = await off_loop(lambda: codec.decode(body, form, row, MAX_BODY_BYTES), len(body))
     if unknown := message.options.keys() - set(options):
         raise invalid(f"unknown {', '.join(sorted(unknown))} in the body")
