@@ -77,10 +77,6 @@ class Table(Collection):
 
     # arguments
 
-    def _ids(self, ids: npt.ArrayLike) -> np.ndarray:
-        """Return ids in one dimension, int64[n]."""
-        return self._shaped_ids(ids)[0]
-
     def _shaped_ids(self, ids: npt.ArrayLike) -> tuple[np.ndarray, tuple[int, ...]]:
         """Return ids in one dimension, and the shape that they came in."""
         if type(ids) is np.ndarray and ids.dtype == np.int64 and ids.ndim == 1 and ids.flags.c_contiguous:
@@ -411,7 +407,7 @@ class Table(Collection):
 
     def delete(self, ids: npt.ArrayLike) -> int:
         """Delete rows; return how many of the ids existed. Possible in a full pool, too."""
-        ids = self._ids(ids)
+        ids, _ = self._shaped_ids(ids)
         self._guard_write()
 
         def delete_present() -> int:
