@@ -612,6 +612,7 @@ class Table(Collection):
         with self._log.publisher.entry, self._log.locks.state:
             self._log.deferring(check_all)
 
+
 def taken_of(walk: Iterator[Window], cursor: int, count: int) -> tuple[int, np.ndarray]:
     """Return the next cursor, and about `count` ids of a walk, each once."""
     ids: list[np.ndarray] = []
