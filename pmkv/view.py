@@ -104,12 +104,21 @@ class View(OneProcess):
     # tables
 
     def create_table(
-        self, name: str, dtype: npt.DTypeLike, rows: int | None = None, *, exist_ok: bool = False
+        self,
+        name: str,
+        dtype: npt.DTypeLike,
+        rows: int | None = None,
+        *,
+        exist_ok: bool = False,
+        default: Any = None,
     ) -> Table:
         """Create a table of rows of any fixed-size NumPy dtype. rows=N: the ids are 0 to N - 1 (dense).
 
-        exist_ok: return an existing table of equal dtype, shape and rows. ExistsError: the name is taken."""
-        return self._engine.create_table(name, dtype, rows, self._usable, exist_ok)
+        default: what stands for rows that were never written: "zeros", a value, or numbers drawn by id, {"uniform":
+        (low, high), "seed": n} or {"normal": (mean, deviation), "seed": n}; with "create": True the first read writes
+        them. exist_ok: return an existing table of equal dtype, shape, rows and default. ExistsError: the name is
+        taken."""
+        return self._engine.create_table(name, dtype, rows, self._usable, exist_ok, default)
 
     def restore_table(self, decision: dict[str, Any]) -> None:
         """Create a table by the decision that created it in another store, as a backup keeps it."""
@@ -130,7 +139,7 @@ class View(OneProcess):
         """Remove a table with all its rows."""
         self._engine.drop_table(name, self._usable)
 
-    def gather(self, wanted: Mapping[str, npt.ArrayLike], default: Any = 0.0) -> dict[str, np.ndarray]:
+    def gather(self, wanted: Mapping[str, npt.ArrayLike], default: Any = None) -> dict[str, np.ndarray]:
         """Rows of several tables, of one moment: {name: ids} to {name: rows}."""
         return self._contents.gather(wanted, default)
 

@@ -76,7 +76,7 @@ class AsyncTable:
     async def get(
         self,
         ids: ArrayLike,
-        default: float = ...,
+        default: float | None = ...,
         return_found: Literal[False] = ...,
         fields: Fields = ...,
         out: Any = ...,
@@ -88,7 +88,7 @@ class AsyncTable:
     async def get(
         self,
         ids: ArrayLike,
-        default: float = ...,
+        default: float | None = ...,
         *,
         return_found: Literal[True],
         fields: Fields = ...,
@@ -100,7 +100,7 @@ class AsyncTable:
     async def get(
         self,
         ids: ArrayLike,
-        default: float = ...,
+        default: float | None = ...,
         return_found: bool = ...,
         fields: Fields = ...,
         out: Any = ...,
@@ -111,7 +111,7 @@ class AsyncTable:
     async def get(
         self,
         ids: ArrayLike,
-        default: float = 0.0,
+        default: float | None = None,
         return_found: bool = False,
         fields: Fields = None,
         out: Any = None,
@@ -159,6 +159,16 @@ class AsyncTable:
             if cursor == 0:
                 return
 
+    async def changes(self, since: str, batch: int = 4096, *, at: View = None) -> AsyncIterator[tuple[Ids, Array, Ids]]:
+        """As `Table.changes`."""
+        info, cursor = await self.info(at), 0
+        while True:
+            cursor, ids, rows, deleted = await self._client.run(requests.changes(info, since, cursor, batch, at))
+            if len(ids) or len(deleted):
+                yield ids, rows, deleted
+            if cursor == 0:
+                return
+
 
 class AsyncClient(redis.asyncio.Redis):
     """`Client` for asyncio: a redis.asyncio.Redis with tables and views. It pickles as `Client` does.
@@ -197,11 +207,11 @@ class AsyncClient(redis.asyncio.Redis):
         return {name: self.table(name) for name in await self.run(requests.table_names())}
 
     async def create_table(
-        self, name: str, dtype: DTypeLike, rows: int | None = None, exist_ok: bool = False
+        self, name: str, dtype: DTypeLike, rows: int | None = None, exist_ok: bool = False, default: Any = None
     ) -> AsyncTable:
         """As `Client.create_table`."""
         try:
-            await self.run(requests.create_table(name, dtype, rows))
+            await self.run(requests.create_table(name, dtype, rows, default))
         except ResponseError:
             if not (exist_ok and name in await self.run(requests.table_names())):
                 raise

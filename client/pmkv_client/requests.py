@@ -11,7 +11,6 @@ of the first one.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Generic, Literal, TypeVar
@@ -27,6 +26,7 @@ from .arrays import as_array, as_id_array, as_row_array, in_form, out_array
 
 DEFAULT_PORT = 7379
 MAIN = "main"
+SHORT_FLOATS = ("bfloat16", "float8_e4m3fn", "float8_e5m2")  # of ml_dtypes; NumPy knows no description of them
 PUT_BYTES = 8 << 20  # most bytes of rows in one TABLE.PUT: the server holds a whole command before it runs it
 KEYS_PER_CALL = 1 << 14  # of TABLE.IDS
 REPLY_BYTES = 64 << 20  # most bytes of rows in one reply: a bulk string ends at 512 MiB, and both sides hold it whole
@@ -65,13 +65,15 @@ class Request(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class TableInfo:
-    """The fixed properties of a table, as TABLE.INFO reports them. `rows` is the bound of a dense table, else None."""
+    """The fixed properties of a table, as TABLE.INFO reports them. `rows` is the bound of a dense table, else None;
+    `default` is what stands for absent rows, None for zeros."""
 
     name: str
     id: int
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
     rows: int | None
+    default: Any = None
 
     @property
     def row_dtype(self) -> np.dtype[Any]:
@@ -174,7 +176,7 @@ def _stored(given: Array, dtype: np.dtype[Any], label: str) -> Array:
             continue
         if after.dtype.kind in "SU":
             lost = before.dtype.kind != after.dtype.kind or after.astype(before.dtype) != before
-        elif after.dtype.kind in "fc":
+        elif after.dtype.kind in "fc" or after.dtype.name in SHORT_FLOATS:
             lost = np.isfinite(before) & ~np.isfinite(after)
         else:
             limits = np.iinfo(after.dtype)
@@ -184,12 +186,14 @@ def _stored(given: Array, dtype: np.dtype[Any], label: str) -> Array:
     return stored
 
 
-def as_default(value: float) -> tuple[str, bytes] | tuple[()]:
-    """Return the option DEFAULT with a number that reads back exactly; nothing for 0, the server's default."""
+def as_default(value: float | None) -> tuple[str, bytes] | tuple[()]:
+    """Return the option DEFAULT with a number that reads back exactly; nothing for None, the table's default."""
+    if value is None:
+        return ()
     number = value.item() if isinstance(value, np.generic) else value
     if not isinstance(number, int | float):
         raise ValueError(f"default={value!r} is not a number")
-    return () if number == 0 and math.copysign(1, number) > 0 else ("DEFAULT", repr(float(number)).encode())
+    return "DEFAULT", repr(float(number)).encode()
 
 
 def as_at(view: View) -> Args:
@@ -220,15 +224,34 @@ def as_force(force: bool) -> Args:
 # Descriptions of dtypes
 
 
+def named_dtype(dtype: DTypeLike) -> np.dtype[Any]:
+    """Return a dtype, also of the names of short floats of ml_dtypes, such as `("bfloat16", 64)`."""
+    name, *shape = dtype if isinstance(dtype, tuple) and len(dtype) == 2 else (dtype,)
+    if isinstance(name, str) and name in SHORT_FLOATS:
+        import ml_dtypes
+
+        element = np.dtype(getattr(ml_dtypes, name))
+        return np.dtype((element, shape[0])) if shape else element
+    return np.dtype(dtype)
+
+
+def dtype_name(dtype: np.dtype[Any]) -> str:
+    """Return the name by which the server knows a dtype without fields."""
+    return dtype.name if dtype.name in SHORT_FLOATS else dtype.str
+
+
 def descr_json(dtype: np.dtype[Any]) -> str:
     """Return the NumPy descr as JSON: `"<f4"`, or for a structured dtype `[["price","<f4"],["emb","<f4",[16]]]`."""
+    if dtype.name in SHORT_FLOATS:
+        return json.dumps(dtype.name)
     packed = repack_fields(dtype, recurse=True) if dtype.names else dtype
     return json.dumps(np.lib.format.dtype_to_descr(packed), separators=(",", ":"))
 
 
 def descr_dtype(text: str | bytes) -> np.dtype[Any]:
     """Return the dtype of a JSON descr."""
-    return np.lib.format.descr_to_dtype(_descr(json.loads(text)))
+    found = json.loads(text)
+    return named_dtype(found) if found in SHORT_FLOATS else np.lib.format.descr_to_dtype(_descr(found))
 
 
 def _descr(node: Any) -> Any:
@@ -239,7 +262,7 @@ def _descr(node: Any) -> Any:
 
 def check_layout(found: TableInfo, dtype: DTypeLike, rows: int | None) -> None:
     """Compare an existing table with the layout asked for. Raises ResponseError, naming both, where they differ."""
-    row = np.dtype(dtype)
+    row = named_dtype(dtype)
     element, shape = row.subdtype or (row, ())
     layouts = [(descr_json(found.dtype), found.shape, found.rows), (descr_json(element), shape, rows)]
     if layouts[0] != layouts[1]:
@@ -250,8 +273,8 @@ def check_layout(found: TableInfo, dtype: DTypeLike, rows: int | None) -> None:
 # Commands on tables
 
 
-def create_table(name: str, dtype: DTypeLike, rows: int | None = None) -> Request[None]:
-    row = np.dtype(dtype)
+def create_table(name: str, dtype: DTypeLike, rows: int | None = None, default: Any = None) -> Request[None]:
+    row = named_dtype(dtype)
     element, shape = row.subdtype or (row, ())
     if len(shape) > 1 or (shape and element.names):
         raise ValueError(f"rows of {row} cannot be created over the network: lay them flat, or make them a field")
@@ -259,10 +282,19 @@ def create_table(name: str, dtype: DTypeLike, rows: int | None = None) -> Reques
     if element.names:
         args += ("SCHEMA", descr_json(element))
     else:
-        args += ("DTYPE", element.str) + (("DIM", shape[0]) if shape else ())
+        args += ("DTYPE", dtype_name(element)) + (("DIM", shape[0]) if shape else ())
     if rows is not None:
         args += ("ROWS", int(rows))
+    if default is not None:
+        args += ("DEFAULT", json.dumps(default, default=_plain_value))
     return Request([args], lambda replies: None)
+
+
+def _plain_value(value: Any) -> Any:
+    """Return an array or a number of NumPy as JSON can carry it."""
+    if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "fiub":
+        return value.tolist()
+    raise ValueError(f"default={value!r} is neither a number nor an array of numbers")
 
 
 def drop_table(name: str) -> Request[None]:
@@ -309,7 +341,7 @@ def _writes(command: str, info: TableInfo, ids: ArrayLike, rows: Any, options: A
 def get(
     info: TableInfo,
     ids: ArrayLike,
-    default: float = 0.0,
+    default: float | None = None,
     return_found: bool = False,
     fields: Sequence[str] | None = None,
     out: Any = None,
@@ -413,6 +445,18 @@ def scan(info: TableInfo, cursor: int | bytes, count: int, at: View = None) -> R
         return int(next_cursor), ids, parse_rows(info.name, rows, info.row_dtype, len(ids))
 
     return Request([("TABLE.SCAN", info.name, cursor, "COUNT", count, *as_at(at))], join)
+
+
+def changes(
+    info: TableInfo, since: str, cursor: int, count: int, at: View = None
+) -> Request[tuple[int, Ids, Array, Ids]]:
+    def join(replies: list[Any]) -> tuple[int, Ids, Array, Ids]:
+        next_cursor, keys, rows, deleted = replies[0]
+        ids = np.frombuffer(keys, "<i8").copy()
+        changed = parse_rows(info.name, rows, info.row_dtype, len(ids))
+        return int(next_cursor), ids, changed, np.frombuffer(deleted, "<i8").copy()
+
+    return Request([("TABLE.CHANGES", info.name, cursor, "SINCE", since, "COUNT", count, *as_at(at))], join)
 
 
 def gather(tables: Sequence[TableInfo], ids: Mapping[str, ArrayLike], at: View = None) -> Request[dict[str, Array]]:
@@ -532,7 +576,7 @@ def row_of_fields(info: TableInfo, fields: Sequence[str] | None) -> np.dtype[Any
 
 def pooled_row(info: TableInfo) -> np.dtype[Any]:
     """Return the row of a pooled reply: f4 for tables of f2 and f4, else f8."""
-    is_short = info.dtype.kind == "f" and info.dtype.itemsize <= 4
+    is_short = (info.dtype.kind == "f" and info.dtype.itemsize <= 4) or info.dtype.name in SHORT_FLOATS
     return np.dtype(("<f4" if is_short else "<f8", info.shape))
 
 
@@ -544,6 +588,7 @@ def parse_table_info(reply: Any) -> TableInfo:
         dtype=descr_dtype(fields["dtype"]),
         shape=tuple(int(size) for size in fields["shape"]),
         rows=int(fields["rows"]) or None,  # the server reports 0 for a table that takes any id
+        default=json.loads(fields.get("default", "null")),
     )
 
 

@@ -121,7 +121,7 @@ class Table:
     def get(
         self,
         ids: ArrayLike,
-        default: float = ...,
+        default: float | None = ...,
         return_found: Literal[False] = ...,
         fields: Fields = ...,
         out: Any = ...,
@@ -133,7 +133,7 @@ class Table:
     def get(
         self,
         ids: ArrayLike,
-        default: float = ...,
+        default: float | None = ...,
         *,
         return_found: Literal[True],
         fields: Fields = ...,
@@ -145,7 +145,7 @@ class Table:
     def get(
         self,
         ids: ArrayLike,
-        default: float = ...,
+        default: float | None = ...,
         return_found: bool = ...,
         fields: Fields = ...,
         out: Any = ...,
@@ -156,7 +156,7 @@ class Table:
     def get(
         self,
         ids: ArrayLike,
-        default: float = 0.0,
+        default: float | None = None,
         return_found: bool = False,
         fields: Fields = None,
         out: Any = None,
@@ -164,8 +164,8 @@ class Table:
         *,
         at: View = None,
     ) -> Any:
-        """Return the rows of ids as (*ids.shape, *shape), absent ones filled with `default`; `return_found` adds bool
-        of the shape of the ids.
+        """Return the rows of ids as (*ids.shape, *shape), absent ones filled with `default` (None: as the table
+        says, zeros by itself); `return_found` adds bool of the shape of the ids.
 
         fields: names in a structured table; the rows are then a packed structured array of these fields. out: an array
         or tensor to fill and return. as_: "numpy", "torch" or "arrow". Up to 64 MiB are one reply, read from one
@@ -217,6 +217,20 @@ class Table:
             if cursor == 0:
                 return
 
+    def changes(self, since: str, batch: int = 4096, *, at: View = None) -> Iterator[tuple[Ids, Array, Ids]]:
+        """Yield (ids, rows, deleted ids) of what differs from the view `since`, about `batch` ids at a time.
+
+        The server reads only what was written since. A row that was written again with the same content counts as
+        changed. ResponseError: that view has not the same table.
+        """
+        info, cursor = self._info_at(at), 0
+        while True:
+            cursor, ids, rows, deleted = self._client.run(requests.changes(info, since, cursor, batch, at))
+            if len(ids) or len(deleted):
+                yield ids, rows, deleted
+            if cursor == 0:
+                return
+
 
 class Client(redis.Redis):
     """A redis-py client with tables and views. It is thread-safe, as redis.Redis is.
@@ -262,14 +276,18 @@ class Client(redis.Redis):
         names = self.run(requests.table_names())
         return {info.name: Table(self, info) for info in self.describe(names)}
 
-    def create_table(self, name: str, dtype: DTypeLike, rows: int | None = None, exist_ok: bool = False) -> Table:
+    def create_table(
+        self, name: str, dtype: DTypeLike, rows: int | None = None, exist_ok: bool = False, default: Any = None
+    ) -> Table:
         """Create a table of a fixed-size NumPy dtype, such as `("f4", 64)`; with `rows` a dense one of ids 0..rows-1.
 
-        exist_ok: return a table of this name that exists with the same dtype, shape and rows. ResponseError: the table
-        exists, or exists with another layout, which the message names beside the one asked for.
+        default: what stands for rows that were never written: "zeros", a value, {"uniform": (low, high), "seed": n} or
+        {"normal": (mean, deviation), "seed": n}; with "create": True the first read writes them. exist_ok: return a
+        table of this name that exists with the same dtype, shape, rows and default. ResponseError: the table exists, or
+        exists with another layout, which the message names beside the one asked for.
         """
         try:
-            self.run(requests.create_table(name, dtype, rows))
+            self.run(requests.create_table(name, dtype, rows, default))
         except ResponseError:
             if not (exist_ok and name in self.run(requests.table_names())):
                 raise

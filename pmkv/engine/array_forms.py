@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from ..errors import InvalidError
 
+SHORT_TENSORS = ("torch.bfloat16", "torch.float8_e4m3fn", "torch.float8_e5m2")
 FORMS = ("numpy", "torch", "arrow")  # of results, the values of `as_`
 ID_MAX = np.iinfo(np.int64).max
 
@@ -25,7 +26,19 @@ def as_array(given: Any, label: str, dtype: npt.DTypeLike = None) -> np.ndarray:
     try:
         return np.asarray(given, dtype)
     except (TypeError, ValueError, RuntimeError) as error:
+        if str(getattr(given, "dtype", "")) in SHORT_TENSORS:
+            return _from_short_tensor(given)
         raise InvalidError(f"{label}: {type(given).__name__} gives no NumPy array: {error}") from error
+
+
+def _from_short_tensor(tensor: Any) -> np.ndarray:
+    """Return the memory of a tensor of short floats, which torch does not give to NumPy by itself."""
+    import ml_dtypes
+    import torch
+
+    name = str(tensor.dtype).removeprefix("torch.")
+    bits = tensor.detach().contiguous().view(torch.int16 if name == "bfloat16" else torch.uint8)
+    return bits.numpy().view(getattr(ml_dtypes, name))
 
 
 def as_id_array(ids: npt.ArrayLike, label: str) -> tuple[np.ndarray, tuple[int, ...]]:
@@ -162,6 +175,9 @@ def in_form(rows: np.ndarray, form: str) -> Any:
 def _tensor(rows: np.ndarray) -> Any:
     import torch
 
+    if f"torch.{rows.dtype.name}" in SHORT_TENSORS:
+        bits = rows.view(np.int16 if rows.dtype.name == "bfloat16" else np.uint8)
+        return torch.from_numpy(bits).view(getattr(torch, rows.dtype.name))
     try:
         return torch.from_numpy(rows)
     except TypeError as error:
@@ -176,7 +192,7 @@ def _arrow(rows: np.ndarray) -> Any:
         return pyarrow.table({name: _arrow(np.ascontiguousarray(rows[name])) for name in names})
     try:
         made = pyarrow.array(rows.reshape(-1))
-    except pyarrow.ArrowException as error:
+    except (pyarrow.ArrowException, TypeError) as error:
         raise InvalidError(f"Arrow has no arrays of {rows.dtype}: convert it first") from error
     for size in rows.shape[:0:-1]:
         made = pyarrow.FixedSizeListArray.from_arrays(made, size)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InvalidError
+from .extension_dtypes import is_extension
 
 SAFE_SUM = float(1 << 62)  # sums whose terms add up to less, in absolute value, cannot overflow an int64
 
@@ -55,8 +56,9 @@ def add_rows(current: np.ndarray, where: np.ndarray, change: np.ndarray, label: 
 
     Floats accumulate in float64, complex numbers in complex128, integers exactly; the sum is then rounded once.
     InvalidError: a sum is out of the dtype's range; nothing was changed."""
-    kind = current.dtype.kind
-    if kind in "fc":
+    if is_extension(current.dtype):
+        wide = current.astype(np.float64)
+    elif current.dtype.kind in "fc":
         wide = current.astype(np.result_type(current.dtype, np.float64))
     elif max(_magnitude(current) + _total(change), 0.0) < SAFE_SUM:
         wide = current.astype(np.int64)
@@ -88,7 +90,7 @@ def _first_lost(given: np.ndarray, stored: np.ndarray) -> Any:
 
 def _is_lost(given: np.ndarray, stored: np.ndarray) -> np.ndarray:
     source, target = given.dtype.kind, stored.dtype.kind
-    if target in "fc":
+    if target in "fc" or is_extension(stored.dtype):
         if source not in "iufcO":
             return np.zeros(1, bool)
         finite = np.isfinite(given) if source != "O" else np.ones(given.shape, bool)

@@ -15,7 +15,15 @@ from typing import Any
 import numpy.typing as npt
 
 from ..catalog.lmdb_catalog import Catalog
-from ..errors import CorruptionError, ExistsError, InvalidError, PmkvError, ReadOnlyError, UnknownViewError
+from ..errors import (
+    CorruptionError,
+    ExistsError,
+    InvalidError,
+    PmkvError,
+    ReadOnlyError,
+    UnknownNameError,
+    UnknownViewError,
+)
 from ..index.arena import Arena
 from ..index.location_cache import CacheBudget
 from ..index.run_files import RunFiles
@@ -31,6 +39,7 @@ from ..versions.layer import IndexMemory, Layer, LayerTree
 from ..versions.manifest import Manifest
 from ..versions.view_set import KEYSPACES, MAIN, ViewEntry, ViewInfo, ViewSet, keyspace_name
 from .decision_check import check_decision
+from .initializer import normalized
 from .keyspace import OWNER, Keyspace
 from .open_view import EngineContext, OpenView, readonly_because
 from .recovery import Replayer, replay_seconds
@@ -65,7 +74,7 @@ class Engine:
         self.pool, self.log = pool, Log(pool, durability, now)
         self.dram = IndexMemory(Arena(), CacheBudget(hot))
         self.context = EngineContext(
-            self.log, verify, files[0] if files else None, self._clear, self._made_table, self._expire
+            self.log, verify, files[0] if files else None, self._clear, self._made_table, self._top_in, self._expire
         )
         self._last_decision = 0  # LSN of the last decision: a name may be missing because of it
         self.heads = ViewSet(self._new_tree)
@@ -264,13 +273,20 @@ class Engine:
     # tables and keyspaces
 
     def create_table(
-        self, name: str, dtype: npt.DTypeLike, rows: int | None = None, head: str = MAIN, exist_ok: bool = False
+        self,
+        name: str,
+        dtype: npt.DTypeLike,
+        rows: int | None = None,
+        head: str = MAIN,
+        exist_ok: bool = False,
+        default: Any = None,
     ) -> Table:
-        """Create a table. rows: the ids are 0 to rows - 1 (dense), None for any int64 ids.
+        """Create a table. rows: the ids are 0 to rows - 1 (dense), None for any int64 ids; default: of absent rows.
 
         exist_ok: return an existing table of equal dtype, shape and `rows`. ExistsError: the name is taken."""
         check_name(name, "table")
-        rows, descr = check_bound(rows), descr_of(row_dtype(dtype))
+        row = row_dtype(dtype)
+        rows, descr, initial = check_bound(rows), descr_of(row), normalized(default, row.base, row.shape)
         self.log.guard_write()
         with self.log.locks.append, self.log.locks.state:
             view = self.open_views[self.head_entry(head).name]
@@ -278,7 +294,7 @@ class Engine:
             if existing is None:
                 number = self.heads.last_table + 1
                 decision = {"op": "create_table", "id": number, "name": name, "descr": descr, "rows": rows}
-                self.decide(decision, head)
+                self.decide(decision if initial is None else decision | {"default": initial}, head)
             table = view.tables[name]
         self.log.wait_durable(table.layer)
         if existing is None:
@@ -286,10 +302,13 @@ class Engine:
         if not exist_ok:
             raise ExistsError(f"there is a table {name!r} already, with rows of {existing.row_dtype}")
         wanted = dtype_from(descr)
-        if (existing.row_dtype, existing.rows) != (wanted, rows):
+        if (existing.row_dtype, existing.rows, existing.default) != (wanted, rows, initial):
+            defaults = [
+                f" and default={one}" if existing.default != initial else "" for one in (existing.default, initial)
+            ]
             raise ExistsError(
-                f"there is a table {name!r} already, with rows of {existing.row_dtype} and rows={existing.rows}, "
-                f"not with rows of {wanted} and rows={rows}"
+                f"there is a table {name!r} already, with rows of {existing.row_dtype} and rows={existing.rows}"
+                f"{defaults[0]}, not with rows of {wanted} and rows={rows}{defaults[1]}"
             )
         return existing
 
@@ -307,6 +326,18 @@ class Engine:
                 raise ExistsError(f"there is a table {decision['name']!r} already")
             lsn = self.decide(decision | {"id": self.heads.last_table + 1}, head)
         self.log.wait_durable(lsn)
+
+    def _top_in(self, view: str, tree: LayerTree) -> tuple[Layer | None, int]:
+        """Return the top layer of a tree in a view, and the LSN that it depends on. The caller holds locks.state.
+
+        UnknownNameError: the view has another table, or none."""
+        entry = self.view_entry(view)
+        if tree.name not in entry.parts:
+            raise UnknownNameError(
+                f"view {view!r} has not the same table: it was created since, perhaps after a drop; all rows differ"
+            )
+        top = entry.parts[tree.name]
+        return top, max(entry.lsn, top.last_write if top is not None else 0)
 
     def drop_table(self, name: str, head: str = MAIN) -> None:
         """Remove a table with all its rows."""

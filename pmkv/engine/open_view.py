@@ -23,7 +23,7 @@ from ..versions.view_set import KEYSPACES, MAIN, UNDO, ViewEntry, keyspace_name
 from .entity_ids import KEPT_KEY, KEYS_SUFFIX
 from .keyspace import Keyspace
 from .lookup_counts import LookupCounts
-from .table import Table
+from .table import Neighbours, Table
 
 T = TypeVar("T")
 
@@ -33,14 +33,16 @@ class EngineContext:
     """The services that the collections of all views share.
 
     clear: empties a keyspace of a head by a decision, and returns its LSN; create: makes sure that a head has a
-    table of this name, of a dtype if it is new; expire: notes that records (location, expiry) of a keyspace were seen
-    expired, and returns the LSN of that; names: the ordered directory of keys; lookups: counters."""
+    table of this name, of a dtype if it is new; top_in: as of `Neighbours`; expire: notes that records (location,
+    expiry) of a keyspace were seen expired, and returns the LSN of that; names: the ordered directory of keys;
+    lookups: counters."""
 
     log: Log
     verify: bool
     names: Catalog | None
     clear: Callable[[str, int], int]
     create: Callable[[str, str, str], Table]
+    top_in: Callable[[str, LayerTree], tuple[Layer | None, int]]
     expire: Callable[[int, list[Record]], int]
     lookups: LookupCounts = field(default_factory=LookupCounts)
 
@@ -60,6 +62,7 @@ class OpenView:
         self._held_tables: weakref.WeakValueDictionary[int, Table] = weakref.WeakValueDictionary()
         self._empty: dict[str, Layer] = {}  # top layers of collections that were never written
         self._keyspaces: dict[int, Keyspace] = {}
+        self._neighbours = Neighbours(self._keys_beside, ground.top_in)
         self.follow(view, trees, view.lsn)
         if view.name == MAIN:
             self._make_all()
@@ -107,7 +110,7 @@ class OpenView:
             table = self._held_tables.get(tree.number)
             if table is None or table.chain.tree.decision != tree.decision:  # its creation was taken back
                 ground = self._ground
-                table = Table(self._top(tree), ground.log, ground.verify, self.readonly, self._keys_beside)
+                table = Table(self._top(tree), ground.log, ground.verify, self.readonly, self._neighbours)
                 self._held_tables[tree.number] = table
             else:
                 table.stand_on(self._top(tree))
@@ -178,7 +181,7 @@ class OpenView:
             beside = self._ground.create(name + KEYS_SUFFIX, KEPT_KEY, self.view.name)
         return beside
 
-    def gather(self, wanted: Mapping[str, npt.ArrayLike], default: Any = 0.0) -> dict[str, np.ndarray]:
+    def gather(self, wanted: Mapping[str, npt.ArrayLike], default: Any = None) -> dict[str, np.ndarray]:
         """Read rows of several tables at one moment: {name: ids} to {name: rows}."""
         self.guard()
         return self._at_once(lambda: {name: self.table(name).get(ids, default) for name, ids in wanted.items()})

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InvalidError
+from .extension_dtypes import is_extension, is_float, with_extensions
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,127}")
 MAX_ROW_BYTES = 1 << 16
@@ -28,8 +29,9 @@ def row_dtype(dtype: npt.DTypeLike) -> np.dtype:
 
     InvalidError: rows cannot have this dtype."""
     try:
-        row = np.dtype(dtype).newbyteorder("<")
-        refuse_unstorable(row)
+        row = np.dtype(with_extensions(dtype)).newbyteorder("<")
+        if not is_extension(row.base):
+            refuse_unstorable(row)
         if row.base.names is not None:
             np.lib.format.dtype_to_descr(row.base)  # ValueError: fields overlap, or stand in another order
     except (TypeError, ValueError) as error:
@@ -49,7 +51,7 @@ def row_dtype(dtype: npt.DTypeLike) -> np.dtype:
 def refuse_unstorable(row: np.dtype) -> None:
     """Raise ValueError for dtypes whose description would not give the same dtype again after a restart."""
     base = row.base
-    if base.kind == "V" and base.names is None and base.type is not np.void:
+    if base.names is None and not _is_described(base):
         raise ValueError(
             f"{base} comes from an extension of NumPy: store its bits, as 'u2' or 'u1', or convert to 'f4'"
         )
@@ -60,11 +62,21 @@ def refuse_unstorable(row: np.dtype) -> None:
         refuse_unstorable(field[0])
 
 
+def _is_described(base: np.dtype) -> bool:
+    """Return whether NumPy's description of a dtype gives the same dtype again."""
+    try:
+        return np.dtype(base.str) == base
+    except TypeError:
+        return False
+
+
 def descr_of(row: np.dtype) -> Any:
     """Return a row dtype in the form that JSON can carry: a NumPy descr for structures, [base, shape] otherwise."""
     if row.names is not None:
         return np.lib.format.dtype_to_descr(row)
-    return [descr_of(row.base) if row.base.names is not None else row.base.str, list(row.shape)]
+    if row.base.names is not None:
+        return [descr_of(row.base), list(row.shape)]
+    return [row.base.name if is_extension(row.base) else row.base.str, list(row.shape)]
 
 
 def dtype_from(descr: Any) -> np.dtype:
@@ -103,4 +115,6 @@ def as_descr(value: Any) -> Any:
 
 def can_become(given: np.dtype, wanted: np.dtype) -> bool:
     """True if rows of dtype `given` may be stored as `wanted`. Field names must agree: NumPy casts by position."""
+    if is_extension(given) and not is_float(wanted):
+        return False
     return given.names == wanted.names and np.can_cast(given, wanted, "same_kind")

@@ -7,12 +7,13 @@ dtypes are checked here, so that kernels need not. Waiting for durability happen
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import CorruptionError, InvalidError
+from ..errors import CorruptionError, InvalidError, UnknownNameError
 from ..index.hash_table import check_cursor
 from ..index.lookup_batch import IdBatch, lives, new_keys
 from ..kernels import location
@@ -23,12 +24,16 @@ from ..log.log import Log
 from ..log.segments import Reserve
 from ..runtime.jit import FEW_ELEMENTS
 from ..runtime.scheduling import no_yield, yield_cpu
-from ..versions.layer import Layer
+from ..versions.difference import layers_between, walk_layers
+from ..versions.index_stack import Window
+from ..versions.layer import Layer, LayerTree
 from .array_forms import as_id_array, as_row_array, in_form, out_array
 from .casting import add_rows, cast_default, cast_values
 from .choose_newest import put_newer
 from .collection import Collection
 from .entity_ids import KEPT_KEY, as_keys, ids_of_keys, refuse_collisions
+from .extension_dtypes import is_extension, is_float
+from .initializer import Initializer
 from .row_schema import can_become, dtype_from
 
 PIPELINED_FRAMES = 6  # frames of one piece of a long put: one is flushed while the next is filled
@@ -36,33 +41,41 @@ MAX_LOCKED_ROWS = FEW_ELEMENTS  # a batch of up to so many rows is indexed under
 KEPT_AT_ONCE = 1 << 16  # keys that `ids_of` keeps in one batch
 IDS_ONLY = np.empty(0, np.uint8)
 
-KeysBeside = Callable[[str, bool], "Table | None"]  # by the table's name; whether it is created if there is none
+Changes = tuple[np.ndarray, np.ndarray, np.ndarray]  # ids of changed rows, the rows, ids of deleted ones
 Written = tuple[np.ndarray, np.ndarray, int]  # ids of a frame, where their rows stand, its LSN
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Functions by which a table reaches other tables and views.
+
+    keys_beside: returns the table that keeps the keys of another one's ids, given its name and whether to create it;
+    top_in: returns the top layer of a tree in the view of this name, and the LSN that this depends on."""
+
+    keys_beside: Callable[[str, bool], Table | None]
+    top_in: Callable[[str, LayerTree], tuple[Layer | None, int]]
 
 
 class Table(Collection):
     """A table of a view, made by `Store.create_table`. Safe for threads; each call is atomic (put up to 16 MiB, then in
     atomic pieces)."""
 
-    def __init__(self, top: Layer, log: Log, verify: bool, readonly: str | None, keys_beside: KeysBeside) -> None:
-        """keys_beside: returns the table that keeps the keys of this one's ids."""
+    def __init__(self, top: Layer, log: Log, verify: bool, readonly: str | None, others: Neighbours) -> None:
         super().__init__(top, log, verify, readonly)
-        self._keys_beside = keys_beside
+        self._others = others
         decision = top.tree.decision
         assert decision is not None
         self.id, self.name, self.rows = decision["id"], decision["name"], decision["rows"]
         self.row_dtype = row = dtype_from(decision["descr"])
         self.dtype, self.shape, self.width = row.base, row.shape, row.itemsize
         self._owner = np.uint64(self.id)
+        self.default = decision.get("default")  # as `initializer.normalized` returned it
+        self._initial = None if self.default is None else Initializer(self.default, self.dtype, self.shape)
 
     def __repr__(self) -> str:
         return f"<pmkv table {self.name!r}: rows of {self.row_dtype}>"
 
     # arguments
-
-    def _ids(self, ids: npt.ArrayLike) -> np.ndarray:
-        """Return ids in one dimension, int64[n]."""
-        return self._shaped_ids(ids)[0]
 
     def _shaped_ids(self, ids: npt.ArrayLike) -> tuple[np.ndarray, tuple[int, ...]]:
         """Return ids in one dimension, and the shape that they came in."""
@@ -102,7 +115,7 @@ class Table(Collection):
 
     def _default(self, default: Any) -> np.ndarray:
         """One row, uint8[width], every element `default`; the number 0 means zero bytes whatever the dtype."""
-        if isinstance(default, int | float) and default == 0:  # nearly always
+        if default is None or (isinstance(default, int | float) and default == 0):  # nearly always
             return np.zeros(self.width, np.uint8)
         filled = cast_default(default, self.shape, self.dtype, f"a row of table {self.name!r}, {self.row_dtype}")
         return np.frombuffer(filled.tobytes(), np.uint8)
@@ -113,13 +126,44 @@ class Table(Collection):
         raw = self._rows(rows, self._bounded(flat), shape)
         return flat.copy(), raw.copy().view(self.dtype).reshape(flat.size, *self.shape)
 
-    def absent_row(self, default: Any) -> np.ndarray:
-        """Return the row that stands for an absent one."""
-        return self._default(default).view(self.dtype).reshape(self.shape)
+    def absent_rows(self, ids: np.ndarray, default: Any) -> np.ndarray:
+        """Return the rows that stand for absent ones."""
+        if default is None and self._initial is not None:
+            return self._initial.rows(ids)
+        row = self._default(default).view(self.dtype).reshape(self.shape)
+        return np.broadcast_to(row, (ids.size, *self.shape))
+
+    def _initialize(self, ids: np.ndarray, raw: np.ndarray, present: np.ndarray) -> None:
+        """Put the table's default in place of absent rows, after a gather; write these, if the first read does."""
+        initial, missing = self._initial, np.flatnonzero(present == 0)
+        if initial is None or not missing.size:
+            return
+        rows = np.ascontiguousarray(initial.rows(ids[missing])).reshape(-1).view(np.uint8)
+        raw.reshape(ids.size, self.width)[missing] = rows.reshape(missing.size, self.width)
+        if initial.creates and self._readonly is None and not self._log.readonly:
+            self._create(ids[missing])
+
+    def _create(self, ids: np.ndarray) -> None:
+        """Write the default rows of ids that have none, unless this thread has locks that come after locks.append: the
+        next read does it then."""
+        assert self._initial is not None
+        locks = self._log.locks
+        if (locks.publish.is_held or locks.state.is_held) and not locks.append.is_held:
+            return
+        within = ids if self.rows is None else ids[(ids >= 0) & (ids < self.rows)]
+        initial = self._initial
+
+        def write_new() -> None:
+            new = np.unique(within[~self.contains(within)])
+            raw = np.ascontiguousarray(initial.rows(new)).reshape(-1).view(np.uint8)
+            self._log.wait_durable(self._write(new, raw, 0) if new.size else 0)
+
+        _, lsn = self._log.exclusively(write_new)
+        self._log.wait_durable(lsn)
 
     def check_adds(self) -> None:
         """Raise InvalidError if the rows are no numbers."""
-        if self.dtype.kind not in "fiuc":
+        if self.dtype.kind not in "fiuc" and not is_extension(self.dtype):
             raise InvalidError(f"table {self.name!r} has dtype {self.dtype}: only numbers can be added to")
 
     # reading
@@ -127,13 +171,14 @@ class Table(Collection):
     def get(
         self,
         ids: npt.ArrayLike,
-        default: Any = 0.0,
+        default: Any = None,
         return_found: bool = False,
         fields: Sequence[str] | None = None,
         out: Any = None,
         as_: str = "numpy",
     ) -> Any:
-        """Rows of ids of any shape, as an array of shape (*ids.shape, *shape); `default` fills those that are absent.
+        """Rows of ids of any shape, as an array of shape (*ids.shape, *shape). `default` fills those that are absent,
+        None as the table was told when it was created: zeros, unless it was told otherwise.
 
         return_found: also bool of ids.shape. fields: only these of a structured dtype, packed. out: an array to fill
         and return. as_: "numpy", "torch" or "arrow". All of one moment."""
@@ -141,6 +186,8 @@ class Table(Collection):
         filled = None if out is None else self._out(out, shape, fields)
         buffer = filled.reshape(-1).view(np.uint8) if filled is not None and fields is None else None
         raw, found = self._gather(flat, self._default(default), buffer)
+        if default is None and self._initial is not None:
+            self._initialize(flat, raw, found)
         rows = raw.view(self.dtype).reshape((*shape, *self.shape))
         if fields is not None:
             rows = self._fields(rows, fields, filled)
@@ -218,9 +265,9 @@ class Table(Collection):
         """Bags of rows reduced to one row each, as torch.nn.EmbeddingBag: bag b is ids[offsets[b] : offsets[b +
         1]], the last one ends with the ids.
 
-        weights: f4[n], with mode "sum" only; mode: "sum", "mean", "max". Ids that are absent are left out (as
-        padding_idx), an empty bag
-        is zeros. Result: float32 for tables of f2 and f4, else float64; shape (bags, *shape)."""
+        weights: f4[n], with mode "sum" only; mode: "sum", "mean", "max". Ids that are absent count as the table's
+        default if it has one, else they are left out (as padding_idx); an empty bag is zeros. Result: float32 for
+        tables of f4 and shorter floats, else float64; shape (bags, *shape)."""
         ids, shape = self._shaped_ids(ids)
         if len(shape) != 1:
             raise InvalidError(f"ids of bags have one dimension, not shape {shape}: give ids.reshape(-1) and offsets")
@@ -228,17 +275,20 @@ class Table(Collection):
         real = self._pooled_dtype(mode)
         scale = np.empty(0, real) if weights is None else self._weights(weights, ids.size, mode, real)
         out, found = self._gather(ids, self._default(0))
+        if self._initial is not None:
+            self._initialize(ids, out, found)
+            found[:] = 1
         rows = out.view(self.dtype).reshape(ids.size, self.width // self.dtype.itemsize).astype(real, copy=False)
         pooled = np.zeros((starts.size, rows.shape[1]), real)
         pool_rows(rows, found, scale, MODES[mode], starts, pooled)
         return in_form(pooled.reshape(starts.size, *self.shape), as_)
 
     def _pooled_dtype(self, mode: str) -> np.dtype:
-        if self.dtype.kind not in "fiub":
+        if self.dtype.kind not in "fiub" and not is_extension(self.dtype):
             raise InvalidError(f"table {self.name!r} has dtype {self.dtype}: only numbers can be pooled")
         if mode not in MODES:
             raise InvalidError(f"mode={mode!r}: choose one of {', '.join(MODES)}")
-        return np.dtype(np.float32 if self.dtype.kind == "f" and self.dtype.itemsize <= 4 else np.float64)
+        return np.dtype(np.float32 if is_float(self.dtype) and self.dtype.itemsize <= 4 else np.float64)
 
     def _offsets(self, offsets: npt.ArrayLike, ids: np.ndarray) -> np.ndarray:
         starts = np.asarray(offsets)
@@ -276,7 +326,7 @@ class Table(Collection):
             raise InvalidError(f"{label}: it is dense, its ids are 0 to {self.rows - 1}; hashes need one of any ids")
         names, shape = as_keys(keys, label)
         ids = ids_of_keys(names)
-        beside = self._keys_beside(self.name, keep)
+        beside = self._others.keys_beside(self.name, keep)
         if beside is None:
             refuse_collisions(ids, names, np.empty(ids.size, KEPT_KEY), np.zeros(ids.size, bool), label)
             return ids.reshape(shape)
@@ -335,7 +385,7 @@ class Table(Collection):
         return None
 
     def add(self, ids: npt.ArrayLike, rows: npt.ArrayLike) -> None:
-        """Add to rows, absent ones counting as zeros; equal ids add up. Atomic as put."""
+        """Add to rows, absent ones counting as the table's default; equal ids add up. Atomic as put."""
         ids, shape = self._shaped_ids(ids)
         self.check_adds()
         change = self._rows(rows, self._bounded(ids), shape).view(self.dtype).reshape(ids.size, *self.shape)
@@ -343,7 +393,12 @@ class Table(Collection):
         unique, where = np.unique(ids, return_inverse=True)
 
         def write_sums() -> None:
-            current = self._gather(unique, self._default(0))[0].view(self.dtype).reshape(unique.size, *self.shape)
+            raw, found = self._gather(unique, self._default(0))
+            if self._initial is not None:
+                missing = np.flatnonzero(found == 0)
+                initial = np.ascontiguousarray(self._initial.rows(unique[missing])).reshape(-1).view(np.uint8)
+                raw.reshape(unique.size, self.width)[missing] = initial.reshape(missing.size, self.width)
+            current = raw.view(self.dtype).reshape(unique.size, *self.shape)
             current = add_rows(current, where, change, f"a sum in table {self.name!r}")
             self._log.wait_durable(self._write(unique, current.reshape(-1).view(np.uint8), 0) if unique.size else 0)
 
@@ -352,7 +407,7 @@ class Table(Collection):
 
     def delete(self, ids: npt.ArrayLike) -> int:
         """Delete rows; return how many of the ids existed. Possible in a full pool, too."""
-        ids = self._ids(ids)
+        ids, _ = self._shaped_ids(ids)
         self._guard_write()
 
         def delete_present() -> int:
@@ -488,7 +543,7 @@ class Table(Collection):
         else:
             cursor = 0
         taken = np.concatenate(ids) if ids else np.empty(0, np.int64)
-        return cursor, taken, self.get(taken)
+        return cursor, taken, self.get(taken, default=0)
 
     def scan(self, batch: int = 4096) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """(ids, rows) of the whole table in batches of about this size, in no order."""
@@ -497,6 +552,41 @@ class Table(Collection):
             cursor, ids, rows = self.scan_from(cursor, batch)
             if ids.size:
                 yield ids, rows
+            if not cursor:
+                return
+
+    def changes_from(self, since: str, cursor: int = 0, count: int = 1000) -> tuple[int, Changes]:
+        """Return the next cursor, and about `count` rows that were changed or deleted since the view `since`.
+
+        As of `scan_from`; only what was written since is read. UnknownNameError: that view has no such table."""
+        check_cursor(cursor)
+        try:
+            return self._changes_from(since, cursor, count)
+        except UnknownNameError:  # a pending decision may be why there is no such view
+            self._log.wait_durable_if_free(self._log.lsn)
+            raise
+
+    def _changes_from(self, since: str, cursor: int, count: int) -> tuple[int, Changes]:
+        self._guard()  # before: who has the lock cannot wait until a drop is durable, and tells of it
+        with self._log.publisher.entry, self._log.locks.state:  # a walk would see a part of a batch
+            self._guard()
+            top, lsn = self._others.top_in(since, self.chain.tree)
+            lsn = max(lsn, self._changed)
+            layers = layers_between(self.chain.top, top)
+            cursor, ids = taken_of(walk_layers(layers, self.chain.seed, cursor), cursor, max(1, count))
+            (rows, found), _ = self._log.deferring(lambda: self.get(ids, default=0, return_found=True), lsn)
+        self._log.wait_durable(lsn)
+        return cursor, (ids[found], rows[found], ids[~found])
+
+    def changes(self, since: str, batch: int = 4096) -> Iterator[Changes]:
+        """Yield (ids, rows, deleted ids) of what differs from the view `since`, such as a snapshot of this one.
+
+        A row that was written again with the same content counts as changed."""
+        cursor = 0
+        while True:
+            cursor, changes = self.changes_from(since, cursor, batch)
+            if changes[0].size or changes[2].size:
+                yield changes
             if not cursor:
                 return
 
@@ -521,3 +611,17 @@ class Table(Collection):
 
         with self._log.publisher.entry, self._log.locks.state:
             self._log.deferring(check_all)
+
+
+def taken_of(walk: Iterator[Window], cursor: int, count: int) -> tuple[int, np.ndarray]:
+    """Return the next cursor, and about `count` ids of a walk, each once."""
+    ids: list[np.ndarray] = []
+    for places, words, _ in walk:
+        take = min(count - sum(some.size for some in ids), places.size)
+        if take < places.size:  # all of one place go together: the next cursor begins behind it
+            take = int(np.searchsorted(places, places[max(take, 1) - 1], "right"))
+        ids.append(words[:take][np.flatnonzero(np.diff(places[:take], prepend=~places[:1]))].view(np.int64))
+        cursor = (int(places[take - 1]) + 1) % (1 << 64)
+        if take < places.size or sum(some.size for some in ids) >= count:
+            return cursor, np.concatenate(ids)
+    return 0, np.concatenate(ids) if ids else np.empty(0, np.int64)

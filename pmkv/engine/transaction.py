@@ -186,17 +186,17 @@ class TableWrites(OneProcess):
         return self._table.is_gone
 
     def get(
-        self, ids: npt.ArrayLike, default: Any = 0.0, return_found: bool = False, out: Any = None, as_: str = "numpy"
+        self, ids: npt.ArrayLike, default: Any = None, return_found: bool = False, out: Any = None, as_: str = "numpy"
     ) -> Any:
         """Rows, as written here or as stored. out, as_: as those of `Table.get`."""
         wanted, shape = as_id_array(ids, f"ids of table {self._table.name!r}")
         rows, found = self._table.as_writer(lambda: self._table.get(wanted, default, return_found=True))
-        absent = self._table.absent_row(default)
+        absent = self._table.absent_rows(wanted, default)
         for written, values in self._writes:
             place = {int(one): at for at, one in enumerate(written)}  # the last of equal ids wins
             hits = [(at, place[int(one)]) for at, one in enumerate(wanted) if int(one) in place]
             for at, source in hits:
-                rows[at], found[at] = (absent, False) if values is None else (values[source], True)
+                rows[at], found[at] = (absent[at], False) if values is None else (values[source], True)
         rows, found = rows.reshape((*shape, *self._table.shape)), in_form(found.reshape(shape), as_)
         if out is None:
             result = in_form(rows, as_)

@@ -138,7 +138,7 @@ class Copy:
             case {"op": "create_table", "id": number, "name": name, "descr": descr, "rows": rows}:
                 if name in view.tables():  # its drop is lost
                     view.drop_table(name)
-                view.create_table(name, dtype_from(descr), rows)
+                view.create_table(name, dtype_from(descr), rows, default=decision.get("default"))
                 self._names[number] = name
             case {"op": "drop_table", "id": number}:
                 view.drop_table(self._names[number])

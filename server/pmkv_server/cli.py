@@ -24,6 +24,7 @@ import click
 import pmkv
 from pmkv.errors import LockedError, PmkvError
 from pmkv_server.config import Config
+from pmkv_server.installed_commands import OpenGroup
 from pmkv_server.parsing import strict_int
 from pmkv_server.progress import progress_bar
 from pmkv_server.signals import StopSignals
@@ -117,7 +118,7 @@ def connected(function: Callable) -> Callable:
     return function
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=OpenGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="pmkv")
 def main() -> None:
     """pmkv: crash-consistent storage for online features and embeddings.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from typing import Any
 
 import numpy as np
 
@@ -63,3 +64,11 @@ def strict_cursor(text: str) -> int | None:
     if match is None or value >= UNSIGNED_LIMIT:
         return None
     return (-value if match[1] == "-" else value) % UNSIGNED_LIMIT
+
+
+SHORT_FLOATS = ("bfloat16", "float8_e4m3fn", "float8_e5m2")  # of ml_dtypes; NumPy knows no description of them
+
+
+def dtype_name(dtype: Any) -> str:
+    """Return the name by which clients know a dtype without fields."""
+    return dtype.name if dtype.name in SHORT_FLOATS else dtype.str

@@ -461,3 +461,19 @@ async def test_arrays_as_people_have_them_awaited(server: Served) -> None:
         assert await items.get(ids, out=out) is out and out.all() and await items.count() == 4000
         assert (await items.ids_of(["user:1"])).tolist() == [1304368944307141588]
         await client.drop_table("awaited")
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "float8_e4m3fn", "float8_e5m2"])
+def test_short_floats(client: pmkv_client.Client, embedded: pmkv.Store, name: str) -> None:
+    rows = np.array([[1, -2.5], [0.125, 24]], "f4")
+    for store in (embedded, client):
+        table = store.create_table("t", (name, 2), default={"normal": (0, 1), "seed": 3})
+        table.put([1, 2], rows)
+        assert table.dtype.name == name and table.row_dtype.shape == (2,)
+        assert table.get([2, 1]).astype("f4").tolist() == rows[::-1].tolist()
+        assert table.pool([1, 2], [0]).tolist() == [[1.125, 21.5]] and table.pool([1], [0]).dtype == np.float32
+    one, other = embedded.table("t"), client.table("t")
+    assert one.get([5, 6]).tobytes() == other.get([5, 6]).tobytes()
+    assert client.create_table("t", (name, 2), exist_ok=True, default={"normal": (0, 1), "seed": 3}).dtype.name == name
+    with pytest.raises(ValueError, match="does not fit"):
+        other.put([1], [[1e39, 0]])

@@ -112,4 +112,4 @@ def _rows_of(model: OpenView, operation: Any, face: str, beside: Sequence[str]) 
 
 
 def _filled(table: Rows, ids: Sequence[int]) -> list[bytes]:
-    return [table.rows.get(one, bytes(np.dtype(table.descr).itemsize)) for one in ids]
+    return [table.rows.get(one, table.absent) for one in ids]

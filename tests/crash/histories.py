@@ -54,9 +54,9 @@ LONG = b"p" * 500  # a key that is longer stands abridged in the directory
 KEYS = (b"a", b"b", b"c", b"", b"key\x00with\xff", b"k" * 70, b"kept", b"long" * 60, LONG + b"1", LONG + b"2")
 SIZES = (0, 1, 8, 8, 24, 24, 60, 120, 200)
 TABLES = ("t", "u", "v")
-SHAPES: tuple[tuple[Any, int | None], ...] = (
-    (("<f4", (4,)), None), (("<i8", (1,)), 12), (("<f4", (16,)), 12),
-    ([("price", "<f8"), ("tags", "<i2", (3,))], None), (("<i4", (2,)), None),
+SHAPES: tuple[tuple[Any, int | None, int], ...] = (  # of a row, the bound of ids, every element of absent rows
+    (("<f4", (4,)), None, 0), (("<i8", (1,)), 12, 0), (("<f4", (16,)), 12, 3),
+    ([("price", "<f8"), ("tags", "<i2", (3,))], None, 0), (("<i4", (2,)), None, -2),
 )  # fmt: skip
 IDS = (0, 1, 2, 3, 5, 8, 11)
 FAR_IDS = (-1, 2**62, -(2**63), 2**63 - 1)
@@ -366,8 +366,10 @@ class Generator:
         return FlushAll()
 
     def create_table(self, model: OpenView) -> Any:
-        descr, bound = self.rng.choice(SHAPES)
-        return CreateTable(self.rng.choice([name for name in TABLES if name not in model.tables]), descr, bound)
+        descr, bound, default = self.rng.choice(SHAPES)
+        return CreateTable(
+            self.rng.choice([name for name in TABLES if name not in model.tables]), descr, bound, default
+        )
 
     def drop_table(self, model: OpenView) -> Any:
         return DropTable(self.rng.choice(sorted(model.tables)))

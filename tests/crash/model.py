@@ -16,6 +16,8 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
 
+import numpy as np
+
 FAR = 4_000_000_000_000  # unix ms, in the year 2096; what expires earlier has expired
 SPACES = 16
 UNDO = "undo"
@@ -38,9 +40,17 @@ class Rows:
     bound: int | None
     rows: dict[int, bytes] = field(default_factory=dict)
     number: int = field(default_factory=lambda: next(numbers), compare=False, repr=False)
+    default: int = field(default=0, compare=False, repr=False)  # every element of a row that is not there
 
     def copy(self) -> Rows:
-        return Rows(self.descr, self.bound, dict(self.rows), self.number)
+        return Rows(self.descr, self.bound, dict(self.rows), self.number, self.default)
+
+    @property
+    def absent(self) -> bytes:
+        """The row of an id that has none."""
+        if not self.default:
+            return bytes(self.descr.itemsize)
+        return np.full(self.descr.shape, self.default, self.descr.base).tobytes()
 
 
 @dataclass

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
+from pmkv.engine import table as table_module
 from pmkv.engine import version_ops
 from pmkv.engine import version_plan as plans
 from pmkv.engine.collection import Collection, PreviousVersion
@@ -392,6 +393,15 @@ def _() -> list[Patch]:
         return found
 
     return [(OpenView, "_at_once", at_once)]
+
+
+@mutant("the changes since a view leave out what only that view has")
+def _() -> list[Patch]:
+    def layers_between(top: Layer, since: Layer | None) -> list[Layer]:
+        shared = set(map(id, since.down())) if since is not None else set()
+        return [layer for layer in top.down() if id(layer) not in shared]
+
+    return [(table_module, "layers_between", layers_between)]
 
 
 VERSIONS = set(MUTANTS) - others

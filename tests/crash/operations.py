@@ -126,15 +126,16 @@ class CreateTable(Operation):
     name: str
     descr: Any
     bound: int | None = None
+    default: int = 0
 
     def fits(self, model: Any) -> bool:
         return self.name not in model.tables
 
     def on_model(self, model: OpenView) -> Any:
-        model.tables[self.name] = Rows(np.dtype(self.descr), self.bound)
+        model.tables[self.name] = Rows(np.dtype(self.descr), self.bound, default=self.default)
 
     def on_store(self, store: Any) -> Any:
-        store.create_table(self.name, np.dtype(self.descr), rows=self.bound)
+        store.create_table(self.name, np.dtype(self.descr), rows=self.bound, default=self.default)
 
 
 @dataclass(frozen=True)
@@ -202,7 +203,7 @@ class AddRows(Operation):
         table = model.tables[self.name]
         base = table.descr.base
         for id_, more in zip(self.ids, np.frombuffer(self.rows, base).reshape(len(self.ids), -1)):
-            before = np.frombuffer(table.rows.get(id_, bytes(more.nbytes)), base)
+            before = np.frombuffer(table.rows.get(id_, table.absent), base)
             table.rows[id_] = (before + more).astype(base).tobytes()
         model.touch(model.part(self.name))
 
@@ -238,8 +239,8 @@ class Bare:
     def flush_all(self) -> None:
         self.engine.clear_all()
 
-    def create_table(self, name: str, dtype: Any, rows: int | None = None) -> Table:
-        return self.engine.create_table(name, dtype, rows)
+    def create_table(self, name: str, dtype: Any, rows: int | None = None, default: Any = None) -> Table:
+        return self.engine.create_table(name, dtype, rows, default=default)
 
     def drop_table(self, name: str) -> None:
         self.engine.drop_table(name)
@@ -403,6 +404,24 @@ def check_scans(store: Any, state: Model) -> None:
     check_scans_of(store, state)
     for name, view in state.views.items():
         check_scans_of(store.view(name), view)
+    for name in ("main", *state.views):
+        for since in state.views:
+            check_changes(store.view(name), state.head(name), since, state.head(since))
+
+
+def check_changes(view: View, state: OpenView, since: str, before: OpenView) -> None:
+    """What a view tells of its changes since another one makes its tables of those."""
+    for name, table in view.tables().items():
+        try:
+            found = list(table.changes(since, batch=3))
+        except UnknownNameError:
+            continue
+        rows = dict(before.tables[name].rows)
+        for ids, changed, deleted in found:
+            rows.update((int(one), row.tobytes()) for one, row in zip(ids, changed))
+            for one in deleted.tolist():
+                rows.pop(one, None)
+        assert rows == state.tables[name].rows, f"{since} and its changes give {rows}, not {state.tables[name].rows}"
 
 
 def check_scans_of(store: Any, state: OpenView) -> None:

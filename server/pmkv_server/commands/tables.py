@@ -6,6 +6,7 @@ they read the view that the connection uses.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,6 +27,7 @@ from pmkv_server.commands.registry import (
     syntax_error,
 )
 from pmkv_server.net.session import Session
+from pmkv_server.parsing import SHORT_FLOATS, dtype_name
 from pmkv_server.resp.scan import OK, Reply, a_map, array, blob, bulk, bulks, integer, joined
 
 group = Group("table")
@@ -112,17 +114,20 @@ def _puts_much(session: Session, arguments: list[bytes]) -> bool:
 def create(session: Session, arguments: list[bytes]) -> Reply:
     """Create a table of fixed-width rows; ROWS: a dense one, with the ids 0 to n-1.
 
-    Syntax: TABLE.CREATE name DTYPE dtype [DIM n] [ROWS n]
-    Syntax: TABLE.CREATE name SCHEMA json [ROWS n]
+    DEFAULT: of rows that were never written, in JSON: a number, {"uniform": [low, high], "seed": n}, {"normal": [mean,
+    deviation], "seed": n}.
+
+    Syntax: TABLE.CREATE name DTYPE dtype [DIM n] [ROWS n] [DEFAULT json]
+    Syntax: TABLE.CREATE name SCHEMA json [ROWS n] [DEFAULT json]
     """
-    dtype, dim, schema, rows = _create_options(arguments[2:])
+    dtype, dim, schema, rows, default = _create_options(arguments[2:])
     description = schema if schema is not None else dtype if dim is None else (dtype, dim)
-    session.view.create_table(name_of(arguments[1]), description, rows=rows)
+    session.view.create_table(name_of(arguments[1]), description, rows=rows, default=default)
     return OK
 
 
-def _create_options(words: list[bytes]) -> tuple[Any, int | None, Any, int | None]:
-    dtype = dim = schema = rows = None
+def _create_options(words: list[bytes]) -> tuple[Any, int | None, Any, int | None, Any]:
+    dtype = dim = schema = rows = default = None
     if len(words) % 2:
         raise CommandError(SYNTAX)
     for option, value in zip(words[::2], words[1::2], strict=True):
@@ -133,16 +138,27 @@ def _create_options(words: list[bytes]) -> tuple[Any, int | None, Any, int | Non
                 schema = _schema(value)
             case b"DIM":
                 dim = parse_int(value, "ERR DIM is not a positive integer", 1, 1 << 20)
+            case b"DEFAULT":
+                default = _default(value)
             case b"ROWS":
                 rows = parse_int(value, "ERR ROWS is not a positive integer", 1)
             case _:
                 raise CommandError(SYNTAX)
     if (dtype is None) == (schema is None) or (schema is not None and dim is not None):
         raise CommandError("ERR syntax error: give DTYPE (with DIM if a row has several elements) or SCHEMA")
-    return dtype, dim, schema, rows
+    return dtype, dim, schema, rows, default
 
 
-def _dtype(word: bytes) -> np.dtype:
+def _default(word: bytes) -> Any:
+    try:
+        return json.loads(word)  # which takes NaN, too
+    except ValueError:
+        raise CommandError(f"ERR DEFAULT '{printable(word)}' is not JSON") from None
+
+
+def _dtype(word: bytes) -> np.dtype | str:
+    if (name := word.decode("latin-1")) in SHORT_FLOATS:
+        return name
     try:
         return np.dtype(word.decode("ascii"))
     except (TypeError, ValueError, SyntaxError):
@@ -215,6 +231,8 @@ def info(session: Session, arguments: list[bytes]) -> Reply:
         (bulk(b"width"), integer(table.width)),
         (bulk(b"rows"), integer(table.rows or 0)),
     ]
+    if table.default is not None:
+        pairs.append((bulk(b"default"), bulk(orjson.dumps(table.default))))
     if with_count:
         pairs.append((bulk(b"len"), integer(len(table))))
     return a_map(pairs, session.protocol)
@@ -222,7 +240,7 @@ def info(session: Session, arguments: list[bytes]) -> Reply:
 
 def describe(dtype: np.dtype) -> bytes:
     """Return a dtype as JSON: a list of fields, or one string."""
-    return orjson.dumps(dtype.descr if dtype.names else dtype.str)
+    return orjson.dumps(dtype.descr if dtype.names else dtype_name(dtype))
 
 
 @command("table.len", -2, "readonly fast", heavy=_counts_much)
@@ -309,7 +327,7 @@ def exists(session: Session, arguments: list[bytes]) -> Reply:
 
 @command("table.get", -3, "readonly", heavy=_gets_much)
 def get(session: Session, arguments: list[bytes]) -> Reply:
-    """Return the rows of ids, absent ones filled with DEFAULT; FOUND: and one byte per id.
+    """Return the rows of ids, absent ones as DEFAULT or the table says; FOUND: flags, too.
 
     Syntax: TABLE.GET name ids [DEFAULT x] [FIELDS n f...] [FOUND] [AT view]
     """
@@ -323,8 +341,8 @@ def get(session: Session, arguments: list[bytes]) -> Reply:
     return joined([_blob(rows), _blob(found.astype(np.uint8))])
 
 
-def _get_options(words: list[bytes]) -> tuple[float, list[str] | None, bool, str | None]:
-    default, fields, found, at, i = 0.0, None, False, None, 0
+def _get_options(words: list[bytes]) -> tuple[float | None, list[str] | None, bool, str | None]:
+    default, fields, found, at, i = None, None, False, None, 0
     while i < len(words):
         option = words[i].upper()
         if option == b"FOUND":
@@ -394,6 +412,27 @@ def _scan_options(words: list[bytes]) -> tuple[int, str | None]:
         else:
             raise syntax_error(option)
     return count, at
+
+
+@command("table.changes", -5, "readonly")
+def changes(session: Session, arguments: list[bytes]) -> Reply:
+    """Return the next cursor, ids and rows changed since a view, ids deleted.
+
+    The cursor is 0 at the end. Only what was written since is read. A row that was written
+    again with the same content counts as changed.
+
+    Syntax: TABLE.CHANGES name cursor SINCE view [COUNT n] [AT view]
+    """
+    cursor = parse_int(arguments[2], "ERR invalid cursor", 0, (1 << 64) - 1)
+    options = dict(_options(arguments[3:]))
+    since = name_of(options.pop(b"SINCE", b""))
+    if not since:
+        raise CommandError("ERR syntax error: SINCE and the name of a view are missing")
+    count, at = _scan_options([word for pair in options.items() for word in pair])
+    table = _table_of(session, arguments[1], at)
+    count = min(count, max(HEAVY_READ_BYTES // (table.width + 8), 1))
+    cursor, (ids, rows, deleted) = table.changes_from(since, cursor, count)
+    return joined([bulk(b"%d" % cursor), _blob(ids), _blob(rows), _blob(deleted)])
 
 
 @command("table.pool", -4, "readonly", heavy=_pools_much)

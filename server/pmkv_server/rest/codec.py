@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 import pmkv_server.rest.arrow as arrow
 import pmkv_server.rest.jsonrows as jsonrows
 import pmkv_server.rest.npy as npy
+from pmkv_server.parsing import SHORT_FLOATS
 
 from .formats import ARROW, JSON, NPY, NPZ
 from .problems import Problem, invalid
@@ -45,6 +46,11 @@ class Message:
         if name not in self.arrays:
             raise invalid(f"the request has no '{name}'")
         return self.arrays[name]
+
+
+def widened(array: Array) -> Array:
+    """Return short floats as f4, and other arrays as they are."""
+    return array.astype("<f4") if array.dtype.name in SHORT_FLOATS else array
 
 
 def decode(body: bytes, form: str, row: Row, limit: int) -> Message:
@@ -119,7 +125,10 @@ def _checked(array: Array, name: str) -> Array:
 
 
 def encode(form: str, arrays: Mapping[str, Array], scalars: Mapping[str, Any] | None = None) -> bytes:
-    """Encode a reply. JSON holds the scalars; other formats have no place for them, so headers carry them as well."""
+    """Encode a reply. JSON holds the scalars; other formats have no place for them, so headers carry them as well.
+
+    Short floats, which no format has, become f4, which holds all of their values."""
+    arrays = {name: widened(array) for name, array in arrays.items()}
     if form == JSON:
         return jsonrows.dump({**(scalars or {}), **{name: jsonrows.jsonable(array) for name, array in arrays.items()}})
     if form == ARROW:

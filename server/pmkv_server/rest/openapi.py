@@ -52,6 +52,11 @@ DTYPE: Schema = {
 }
 
 NAME: Schema = {"type": "string", "pattern": "^[A-Za-z0-9_][A-Za-z0-9_.:-]{0,127}$"}
+INITIAL: Schema = {
+    "type": ["number", "string", "array", "object", "null"],
+    "description": 'Stands for rows that were never written: a value, {"uniform": [low, high], "seed": n} or '
+    '{"normal": [mean, deviation], "seed": n}; null: zeros.',
+}
 FORCE: Schema = {"type": ["boolean", "null"], "default": False, "description": "Go on even if that drops later writes."}
 PARTS: dict[str, Schema] = {
     "tables": {"type": ["array", "null"], "items": STRING, "description": "Only these tables; default: all."},
@@ -95,6 +100,7 @@ SCHEMAS: dict[str, Schema] = {
             "type": ["integer", "null"],
             "description": "A number makes the table dense: ids are 0 to rows-1. null: any int64.",
         },
+        default=INITIAL,
     ),
     "Table": record(
         "name id dtype shape width rows length",
@@ -104,6 +110,7 @@ SCHEMAS: dict[str, Schema] = {
         shape=listing({"type": "integer"}),
         width={"type": "integer", "description": "Bytes per row."},
         rows={"type": ["integer", "null"]},
+        default={"type": "object", "description": "Stands for rows that were never written, if these are not zeros."},
         length={"type": "integer", "description": "Count of the ids that have a row."},
     ),
     "Tables": record("tables", tables=listing(ref("Table"))),

@@ -10,7 +10,7 @@ from aiohttp import hdrs, web
 
 import pmkv_server.rest.codec as codec
 import pmkv_server.rest.jsonrows as jsonrows
-from pmkv_server.parsing import strict_float
+from pmkv_server.parsing import SHORT_FLOATS, dtype_name, strict_float
 
 from .codec import Message, Row
 from .context import IN_THREAD, MAX_BODY_BYTES, integer, off_loop, payload_of, query, read_body, run, view_of
@@ -19,6 +19,7 @@ from .keys import reply
 from .problems import invalid
 
 CURSOR = "Pmkv-Cursor"
+KNOWN = {"name", "dtype", "shape", "rows", "default"}
 MAX_COUNT = 1 << 20
 MODES = ("sum", "mean", "max")
 
@@ -27,10 +28,11 @@ def describe(table: Any) -> dict[str, Any]:
     return {
         "name": table.name,
         "id": table.id,
-        "dtype": np.lib.format.dtype_to_descr(table.dtype),
+        "dtype": np.lib.format.dtype_to_descr(table.dtype) if table.dtype.names else dtype_name(table.dtype),
         "shape": list(table.shape),
         "width": table.width,
         "rows": table.rows,
+        **({} if table.default is None else {"default": table.default}),
         "length": len(table),
     }
 
@@ -46,21 +48,27 @@ async def create_table(request: web.Request) -> web.Response:
     view = await view_of(request, query(request, "at"))
     sent = await read_body(request)
     body = await off_loop(lambda: jsonrows.parse(sent), len(sent))
-    if not isinstance(body, dict) or not {"name", "dtype"} <= body.keys() <= {"name", "dtype", "shape", "rows"}:
-        raise invalid('the body must be {"name": "...", "dtype": NumPy descr, "shape": [...], "rows": bound or null}')
+    if not isinstance(body, dict) or not {"name", "dtype"} <= body.keys() <= KNOWN:
+        raise invalid(
+            'the body must be {"name": "...", "dtype": NumPy descr, "shape": [...], "rows": bound or null, '
+            '"default": of absent rows}'
+        )
     dtype = row_dtype(body["dtype"], body.get("shape", []))
     rows = None if body.get("rows") is None else integer(body["rows"], "rows", 1, 1 << 62)
     name = body["name"]
     if not isinstance(name, str):
         raise invalid("'name' must be a string")
-    made = await run(request, lambda: describe(view.create_table(name, dtype, rows)))
+    made = await run(request, lambda: describe(view.create_table(name, dtype, rows, default=body.get("default"))))
     return reply(made, 201, {hdrs.LOCATION: f"/v1/tables/{name}"})
 
 
-def row_dtype(descr: Any, shape: Any) -> np.dtype[Any]:
-    """Return the dtype of a row from `dtype` ("<f4", or a list of fields) and `shape`. Raises Problem 400."""
+def row_dtype(descr: Any, shape: Any) -> Any:
+    """Return the dtype of a row from `dtype` ("<f4", "bfloat16", or a list of fields) and `shape`, in a form that
+    `create_table` takes. Raises Problem 400."""
     if not isinstance(shape, list) or not all(type(n) is int and n > 0 for n in shape):
         raise invalid("'shape' must be a list of positive integers")
+    if descr in SHORT_FLOATS:
+        return (descr, tuple(shape)) if shape else descr
     try:
         dtype = np.dtype((np.dtype(_descr(descr)), tuple(shape)))
     except (TypeError, ValueError, SyntaxError, RecursionError, OverflowError) as error:
@@ -105,7 +113,7 @@ async def _message(request: web.Request, *options: str) -> tuple[Any, Message]:
     table = await run(request, lambda: view.table(request.match_info["table"]))
     form = body_format(request)
     body = await read_body(request)
-    row = Row(table.dtype, table.shape)
+    row = Row(np.dtype("<f4") if table.dtype.name in SHORT_FLOATS else table.dtype, table.shape)
     message = await off_loop(lambda: codec.decode(body, form, row, MAX_BODY_BYTES), len(body))
     if unknown := message.options.keys() - set(options):
         raise invalid(f"unknown {', '.join(sorted(unknown))} in the body")
@@ -128,7 +136,7 @@ async def _encoded(
 async def rows_get(request: web.Request) -> web.Response:
     table, message = await _message(request, "default", "return_found", "fields")
     ids, fields = message.require("ids"), _fields(message.options.get("fields"))
-    default = _number(message.options.get("default", 0.0))
+    default = _number(message.options["default"]) if "default" in message.options else None
     with_found = _flag(message.options.get("return_found", False))
 
     def work() -> dict[str, Any]:

@@ -14,8 +14,8 @@ import pmkv_client
 from pmkv_client import AsyncClient, AsyncTable, Table
 from tests.unit.client.scripted import Scripted, eager
 
-METHODS = ["put", "add", "get", "contains", "delete", "ids_of", "pool", "scan"]
-READS = ["get", "contains", "ids_of", "pool", "scan"]
+METHODS = ["put", "add", "get", "changes", "contains", "delete", "ids_of", "pool", "scan"]
+READS = ["get", "changes", "contains", "ids_of", "pool", "scan"]
 ATTRIBUTES = ["name", "id", "dtype", "shape", "row_dtype", "width", "rows"]
 
 

@@ -20,7 +20,7 @@ IDS = np.array([7, 8])
 
 def test_the_two_modules_are_twins() -> None:
     twins = [Path(module.__file__).read_text() for module in (array_forms, pmkv_client.arrays)]
-    engine, client = (text.partition("FORMS = ")[2] for text in twins)
+    engine, client = (text.partition("SHORT_TENSORS = ")[2] for text in twins)
     assert engine == client
 
 

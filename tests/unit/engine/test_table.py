@@ -307,3 +307,37 @@ def test_a_get_fills_the_memory_it_is_given(engine: Engine) -> None:
         table.get([3, 4], fields=["a"], out=part)
     assert table.get(3).shape == () and table.get(3)["a"] == 7
     assert table.get([3], as_="arrow").to_pylist() == [{"a": 7, "b": [1.0, 2.0]}]
+
+
+def changes(table: Table, since: str, batch: int = 3) -> tuple[dict[int, float], set[int]]:
+    found = list(table.changes(since, batch))
+    rows = {int(id): float(row) for ids, rows, _ in found for id, row in zip(ids, rows, strict=True)}
+    assert sum(ids.size for ids, _, _ in found) == len(rows)
+    return rows, {int(id) for _, _, deleted in found for id in deleted}
+
+
+def test_changes_are_those_of_the_layers_above(engine: Engine) -> None:
+    table = engine.create_table("t", "f4")
+    table.put(np.arange(1000), np.arange(1000))
+    engine.versions.snapshot("v1")
+    assert changes(table, "v1") == ({}, set())
+    table.put([5, 6, 2000], [50, 60, 70])
+    table.delete([6, 7])
+    engine.versions.snapshot("v2")
+    table.put([5], [51])
+    assert changes(table, "v1") == ({5: 51, 2000: 70}, {6, 7})
+    assert changes(engine.table("t", "v2"), "v1", 1) == ({5: 50, 2000: 70}, {6, 7})
+    assert changes(engine.table("t", "v1"), "v2") == ({5: 5, 6: 6, 7: 7}, {2000})  # the way back
+    engine.versions.rollback("v1")
+    assert changes(table, "v2") == ({5: 5, 6: 6, 7: 7}, {2000}) and changes(table, "v1") == ({}, set())
+
+
+def test_changes_of_another_table_of_the_same_name_are_refused(engine: Engine) -> None:
+    engine.create_table("t", "f4")
+    engine.versions.snapshot("v1")
+    engine.drop_table("t")
+    table = engine.create_table("t", "f4")
+    with pytest.raises(UnknownNameError, match="'v1' has not the same table"):
+        next(table.changes("v1"))
+    with pytest.raises(UnknownNameError, match="no view 'v2'"):
+        next(table.changes("v2"))

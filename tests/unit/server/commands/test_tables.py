@@ -227,3 +227,33 @@ def test_ids_of_keys(items: Client, store: Any) -> None:
         TABLE.IDS items 3 a b => -ERR syntax error: 3 keys are said to follow, here are 2
         TABLE.IDS items 1 a SOMETIMES x => -ERR syntax error near 'SOMETIMES'
     """)
+
+
+def test_changes(items: Client) -> None:
+    items.says("SNAPSHOT.CREATE v1")
+    items("TABLE.PUT", "items", blob(2, 3), blob(5, 5, 6, 6, dtype="<f4"))
+    items("TABLE.DEL", "items", blob(1))
+    _, (cursor, ids, rows, deleted) = items("TABLE.CHANGES", "items", 0, "SINCE", "v1", "COUNT", 100)
+    order = np.argsort(rows_of(ids, "<i8"))
+    assert cursor[1] == b"0" and np.array(rows_of(ids, "<i8"))[order].tolist() == [2, 3]
+    assert np.array(rows_of(rows)).reshape(2, 2)[order].tolist() == [[5, 5], [6, 6]]
+    assert rows_of(deleted, "<i8") == [1]
+    items.follows("""
+        TABLE.CHANGES items 0 SINCE v1 AT v1 => ["0", "", "", ""]
+        TABLE.CHANGES items 0 COUNT 1 => -ERR syntax error: SINCE and the name of a view are missing
+        TABLE.CHANGES items 0 SINCE v2 => -NOVIEW there is no view 'v2'; there are: main, v1
+    """)
+
+
+def test_defaults_of_tables(client: Client, store: Any) -> None:
+    assert client("TABLE.CREATE", "t", "DTYPE", "f4", "DIM", 2, "DEFAULT", '{"uniform": [0, 1], "seed": 3}')[1] == b"OK"
+    wanted = store.table("t").get([5])
+    assert rows_of(client("TABLE.GET", "t", blob(5))) == wanted[0].tolist() and wanted.all()
+    assert rows_of(client("TABLE.GET", "t", blob(5), "DEFAULT", "0")) == [0, 0]
+    assert rows_of(client("TABLE.MGET", 1, "t", blob(5))[1][0]) == wanted[0].tolist()
+    assert rows_of(client("TABLE.POOL", "t", blob(5), blob(0))) == wanted[0].tolist()
+    assert b'{"uniform":[0.0,1.0],"seed":3}' in [value for _, value in client("TABLE.INFO", "t")[1]]
+    client.follows("""
+        TABLE.CREATE u DTYPE f4 DEFAULT {} => -ERR default={}: known are "zeros", a value, and {'uniform': (low, high)} or {'normal': (mean, deviation)} with a 'seed'
+        TABLE.CREATE u DTYPE f4 DEFAULT { => -ERR DEFAULT '{' is not JSON
+    """)  # noqa: E501

@@ -301,3 +301,25 @@ async def test_a_full_pool(start) -> None:
     assert statuses[0] == 200 and statuses[-1] == 507
     assert json.loads(await (await rest.post(f"{rows}:get", json={"ids": [0]})).read())["rows"][0][0] == 0.0
     assert await ok(await rest.post(f"{rows}:delete", json={"ids": [0]})) == {"count": 1}
+
+
+async def test_defaults_of_tables(rest: TestClient) -> None:
+    made = await rest.post("/v1/tables", json={"name": "d", "dtype": "f4", "shape": [2], "default": 1.5})
+    assert made.status == 201 and (await made.json())["default"] == {"value": 1.5}
+    for body, rows in (({"ids": [1]}, [[1.5, 1.5]]), ({"ids": [1], "default": 0}, [[0, 0]])):
+        found = await rest.post("/v1/tables/d/rows:get", json=body)
+        assert (await found.json())["rows"] == rows
+    assert (await rest.post("/v1/tables", json={"name": "e", "dtype": "f4", "default": {"what": 1}})).status == 400
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "float8_e5m2"])
+async def test_short_floats_travel_as_f4(rest: TestClient, name: str) -> None:
+    made = await rest.post("/v1/tables", json={"name": "s", "dtype": name, "shape": [2]})
+    assert made.status == 201 and (await made.json())["dtype"] == name
+    put = await rest.post("/v1/tables/s/rows:put", json={"ids": [1], "rows": [[1.5, -2]]})
+    assert put.status == 200, await put.text()
+    found = await rest.post("/v1/tables/s/rows:get", json={"ids": [1]})
+    assert (await found.json())["rows"] == [[1.5, -2.0]]
+    found = await rest.post("/v1/tables/s/rows:get", json={"ids": [1]}, headers={"Accept": NPY})
+    array = read_npy(await found.read())
+    assert array.dtype == np.float32 and array.tolist() == [[1.5, -2]]
