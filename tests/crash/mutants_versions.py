@@ -7,6 +7,9 @@ from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
+
+from pmkv.cache.row_cache import RowCache, RowHits
 from pmkv.engine import version_ops
 from pmkv.engine import version_plan as plans
 from pmkv.engine.collection import Collection, PreviousVersion
@@ -15,6 +18,7 @@ from pmkv.engine.open_view import OpenView
 from pmkv.engine.recovery import Replayer
 from pmkv.engine.version_ops import VersionOperations
 from pmkv.engine.version_plan import Plan
+from pmkv.kernels import location
 from pmkv.log.durability import DurabilityGate
 from pmkv.log.format import Frame
 from pmkv.maintenance import compaction as compaction_module
@@ -34,6 +38,7 @@ plan_promote, plan_undo, view_record, commit = (
     heads_module.view_record,
     Checkpointer._commit,
 )
+drop_replaced, find_rows = IndexStack._drop_replaced, RowCache.find
 others = set(MUTANTS)
 
 
@@ -156,6 +161,26 @@ def _() -> list[Patch]:
 def rotated(change: Any) -> list[Patch]:
     """A rotation of which something is changed."""
     return [(Engine, "_freeze", lambda self: change(self, rotate(self)))]
+
+
+@mutant("the rows of a stack that was exchanged stay in the row cache")
+def _() -> list[Patch]:
+    def drop(self: IndexStack, before: Any) -> None:
+        rows, self.rows = self.rows, None
+        drop_replaced(self, before)
+        self.rows = rows
+
+    return [(IndexStack, "_drop_replaced", drop)]
+
+
+@mutant("rows of memtables are admitted to the row cache")
+def _() -> list[Patch]:
+    def find(self: RowCache, ids: np.ndarray, found: np.ndarray) -> RowHits:
+        hits = find_rows(self, ids, found)
+        hits.missed = np.flatnonzero(found != location.CACHED)
+        return hits
+
+    return [(RowCache, "find", find)]
 
 
 @mutant("a checkpoint does not write what only a snapshot or branch holds")
