@@ -14,10 +14,9 @@ from pmkv.catalog.checked_records import ROOT, CheckedRecords, Root, Sums
 from pmkv.engine.keyspace_scan import KeyspaceScan
 from pmkv.index.live_count import CountBatch, CountResult, LiveCounter
 from pmkv.index.location_cache import LocationCache
-from pmkv.index.lookup_batch import IdBatch, LookupBatch, lives
+from pmkv.index.lookup_batch import LookupBatch
 from pmkv.index.memtable import MemTable
 from pmkv.index.run import Run, RunInfo
-from pmkv.kernels import location
 from pmkv.kernels.location import DELETE
 from pmkv.log.format import Frame
 from pmkv.log.replay import LogEnd, Replay
@@ -254,15 +253,6 @@ def _() -> list[Patch]:
 @mutant("a row that is written stays in the row cache")
 def _() -> list[Patch]:
     return [(RowCache, "forget", lambda self, ids: None)]
-
-
-@mutant("a row that was written since it was looked up is admitted to the row cache")
-def _() -> list[Patch]:
-    def admit(self: IndexStack, runs: Any, lock: Any, batch: IdBatch, found: np.ndarray, out: np.ndarray) -> None:
-        if self.rows is not None and batch.hits is not None:
-            self.rows.admit(batch.ids, found, np.flatnonzero(lives(found) & (found != location.CACHED)), out)
-
-    return [(IndexStack, "admit_rows", admit)]
 
 
 # --- the directory of keys

@@ -7,9 +7,6 @@ from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
-import numpy as np
-
-from pmkv.cache.row_cache import RowCache, RowHits
 from pmkv.engine import version_ops
 from pmkv.engine import version_plan as plans
 from pmkv.engine.collection import Collection, PreviousVersion
@@ -18,7 +15,6 @@ from pmkv.engine.open_view import OpenView
 from pmkv.engine.recovery import Replayer
 from pmkv.engine.version_ops import VersionOperations
 from pmkv.engine.version_plan import Plan
-from pmkv.kernels import location
 from pmkv.log.durability import DurabilityGate
 from pmkv.log.format import Frame
 from pmkv.maintenance import compaction as compaction_module
@@ -38,7 +34,7 @@ plan_promote, plan_undo, view_record, commit = (
     heads_module.view_record,
     Checkpointer._commit,
 )
-drop_replaced, find_rows = IndexStack._drop_replaced, RowCache.find
+drop_replaced = IndexStack._drop_replaced
 others = set(MUTANTS)
 
 
@@ -171,16 +167,6 @@ def _() -> list[Patch]:
         self.rows = rows
 
     return [(IndexStack, "_drop_replaced", drop)]
-
-
-@mutant("rows of memtables are admitted to the row cache")
-def _() -> list[Patch]:
-    def find(self: RowCache, ids: np.ndarray, found: np.ndarray) -> RowHits:
-        hits = find_rows(self, ids, found)
-        hits.missed = np.flatnonzero(found != location.CACHED)
-        return hits
-
-    return [(RowCache, "find", find)]
 
 
 @mutant("a checkpoint does not write what only a snapshot or branch holds")

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import pmkv
 from pmkv.cache.row_cache import (
     FIRST_SETS,
     LOOKUPS_PER_SLOT,
@@ -19,6 +25,7 @@ from pmkv.cache.row_cache import (
 from pmkv.kernels import location
 from pmkv.kernels.records import locate_rows
 from pmkv.kernels.row_cache import WAYS
+from pmkv.versions.index_stack import IndexStack, RunSet
 
 WIDTH, OWNER, BATCH = 24, 5, 1024
 
@@ -180,6 +187,82 @@ def in_cache(cache: RowCache) -> np.ndarray:
     found = np.zeros(600, np.uint64)
     cache.find(np.arange(600), found)
     return found == location.CACHED
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Iterator[pmkv.Table]:
+    """Ten rows on file: row i is i."""
+    with pmkv.open(tmp_path, capacity="64MiB") as store:
+        table = store.create_table("t", "i8")
+        table.put(np.arange(10), np.arange(10))
+        store.checkpoint()
+        yield table
+
+
+def test_a_row_that_is_written_after_it_was_looked_up_is_not_admitted(table: pmkv.Table) -> None:
+    find_on_disk = RunSet.find_on_disk
+
+    def overtaken(*how: Any) -> None:
+        find_on_disk(*how)
+        with patch.object(RunSet, "find_on_disk", find_on_disk):
+            table.put([3, 4], [30, 40])
+            table.delete([5])
+
+    with patch.object(RunSet, "find_on_disk", overtaken):
+        assert table.get(np.arange(10)).tolist() == list(range(10)), "as of the lookup"
+    assert sorted(table.chain.rows.ids().tolist()) == [0, 1, 2, 6, 7, 8, 9]
+    assert table.get(np.arange(3, 6), default=-1).tolist() == [30, 40, -1]
+
+
+def test_rows_are_not_admitted_once_their_runs_were_replaced(table: pmkv.Table) -> None:
+    find_on_disk = RunSet.find_on_disk
+
+    def overtaken(*how: Any) -> None:
+        find_on_disk(*how)
+        table.chain.tree.invalidate_stacks()
+
+    with patch.object(RunSet, "find_on_disk", overtaken):
+        assert table.get([1, 2]).tolist() == [1, 2]
+    assert table.chain.rows.ids().tolist() == []
+
+
+def test_rows_of_memtables_are_not_admitted(table: pmkv.Table) -> None:
+    table.put([3, 20], [30, 200])
+    assert table.get([2, 3, 20, 21]).tolist() == [2, 30, 200, 0]
+    assert table.chain.rows.ids().tolist() == [2]
+
+
+def test_what_a_user_does_to_a_result_meanwhile_is_not_cached(table: pmkv.Table) -> None:
+    out, admit_rows = np.zeros(2, np.int64), IndexStack.admit_rows
+
+    def scribbled(*how: Any) -> None:
+        out[0] = 77
+        admit_rows(*how)
+
+    with patch.object(IndexStack, "admit_rows", scribbled):
+        table.get([1, 2], out=out)
+    assert table.chain.rows.ids().tolist() == [2] and table.get([1, 2]).tolist() == [1, 2]
+
+
+def test_each_view_has_rows_of_its_own(tmp_path: Path) -> None:
+    with pmkv.open(tmp_path, capacity="64MiB") as store:
+        table, ids = store.create_table("t", "i8"), np.arange(10)
+        table.put(ids, ids)
+        store.snapshot("old")
+        store.checkpoint()
+        assert table.get(ids).tolist() == store.view("old").table("t").get(ids).tolist() == ids.tolist()
+        store.branch("new").table("t").put(ids, ids + 100)
+        store.checkpoint()
+        assert store.view("new").table("t").get(ids).tolist() == (ids + 100).tolist()
+        store.promote("new")
+        for _ in range(2):
+            assert table.get(ids).tolist() == (ids + 100).tolist()
+            assert store.view("old").table("t").get(ids).tolist() == ids.tolist()
+        store.rollback("old")
+        assert table.get(ids).tolist() == ids.tolist()
+        store.undo()
+        assert table.get(ids).tolist() == (ids + 100).tolist()
+        store.check()
 
 
 def test_the_environment_switches_it_off(monkeypatch: pytest.MonkeyPatch) -> None:
