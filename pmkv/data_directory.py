@@ -111,6 +111,11 @@ class DataDirectory:
             )
         return pool
 
+    @property
+    def reads_from_disk(self) -> bool:
+        """Return whether a read may wait for a disk: the pool, which is open, is a plain file."""
+        return isinstance(self._medium, FileMedium)
+
     def open_files(self) -> tuple[Catalog, RunFiles] | None:
         """The catalog and the files of runs, once the pool is open; None for a store in memory."""
         if self.path is None:

@@ -40,6 +40,12 @@ class Stats:
     location_cache_budget: int
     location_cache_hits: int  # keys looked up below the memtables and found in the location cache
     location_cache_misses: int
+    # of each table of `main` on file: rows, bytes, hits, misses, fills, evictions, and pages read from disk for gets
+    row_cache: dict[str, dict[str, int]]
+    row_cache_bytes: int  # DRAM of the row cache
+    row_cache_budget: int  # 0: there is no row cache, as rows are in DRAM or on persistent memory anyway
+    row_cache_hits: int  # ids looked up below the memtables and found in the row cache
+    row_cache_misses: int
     checkpoints: int  # since the store was opened, as compactions and bytes written
     compactions: int
     checkpointed_at: int  # unix ms of the last checkpoint since then, 0 for none
@@ -64,6 +70,9 @@ def stats_of(engine: Engine, path: Path | None) -> Stats:
     pool, log, recovery, upkeep = engine.pool, engine.log, engine.recovery, engine.upkeep
     chains = [part.chain for part in engine.main.parts]
     hot = [chain.cache for chain in chains if chain.cache is not None]
+    cached = {table.name: table.chain for table in engine.tables.values() if table.chain.rows is not None}
+    rows = {name: chain.rows for name, chain in cached.items() if chain.rows is not None}
+    budget = engine.dram.rows
 
     def collect() -> Stats:
         return Stats(
@@ -90,6 +99,13 @@ def stats_of(engine: Engine, path: Path | None) -> Stats:
             location_cache_budget=engine.dram.budget.size,
             location_cache_hits=sum(index.hits for index in hot),
             location_cache_misses=sum(index.misses for index in hot),
+            row_cache={
+                name: cache.figures() | {"pages_read": cached[name].reads.pages} for name, cache in rows.items()
+            },
+            row_cache_bytes=budget.used if budget else 0,
+            row_cache_budget=budget.size if budget else 0,
+            row_cache_hits=sum(cache.hits for cache in rows.values()),
+            row_cache_misses=sum(cache.misses for cache in rows.values()),
             checkpoints=upkeep.checkpoints if upkeep else 0,
             compactions=upkeep.compactions if upkeep else 0,
             checkpointed_at=upkeep.checkpointed_at if upkeep else 0,

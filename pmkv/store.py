@@ -19,6 +19,7 @@ from .backup.backup_manifest import Backup
 from .backup.held import drop_held
 from .backup.target import open_target
 from .backup.writer import BackupReport, Progress, no_progress, write_backup
+from .cache.row_cache import is_switched_off
 from .engine.byte_batch import log_bytes
 from .engine.engine import Engine
 from .engine.lookup_counts import LookupCounts
@@ -35,7 +36,7 @@ from .stats import Stats, stats_of
 from .versions.view_set import MAIN, ViewInfo
 from .view import View
 
-CACHE_SHARE = 4  # the location cache takes one part in so many of the DRAM budget
+CACHE_SHARE = 4  # the location cache takes one part in so many of the DRAM budget, the row cache the rest
 READER_ATTEMPTS = 3  # openings of a readonly store beside a writer, before damage is believed
 
 _open_stores: weakref.WeakSet[Store] = weakref.WeakSet()
@@ -72,7 +73,8 @@ def open_store(
         place = data_directory.DataDirectory(path, pool, size, require, readonly)
         try:
             found, hot = place.open_pool(), budget // CACHE_SHARE
-            engine = Engine(found, durability, readonly, verify_reads, files=place.open_files(), hot=hot)
+            rows = budget - hot if place.reads_from_disk and not is_switched_off() else 0
+            engine = Engine(found, durability, readonly, verify_reads, files=place.open_files(), hot=hot, rows=rows)
             return Store(place, engine, budget)
         except BaseException as error:
             place.close()

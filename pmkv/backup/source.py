@@ -62,7 +62,7 @@ class TableSource:
     def filled(self, entries: RowEntries) -> RowEntries:
         """Return the entries with their rows."""
         ids = entries.ids(self.seed)
-        rows, found = self.table._gather(ids, np.zeros(self.width, np.uint8))
+        rows, found = self.table._gather(ids, np.zeros(self.width, np.uint8), cached=False)
         if not found.all():
             raise CorruptionError(f"row {ids[np.argmin(found)]} of table {self.table.name!r} vanished: run pmkv check")
         return RowEntries(entries.slots, entries.locations, rows.reshape(len(entries), self.width))

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy.typing as npt
 
+from ..cache.row_cache import RowBudget
 from ..catalog.lmdb_catalog import Catalog
 from ..errors import (
     CorruptionError,
@@ -66,13 +67,15 @@ class Engine:
         now: Callable[[], int] = unix_ms,
         files: tuple[Catalog, RunFiles] | None = None,
         hot: int = DEFAULT_CACHE_BYTES,
+        rows: int = 0,
     ) -> None:
         """Recover an engine from a pool.
 
         readonly: write nothing, not even an epoch; verify: check every record and row that is read; now: the clock,
-        unix ms; files: the catalog and the run files, None for a store in memory; hot: bytes of the location cache."""
+        unix ms; files: the catalog and the run files, None for a store in memory; hot: bytes of the location cache;
+        rows: bytes of the row cache, 0 for none."""
         self.pool, self.log = pool, Log(pool, durability, now)
-        self.dram = IndexMemory(Arena(), CacheBudget(hot))
+        self.dram = IndexMemory(Arena(), CacheBudget(hot), RowBudget(rows) if rows else None)
         self.context = EngineContext(
             self.log, verify, files[0] if files else None, self._clear, self._made_table, self._top_in, self._expire
         )
@@ -118,7 +121,8 @@ class Engine:
         interrupted. The caller holds locks.state."""
         if self._aside is None:
             self._aside = self.open_views
-        self.dram = IndexMemory(Arena(), CacheBudget(self.dram.budget.size))
+        rows = RowBudget(self.dram.rows.size) if self.dram.rows is not None else None
+        self.dram = IndexMemory(Arena(), CacheBudget(self.dram.budget.size), rows)
         former, self.heads, self.open_views = self.heads, ViewSet(self._new_tree), {}
         return former
 

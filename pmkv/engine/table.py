@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..cache.cold_reads import COLD_IDS, start_rows
 from ..errors import CorruptionError, InvalidError, UnknownNameError
 from ..index.hash_table import check_cursor
 from ..index.lookup_batch import IdBatch, lives, new_keys
@@ -215,25 +216,37 @@ class Table(Collection):
         return packed
 
     def _gather(
-        self, ids: np.ndarray, default: np.ndarray, into: np.ndarray | None = None
+        self, ids: np.ndarray, default: np.ndarray, into: np.ndarray | None = None, cached: bool = True
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return rows as uint8[n * width], in `into` if that is given, and found as uint8[n]."""
-        found, lsn, data = self._find(ids)
+        """Return rows as uint8[n * width], in `into` if that is given, and found as uint8[n].
+
+        cached: whether the row cache is asked, and offered what was found on file."""
         out = np.empty(ids.size * self.width, np.uint8) if into is None else into
         present = np.empty(ids.size, np.uint8)
-        bad = gather_rows(data, found, ids, self.width, self._owner, default, self._verify, out, present)
-        if bad >= 0:
-            self._complain(int(ids[bad]), found[bad])
+        batch = IdBatch(ids, out, cached)
+        found, lsn, data = self._find(batch)
+        step = COLD_IDS if batch.cold else max(ids.size, 1)
+        for first in range(0, ids.size, step):
+            part, rows = slice(first, first + step), slice(first * self.width, (first + step) * self.width)
+            if batch.cold:
+                start_rows(data, found[part], self.width)
+            bad = gather_rows(
+                data, found[part], ids[part], self.width, self._owner, default, self._verify, out[rows], present[part]
+            )
+            if bad >= 0:
+                self._complain(int(ids[part][bad]), found[part][bad])
+        if batch.offer is not None:
+            batch.offer(batch, found, out)
         self._log.wait_durable(lsn)
         return out, present
 
-    def _find(self, ids: np.ndarray) -> tuple[np.ndarray, int, np.ndarray]:
+    def _find(self, batch: IdBatch) -> tuple[np.ndarray, int, np.ndarray]:
         """Return locations, the LSN to wait for, and the pool's bytes as of the lookup."""
-        outside = None
+        outside, ids = None, batch.ids
         if self.rows is not None and ids.size and (ids.min() < 0 or ids.max() >= self.rows):
             outside = (ids < 0) | (ids >= self.rows)
-            ids = np.where(outside, 0, ids)
-        found, lsn, data = self._look_up(IdBatch(ids))
+            batch.ids = np.where(outside, 0, ids)
+        found, lsn, data = self._look_up(batch)
         if outside is not None:
             found[outside] = 0
         return found, lsn, data
@@ -247,10 +260,15 @@ class Table(Collection):
             "its check does not hold; restore a backup, or write the row again"
         )
 
+    def may_wait(self, ids: np.ndarray) -> bool:
+        """Return whether reading these ids (int64[n]) may have to wait for the disk, about."""
+        with self._log.locks.state:
+            return not self.is_gone and self._shown().may_wait(ids)
+
     def contains(self, ids: npt.ArrayLike) -> np.ndarray:
         """Return bool of the shape of the ids: which exist."""
         flat, shape = self._shaped_ids(ids)
-        found, lsn, _ = self._find(flat)
+        found, lsn, _ = self._find(IdBatch(flat, cached=True))
         self._log.wait_durable(lsn)
         return lives(found).reshape(shape)
 
@@ -543,7 +561,8 @@ class Table(Collection):
         else:
             cursor = 0
         taken = np.concatenate(ids) if ids else np.empty(0, np.int64)
-        return cursor, taken, self.get(taken, default=0)
+        rows = self._gather(taken, self._default(0), cached=False)[0]
+        return cursor, taken, rows.view(self.dtype).reshape(taken.size, *self.shape)
 
     def scan(self, batch: int = 4096) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """(ids, rows) of the whole table in batches of about this size, in no order."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from typing import Protocol
 
 import numpy as np
 
@@ -30,13 +31,28 @@ LOOKED_UP = 1 << 16  # keys that the live counter looks up in one batch
 PIECE = 1 << 11  # keys of one kernel call, some tenths of a millisecond
 
 
+class CachedRows(Protocol):
+    """Holds what a lookup found in a row cache: see `cache.row_cache.RowHits`."""
+
+    missed: np.ndarray  # positions in the batch that neither memory nor the row cache has
+
+    def copy_to(self, out: np.ndarray, found: np.ndarray) -> int: ...
+
+
 class IdBatch:
-    """Ids to look up or to insert."""
+    """Ids to look up or to insert.
+
+    cached: whether the row cache is asked: then a location may be CACHED. out: uint8[n * width], where its rows are
+    copied to; None: they are not needed. cold: what is not in memory may have to be read from disk."""
 
     keyed = False
 
-    def __init__(self, ids: np.ndarray) -> None:
-        self.ids = ids
+    def __init__(self, ids: np.ndarray, out: np.ndarray | None = None, cached: bool = False) -> None:
+        self.ids, self.out, self.cached = ids, out, cached
+        self.hits: CachedRows | None = None  # of the row cache
+        self.cold, self.pages_before = False, 0.0  # pages that this thread had read from disk before the lookup
+        # takes (batch, locations, `out` with all rows) and offers to the row cache what it does not have
+        self.offer: Callable[[IdBatch, np.ndarray, np.ndarray], None] | None = None
         self.moment = NEVER  # stamp of the index stack when its memory was probed for this batch
 
     @property
@@ -63,7 +79,7 @@ class IdBatch:
         hot.find(self.ids, found)
 
     def in_runs(self, runs: Iterable[Run], seed: np.uint64, found: np.ndarray) -> None:
-        find_in_runs(runs, seed, self.ids, found)
+        find_in_runs(runs, seed, self.ids, found, self.cold)
 
     def enter(self, index: HashTable, locations: np.ndarray, lock: AbstractContextManager[object] = HELD) -> np.ndarray:
         return index.insert(self.ids, locations, lock)

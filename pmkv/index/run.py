@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ..cache.cold_reads import COLD_IDS, start_slots
 from ..errors import CorruptionError
 from ..kernels.location import DELETE
 from ..kernels.runs import (
@@ -137,6 +138,10 @@ class Run:
         self._refuse(page)
         return int(left)
 
+    def start_reads(self, slot_hashes: np.ndarray) -> None:
+        """Start to read the pages that a probe for these slot hashes reads, all together."""
+        start_slots(self._data, self.info.offset // PAGE, self.info.capacity, slot_hashes)
+
     def find_keys(
         self,
         data: np.ndarray,
@@ -259,10 +264,18 @@ def within(ids: np.ndarray, bounds: tuple[int, int]) -> bool:
     return bool(bounds[0] <= ids.min() and ids.max() <= bounds[1])
 
 
-def find_in_runs(runs: Iterable[Run], seed: np.uint64, ids: np.ndarray, found: np.ndarray) -> None:
-    """Set found[i], where it is 0, to the location of ids[i] in the first run that has one."""
+def find_in_runs(runs: Iterable[Run], seed: np.uint64, ids: np.ndarray, found: np.ndarray, cold: bool = False) -> None:
+    """Set found[i], where it is 0, to the location of ids[i] in the first run that has one.
+
+    cold: the runs may have to be read from disk, so their pages are read together, for some thousand ids at a time."""
+    if cold and ids.size > COLD_IDS:
+        for first in range(0, ids.size, COLD_IDS):
+            find_in_runs(runs, seed, ids[first : first + COLD_IDS], found[first : first + COLD_IDS], cold)
+        return
     slot_hashes, positions = np.empty(ids.size, np.uint64), np.empty(ids.size, np.int64)
     left = missing_slot_hashes(ids, seed, found, slot_hashes, positions)
+    for run in runs if cold else ():
+        run.start_reads(slot_hashes[:left])
     for run in runs:
         if left:
             left = run.find_slot_hashes(slot_hashes[:left], positions[:left], found)

@@ -10,6 +10,7 @@ OFFSET_BITS = 47
 OFFSET_MASK = U((1 << OFFSET_BITS) - 1)
 DELETE = U(1 << OFFSET_BITS)
 CHECK_SHIFT = U(48)
+CACHED = U(1)  # in place of a location: the row stands in the row cache. (Offset 1 is in the header of the pool.)
 
 
 @njit(inline="always")

@@ -62,6 +62,14 @@ if JIT:
 
         return types.void(array, types.int64), codegen
 
+    @intrinsic
+    def _fence(typingctx):
+        def codegen(context, builder, signature, args):
+            builder.fence("acq_rel")
+            return context.get_dummy_value()
+
+        return types.void(), codegen
+
     @njit(inline="always")
     def _inside(array, start, length):
         if CHECKED and (start < 0 or length < 0 or start + length > array.size):
@@ -91,6 +99,11 @@ if JIT:
         """Prefetch the cache line of an element; a hint that can never fault."""
         _prefetch(array, np.int64(index))
 
+    @njit(inline="always")
+    def fence():
+        """Let no load or store move from one side of this call to the other, as other threads see them."""
+        _fence()
+
 else:
 
     def load64(array, offset):
@@ -105,4 +118,7 @@ else:
         target[at : at + length] = source[start : start + length]
 
     def prefetch(array, index):
+        return None
+
+    def fence():
         return None

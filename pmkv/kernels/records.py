@@ -182,10 +182,12 @@ def locate_rows(data, at, ids, width, owner, locations):
 def gather_rows_unverified(data, locations, first, stop, width, default, out, found):
     """Do as `gather_rows` for [first, stop) without checks; return the first i outside the data, or -1."""
     for i in range(first, stop):
-        if i + AHEAD < stop and locations[i + AHEAD] != U(0):
+        if i + AHEAD < stop and locations[i + AHEAD] > location.CACHED:
             for line in range(0, min(width, PREFETCH_BYTES), 64):
                 prefetch(data, location.offset_of(locations[i + AHEAD]) + line)
         found[i] = location.lives(locations[i])
+        if locations[i] == location.CACHED:
+            continue
         if not found[i]:
             copy(out, i * width, default, 0, width)
             continue
@@ -200,15 +202,18 @@ def gather_rows_unverified(data, locations, first, stop, width, default, out, fo
 def gather_rows(data, locations, ids, width, owner, default, verify, out, found):
     """Copy rows to `out` consecutively, `default` where there is none; set found[i] to 1 or 0.
 
-    Return the first damaged i, or -1. Rows are copied a piece at a time and verified in `out`: between checks the
-    processor would wait for each row in turn, and the copies are still in its cache."""
+    A row whose location is CACHED is in `out` already. Return the first damaged i, or -1. Rows are copied a piece at a
+    time and verified in `out`: between checks the processor would wait for each row in turn, and the copies are still
+    in its cache."""
     rows = max(1, VERIFY_PIECE_BYTES // width)
     for first in range(0, locations.size, rows):
         stop = min(first + rows, locations.size)
         outside = gather_rows_unverified(data, locations, first, stop, width, default, out, found)
         if verify:
             for i in range(first, stop if outside < 0 else outside):
-                if found[i] and check16(out, i * width, width, owner, U(ids[i])) != location.check_of(locations[i]):
+                if not found[i] or locations[i] == location.CACHED:
+                    continue
+                if check16(out, i * width, width, owner, U(ids[i])) != location.check_of(locations[i]):
                     return i
         if outside >= 0:
             return outside

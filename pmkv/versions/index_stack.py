@@ -1,11 +1,12 @@
 """Index stacks: what answers lookups of one collection in one view, newest first.
 
 An index stack has, from the top layer down: the *memtable*, which takes writes; the *frozen memtables*, until a
-checkpoint has written them; the location cache, a shortcut past all below it; the *runs* on file. Whatever a higher one
+checkpoint has written them; the row cache (of a table) and the location cache, shortcuts past all below them; the
+*runs* on file. Whatever a higher one
 says of a key hides the lower ones, a delete too. Nothing in a layer is newer than what lies above it, and a checkpoint
 writes all frozen memtables: so no frozen memtable ever lies below a run on file.
 
-Memtables and the cache are read under locks.state; runs never change and are read without it. So a lookup has two
+Memtables and the caches are read under locks.state; runs never change and are read without it. So a lookup has two
 halves: `find_in_memory`, then `find_on_disk` with the runs that the stack had at the time of the first half.
 
 Counting costs a write almost nothing: `LiveCounter` notes the keys that are new to a memtable, and looks them up below
@@ -16,15 +17,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 
 import numpy as np
 
+from ..cache.cold_reads import ColdReads, pages_read
+from ..cache.row_cache import RowCache
 from ..errors import CorruptionError
 from ..index.arena import HELD
 from ..index.live_count import CountBatch, CountResult
 from ..index.location_cache import LocationCache
 from ..index.lookup_batch import (
     NOTHING,
+    IdBatch,
     LookupBatch,
     bounds_of,
     expiries_of,
@@ -41,6 +46,7 @@ from .layer import Layer, live_of
 
 WALKED_ENTRIES_MAX = 1 << 12  # of replaced runs that are walked to drop their keys from the cache; else it is cleared
 LOCKED_KEYS_MAX = 1 << 12  # keys of a memtable that a count looks up under locks.state
+ADMITTED_BYTES = 256 << 10  # of rows that are admitted to the row cache under one hold of locks.state
 COUNTED_KEYS = 1 << 14  # keys looked up at once before that; locks.state is held for the part of it in memory
 Window = tuple[np.ndarray, np.ndarray, np.ndarray]  # slot hashes, keys64, locations
 
@@ -110,12 +116,14 @@ def covered_by(batch: LookupBatch, found: np.ndarray) -> CountResult:
 
 class IndexStack:
     """Looks up, inserts and counts in the memtables and runs of one collection, as one view has them. top: its top
-    layer; cached: it lives long enough for a location cache."""
+    layer; cached: it lives long enough for caches."""
 
     def __init__(self, top: Layer, cached: bool = True) -> None:
         self.tree, self.seed = top.tree, np.uint64(top.tree.seed)
         self.top, self._may_cache = top, cached
         self.cache: LocationCache | None = None
+        self.rows: RowCache | None = None
+        self.reads = ColdReads()
         self._is_known = False
         self._gather()
         self.tree.stacks.add(self)
@@ -128,7 +136,7 @@ class IndexStack:
         continues = top.below is self.top
         before = (self._runs, {*self._frozen, *self.top.memtables}) if self._is_known and not continues else None
         if top.tree is not self.tree:  # memory was rebuilt, in a new arena
-            before = self.cache = None
+            before = self.cache = self.rows = None
             self.tree.stacks.discard(self)
             self.tree = top.tree
             self.tree.stacks.add(self)
@@ -171,16 +179,18 @@ class IndexStack:
                 layer = layer.below
         self._frozen, self._runs, self._is_known = tuple(frozen), tuple(runs), True
         if not runs:
-            self._remove_cache()
+            self._remove_caches()
         elif self.cache is None and self._may_cache:
             dram = self.tree.dram
             self.cache = LocationCache(dram.heap, dram.budget, self.seed)
+            if dram.rows is not None and not self.tree.keyed:
+                self.rows = RowCache(dram.rows, self.tree.width, self.tree.number, int(self.seed))
 
     def close(self) -> None:
         """Free the memory of the cache. The stack must not be used again. The caller holds locks.state."""
         self.tree.stacks.discard(self)
         self._frozen, self._runs, self._is_known = (), (), True
-        self._remove_cache()
+        self._remove_caches()
 
     def invalidate(self) -> None:
         """Forget the memtables and runs until they are needed: some were replaced, and a reference to a run that
@@ -188,10 +198,10 @@ class IndexStack:
         self._frozen, self._runs, self._is_known = (), (), False
 
     def _drop_replaced(self, before: tuple[tuple[Run, ...], set[MemTable]] | None) -> None:
-        """Drop cached locations of every key in a run that only the old or only the new stack has, and of every key in
-        a memtable that only the new one has. (The cache holds no location from a memtable of the old one.)
+        """Drop cached locations and rows of every key in a run that only the old or only the new stack has, and of
+        every key in a memtable that only the new one has. (The caches hold nothing from a memtable of the old one.)
 
-        before: runs and memtables of the old stack; None if not known. Clears the cache then, and if the runs and
+        before: runs and memtables of the old stack; None if not known. Clears the caches then, and if the runs and
         memtables are large or damaged."""
         if self.cache is None:
             return
@@ -200,26 +210,51 @@ class IndexStack:
         memtables = [memtable.index for memtable in self.memtables if memtable not in old_memtables]
         size = sum(run.info.count for run in runs) + sum(index.count for index in memtables)
         if before is None or size > WALKED_ENTRIES_MAX:
-            self.cache.clear()
+            self._clear_caches()
             return
         try:
             for walk in [run.walk(0, self.seed) for run in runs] + [index.walk() for index in memtables]:
                 for _, keys64, _ in walk:
-                    self.cache.forget(keys64)
+                    self._forget(keys64)
         except CorruptionError:  # a lookup that meets the damage will report it
-            self.cache.clear()
+            self._clear_caches()
 
-    def _remove_cache(self) -> None:
+    def _forget(self, keys64: np.ndarray) -> None:
+        """Drop the cached locations and rows of these keys."""
+        if self.cache is not None:
+            self.cache.forget(keys64)
+        if self.rows is not None:
+            self.rows.forget(keys64.view(np.int64))
+
+    def _clear_caches(self) -> None:
+        if self.cache is not None:
+            self.cache.clear()
+        if self.rows is not None:
+            self.rows.clear()
+
+    def _remove_caches(self) -> None:
         if self.cache is not None:
             self.cache.clear()
             self.cache = None
+        if self.rows is not None:
+            self.rows.close()
+            self.rows = None
 
     # lookups
 
     def find_in_memory(self, batch: LookupBatch, pending: np.ndarray) -> tuple[np.ndarray, int]:
-        """Look a batch up in the memtables and the cache. Return (locations, 0 where there is none; how many of them
-        are pending). The caller holds locks.state."""
+        """Look a batch up in the memtables and the caches. Return (locations, 0 where there is none, CACHED where the
+        row cache has the row; how many of them are pending). The caller holds locks.state."""
         batch.moment = self._stamp
+        found, waiting = self._find_in_memtables(batch, pending)
+        if isinstance(batch, IdBatch):
+            batch.hits = self.rows.find(batch.ids, found) if self.rows is not None and batch.cached else None
+        if self.cache is not None:
+            batch.in_hot(self.cache, found)
+        return found, waiting
+
+    def _find_in_memtables(self, batch: LookupBatch, pending: np.ndarray) -> tuple[np.ndarray, int]:
+        """Do as `find_in_memory` in the memtables alone."""
         memtable = self.top.memtable
         if memtable is not None:
             found, waiting = batch.in_index(memtable.index, pending)
@@ -227,15 +262,20 @@ class IndexStack:
             found, waiting = np.zeros(batch.words.size, np.uint64), 0
         for memtable in self.frozen:
             waiting += find_missing(batch, memtable.index, pending, found)
-        if self.cache is not None:
-            batch.in_hot(self.cache, found)
         return found, waiting
 
     def find_on_disk(
         self, batch: LookupBatch, found: np.ndarray, runs: tuple[Run, ...], lock: AbstractContextManager[object]
     ) -> None:
-        """Fill `found` from the runs that the stack had at the time of `find_in_memory`. lock: locks.state, taken only
-        at the end, to admit what was found to the cache."""
+        """Fill `found` from the runs that the stack had at the time of `find_in_memory`, and copy the rows that the row
+        cache has to `batch.out`. lock: locks.state, taken only at the end, to admit what was found to the cache."""
+        if isinstance(batch, IdBatch) and batch.hits is not None and batch.out is not None:
+            batch.hits.copy_to(batch.out, found)
+            if batch.hits.missed.size:
+                batch.offer = partial(self.admit_rows, runs, lock)
+                batch.pages_before = pages_read()
+        if isinstance(batch, IdBatch):
+            batch.cold = self.rows is not None and self.reads.is_cold
         if found.all():
             return
         cache = self.cache
@@ -248,21 +288,60 @@ class IndexStack:
                     self._admit_to_cache(batch, found, which, runs)
 
     def _admit_to_cache(self, batch: LookupBatch, found: np.ndarray, which: np.ndarray, runs: tuple[Run, ...]) -> None:
-        """Offer locations to the cache, unless the runs were replaced since the lookup; without keys that were written
-        since, which a memtable has then. The caller holds locks.state."""
-        if self.cache is None or runs is not self.runs:
-            return
+        """Offer locations to the cache. The caller holds locks.state."""
+        which = self._still_true(batch, which, runs)
+        if self.cache is not None and which.size:
+            self.cache.admit(batch.words[which], found[which])
+
+    def _still_true(self, batch: LookupBatch, which: np.ndarray, runs: tuple[Run, ...]) -> np.ndarray:
+        """Return those of the positions `which` whose keys a cache may hold as they were found in `runs`: none if the
+        runs were replaced since the lookup; none of the keys that were written since, which a memtable has then. The
+        caller holds locks.state."""
+        if runs is not self.runs:
+            return which[:0]
         if batch.moment != self._stamp:
             for memtable in self.memtables:
                 if which.size and memtable.index.count:
                     which = which[batch.some(which).in_index(memtable.index, NOTHING)[0] == 0]
-        if which.size:
-            self.cache.admit(batch.words[which], found[which])
+        return which
+
+    def admit_rows(
+        self,
+        runs: tuple[Run, ...],
+        lock: AbstractContextManager[object],
+        batch: IdBatch,
+        found: np.ndarray,
+        out: np.ndarray,
+    ) -> None:
+        """Offer rows to the row cache that were found below the memtables, with these runs, and gathered to `out`,
+        uint8[n * width]. lock: locks.state, held for short times only."""
+        rows = self.rows
+        if rows is None or batch.hits is None:
+            return
+        missed = batch.hits.missed
+        self.reads.learn(batch.pages_before, missed.size)
+        if not rows.wants():
+            return
+        missed = missed[lives(found[missed])]
+        step = max(ADMITTED_BYTES // rows.width, 1)
+        for first in range(0, missed.size, step):
+            with lock:
+                which = self._still_true(batch, missed[first : first + step], runs)
+                if self.rows is rows and which.size:
+                    rows.admit(batch.ids, found, which, out)
 
     @property
     def _stamp(self) -> tuple[int, int]:
         """Return what differs after every insert."""
         return self.top.id, self.top.inserts
+
+    def may_wait(self, ids: np.ndarray) -> bool:
+        """Return whether a lookup may have to wait for the disk: of late some had to, and not all of the ids are in
+        memory. The caller holds locks.state."""
+        if not self.runs or self.rows is None or not self.reads.is_cold:
+            return False
+        found, _ = self._find_in_memtables(IdBatch(ids), NOTHING)
+        return self.rows.lacks(ids, found)
 
     def find(self, batch: LookupBatch) -> np.ndarray:
         """Do both halves of a lookup, pending or not. The caller holds locks.state."""
@@ -305,8 +384,7 @@ class IndexStack:
         insert, or a concurrent miss could cache an older location. The caller holds locks.state."""
         self.top.inserts += 1
         if self.frozen or self.runs:
-            if self.cache is not None:
-                self.cache.forget(batch.words)
+            self._forget(batch.words)
             if new is not None:
                 self.top.memtable_for_write().tally.note(new)
 
@@ -415,8 +493,9 @@ class IndexStack:
         layers = list(self.top.down())
         on_file = next((i for i, layer in enumerate(layers) if layer.runs), len(layers))
         assert not any(layer.frozen for layer in layers[on_file + 1 :]), "a frozen memtable lies below a run on file"
-        if self.cache is not None:
-            self.cache.check()
+        for cache in (self.cache, self.rows):
+            if cache is not None:
+                cache.check()
 
 
 def merge_windows(sources: list[Iterator[Window]]) -> Iterator[Window]:

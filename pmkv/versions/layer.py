@@ -17,6 +17,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from ..cache.row_cache import RowBudget
 from ..index.arena import HELD, Arena
 from ..index.location_cache import CacheBudget
 from ..index.memtable import MemTable
@@ -29,10 +30,12 @@ EXPECTED_ENTRIES_MAX = 1 << 20  # entries for which a new memtable has slots fro
 
 @dataclass(frozen=True)
 class IndexMemory:
-    """Holds the memory of all layers. heap: of memtables; budget: of location caches."""
+    """Holds the memory of all layers. heap: of memtables; budget: of location caches; rows: of row caches, None if
+    there are none."""
 
     heap: Arena
     budget: CacheBudget
+    rows: RowBudget | None = None
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,8 @@ GAUGES = {
         "pmkv_location_cache_budget_bytes",
         "DRAM that the cache of locations may use, in bytes.",
     ),
+    "row_cache_bytes": ("pmkv_row_cache_bytes", "DRAM used by the cache of rows, in bytes."),
+    "row_cache_budget": ("pmkv_row_cache_budget_bytes", "DRAM that the cache of rows may use, in bytes."),
     "runs": ("pmkv_runs", "Number of index files (runs) of the table or keyspace that has most."),
     "run_bytes": ("pmkv_run_bytes", "Size of all index files (runs), in bytes."),
     "is_cold": ("pmkv_cold", "1 while index files have not been read since the start, else 0."),
@@ -58,6 +60,8 @@ COUNTERS = {
         "pmkv_location_cache_misses",
         "Lookups of ids and keys that the cache of locations could not answer.",
     ),
+    "row_cache_hits": ("pmkv_row_cache_hits", "Lookups of ids that the cache of rows answered."),
+    "row_cache_misses": ("pmkv_row_cache_misses", "Lookups of ids that the cache of rows could not answer."),
 }
 
 

@@ -8,8 +8,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from unittest.mock import patch
+
+import numpy as np
 
 from pmkv.engine.engine import Engine
 from pmkv.errors import FlushError, FullError, PmkvError, ReadOnlyError
@@ -39,6 +42,7 @@ from tests.crash.steps import (
 )
 
 SPACES = 4  # keyspaces that histories write to have numbers below
+ROW_CACHE_BYTES = 16 << 10  # some hundred rows
 NOW = 1_700_000_000_000  # the clock stands: two operations alike make two frames alike
 UNNOTICED = 30  # steps that a checkpoint or fold may take after a flush failed: a fold would begin again and again
 LOOK_BELOW = RunSet.find_on_disk
@@ -189,8 +193,11 @@ class Life:
             raise Violation(f"{step.face} of what {read} writes shows {found!r}, and there was {states}")
 
     def _overtake(self, store: Bare, step: Overtaken) -> None:
-        """The second look makes a word hot, unless what was taken meanwhile speaks against it."""
+        """The second look makes a word hot, or one look a row, unless what was taken meanwhile speaks against it."""
         left = list(step.steps)
+        look = partial(store.keyspace(step.space).get, step.key)
+        if (step.space + len(step.key)) % 2:  # no draw of its own: seeds keep their histories
+            look = partial(self._look_at_rows, store)
 
         def find_on_disk(lookup: RunSet, *how: Any) -> None:
             LOOK_BELOW(lookup, *how)
@@ -199,11 +206,19 @@ class Life:
             for one in meanwhile:
                 self.take(store, one)
 
-        store.keyspace(step.space).get(step.key)
+        look()
         with patch.object(RunSet, "find_on_disk", find_on_disk):
-            store.keyspace(step.space).get(step.key)
+            look()
         for one in left:  # nothing was looked for on file
             self.take(store, one)
+
+    def _look_at_rows(self, store: Bare) -> None:
+        """Read all rows, none of which is in the row cache."""
+        known = self.states[-1].tables
+        for name, table in store.tables().items():
+            if table.chain.rows is not None and name in known:
+                table.chain.rows.clear()
+                table.get(np.array(sorted(known[name].rows), np.int64))
 
     def _operation(self, store: Bare, operation: Any) -> None:
         before, after = self.states[-1], self.states[-1].copy()
@@ -342,4 +357,4 @@ class Life:
 def open_engine(medium: SimulatedMedium, files: Files | None) -> Engine:
     """As the store opens one."""
     both = (files.catalog, files.shelf) if files is not None else None
-    return Engine(Pool.load(medium), now=lambda: NOW, files=both)
+    return Engine(Pool.load(medium), now=lambda: NOW, files=both, rows=ROW_CACHE_BYTES if both else 0)

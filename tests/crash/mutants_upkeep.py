@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import orjson
 
+from pmkv.cache.row_cache import RowCache
 from pmkv.catalog.checked_records import ROOT, CheckedRecords, Root, Sums
 from pmkv.engine.keyspace_scan import KeyspaceScan
 from pmkv.index.live_count import CountBatch, CountResult, LiveCounter
@@ -244,6 +245,14 @@ def _() -> list[Patch]:
             self.cache.admit(wanted.words[which], found[which])
 
     return [(IndexStack, "_admit_to_cache", learn)]
+
+
+# --- the row cache
+
+
+@mutant("a row that is written stays in the row cache")
+def _() -> list[Patch]:
+    return [(RowCache, "forget", lambda self, ids: None)]
 
 
 # --- the directory of keys

@@ -35,6 +35,7 @@ plan_promote, plan_undo, view_record, commit = (
     heads_module.view_record,
     Checkpointer._commit,
 )
+drop_replaced = IndexStack._drop_replaced
 others = set(MUTANTS)
 
 
@@ -157,6 +158,16 @@ def _() -> list[Patch]:
 def rotated(change: Any) -> list[Patch]:
     """A rotation of which something is changed."""
     return [(Engine, "_freeze", lambda self: change(self, rotate(self)))]
+
+
+@mutant("the rows of a stack that was exchanged stay in the row cache")
+def _() -> list[Patch]:
+    def drop(self: IndexStack, before: Any) -> None:
+        rows, self.rows = self.rows, None
+        drop_replaced(self, before)
+        self.rows = rows
+
+    return [(IndexStack, "_drop_replaced", drop)]
 
 
 @mutant("a checkpoint does not write what only a snapshot or branch holds")

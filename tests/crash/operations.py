@@ -392,9 +392,11 @@ def read_view(store: Any, model: OpenView, spaces: int) -> None:
             )
     for name, table in store.tables().items():
         shown = model.tables[name] = Rows(table.row_dtype, table.rows)
-        for ids, rows in table.scan():
+        for ids, scanned in table.scan():
             width = table.width
+            rows, found = table.get(ids, return_found=True)  # through the row cache, which a scan passes by
             raw = rows.tobytes()
+            assert found.all() and raw == scanned.tobytes(), f"a get of table {name} shows other rows than a scan"
             shown.rows.update({int(id_): raw[i * width : (i + 1) * width] for i, id_ in enumerate(ids)})
         assert len(table) == len(shown.rows), f"table {name} counts {len(table)} rows and shows {len(shown.rows)}"
 

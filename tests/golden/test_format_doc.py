@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from pmkv.engine.engine import Engine
+from pmkv.index.lookup_batch import IdBatch
 from pmkv.log import format as format_
 from pmkv.log.format import Flag, Kind
 from tests.golden.stores import NOON, known_ids, new_medium, open_engine
@@ -39,7 +40,7 @@ def test_the_example_is_what_is_written(example: Engine) -> None:
 
 
 def test_the_locations_of_the_example(example: Engine) -> None:
-    rows = example.tables["t"]._find(np.array([7, -1]))[0].tolist()
+    rows = example.tables["t"]._find(IdBatch(np.array([7, -1])))[0].tolist()
     for location in [example.keyspaces[0].records([b"greeting"])[0][0], *rows]:
         assert f"{location:#018x}" in TEXT
 

@@ -43,6 +43,22 @@ def test_figures_of_an_open_store(tmp_path: Path) -> None:
         assert json.loads(json.dumps(stats.asdict()))["tables"] == {"items": 2}
 
 
+def test_figures_of_the_row_cache(tmp_path: Path) -> None:
+    with filled(tmp_path) as store:
+        assert store.stats().row_cache == {} and store.stats().row_cache_bytes < store.stats().row_cache_budget
+        store.checkpoint()
+        items = store.table("items")
+        for _ in range(3):
+            items.get([1, 2, 3, 4])
+        stats = store.stats()
+        assert stats.row_cache["items"] | {"bytes": 0, "pages_read": 0} == {
+            "rows": 2, "bytes": 0, "hits": 4, "misses": 8, "fills": 2, "evictions": 0, "pages_read": 0
+        }  # fmt: skip
+        assert (stats.row_cache_hits, stats.row_cache_misses) == (4, 8)
+    with pmkv.open(pool=":memory:", capacity=CAPACITY) as store:
+        assert store.stats().row_cache_budget == 0
+
+
 def test_figures_of_a_recovery(tmp_path: Path) -> None:
     filled(tmp_path).close()
     with pmkv.open(tmp_path, capacity=CAPACITY) as store:

@@ -89,20 +89,43 @@ def _reads_many_bytes(session: Session, arguments: list[bytes], at: str | None) 
         return False
 
 
+def _may_wait(session: Session, name: bytes, ids: bytes, at: str | None) -> bool:
+    """Tell whether reading these ids may have to wait for the disk."""
+    try:
+        return _table_of(session, name, at).may_wait(_ids(ids))
+    except errors.UnknownNameError:
+        return False
+
+
 def _gets_much(session: Session, arguments: list[bytes]) -> bool:
-    return _reads_many_bytes(session, arguments, _get_options(arguments[3:])[3] if len(arguments) > 3 else None)
+    at = _get_options(arguments[3:])[3] if len(arguments) > 3 else None
+    return _reads_many_bytes(session, arguments, at) or _may_wait(session, arguments[1], arguments[2], at)
 
 
 def _pools_much(session: Session, arguments: list[bytes]) -> bool:
-    return _reads_many_bytes(session, arguments, _pool_options(arguments[4:], weights=True)[2])
+    at = _pool_options(arguments[4:], weights=True)[2]
+    return _reads_many_bytes(session, arguments, at) or _may_wait(session, arguments[1], arguments[2], at)
 
 
-def _several_read_much(session: Session, arguments: list[bytes]) -> bool:
-    return sum(map(len, arguments)) > HEAVY_READ_BYTES // 32
+def _several_read_much(session: Session, arguments: list[bytes], size: int = 2) -> bool:
+    """Tell whether a command that names several tables, each with `size` arguments, reads much or may wait."""
+    if sum(map(len, arguments)) > HEAVY_READ_BYTES // 32:
+        return True
+    groups, rest = _counted(arguments[1:], size)
+    at = _at(rest) if size == 2 else _pool_options(rest, weights=False)[2]
+    return any(_may_wait(session, group[0], group[1], at) for group in groups)
+
+
+def _several_pool_much(session: Session, arguments: list[bytes]) -> bool:
+    return _several_read_much(session, arguments, 3)
 
 
 def _writes_much(session: Session, arguments: list[bytes]) -> bool:
     return sum(map(len, arguments)) > HEAVY_READ_BYTES
+
+
+def _looks_for_much(session: Session, arguments: list[bytes]) -> bool:
+    return _writes_much(session, arguments) or _may_wait(session, *arguments[1:3], _at(arguments[3:]))
 
 
 def _puts_much(session: Session, arguments: list[bytes]) -> bool:
@@ -315,7 +338,7 @@ def ids_of(session: Session, arguments: list[bytes]) -> Reply:
     return _blob(table.ids_of([bytes(key) for key in arguments[3 : 3 + count]], keep))
 
 
-@command("table.exists", -3, "readonly", heavy=_writes_much)
+@command("table.exists", -3, "readonly", heavy=_looks_for_much)
 def exists(session: Session, arguments: list[bytes]) -> Reply:
     """Return one byte per id: 1 if the table has a row for it, else 0.
 
@@ -464,7 +487,7 @@ def _pool_options(words: list[bytes], weights: bool) -> tuple[np.ndarray | None,
     return found, mode, at
 
 
-@command("table.mpool", -5, "readonly", heavy=_several_read_much)
+@command("table.mpool", -5, "readonly", heavy=_several_pool_much)
 def mpool(session: Session, arguments: list[bytes]) -> Reply:
     """Do TABLE.POOL for several tables, all of one version.
 

@@ -1,0 +1,1 @@
+"""Hot rows in DRAM, and batches of reads that wait for the disk once."""

@@ -1,0 +1,83 @@
+"""Whether reads wait for the disk: what the system counts decides, and what is in memory never waits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import pmkv
+from pmkv.cache import cold_reads
+from pmkv.cache.cold_reads import COLD_IDS, COLD_SHARE, MEASURED_IDS, WARM_SHARE, ColdReads
+
+N = 100
+
+
+class Disk:
+    """Counts pages as the system does."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.pages = 0.0
+        monkeypatch.setattr(cold_reads, "pages_read", lambda: self.pages)
+
+    def read(self, reads: ColdReads, share: float, times: int = 1) -> bool:
+        for _ in range(times):
+            before = self.pages
+            self.pages += share * MEASURED_IDS
+            reads.learn(before, MEASURED_IDS)
+        return reads.is_cold
+
+
+def test_a_table_is_cold_until_its_reads_have_shown_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    disk, reads = Disk(monkeypatch), ColdReads()
+    assert reads.is_cold and disk.read(reads, 1.0, 10)
+    assert not disk.read(reads, 0.0, 40)
+    assert disk.read(reads, 5 * COLD_SHARE, 3), "a few reads that waited are enough"
+    assert reads.pages >= 10 * MEASURED_IDS
+
+
+def test_between_the_bounds_it_stays_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    disk, cold, warm = Disk(monkeypatch), ColdReads(), ColdReads()
+    share = (COLD_SHARE + WARM_SHARE) / 2
+    disk.read(warm, 0.0, 40)
+    assert disk.read(cold, share, 100) and not disk.read(warm, share, 100)
+
+
+def test_few_ids_are_gathered_before_they_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    disk, reads = Disk(monkeypatch), ColdReads()
+    for _ in range(MEASURED_IDS - 1):
+        reads.learn(disk.pages, 1)
+    assert reads.share == 1.0
+    reads.learn(disk.pages, 1)
+    assert reads.share < 1.0
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[pmkv.Store]:
+    with pmkv.open(tmp_path, capacity="64MiB") as store:
+        store.create_table("t", "i8").put(np.arange(N), np.arange(N))
+        yield store
+
+
+def test_what_is_in_memory_never_waits(store: pmkv.Store) -> None:
+    table, some = store.table("t"), np.arange(10)
+    assert not table.may_wait(some), "all is in the memtable"
+    store.checkpoint()
+    assert table.may_wait(some)
+    table.get(some)
+    assert not table.may_wait(some) and table.may_wait(np.arange(11)), "the row cache has ten of them"
+    table.put([10], [5])
+    assert not table.may_wait(np.arange(11))
+    table.chain.reads.is_cold = False
+    assert not table.may_wait(np.arange(N))
+
+
+def test_a_cold_batch_is_read_in_parts_and_is_right(store: pmkv.Store) -> None:
+    table, ids = store.table("t"), np.arange(3 * COLD_IDS + 5)
+    table.put(ids, ids)
+    store.checkpoint()
+    assert table.chain.reads.is_cold and table.may_wait(ids)
+    asked = np.random.default_rng(1).permutation(np.append(ids, -ids))
+    assert (table.get(asked, default=-1) == np.where(asked >= 0, asked, -1)).all()
