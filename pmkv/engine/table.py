@@ -289,7 +289,7 @@ class Table(Collection):
         ids, shape = self._shaped_ids(ids)
         if len(shape) != 1:
             raise InvalidError(f"ids of bags have one dimension, not shape {shape}: give ids.reshape(-1) and offsets")
-        starts = self._offsets(offsets, ids)
+        starts = bag_starts(offsets, ids)
         real = self._pooled_dtype(mode)
         scale = np.empty(0, real) if weights is None else self._weights(weights, ids.size, mode, real)
         out, found = self._gather(ids, self._default(0))
@@ -307,22 +307,6 @@ class Table(Collection):
         if mode not in MODES:
             raise InvalidError(f"mode={mode!r}: choose one of {', '.join(MODES)}")
         return np.dtype(np.float32 if is_float(self.dtype) and self.dtype.itemsize <= 4 else np.float64)
-
-    def _offsets(self, offsets: npt.ArrayLike, ids: np.ndarray) -> np.ndarray:
-        starts = np.asarray(offsets)
-        if starts.size == 0:
-            starts = np.empty(0, np.int64)
-        if starts.ndim != 1 or starts.dtype.kind not in "iu":
-            raise InvalidError(f"offsets must be integers in one dimension, not {starts.dtype} of shape {starts.shape}")
-        starts = np.ascontiguousarray(starts, np.int64)
-        if starts.size and (starts[0] != 0 or starts[-1] > ids.size or np.any(np.diff(starts) < 0)):
-            raise InvalidError(
-                f"offsets must begin with 0, never fall, and end within the {ids.size} ids; they are "
-                f"{starts[:3].tolist()} ... {starts[-1]}"
-            )
-        if ids.size and not starts.size:
-            raise InvalidError(f"{ids.size} ids, but no offsets: each id must belong to a bag")
-        return starts
 
     def _weights(self, weights: npt.ArrayLike, count: int, mode: str, real: np.dtype) -> np.ndarray:
         if mode != "sum":
@@ -644,3 +628,21 @@ def taken_of(walk: Iterator[Window], cursor: int, count: int) -> tuple[int, np.n
         if take < places.size or sum(some.size for some in ids) >= count:
             return cursor, np.concatenate(ids)
     return 0, np.concatenate(ids) if ids else np.empty(0, np.int64)
+
+
+def bag_starts(offsets: npt.ArrayLike, ids: np.ndarray) -> np.ndarray:
+    """Return where the bags of ids begin, int64[n]. InvalidError: the offsets do not rise from 0 to within the ids."""
+    starts = np.asarray(offsets)
+    if starts.size == 0:
+        starts = np.empty(0, np.int64)
+    if starts.ndim != 1 or starts.dtype.kind not in "iu":
+        raise InvalidError(f"offsets must be integers in one dimension, not {starts.dtype} of shape {starts.shape}")
+    starts = np.ascontiguousarray(starts, np.int64)
+    if starts.size and (starts[0] != 0 or starts[-1] > ids.size or np.any(np.diff(starts) < 0)):
+        raise InvalidError(
+            f"offsets must begin with 0, never fall, and end within the {ids.size} ids; they are "
+            f"{starts[:3].tolist()} ... {starts[-1]}"
+        )
+    if ids.size and not starts.size:
+        raise InvalidError(f"{ids.size} ids, but no offsets: each id must belong to a bag")
+    return starts

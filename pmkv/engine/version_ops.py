@@ -7,9 +7,10 @@ with the decision alone.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import ConflictError, ExistsError, InvalidError, UnknownViewError
+from ..log.decisions import reserve_controls
 from ..versions.view_set import MAIN, UNDO, ViewEntry, ViewSet
 from .open_view import OpenView
 from .version_plan import KeyspaceChoice, Plan, TableNames, check_view_name, plan_promote, plan_rollback, plan_undo
@@ -54,8 +55,7 @@ class VersionOperations:
 
         def decide(_: ViewSet) -> None:
             self._refuse_taken(name)
-            self._seal(self._engine.view_entry(at))
-            self._engine.decide({"op": "branch", "name": name, "at": at})
+            self._seal_and_decide(self._engine.view_entry(at), {"op": "branch", "name": name, "at": at}, MAIN)
 
         self._decide(decide)
         return self._engine.view(name)
@@ -113,8 +113,8 @@ class VersionOperations:
                     f"nothing to promote: branch {source.name!r} wrote nothing since it was cut or promoted"
                 )
             return False  # a rollback to the present state: the view `undo` stays as it is
-        self._seal(source)
-        self._engine.decide({"op": op, "name": source.name, "parts": plan.parts, "drop": plan.drop}, head)
+        decision = {"op": op, "name": source.name, "parts": plan.parts, "drop": plan.drop}
+        self._seal_and_decide(source, decision, head)
         if head == MAIN and self.on_main_changed:
             self.on_main_changed()
         return True
@@ -126,8 +126,12 @@ class VersionOperations:
         if name in views:
             raise ExistsError(f"there is a view {name!r} already, a {views[name].kind}: delete it first")
 
-    def _seal(self, view: ViewEntry) -> None:
-        """Seal the written layers of a head before another view is based on them: no frame may open two layers of one
-        collection."""
-        if view.is_head and any(top is not None and top.writes for top in view.parts.values()):
-            self._engine.decide({"op": "seal"}, view.name)
+    def _seal_and_decide(self, source: ViewEntry, decision: dict[str, Any], head: str) -> None:
+        """Decide something that bases a head on another view. The written layers of that view are sealed before, if it
+        is a head: no frame may open two layers of one collection."""
+        steps = [(decision, head)]
+        if source.is_head and any(top is not None and top.writes for top in source.parts.values()):
+            steps.insert(0, ({"op": "seal"}, source.name))
+        reserve_controls(self._engine.log, [step if on == MAIN else step | {"head": on} for step, on in steps])
+        for step, on in steps:
+            self._engine.decide(step, on)

@@ -45,9 +45,11 @@ class AtomicWrites:
         try:
             result = body()
             self._appender.commit()
-        except BaseException:
+        except BaseException as error:
             access.interrupted = True  # by no call, on the way into which the next exception could come
             self._abort(since, was_interrupted)
+            if self._group.failed and isinstance(error, Exception):
+                raise self._group.failed from error
             raise
         return result
 
@@ -155,6 +157,8 @@ class AtomicWrites:
         else:
             if hooks.on_aborted:
                 hooks.on_aborted()
+            if self._group.flush_if_free():  # before anybody sees its LSN: a crash could give that out again
+                self._access.new_epoch = 0
 
     def _finish_abort(self) -> None:
         """Finish an abort that was interrupted; AbortedError within a batch whose end will take it back."""

@@ -136,6 +136,18 @@ class GroupCommit:
                 if self.durable < lsn:
                     self._flush_group()
 
+    def flush_if_free(self) -> bool:
+        """Make everything durable although the caller holds `locks.append` and `locks.state`, outside a batch; return
+        False if another thread is flushing, which may wait for these."""
+        if not self._flushing.acquire(blocking=False):
+            return False
+        try:
+            while self.durable < self.appender.lsn and not self.failed:
+                self._flush_group()
+        finally:
+            self._flushing.release()
+        return True
+
     def flush_piece(self, lsn: int, before: int = 0) -> None:
         """Start to flush a finished piece of a long write, so that it does not wait in memory for the rest.
 

@@ -51,7 +51,6 @@ class Server:
         self.store: Any = store
         self.stats, self.saving, self.switches = Stats(), BackgroundSave(), VersionEvents()
         self.limits = OutputLimits()
-        self.backups = ServerBackups(config.backup_dir)
         self.heartbeat = Heartbeat(self.stats, lambda: self._connections)
         self.sessions: dict[int, Session] = {}
         self.loop: asyncio.AbstractEventLoop | None = None
@@ -116,6 +115,11 @@ class Server:
             one.listen(QUEUED_CONNECTIONS)
         self.heartbeat.start(self.loop)
         log.info("%s. Ready to accept connections", self._description())
+
+    @functools.cached_property
+    def backups(self) -> ServerBackups:
+        """The backups below the server's backup directory."""
+        return ServerBackups(self.config.backup_dir)
 
     def _open_store(self) -> Any:
         config = self.config

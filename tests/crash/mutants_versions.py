@@ -44,7 +44,10 @@ others = set(MUTANTS)
 
 @mutant("what a branch is cut from, and a branch that is promoted, is not sealed")
 def _() -> list[Patch]:
-    return [(VersionOperations, "_seal", lambda self, view: None)]
+    def unsealed(self: VersionOperations, source: Any, decision: dict[str, Any], head: str) -> None:
+        self._engine.decide(decision, head)
+
+    return [(VersionOperations, "_seal_and_decide", unsealed)]
 
 
 @mutant("a snapshot shares the layer that is written to")

@@ -14,6 +14,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from pmkv.errors import (
+    AbortedError,
     ClosedError,
     ConflictError,
     CorruptionError,
@@ -39,6 +40,7 @@ STATUS_OF: dict[type[PmkvError], tuple[int, str]] = {
     ConflictError: (409, "conflict"),
     ReadOnlyError: (403, "read-only"),
     FullError: (507, "full"),
+    AbortedError: (503, "aborted"),
     ClosedError: (503, "closed"),
     FlushError: (503, "not-durable"),
     CorruptionError: (500, "corruption"),
