@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..index.lookup_batch import lives
-from ..kernels.records import ABSENT, read_expiries
+from ..kernels.records import ABSENT, read_expiries, read_records
 from ..versions.expired_records import ExpiredRecords, Record
 
 if TYPE_CHECKING:
@@ -56,9 +56,13 @@ class SeenExpired:
 
     def count(self) -> int:
         """Count the records that `hide` would hide in the present view. The caller holds locks.state."""
-        keyspace = self._keyspace
-        hidden = [location for location, _ in self._records.after(keyspace._log.now())]
+        keyspace, log = self._keyspace, self._keyspace._log
+        hidden = self._records.after(log.now())
         if not hidden:
             return 0
-        names = keyspace._names(np.array(hidden, np.uint64))
-        return len(set(keyspace.chain.find(keyspace._wanted(names)).tolist()) & set(hidden))
+        locations, expiries = np.array([one for one, _ in hidden], np.uint64), np.array([at for _, at in hidden])
+        rows = np.empty((len(hidden), 4), np.int64)
+        read_records(log.data, locations, keyspace._owner, 0, True, rows)
+        locations = locations[(rows[:, 0] >= 0) & (rows[:, 2] == expiries)]  # what stands elsewhere now is not counted
+        names = keyspace._names(locations)
+        return len(set(keyspace.chain.find(keyspace._wanted(names)).tolist()) & set(locations.tolist())) if names else 0
