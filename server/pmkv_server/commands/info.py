@@ -6,6 +6,7 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Iterator
 
 from pmkv_server import REDIS_VERSION
 from pmkv_server.bgsave import saved_at
@@ -42,7 +43,8 @@ def info(session: Session, arguments: list[bytes]) -> Reply:
 
 
 def _shown(value: object) -> str:
-    """Return a value as text of one line: flags as 0 or 1, nothing as the empty string, counts by name as `a=1,b=2`."""
+    """Return a value as text of one line: flags as 0 or 1, nothing as the empty string, counts by name as `a=1,b=2`,
+    several counts of a name as `a.x=1,a.y=2`."""
     match value:
         case None:
             return ""
@@ -51,8 +53,16 @@ def _shown(value: object) -> str:
         case float():
             return f"{value:.6f}"
         case dict():
-            return ",".join(f"{name}={count}" for name, count in value.items())
+            return ",".join(f"{name}={count}" for name, count in _flat(value))
     return " ".join(str(value).splitlines())
+
+
+def _flat(counts: dict) -> Iterator[tuple[str, object]]:
+    for name, count in counts.items():
+        if isinstance(count, dict):
+            yield from ((f"{name}.{inner}", value) for inner, value in _flat(count))
+        else:
+            yield str(name), count
 
 
 def _server(server) -> Fields:

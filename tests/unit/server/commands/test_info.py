@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from pmkv_server.commands.info import _shown
 from tests.unit.server.stand import Client
 
 
@@ -61,6 +62,11 @@ def test_values_are_plain_text(client: Client) -> None:
     found = sections(client, "pmkv")["Pmkv"]
     assert (found["pmkv_keys"], found["pmkv_tables"]) == ("0=1", "t=0")
     assert (found["pmkv_failed"], found["pmkv_readonly"], found["pmkv_is_cold"]) == ("", "0", "0")
+
+
+def test_counts_of_several_names_stand_in_one_line() -> None:
+    assert _shown({"t": {"rows": 2, "bytes": 64}, "u": 3}) == "t.rows=2,t.bytes=64,u=3"
+    assert (_shown(None), _shown(True), _shown(0.5)) == ("", "1", "0.500000")
 
 
 def test_versions(client: Client) -> None:
