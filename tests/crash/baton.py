@@ -121,6 +121,16 @@ class BatonLock:
     def __exit__(self, *_: object) -> None:
         self._held, self.owner = False, None
 
+    def acquire(self, blocking: bool = True) -> bool:
+        """As of a lock; without waiting, False if somebody holds it."""
+        if not blocking and self._held:
+            return False
+        self.__enter__()
+        return True
+
+    def release(self) -> None:
+        self.__exit__()
+
 
 class BatonRLock(BatonLock):
     """The same for whoever has it already."""
@@ -145,6 +155,16 @@ class BatonRLock(BatonLock):
         self._depth -= 1
         if not self._depth:
             super().__exit__(*error)
+
+    def acquire(self, blocking: bool = True) -> bool:
+        """As of a lock; without waiting, False if another actor holds it."""
+        if not blocking and self._held and not self.is_held:
+            return False
+        self.__enter__()
+        return True
+
+    def release(self) -> None:
+        self.__exit__()
 
 
 class BatonQueue:
