@@ -46,7 +46,8 @@ async def stats(request: web.Request) -> web.Response:
     server = request.app[SERVER]
     figures = (await off_loop(server.store.stats, IN_THREAD)).asdict()
     figures["keys"] = {str(number): count for number, count in figures["keys"].items()}
-    counted = {**vars(server.stats), "sessions": len(server.sessions)}
+    counted: dict[str, object] = {name: count for name, count in vars(server.stats).items() if isinstance(count, int)}
+    counted["sessions"] = len(server.sessions)
     return reply({"store": figures, "server": counted})
 
 
