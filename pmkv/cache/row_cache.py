@@ -5,8 +5,8 @@ and the admission. Each index stack of a table has a cache of its own, so that a
 be found in it. All of them share the bytes of one `RowBudget`. A cache begins with a few sets and grows where offers
 meet full sets; once the budget is used up, it takes over bytes of the cache that has the fewest hits per byte.
 
-The caller holds locks.state, except for `RowHits.copy_to`. What it offers must be what the runs say now; ids written or
-deleted are removed under the same hold of the lock as the write.
+The caller holds locks.state, except for the methods of `RowHits`. What it offers must be what the runs say now; ids
+written or deleted are removed under the same hold of the lock as the write.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import numpy as np
 
 from ..kernels import row_cache
 from ..kernels.row_cache import SET_META_WORDS, WAYS
+from ..runtime.jit import FEW_ELEMENTS
 
 SWITCH = "PMKV_ROW_CACHE"
 FIRST_SETS = 4
@@ -30,7 +31,8 @@ DOORKEEPER_SHARE = 64  # the doorkeeper takes one byte in so many of the budget
 LOOKUPS_PER_SLOT = 32  # with more lookups than this, most rows that are worth it are there
 OFFERS_PER_ADMIT = 8  # where hardly anything is found, one of so many offers is taken
 PERIODS = 8  # of counting hits per byte: lookups of one period are so many times fewer than the bytes of the budget
-MAP_NORESERVE = 0x4000
+HUGE_PAGES_FROM = 16 << 20  # bytes of an array in use from which it grows by huge pages, which are 2 MiB
+MAP_NORESERVE, MADV_HUGEPAGE = 0x4000, 14
 _libc = ctypes.CDLL(None)
 
 
@@ -53,6 +55,11 @@ def give_back(array: np.ndarray, start: int, stop: int) -> None:
     start, stop = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE, stop // mmap.PAGESIZE * mmap.PAGESIZE
     if start < stop:
         _libc.madvise(ctypes.c_void_p(array.ctypes.data + start), ctypes.c_size_t(stop - start), mmap.MADV_DONTNEED)
+
+
+def use_huge_pages(array: np.ndarray) -> None:
+    """Ask for huge pages where the array grows from now on: random reads of much memory take half as long."""
+    _libc.madvise(ctypes.c_void_p(array.ctypes.data), ctypes.c_size_t(array.nbytes), MADV_HUGEPAGE)
 
 
 class RowBudget:
@@ -122,24 +129,38 @@ class RowBudget:
 class RowHits:
     """Holds what one lookup found in a cache: slots and stamps by position in the batch, and what is missing.
 
-    The arrays of the cache are kept, so that the rows can be copied after the lock was released."""
+    The arrays of the cache are kept, so that the rows can be read after the lock was released. The methods need no
+    lock."""
 
-    __slots__ = ("_meta", "_rows", "_slots", "_stamps", "_stride", "_width", "count", "missed")
+    __slots__ = ("_cache", "_changes", "_meta", "_stamps", "_width", "count", "missed", "rows", "slots", "stride")
 
     def __init__(self, cache: RowCache, slots: np.ndarray, stamps: np.ndarray, missed: np.ndarray, count: int) -> None:
-        self._meta, self._rows, self._stride, self._width = cache.meta, cache.rows, cache.stride, cache.width
-        self._slots, self._stamps, self.missed, self.count = slots, stamps, missed, count
+        """slots: empty if the rows were copied during the lookup."""
+        self._cache, self._changes = cache, cache.changes
+        self._meta, self.rows, self.stride, self._width = cache.meta, cache.rows, cache.stride, cache.width
+        self.slots, self._stamps, self.missed, self.count = slots, stamps, missed, count
 
     def copy_to(self, out: np.ndarray, found: np.ndarray) -> int:
         """Copy the rows of all hits to `out`, uint8[n * width]. Where a slot was replaced since the lookup, set
-        found[i] to 0, so that the row is looked up on file. Return how many there were. Needs no lock."""
-        if not self.count:
+        found[i] to 0, so that the row is looked up on file. Return how many there were."""
+        if not self.count or not self.slots.size:
             return 0
         lost = row_cache.copy_rows(
-            self._meta, self._rows, self._stride, self._width, self._slots, self._stamps, found, out
+            self._meta, self.rows, self.stride, self._width, self.slots, self._stamps, found, out
         )
+        return self._lose(lost, found)
+
+    def drop_changed(self, found: np.ndarray) -> int:
+        """Look whether the rows that were read where they stand were those of the lookup. Where they were not, set
+        found[i] to 0. Return how many there were."""
+        if not self.count or self._cache.changes == self._changes:
+            return 0
+        return self._lose(row_cache.drop_changed(self._meta, self.slots, self._stamps, found), found)
+
+    def _lose(self, lost: int, found: np.ndarray) -> int:
         if lost:
             self.missed = np.flatnonzero(found == 0)
+            self.count -= lost
         return lost
 
 
@@ -154,6 +175,7 @@ class RowCache:
         self.stride = -(-width // 8) * 8
         self.set_bytes = SET_META_WORDS * 8 + WAYS * self.stride
         self.hits = self.misses = self.admitted = self.evicted = 0
+        self.changes = 0  # goes up before slots are changed
         self._turn, self._stamp, self._floor = 0, 1, 1
         self._previous_period = self._period_start = 0, 0  # hits and evicted when the last period began, and this one
         self._empty()
@@ -171,14 +193,23 @@ class RowCache:
     def _shape(self) -> tuple[int, int, np.uint64, int]:
         return self.sets, self.mask, self.seed, self._floor
 
-    def find(self, ids: np.ndarray, found: np.ndarray) -> RowHits:
-        """Set found (uint64), where it is 0, to CACHED if the row is here; return the hits."""
+    def find(self, ids: np.ndarray, found: np.ndarray, out: np.ndarray | None = None) -> RowHits:
+        """Set found (uint64), where it is 0, to CACHED if the row is here; return the hits. out: uint8[n * width], to
+        which the rows of a short batch are copied at once."""
         if not self.sets:
             missed = np.flatnonzero(found == 0)
             self.misses += missed.size
             return RowHits(self, missed, missed.view(np.uint64), missed, 0)
-        slots, stamps, missed = np.empty((3, ids.size), np.int64)
-        hits, missing = row_cache.find_rows(self.meta, *self._shape, ids, found, slots, stamps.view(np.uint64), missed)
+        if out is not None and ids.size <= FEW_ELEMENTS:
+            slots, missed = np.empty((2, ids.size), np.int64)
+            hits, missing = row_cache.take_rows(
+                self.meta, self.rows, self.stride, self.width, *self._shape, ids, found, slots, missed, out
+            )
+            slots = stamps = missed[:0]
+        else:
+            slots, stamps, missed = np.empty((3, ids.size), np.int64)
+            arguments = ids, found, slots, stamps.view(np.uint64), missed
+            hits, missing = row_cache.find_rows(self.meta, *self._shape, *arguments)
         self.hits += hits
         self.misses += missing
         return RowHits(self, slots, stamps.view(np.uint64), missed[:missing], hits)
@@ -207,6 +238,7 @@ class RowCache:
         self._budget.release_some()
         if not self.sets and not self._begin():
             return
+        self.changes += 1
         admitted, evicted, full = row_cache.admit_rows(
             self.meta, self.rows, self.stride, self.width, *self._shape, self._budget.marks, ids, locations,
             self.owner, which, rows, self._stamp,
@@ -220,6 +252,7 @@ class RowCache:
     def forget(self, ids: np.ndarray) -> None:
         """Remove ids that were written or deleted."""
         if self.sets:
+            self.changes += 1
             row_cache.forget_rows(self.meta, *self._shape, ids)
 
     # size
@@ -239,13 +272,17 @@ class RowCache:
         wanted = min(max(offers // OFFERS_PER_SET, 1), max(GROWTH_BYTES // self.set_bytes, 1))
         stop = min(self.sets + wanted, 1 << self.sets.bit_length(), self.meta.size // SET_META_WORDS)
         if stop > self.sets and self._budget.take_over((stop - self.sets) * self.set_bytes, self):
+            self.changes += 1
+            for array, set_bytes in ((self.rows, WAYS * self.stride), (self.meta, SET_META_WORDS * 8)):
+                if self.sets * set_bytes < HUGE_PAGES_FROM <= stop * set_bytes:
+                    use_huge_pages(array)
             self.mask = (1 << (stop - 1).bit_length()) - 1
             row_cache.add_sets(self.meta, self.rows, self.stride, self.sets, stop, self.mask, self.seed, self._floor)
             self.sets = stop
 
     def shrink(self, nbytes: int) -> None:
         """Give sets of so many bytes or more up, for a cache that makes more of them."""
-        wanted = max(-(-nbytes // self.set_bytes), 1)
+        wanted, self.changes = max(-(-nbytes // self.set_bytes), 1), self.changes + 1
         while wanted > 0 and self.sets > FIRST_SETS:
             stop, least = self.sets, 1 << ((self.sets - 1).bit_length() - 1)
             self.sets = max(stop - wanted, least, FIRST_SETS)
@@ -296,10 +333,12 @@ class RowCache:
 
     def clear(self) -> None:
         """Remove all rows at once; the memory is kept for those to come."""
+        self.changes += 1
         self._floor = self._stamp
 
     def close(self) -> None:
         """Give the memory up; the counters continue. Readers may still copy from the arrays that they hold."""
+        self.changes += 1
         self._budget.leave(self.meta, self.rows, self.sets, self.set_bytes)
         self._empty()
 

@@ -23,6 +23,8 @@ from ..versions.view_set import KEYSPACES, MAIN, UNDO, ViewEntry, keyspace_name
 from .entity_ids import KEPT_KEY, KEYS_SUFFIX
 from .keyspace import Keyspace
 from .lookup_counts import LookupCounts
+from .pooling import bags_of
+from .row_reads import RowRead
 from .table import Neighbours, Table
 
 T = TypeVar("T")
@@ -183,24 +185,46 @@ class OpenView:
 
     def gather(self, wanted: Mapping[str, npt.ArrayLike], default: Any = None) -> dict[str, np.ndarray]:
         """Read rows of several tables at one moment: {name: ids} to {name: rows}."""
-        self.guard()
-        return self._at_once(lambda: {name: self.table(name).get(ids, default) for name, ids in wanted.items()})
+        reads, shapes = [], []
+        for name, ids in wanted.items():
+            table = self.table(name)
+            flat, shape = table._shaped_ids(ids)
+            reads.append(RowRead(table, flat, np.empty(flat.size * table.width, np.uint8)))
+            shapes.append((*shape, *table.shape))
+
+        def rows_of(read: RowRead) -> np.ndarray:
+            rows, found = read.rows(read.table._default(default))
+            return read.table.filled(rows, found, read.batch.ids, default)[0]
+
+        found = self._at_once(reads, lambda: [rows_of(read) for read in reads])
+        return {name: rows.reshape(shape) for name, rows, shape in zip(wanted, found, shapes)}
 
     def pool_many(self, wanted: Mapping[str, tuple[npt.ArrayLike, ...]], mode: str = "sum") -> dict[str, np.ndarray]:
         """Pool rows of several tables at one moment: {name: (ids, offsets[, weights])} to {name: rows}."""
-        self.guard()
-        return self._at_once(lambda: {name: self.table(name).pool(*bags, mode=mode) for name, bags in wanted.items()})
+        reads, bags = [], []
+        for name, (ids, offsets, *weights) in wanted.items():
+            table = self.table(name)
+            bags.append(bags_of(table, ids, offsets, weights[0] if weights else None, mode))
+            reads.append(RowRead(table, bags[-1].ids))
+        found = self._at_once(reads, lambda: [read.pool(some) for read, some in zip(reads, bags)])
+        return {read.table.name: rows.reshape(-1, *read.table.shape) for read, rows in zip(reads, found)}
 
-    def _at_once(self, read: Callable[[], T]) -> T:
+    def _at_once(self, reads: list[RowRead], finish: Callable[[], T]) -> T:
+        """Look up what all reads want at one moment, and return what `finish` makes of that."""
         log = self._ground.log
 
-        def of_one_moment() -> T:
-            found = read()
+        def of_one_moment() -> None:
+            for read in reads:
+                read.begin()
             if log.durable < self._exchanged <= log.thread.min_lsn:  # some previous, some new
-                found = read()  # this thread saw the new version, so all reads get it now
-            return found
+                for read in reads:  # this thread saw the new version, so all reads get it now
+                    read.begin()
 
-        found, lsn = log.deferring(lambda: log.publisher.read(of_one_moment))
+        def read_all() -> T:
+            log.publisher.read(of_one_moment)
+            return finish()
+
+        found, lsn = log.deferring(read_all)
         log.wait_durable(lsn)
         return found
 

@@ -13,13 +13,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..cache.cold_reads import COLD_IDS, start_rows
 from ..errors import CorruptionError, InvalidError, UnknownNameError
 from ..index.hash_table import check_cursor
 from ..index.lookup_batch import IdBatch, lives, new_keys
 from ..kernels import location
-from ..kernels.records import gather_rows, locate_rows
-from ..kernels.reduce import MODES, pool_rows
+from ..kernels.records import locate_rows
 from ..log.format import MAX_BATCH, Flag, Frame, Kind
 from ..log.log import Log
 from ..log.segments import Reserve
@@ -33,8 +31,10 @@ from .casting import add_rows, cast_default, cast_values
 from .choose_newest import put_newer
 from .collection import Collection
 from .entity_ids import KEPT_KEY, as_keys, ids_of_keys, refuse_collisions
-from .extension_dtypes import is_extension, is_float
+from .extension_dtypes import is_extension
 from .initializer import Initializer
+from .pooling import bags_of
+from .row_reads import RowRead
 from .row_schema import can_become, dtype_from
 
 PIPELINED_FRAMES = 6  # frames of one piece of a long put: one is flushed while the next is filled
@@ -69,7 +69,7 @@ class Table(Collection):
         self.id, self.name, self.rows = decision["id"], decision["name"], decision["rows"]
         self.row_dtype = row = dtype_from(decision["descr"])
         self.dtype, self.shape, self.width = row.base, row.shape, row.itemsize
-        self._owner = np.uint64(self.id)
+        self._owner, self._zeros = np.uint64(self.id), np.zeros(self.width, np.uint8)
         self.default = decision.get("default")  # as `initializer.normalized` returned it
         self._initial = None if self.default is None else Initializer(self.default, self.dtype, self.shape)
 
@@ -117,7 +117,7 @@ class Table(Collection):
     def _default(self, default: Any) -> np.ndarray:
         """One row, uint8[width], every element `default`; the number 0 means zero bytes whatever the dtype."""
         if default is None or (isinstance(default, int | float) and default == 0):  # nearly always
-            return np.zeros(self.width, np.uint8)
+            return self._zeros
         filled = cast_default(default, self.shape, self.dtype, f"a row of table {self.name!r}, {self.row_dtype}")
         return np.frombuffer(filled.tobytes(), np.uint8)
 
@@ -186,14 +186,21 @@ class Table(Collection):
         flat, shape = self._shaped_ids(ids)
         filled = None if out is None else self._out(out, shape, fields)
         buffer = filled.reshape(-1).view(np.uint8) if filled is not None and fields is None else None
-        raw, found = self._gather(flat, self._default(default), buffer)
-        if default is None and self._initial is not None:
-            self._initialize(flat, raw, found)
-        rows = raw.view(self.dtype).reshape((*shape, *self.shape))
+        rows, found = self.filled(*self._gather(flat, self._default(default), buffer), flat, default)
+        rows = rows.reshape((*shape, *self.shape))
         if fields is not None:
             rows = self._fields(rows, fields, filled)
         result = in_form(rows, as_) if out is None else out
         return (result, in_form(found.view(np.bool_).reshape(shape), as_)) if return_found else result
+
+    def filled(
+        self, raw: np.ndarray, found: np.ndarray, ids: np.ndarray, default: Any
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return rows that were gathered, in the dtype of the table, and found; `default` is None: the table's default
+        in place of absent ones."""
+        if default is None and self._initial is not None:
+            self._initialize(ids, raw, found)
+        return raw.view(self.dtype), found
 
     def _out(self, out: Any, shape: tuple[int, ...], fields: Sequence[str] | None) -> np.ndarray:
         dtype = self.dtype if fields is None else self._packed(fields)
@@ -221,44 +228,11 @@ class Table(Collection):
         """Return rows as uint8[n * width], in `into` if that is given, and found as uint8[n].
 
         cached: whether the row cache is asked, and offered what was found on file."""
-        out = np.empty(ids.size * self.width, np.uint8) if into is None else into
-        present = np.empty(ids.size, np.uint8)
-        batch = IdBatch(ids, out, cached)
-        found, lsn, data = self._find(batch)
-        step = COLD_IDS if batch.cold else max(ids.size, 1)
-        for first in range(0, ids.size, step):
-            part, rows = slice(first, first + step), slice(first * self.width, (first + step) * self.width)
-            if batch.cold:
-                start_rows(data, found[part], self.width)
-            bad = gather_rows(
-                data, found[part], ids[part], self.width, self._owner, default, self._verify, out[rows], present[part]
-            )
-            if bad >= 0:
-                self._complain(int(ids[part][bad]), found[part][bad])
-        if batch.offer is not None:
-            batch.offer(batch, found, out)
-        self._log.wait_durable(lsn)
+        read = RowRead(self, ids, np.empty(ids.size * self.width, np.uint8) if into is None else into, cached)
+        read.begin_alone()
+        out, present = read.rows(default)
+        self._log.wait_durable(read.lsn)
         return out, present
-
-    def _find(self, batch: IdBatch) -> tuple[np.ndarray, int, np.ndarray]:
-        """Return locations, the LSN to wait for, and the pool's bytes as of the lookup."""
-        outside, ids = None, batch.ids
-        if self.rows is not None and ids.size and (ids.min() < 0 or ids.max() >= self.rows):
-            outside = (ids < 0) | (ids >= self.rows)
-            batch.ids = np.where(outside, 0, ids)
-        found, lsn, data = self._look_up(batch)
-        if outside is not None:
-            found[outside] = 0
-        return found, lsn, data
-
-    def _complain(self, bad: int, where: np.uint64) -> None:
-        if self._log.failed:  # what was found was pending when the flush failed, and is gone
-            raise self._log.failed
-        raise CorruptionError(
-            f"row {bad} of table {self.name!r}, at offset {int(where & location.OFFSET_MASK):,} of the pool, "
-            "is damaged: "
-            "its check does not hold; restore a backup, or write the row again"
-        )
 
     def may_wait(self, ids: np.ndarray) -> bool:
         """Return whether reading these ids (int64[n]) may have to wait for the disk, about."""
@@ -268,7 +242,7 @@ class Table(Collection):
     def contains(self, ids: npt.ArrayLike) -> np.ndarray:
         """Return bool of the shape of the ids: which exist."""
         flat, shape = self._shaped_ids(ids)
-        found, lsn, _ = self._find(IdBatch(flat, cached=True))
+        found, lsn, _ = self._look_up(IdBatch(flat, cached=True))
         self._log.wait_durable(lsn)
         return lives(found).reshape(shape)
 
@@ -286,35 +260,12 @@ class Table(Collection):
         weights: f4[n], with mode "sum" only; mode: "sum", "mean", "max". Ids that are absent count as the table's
         default if it has one, else they are left out (as padding_idx); an empty bag is zeros. Result: float32 for
         tables of f4 and shorter floats, else float64; shape (bags, *shape)."""
-        ids, shape = self._shaped_ids(ids)
-        if len(shape) != 1:
-            raise InvalidError(f"ids of bags have one dimension, not shape {shape}: give ids.reshape(-1) and offsets")
-        starts = bag_starts(offsets, ids)
-        real = self._pooled_dtype(mode)
-        scale = np.empty(0, real) if weights is None else self._weights(weights, ids.size, mode, real)
-        out, found = self._gather(ids, self._default(0))
-        if self._initial is not None:
-            self._initialize(ids, out, found)
-            found[:] = 1
-        rows = out.view(self.dtype).reshape(ids.size, self.width // self.dtype.itemsize).astype(real, copy=False)
-        pooled = np.zeros((starts.size, rows.shape[1]), real)
-        pool_rows(rows, found, scale, MODES[mode], starts, pooled)
-        return in_form(pooled.reshape(starts.size, *self.shape), as_)
-
-    def _pooled_dtype(self, mode: str) -> np.dtype:
-        if self.dtype.kind not in "fiub" and not is_extension(self.dtype):
-            raise InvalidError(f"table {self.name!r} has dtype {self.dtype}: only numbers can be pooled")
-        if mode not in MODES:
-            raise InvalidError(f"mode={mode!r}: choose one of {', '.join(MODES)}")
-        return np.dtype(np.float32 if is_float(self.dtype) and self.dtype.itemsize <= 4 else np.float64)
-
-    def _weights(self, weights: npt.ArrayLike, count: int, mode: str, real: np.dtype) -> np.ndarray:
-        if mode != "sum":
-            raise InvalidError(f"weights go with mode='sum' only, not {mode!r}")
-        scale = np.asarray(weights)
-        if scale.shape != (count,) or scale.dtype.kind not in "fiu":
-            raise InvalidError(f"weights must be {count} numbers, one an id, not {scale.dtype} of shape {scale.shape}")
-        return cast_values(scale, real, "weights")
+        bags = bags_of(self, ids, offsets, weights, mode)
+        read = RowRead(self, bags.ids)
+        read.begin_alone()
+        pooled = read.pool(bags)
+        self._log.wait_durable(read.lsn)
+        return in_form(pooled.reshape(-1, *self.shape), as_)
 
     # ids of entities that are named by text
 
@@ -628,21 +579,3 @@ def taken_of(walk: Iterator[Window], cursor: int, count: int) -> tuple[int, np.n
         if take < places.size or sum(some.size for some in ids) >= count:
             return cursor, np.concatenate(ids)
     return 0, np.concatenate(ids) if ids else np.empty(0, np.int64)
-
-
-def bag_starts(offsets: npt.ArrayLike, ids: np.ndarray) -> np.ndarray:
-    """Return where the bags of ids begin, int64[n]. InvalidError: the offsets do not rise from 0 to within the ids."""
-    starts = np.asarray(offsets)
-    if starts.size == 0:
-        starts = np.empty(0, np.int64)
-    if starts.ndim != 1 or starts.dtype.kind not in "iu":
-        raise InvalidError(f"offsets must be integers in one dimension, not {starts.dtype} of shape {starts.shape}")
-    starts = np.ascontiguousarray(starts, np.int64)
-    if starts.size and (starts[0] != 0 or starts[-1] > ids.size or np.any(np.diff(starts) < 0)):
-        raise InvalidError(
-            f"offsets must begin with 0, never fall, and end within the {ids.size} ids; they are "
-            f"{starts[:3].tolist()} ... {starts[-1]}"
-        )
-    if ids.size and not starts.size:
-        raise InvalidError(f"{ids.size} ids, but no offsets: each id must belong to a bag")
-    return starts

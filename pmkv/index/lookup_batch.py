@@ -35,8 +35,14 @@ class CachedRows(Protocol):
     """Holds what a lookup found in a row cache: see `cache.row_cache.RowHits`."""
 
     missed: np.ndarray  # positions in the batch that neither memory nor the row cache has
+    count: int  # of hits
+    slots: np.ndarray  # of each hit, by position in the batch
+    rows: np.ndarray  # the row of slot s begins at rows[s * stride]
+    stride: int
 
     def copy_to(self, out: np.ndarray, found: np.ndarray) -> int: ...
+
+    def drop_changed(self, found: np.ndarray) -> int: ...
 
 
 class IdBatch:
@@ -51,8 +57,8 @@ class IdBatch:
         self.ids, self.out, self.cached = ids, out, cached
         self.hits: CachedRows | None = None  # of the row cache
         self.cold, self.pages_before = False, 0.0  # pages that this thread had read from disk before the lookup
-        # takes (batch, locations, `out` with all rows) and offers to the row cache what it does not have
-        self.offer: Callable[[IdBatch, np.ndarray, np.ndarray], None] | None = None
+        # takes (batch, locations, positions, all rows), and offers the rows at these positions to the row cache
+        self.offer: Callable[[IdBatch, np.ndarray, np.ndarray, np.ndarray], None] | None = None
         self.moment = NEVER  # stamp of the index stack when its memory was probed for this batch
 
     @property

@@ -9,9 +9,9 @@ Eviction is CLOCK within a set: a slot with `uses` above 0 is passed over, and l
 admitted only if it was offered lately (the doorkeeper, as of `kernels.location_cache`), so that ids read once evict
 nothing.
 
-Rows are copied without a lock, while others admit and remove: a reader notes the stamp of a slot under the lock,
-copies, and then looks whether the stamp is still the same. Whoever changes a slot zeroes the stamp first and sets the
-new one last.
+Rows are copied, or pooled where they stand, without a lock, while others admit and remove: a reader notes the stamp of
+a slot under the lock, reads, and then looks whether the stamp is still the same. Whoever changes a slot zeroes the
+stamp first and sets the new one last. Of short batches the rows are copied under the lock.
 """
 
 from __future__ import annotations
@@ -101,6 +101,46 @@ def copy_rows(meta, rows, stride, width, slots, stamps, found, out):
             if found[i] == CACHED and meta[2 * slots[i] + 1] >> USES_BITS != stamps[i]:
                 found[i] = U(0)
                 lost += 1
+    return lost
+
+
+@kernel(U64, BYTES, INT, INT, INT, INT, WORD, WORD, IDS, U64, I64, I64, U8, size_argument=8)
+def take_rows(meta, rows, stride, width, sets, mask, seed, floor, ids, found, slots, missed, out):
+    """Do as `find_rows`, and copy the row of each hit to out[i * width :]. The caller holds the lock meanwhile.
+
+    For few ids: their rows are prefetched while the next ids are looked up."""
+    hits, missing = 0, 0
+    for i in range(ids.size):
+        if i + AHEAD < ids.size and found[i + AHEAD] == U(0):
+            prefetch(meta, SET_META_WORDS * set_of(mix(U(ids[i + AHEAD]), seed), sets, mask))
+        if found[i] != U(0):
+            continue
+        at = way_of(meta, SET_META_WORDS * set_of(mix(U(ids[i]), seed), sets, mask), ids[i], floor)
+        if at < 0:
+            missed[missing] = i
+            missing += 1
+            continue
+        hits += 1
+        found[i] = CACHED
+        slots[i] = at >> 1
+        for line in range(0, min(width, PREFETCH_BYTES), 64):
+            prefetch(rows, slots[i] * stride + line)
+        if meta[at + 1] & USES_MASK != USES_MASK:
+            meta[at + 1] += U(1)
+    for i in range(ids.size if hits else 0):
+        if found[i] == CACHED:
+            copy(out, i * width, rows, slots[i] * stride, width)
+    return hits, missing
+
+
+@kernel(U64, I64, U64, U64, size_argument=1)
+def drop_changed(meta, slots, stamps, found):
+    """Set found[i] to 0 where it is CACHED and the slot was changed since `find_rows`. Return how often."""
+    lost = 0
+    for i in range(found.size):
+        if found[i] == CACHED and meta[2 * slots[i] + 1] >> USES_BITS != stamps[i]:
+            found[i] = U(0)
+            lost += 1
     return lost
 
 

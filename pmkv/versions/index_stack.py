@@ -248,7 +248,9 @@ class IndexStack:
         batch.moment = self._stamp
         found, waiting = self._find_in_memtables(batch, pending)
         if isinstance(batch, IdBatch):
-            batch.hits = self.rows.find(batch.ids, found) if self.rows is not None and batch.cached else None
+            batch.hits = self.rows.find(batch.ids, found, batch.out) if self.rows is not None and batch.cached else None
+            if batch.hits is not None and not batch.hits.missed.size:
+                return found, waiting
         if self.cache is not None:
             batch.in_hot(self.cache, found)
         return found, waiting
@@ -267,13 +269,13 @@ class IndexStack:
     def find_on_disk(
         self, batch: LookupBatch, found: np.ndarray, runs: tuple[Run, ...], lock: AbstractContextManager[object]
     ) -> None:
-        """Fill `found` from the runs that the stack had at the time of `find_in_memory`, and copy the rows that the row
-        cache has to `batch.out`. lock: locks.state, taken only at the end, to admit what was found to the cache."""
-        if isinstance(batch, IdBatch) and batch.hits is not None and batch.out is not None:
-            batch.hits.copy_to(batch.out, found)
-            if batch.hits.missed.size:
-                batch.offer = partial(self.admit_rows, runs, lock)
-                batch.pages_before = pages_read()
+        """Fill `found` from the runs that the stack had at the time of `find_in_memory`. lock: locks.state, taken only
+        at the end, to admit what was found to the cache."""
+        if isinstance(batch, IdBatch) and batch.hits is not None:
+            if not batch.hits.missed.size:
+                return
+            if batch.offer is None:
+                batch.offer, batch.pages_before = partial(self.admit_rows, runs, lock), pages_read()
         if isinstance(batch, IdBatch):
             batch.cold = self.rows is not None and self.reads.is_cold
         if found.all():
@@ -311,14 +313,14 @@ class IndexStack:
         lock: AbstractContextManager[object],
         batch: IdBatch,
         found: np.ndarray,
+        missed: np.ndarray,
         out: np.ndarray,
     ) -> None:
         """Offer rows to the row cache that were found below the memtables, with these runs, and gathered to `out`,
-        uint8[n * width]. lock: locks.state, held for short times only."""
+        uint8[n * width]: those at the positions `missed`. lock: locks.state, held for short times only."""
         rows = self.rows
-        if rows is None or batch.hits is None:
+        if rows is None:
             return
-        missed = batch.hits.missed
         self.reads.learn(batch.pages_before, missed.size)
         if not rows.wants():
             return

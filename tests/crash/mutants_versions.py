@@ -399,10 +399,12 @@ def _() -> list[Patch]:
 
 @mutant("several tables are gathered as they were, and as they are")
 def _() -> list[Patch]:
-    def at_once(self: OpenView, read: Callable[[], Any]) -> Any:
+    def at_once(self: OpenView, reads: list[Any], finish: Callable[[], Any]) -> Any:
         log = self._ground.log
         with log.deferred() as seen, log.locks.state:
-            found = read()
+            for read in reads:
+                read.begin()
+            found = finish()
         log.wait_durable(seen.lsn)
         return found
 

@@ -397,6 +397,9 @@ def read_view(store: Any, model: OpenView, spaces: int) -> None:
             rows, found = table.get(ids, return_found=True)  # through the row cache, which a scan passes by
             raw = rows.tobytes()
             assert found.all() and raw == scanned.tobytes(), f"a get of table {name} shows other rows than a scan"
+            if table.dtype.names is None:
+                pooled = table.pool(ids, np.arange(ids.size))
+                assert (pooled == rows).all(), f"a pool of table {name} shows other rows than a get"
             shown.rows.update({int(id_): raw[i * width : (i + 1) * width] for i, id_ in enumerate(ids)})
         assert len(table) == len(shown.rows), f"table {name} counts {len(table)} rows and shows {len(shown.rows)}"
 

@@ -40,7 +40,7 @@ def test_the_example_is_what_is_written(example: Engine) -> None:
 
 
 def test_the_locations_of_the_example(example: Engine) -> None:
-    rows = example.tables["t"]._find(IdBatch(np.array([7, -1])))[0].tolist()
+    rows = example.tables["t"]._look_up(IdBatch(np.array([7, -1])))[0].tolist()
     for location in [example.keyspaces[0].records([b"greeting"])[0][0], *rows]:
         assert f"{location:#018x}" in TEXT
 

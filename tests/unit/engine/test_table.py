@@ -202,7 +202,7 @@ def test_a_scan_meets_every_row_once_while_nothing_changes(engine: Engine) -> No
 def test_a_damaged_row_is_reported_and_never_served(engine: Engine) -> None:
     table = engine.create_table("t", ("f4", 4))
     table.put([1, 2], np.ones((2, 4)))
-    found, _, data = table._find(IdBatch(np.array([2])))
+    found, _, data = table._look_up(IdBatch(np.array([2])))
     data[int(found[0] & location.OFFSET_MASK) + 5] ^= 1
     assert table.get([1]).tolist() == [[1, 1, 1, 1]]
     with pytest.raises(CorruptionError, match=r"row 2 of table 't', at offset [\d,]+ of the pool, is damaged"):

@@ -14,10 +14,12 @@ from pmkv.kernels.row_cache import (
     admit_rows,
     cached_ids,
     copy_rows,
+    drop_changed,
     find_rows,
     forget_rows,
     remove_sets,
     set_of,
+    take_rows,
 )
 
 U = np.uint64
@@ -129,6 +131,28 @@ def test_a_slot_that_changed_after_the_look_is_not_served() -> None:
     cache.admit(2)  # the same id again, in another slot or the same: a new stamp
     cache.copy(found, slots, stamps)
     assert found.tolist() == [0, 0, 1]
+
+
+def test_few_rows_are_taken_at_once() -> None:
+    cache = Sets()
+    cache.admit(1, 2, 3)
+    ids, found = np.array([3, 9, 1, 2, 1]), np.array([0, 0, 0, 4096, 0], np.uint64)
+    slots, missed, out = np.zeros(5, np.int64), np.zeros(5, np.int64), np.full(5 * WIDTH, 255, np.uint8)
+    told = take_rows(cache.meta, cache.rows, STRIDE, WIDTH, *cache.shape, ids, found, slots, missed, out)
+    assert told == (3, 1) and missed[0] == 1 and found.tolist() == [1, 0, 1, 4096, 1]
+    rows = out.reshape(-1, WIDTH)
+    assert (rows[[0, 2, 4]] == [row_of(3), row_of(1), row_of(1)]).all() and (rows[[1, 3]] == 255).all()
+
+
+def test_rows_that_were_read_in_place_are_dropped_if_their_slots_changed() -> None:
+    cache = Sets()
+    cache.admit(1, 2, 3)
+    found, slots, stamps = cache.look(1, 2, 3)
+    assert drop_changed(cache.meta, slots, stamps, found) == 0
+    forget_rows(cache.meta, *cache.shape, np.array([1, 2]))
+    cache.admit(2)
+    cache.look(3)
+    assert drop_changed(cache.meta, slots, stamps, found) == 2 and found.tolist() == [0, 0, 1]
 
 
 def test_a_use_after_the_look_does_no_harm() -> None:

@@ -1,0 +1,160 @@
+"""Reads of rows: ids are looked up under locks.state, then their rows are copied, or pooled where they stand.
+
+A read of several tables looks all of them up in one hold of the lock, so that all are of one moment, and reads the rows
+after it. Rows stand in the row cache, or in the log; of these, each is verified against its location.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..cache.cold_reads import COLD_IDS, start_rows
+from ..errors import CorruptionError
+from ..index.lookup_batch import IdBatch, lives
+from ..index.run import Run
+from ..kernels import location
+from ..kernels.records import gather_rows
+from ..kernels.reduce import MODES, pool_in_place, pool_rows
+from ..versions.index_stack import IndexStack
+from .pooling import Bags
+
+if TYPE_CHECKING:
+    from .table import Table
+
+NO_ROWS, NO_SLOTS = np.empty(0, np.uint8), np.empty(0, np.int64)
+GATHERED_SHARE = 8  # of the ids, one in so many that must be offered to the row cache: then all rows are copied first
+
+
+class RowRead:
+    """One read of ids of a table. `begin` looks them up, then one of `rows` and `pool` ends it, once.
+
+    ids: int64[n]; out: uint8[n * width], where the rows go; None: they are not needed as they are. cached: whether the
+    row cache is asked, and offered what was found on file."""
+
+    __slots__ = ("_chain", "_runs", "batch", "data", "found", "lsn", "table")
+
+    def __init__(self, table: Table, ids: np.ndarray, out: np.ndarray | None = None, cached: bool = True) -> None:
+        self.table, self.batch = table, IdBatch(ids, out, cached)
+        self.found, self.data, self.lsn = NO_SLOTS.view(np.uint64), NO_ROWS, 0
+        self._chain: IndexStack | None = None
+        self._runs: tuple[Run, ...] = ()
+
+    def begin(self) -> None:
+        """Look the ids up in memory, and note what it depends on. The caller holds locks.state."""
+        self.found, self.lsn, self.data, self._chain, self._runs = self.table._find_in_memory(self.batch)
+        log = self.table._log
+        if self.lsn > log.durable:
+            log.wait_durable(self.lsn)  # of a read of several tables: the next ones must not be older
+
+    def begin_alone(self) -> None:
+        """Look the ids up when no other table is read."""
+        self.table._guard()
+        found = self.table._log.publisher.read(lambda: self.table._find_in_memory(self.batch))
+        self.found, self.lsn, self.data, self._chain, self._runs = found
+
+    def rows(self, default: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return rows as uint8[n * width], `default` where there is none, and found as uint8[n]."""
+        batch = self.batch
+        assert batch.out is not None
+        if batch.hits is not None:
+            batch.hits.copy_to(batch.out, self.found)
+        self._find_on_disk()
+        return self._gather(batch.out, default)
+
+    def _gather(self, out: np.ndarray, default: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Copy the rows of the log to `out`, which has those of the row cache; return `rows`."""
+        batch, found, table = self.batch, self.found, self.table
+        present, width = np.empty(found.size, np.uint8), table.width
+        if batch.hits is not None and batch.hits.count == found.size:
+            present[:] = 1
+            return out, present
+        step = COLD_IDS if batch.cold else max(found.size, 1)
+        for first in range(0, found.size, step):
+            part, rows = slice(first, first + step), slice(first * width, (first + step) * width)
+            if batch.cold:
+                start_rows(self.data, found[part], width)
+            bad = gather_rows(
+                self.data, found[part], batch.ids[part], width, table._owner, default, table._verify, out[rows],
+                present[part],
+            )  # fmt: skip
+            if bad >= 0:
+                self._complain(first + bad)
+        if batch.offer is not None and batch.hits is not None:
+            batch.offer(batch, found, batch.hits.missed, out)
+        return out, present
+
+    def pool(self, bags: Bags) -> np.ndarray:
+        """Return the rows reduced, one row for each bag."""
+        self._find_on_disk()
+        return self._pool_in_place(bags) if self._may_pool_in_place(bags) else self._pool_gathered(bags)
+
+    def _may_pool_in_place(self, bags: Bags) -> bool:
+        """Return whether rows are numbers as they stand, and few of them must be offered to the row cache."""
+        batch, table, found = self.batch, self.table, self.found
+        if table.dtype != bags.real or batch.cold or not (table._initial is None or found.all()):
+            return False
+        if batch.offer is None or batch.hits is None:
+            return True
+        most, missed = found.size // GATHERED_SHARE, batch.hits.missed
+        return missed.size <= most or np.count_nonzero(lives(found[missed])) <= most
+
+    def _pool_gathered(self, bags: Bags) -> np.ndarray:
+        """Pool copies of the rows: of other dtypes, or as some come from the disk, or some are what stands for absent
+        ones."""
+        table, ids, hits = self.table, self.batch.ids, self.batch.hits
+        out = np.empty(ids.size * table.width, np.uint8)
+        if hits is not None and hits.copy_to(out, self.found):
+            self._find_on_disk()
+        raw, found = self._gather(out, table._default(0))
+        if table._initial is not None:
+            table._initialize(ids, raw, found)
+            found[:] = 1
+        rows = raw.view(table.dtype).reshape(ids.size, bags.elements).astype(bags.real, copy=False)
+        pooled = bags.zeros()
+        pool_rows(rows, found, bags.weights, MODES[bags.mode], bags.starts, pooled)
+        return pooled
+
+    def _pool_in_place(self, bags: Bags) -> np.ndarray:
+        """Pool rows where they stand, once more if the row cache has changed one meanwhile."""
+        table, batch, found, hits = self.table, self.batch, self.found, self.batch.hits
+        cached, slots, stride = (hits.rows, hits.slots, hits.stride) if hits is not None else (NO_ROWS, NO_SLOTS, 0)
+        while True:
+            pooled = bags.zeros()
+            bad = pool_in_place(
+                self.data, self.data.view(bags.real), cached, cached.view(bags.real), stride, found, slots, batch.ids,
+                table.width, table._owner, table._verify, bags.weights, MODES[bags.mode], bags.starts, pooled,
+            )  # fmt: skip
+            if bad >= 0:
+                self._complain(bad)
+            if hits is None or not hits.drop_changed(found):
+                break
+            self._find_on_disk()
+        if batch.offer is not None and hits is not None and hits.missed.size:
+            self._offer(hits.missed)
+        return pooled
+
+    def _offer(self, missed: np.ndarray) -> None:
+        """Offer the rows at these positions to the row cache."""
+        batch, table, found = self.batch, self.table, self.found[missed]
+        some, out, present = batch.some(missed), *(np.empty(missed.size * n, np.uint8) for n in (table.width, 1))
+        gather_rows(self.data, found, some.ids, table.width, table._owner, table._default(0), False, out, present)
+        some.moment, some.pages_before = batch.moment, batch.pages_before
+        if batch.offer is not None:
+            batch.offer(some, found, np.arange(missed.size), out)
+
+    def _find_on_disk(self) -> None:
+        """Look up on file what memory has not."""
+        if self._runs and self._chain is not None:
+            self._chain.find_on_disk(self.batch, self.found, self._runs, self.table._log.locks.state)
+
+    def _complain(self, bad: int) -> None:
+        table, where = self.table, self.found[bad]
+        if table._log.failed:  # what was found was pending when the flush failed, and is gone
+            raise table._log.failed
+        raise CorruptionError(
+            f"row {int(self.batch.ids[bad])} of table {table.name!r}, at offset "
+            f"{int(where & location.OFFSET_MASK):,} of the pool, is damaged: "
+            "its check does not hold; restore a backup, or write the row again"
+        )
