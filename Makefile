@@ -93,7 +93,7 @@ $(ML): $(DEV)
 
 # numba does not notice that a function compiled into another one changed, and would keep checked kernels where it keeps
 # unchecked ones: so a changed kernel drops the whole cache, and the checked ones have a cache of their own.
-$(KERNELS): $(RUNTIME) pmkv/runtime/jit.py $(wildcard pmkv/kernels/*.py) server/pmkv_server/resp/scan.py server/pmkv_server/resp/replies.py server/pmkv_server/resp/glob.py server/pmkv_server/net/transport.py
+$(KERNELS): $(RUNTIME) pmkv/runtime/jit.py $(wildcard pmkv/kernels/*.py) server/pmkv_server/resp/scan.py server/pmkv_server/resp/replies.py server/pmkv_server/resp/glob.py server/pmkv_server/net/transport.py server/pmkv_server/dispatch/wave_plan.py server/pmkv_server/dispatch/wave_effects.py
 	@echo "Compiling the kernels (once, and again when one changes) ..."
 	@rm -rf pmkv/kernels/__pycache__ server/pmkv_server/*/__pycache__ $(VENV)/boundscheck
 	@$(BIN)/python -c 'import pmkv_server.server' & $(BIN)/python -m pmkv.kernels && wait $$!

@@ -19,9 +19,12 @@ __all__ = [
     "View",
     "ViewInfo",
     "Watch",
+    "WaveFound",
+    "WaveRecords",
     "errors",
     "open",
     "restore",
+    "run_wave",
 ]
 
 if TYPE_CHECKING:
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from .engine.keyspace import Keyspace
     from .engine.table import Table
     from .engine.watches import Watch
+    from .engine.wave import WaveFound, WaveRecords, run_wave
     from .stats import Stats
     from .store import Store
     from .store import open_store as open
@@ -48,6 +52,9 @@ _PLACES = {
     "Spans": ("engine.byte_batch", "BytesArray"),
     "View": ("view", "View"),
     "Watch": ("engine.watches", "Watch"),
+    "run_wave": ("engine.wave", "run_wave"),
+    "WaveFound": ("engine.wave", "WaveFound"),
+    "WaveRecords": ("engine.wave", "WaveRecords"),
     "restore": ("tools.restore", "restore"),
     "ViewInfo": ("versions.view_set", "ViewInfo"),
 }

@@ -170,13 +170,13 @@ class Keyspace(Collection):
         return self._locate(keys, self._log.now(), True, True)[1]
 
     def _locate(
-        self, keys: Sequence[bytes], now: int, asked: bool = False, counted: bool = False
+        self, keys: Sequence[bytes] | KeyBatch, now: int, asked: bool = False, counted: bool = False
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return locations, and for each [offset of its value (negative: absent or expired by `now`), length, expiry,
         flags]."""
-        wanted = self._wanted(keys)
+        wanted = keys if isinstance(keys, KeyBatch) else self._wanted(keys)
         found, lsn, data = self._look_up(wanted)
-        out = np.empty((len(keys) + 1, 4), np.int64)
+        out = np.empty((found.size + 1, 4), np.int64)
         rows = out[:-1]
         if read_records(data, found, self._owner, now, self._verify, out):
             self._complain(found, rows)
@@ -187,7 +187,7 @@ class Keyspace(Collection):
             lsn = max(lsn, self._seen.note(wanted.words, found, rows))
         if counted:
             self._lookups.hits += alive
-            self._lookups.misses += len(keys) - alive
+            self._lookups.misses += found.size - alive
         self._log.wait_durable(lsn)
         return found, rows
 

@@ -41,6 +41,7 @@ from pmkv_server.commands import transactions as transactions_module
 from pmkv_server.config import Config
 from pmkv_server.dispatch import fast_path as fast_path_module
 from pmkv_server.dispatch import tick as tick_module
+from pmkv_server.dispatch import waves as waves_module
 from pmkv_server.dispatch.tick import Dispatcher
 from pmkv_server.net import connection as connection_module
 from pmkv_server.net import inbox as inbox_module
@@ -65,7 +66,9 @@ SMALL = [  # limits of server and engine that a schedule shall meet
     (tick_module, "TICK_S", 4), (tick_module, "clock", functools.partial(next, itertools.count())),
     (connection_module, "INBOX_LIMIT_BYTES", 1000),
     (connection_module, "JOINED_WRITE_BYTES", 62), (connection_module, "FAST_PATH_BYTES", 600),
-    (connection_module, "LARGE_COMMAND_BYTES", 600), (tables_module, "HEAVY_PUT", 8),
+    (connection_module, "LARGE_COMMAND_BYTES", 600),
+    (connection_module, "REACH", 3), (connection_module, "LEAST_REACH", 1),
+    (waves_module, "MOST_COMMANDS", 6), (waves_module, "SPACE_BYTES", 6000), (tables_module, "HEAVY_PUT", 8),
     (transactions_module, "HEAVY_COMMANDS", 1),
     (Table, "_per_frame", lambda self, width: 1),
     (group_commit_module, "FLUSH_PIECE_BYTES", 1), (table_module, "MAX_LOCKED_ROWS", 0),

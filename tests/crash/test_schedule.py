@@ -18,15 +18,19 @@ from unittest.mock import patch
 
 import pytest
 
+from pmkv.engine import wave as wave_module
 from pmkv.engine.table import Table
+from pmkv.engine.wave import run_wave
 from pmkv.errors import PmkvError
 from pmkv.log.durability import DurabilityGate
 from pmkv.log.flusher import Flusher
 from pmkv.log.group_commit import GroupCommit
 from pmkv.log.publishing import BatchPublisher, PartialBatchSeen
 from pmkv_server.commands import transactions
+from pmkv_server.dispatch import waves as waves_module
 from pmkv_server.dispatch.fast_path import FastPath
 from pmkv_server.dispatch.held_replies import HeldReplies
+from pmkv_server.dispatch.waves import Waves
 from pmkv_server.net.connection import Connection
 from pmkv_server.net.outbox import Outbox
 from tests.crash.schedule import Counts, Schedule, explore
@@ -93,7 +97,7 @@ def test_a_seed_tells_the_same_schedule_again(seed: int, capsys: pytest.CaptureF
 Patch = tuple[Any, str, Any]
 MUTANTS: dict[str, Callable[[], list[Patch]]] = {}
 
-deliver, release, reveal = Connection.deliver, Connection.release, FastPath.reveal
+deliver, release, reveal, shares = Connection.deliver, Connection.release, FastPath.reveal, Waves._shares
 fail, add, append, flush_taken = GroupCommit.fail, Outbox.add, Table._append, GroupCommit._flush_group
 
 
@@ -138,6 +142,22 @@ def _() -> list[Patch]:
 @mutant("what a read shows is taken for durable")
 def _() -> list[Patch]:
     return [(DurabilityGate, "durability_of", lambda self, waiting, layer: 0)]
+
+
+@mutant("who reads what a wave writes does not wait for it")
+def _() -> list[Patch]:
+    return [(Waves, "_shares", lambda self, owners, read, written: shares(self, owners, read, read))]
+
+
+@mutant("a wave decides by what it has read before nobody else could write")
+def _() -> list[Patch]:
+    def unlocked(keyspace: Any, keys: Any, reads: Any, may_write: bool, decide: Callable[[Any], Any]) -> Any:
+        found: list[Any] = []
+        run_wave(keyspace, keys, reads, False, found.append)
+        with patch.object(wave_module, "_find", lambda *_: found[0]):
+            return run_wave(keyspace, keys, reads, may_write, decide)
+
+    return [(waves_module, "run_wave", unlocked)]
 
 
 @mutant("a GET in a pipeline does not say what it depends on")

@@ -1,17 +1,20 @@
 """What is durable, moment by moment: the log of the crash image, replayed batch by batch beside the engine under test.
 
-A *moment* is the state after one whole batch. A reply is justified by a moment that is durable when it leaves: not
-older than what was known to whoever asked, nor than the moment of its connection's reply before.
+A *moment* is the state after one whole batch; its *steps* are the states between the records of it. A reply is
+justified by a moment that is durable when it leaves: not older than what was known to whoever asked, nor than the
+moment of its connection's reply before.
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from pmkv.engine.engine import Engine
+from pmkv.kernels.records import FLAG_DELETE, FLAG_PARTS
 from pmkv.log.format import Flag, Kind
 from pmkv.log.replay import Replay
 from pmkv.media.simulated import SimulatedMedium
@@ -37,6 +40,7 @@ class Moment:
     lsn: int
     state: State
     written: bytes  # the bodies of the batch's frames
+    steps: tuple[Moment, ...] = ()  # states before it, in which commands of its batch have found the keys
 
     def value(self, key: bytes) -> bytes | None:
         return self.state.keys.get(key, (None, 0))[0]
@@ -48,6 +52,7 @@ class Moment:
         return self.state.rows.get(id_)
 
 
+RECORD = struct.Struct("<IIQ")  # the head of a record: bytes of its value; of its key, and flags; its expiry
 Justifies = Callable[[list[Moment], int], bool]  # would this moment of them justify a reply?
 
 
@@ -91,19 +96,39 @@ class Witness:
     def look(self) -> None:
         """More may be durable."""
         self._engine.pool.medium.data[:] = durable_image(self._medium).data
-        written, kinds = b"", set()
+        written, kinds = [], set()
         for frame in Replay(self._engine.pool):
             if frame.lsn <= self.moments[-1].lsn:
                 continue
             self._engine.replayer.apply(frame)
             self._engine.log.lsn = self._engine.log.durable = frame.lsn
             kinds.add(frame.kind)
-            written += bytes(self._engine.log.data[frame.body : frame.body + frame.length])
+            written.append(bytes(self._engine.log.data[frame.body : frame.body + frame.length]))
             if not frame.flags & Flag.MORE:
-                self._add(Moment(frame.lsn, self._state(kinds), written))
-                written, kinds = b"", set()
+                steps = self._steps(frame.lsn, written[0]) if kinds == {Kind.PUT} and len(written) == 1 else ()
+                self._add(Moment(frame.lsn, self._state(kinds), b"".join(written), steps))
+                written, kinds = [], set()
         if not self._failed:
             self.end = len(self.moments) - 1
+
+    def _steps(self, lsn: int, body: bytes) -> tuple[Moment, ...]:
+        """The states between the records of one frame. A wave of commands is one frame, and each command has found what
+        the ones before it left. A state with half of what belongs together was never shown to anyone."""
+        keys, steps, at = dict(self.moments[-1].state.keys), [], 0
+        while (after := at + RECORD.size) < len(body):
+            size, key_and_flags, expiry = RECORD.unpack_from(body, at)
+            length, flags = key_and_flags & 0xFFFFFF, key_and_flags >> 24
+            key, value = body[after : after + length], body[after + length : after + length + size]
+            if flags & FLAG_PARTS:
+                return ()
+            keys.pop(key, None)
+            if not flags & FLAG_DELETE:
+                keys[key] = value, expiry
+            at = after + -(-(length + size) // 8) * 8
+            halves = any((one in body[:at]) != (other in body[:at]) for one, other in self.pairs)
+            if at < len(body) and not halves:
+                steps.append(Moment(lsn, State(dict(keys), self.moments[-1].state.rows), body[:at]))
+        return tuple(steps)
 
     def _state(self, kinds: set[int]) -> State:
         """The state, of which frames of these kinds may have changed something."""
@@ -132,7 +157,8 @@ class Witness:
     def justify(self, justifies: Justifies, since: int) -> int | None:
         """The first moment from `since` on that justifies a reply."""
         for i in range(since, self.end + 1):
-            if justifies(self.moments, i):
+            sequence = [*self.moments[:i], *self.moments[i].steps, self.moments[i]]
+            if any(justifies(sequence, k) for k in range(i, len(sequence))):
                 self.shown = max(self.shown, i)
                 return i
         return None

@@ -7,6 +7,7 @@ import time
 from itertools import chain
 
 from pmkv_server import REDIS_VERSION
+from pmkv_server.commands.actions import ECHO, PING
 from pmkv_server.commands.keys import parse_db
 from pmkv_server.commands.registry import SYNTAX, CommandError, Group, parse_int, printable
 from pmkv_server.net.session import Session
@@ -27,7 +28,7 @@ _HELLO_FIRST = (
 _BAD_NAME = "ERR Client names cannot contain spaces, newlines or special characters."
 
 
-@command("ping", -1, "fast")
+@command("ping", -1, "fast", action=(PING, 0))
 def ping(session: Session, arguments: list[bytes]) -> Reply:
     """Return PONG, or the argument."""
     if len(arguments) > 2:
@@ -37,7 +38,7 @@ def ping(session: Session, arguments: list[bytes]) -> Reply:
     return bulk(arguments[1]) if len(arguments) == 2 else b"+PONG\r\n"
 
 
-@command("echo", 2, "fast")
+@command("echo", 2, "fast", action=(ECHO, 0))
 def echo(session: Session, arguments: list[bytes]) -> Reply:
     """Return the argument."""
     return bulk(arguments[1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pmkv_server.commands.actions import EXPIRE, PERSIST, TTL
 from pmkv_server.commands.registry import EXPIRY_LIMIT_MS, INT_MAX, INT_MIN, CommandError, Group, parse_int, printable
 from pmkv_server.commands.strings import now_ms
 from pmkv_server.net.session import Session
@@ -13,25 +14,25 @@ command = group.command
 _NO_KEY, _NO_EXPIRY = integer(-2), integer(-1)
 
 
-@command("expire", -3, "write fast", (1, 1, 1))
+@command("expire", -3, "write fast", (1, 1, 1), action=(EXPIRE, 1000))
 def expire(session: Session, arguments: list[bytes]) -> Reply:
     """Set the time to live of a key in seconds."""
     return _expire(session, arguments, 1000, now_ms())
 
 
-@command("pexpire", -3, "write fast", (1, 1, 1))
+@command("pexpire", -3, "write fast", (1, 1, 1), action=(EXPIRE, 1))
 def pexpire(session: Session, arguments: list[bytes]) -> Reply:
     """Set the time to live of a key in milliseconds."""
     return _expire(session, arguments, 1, now_ms())
 
 
-@command("expireat", -3, "write fast", (1, 1, 1))
+@command("expireat", -3, "write fast", (1, 1, 1), action=(EXPIRE, -1000))
 def expireat(session: Session, arguments: list[bytes]) -> Reply:
     """Set the expiry of a key as unix time in seconds."""
     return _expire(session, arguments, 1000, 0)
 
 
-@command("pexpireat", -3, "write fast", (1, 1, 1))
+@command("pexpireat", -3, "write fast", (1, 1, 1), action=(EXPIRE, -1))
 def pexpireat(session: Session, arguments: list[bytes]) -> Reply:
     """Set the expiry of a key as unix time in milliseconds."""
     return _expire(session, arguments, 1, 0)
@@ -76,7 +77,7 @@ def _allowed(flags: set[bytes], at: int, current: int) -> bool:
     return not (b"LT" in flags and current and at >= current)
 
 
-@command("persist", 2, "write fast", (1, 1, 1))
+@command("persist", 2, "write fast", (1, 1, 1), action=(PERSIST, 0))
 def persist(session: Session, arguments: list[bytes]) -> Reply:
     """Remove the expiry of a key."""
     key = arguments[1]
@@ -94,25 +95,25 @@ def _when(session: Session, key: bytes, reply) -> bytes:
     return integer(reply(at)) if at else _NO_EXPIRY
 
 
-@command("ttl", 2, "readonly fast", (1, 1, 1))
+@command("ttl", 2, "readonly fast", (1, 1, 1), action=(TTL, 1000))
 def ttl(session: Session, arguments: list[bytes]) -> Reply:
     """Return the time to live of a key in seconds; -1: no expiry, -2: no such key."""
     return _when(session, arguments[1], lambda at: (max(at - now_ms(), 0) + 500) // 1000)
 
 
-@command("pttl", 2, "readonly fast", (1, 1, 1))
+@command("pttl", 2, "readonly fast", (1, 1, 1), action=(TTL, 1))
 def pttl(session: Session, arguments: list[bytes]) -> Reply:
     """Return the time to live of a key in milliseconds; -1: no expiry, -2: no such key."""
     return _when(session, arguments[1], lambda at: max(at - now_ms(), 0))
 
 
-@command("expiretime", 2, "readonly fast", (1, 1, 1))
+@command("expiretime", 2, "readonly fast", (1, 1, 1), action=(TTL, -1000))
 def expiretime(session: Session, arguments: list[bytes]) -> Reply:
     """Return the expiry of a key as unix time in s; -1: none, -2: no such key."""
     return _when(session, arguments[1], lambda at: (at + 500) // 1000)
 
 
-@command("pexpiretime", 2, "readonly fast", (1, 1, 1))
+@command("pexpiretime", 2, "readonly fast", (1, 1, 1), action=(TTL, -1))
 def pexpiretime(session: Session, arguments: list[bytes]) -> Reply:
     """Return the expiry of a key as unix time in ms; -1: none, -2: no such key."""
     return _when(session, arguments[1], lambda at: at)

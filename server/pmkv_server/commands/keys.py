@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 
+from pmkv_server.commands.actions import DELETE, EXISTS, TYPE
 from pmkv_server.commands.registry import (
     NO_SUCH_KEY,
     NOT_AN_INTEGER,
@@ -36,26 +37,26 @@ def counts_much(session: Session, arguments: list[bytes]) -> bool:
     return session.keyspace.uncounted > HEAVY_UNCOUNTED
 
 
-@command("del", -2, "write", (1, -1, 1))
+@command("del", -2, "write", (1, -1, 1), action=(DELETE, 0))
 def delete(session: Session, arguments: list[bytes]) -> Reply:
     """Delete keys and return how many existed."""
     keyspace, keys = session.keyspace, arguments[1:]
     return integer(keyspace.delete_many(keys))
 
 
-command("unlink", -2, "write fast", (1, -1, 1))(delete)
+command("unlink", -2, "write fast", (1, -1, 1), action=(DELETE, 0))(delete)
 
 
-@command("exists", -2, "readonly fast", (1, -1, 1))
+@command("exists", -2, "readonly fast", (1, -1, 1), action=(EXISTS, 0))
 def exists(session: Session, arguments: list[bytes]) -> Reply:
     """Return how many of the keys exist; a key named twice counts twice."""
     return integer(sum(session.keyspace.contains_many(arguments[1:])))
 
 
-command("touch", -2, "readonly fast", (1, -1, 1))(exists)
+command("touch", -2, "readonly fast", (1, -1, 1), action=(EXISTS, 0))(exists)
 
 
-@command("type", 2, "readonly fast", (1, 1, 1))
+@command("type", 2, "readonly fast", (1, 1, 1), action=(TYPE, 0))
 def type_(session: Session, arguments: list[bytes]) -> Reply:
     """Return the type of a key: string or none."""
     return simple(b"string" if arguments[1] in session.keyspace else b"none")

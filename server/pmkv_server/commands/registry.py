@@ -51,6 +51,7 @@ class Command:
     values: slice  # arguments that may be views of the receive buffer
     is_container: bool = False  # has only subcommands
     waits: Waits | None = None  # outside of MULTI: awaits an event before it replies
+    action: tuple[int, int] | None = None  # of a wave, and its parameter: see `actions`
     subcommands: dict[bytes, Command] = field(default_factory=dict)
 
     @property
@@ -74,7 +75,6 @@ class Command:
 
     def keys_of(self, arguments: list[bytes]) -> list[bytes]:
         """Return the arguments that are keys."""
-        """Return the arguments that are keys."""
         first, last, step = self.keys
         if not first:
             return []
@@ -89,7 +89,6 @@ class Command:
         ]
 
     def fits(self, count: int) -> bool:
-        """Tell whether the arity allows so many arguments, the name included."""
         """Tell whether the arity allows so many arguments, the name included."""
         return count == self.arity if self.arity >= 0 else count >= -self.arity
 
@@ -113,11 +112,13 @@ class Group:
         values: slice = slice(0),
         waits: Waits | None = None,
         is_container: bool = False,
+        action: tuple[int, int] | None = None,
     ) -> Callable[[Function], Function]:
         def enter(function: Function) -> Function:
             entry = Command(
-                name, function, arity, frozenset(flags.split()), keys, heavy, self.name, values, is_container, waits
-            )
+                name, function, arity, frozenset(flags.split()), keys, heavy, self.name, values, is_container, waits,
+                action,
+            )  # fmt: skip
             parent, _, child = name.partition("|")
             entries = COMMANDS[parent.encode()].subcommands if child else COMMANDS
             entries[(child or parent).encode()] = entry

@@ -8,6 +8,23 @@ from collections.abc import Callable
 import numpy as np
 
 from pmkv import BytesArray
+from pmkv_server.commands.actions import (
+    ADD,
+    APPEND,
+    GET,
+    GETDEL,
+    GETEX,
+    GETRANGE,
+    GETSET,
+    MGET,
+    MSET,
+    MSETNX,
+    SET,
+    SETEX,
+    SETNX,
+    SETRANGE,
+    STRLEN,
+)
 from pmkv_server.commands.registry import (
     EXPIRY_LIMIT_MS,
     INT_MAX,
@@ -101,13 +118,13 @@ _SET_OPTIONS = frozenset((b"NX", b"XX", b"GET", b"KEEPTTL", *_UNITS))
 _GETEX_OPTIONS = frozenset((b"PERSIST", *_UNITS))
 
 
-@command("get", 2, "readonly fast", (1, 1, 1), value_is_long)
+@command("get", 2, "readonly fast", (1, 1, 1), value_is_long, action=(GET, 0))
 def get(session: Session, arguments: list[bytes]) -> Reply:
     """Return the value of a key."""
     return blob_or_null(session.keyspace.get(arguments[1]), session.protocol)
 
 
-@command("set", -3, "write denyoom", (1, 1, 1), values=slice(2, 3))
+@command("set", -3, "write denyoom", (1, 1, 1), values=slice(2, 3), action=(SET, 0))
 def set_(session: Session, arguments: list[bytes]) -> Reply:
     """Set the value of a key, with options for its expiry and for whether the key exists."""
     key, value = arguments[1], arguments[2]
@@ -133,7 +150,7 @@ def _set_with(session: Session, key: bytes, value: bytes, options: Options, expi
     return NULL[session.protocol] if refused else OK
 
 
-@command("setnx", 3, "write denyoom fast", (1, 1, 1), values=slice(2, 3))
+@command("setnx", 3, "write denyoom fast", (1, 1, 1), values=slice(2, 3), action=(SETNX, 0))
 def setnx(session: Session, arguments: list[bytes]) -> Reply:
     """Set the value of a key if the key does not exist."""
     _, key, value = arguments
@@ -144,13 +161,13 @@ def setnx(session: Session, arguments: list[bytes]) -> Reply:
         return ONE
 
 
-@command("setex", 4, "write denyoom", (1, 1, 1), values=slice(3, 4))
+@command("setex", 4, "write denyoom", (1, 1, 1), values=slice(3, 4), action=(SETEX, 1000))
 def setex(session: Session, arguments: list[bytes]) -> Reply:
     """Set the value of a key and its time to live in seconds."""
     return _set_expiring(session, arguments, b"EX", "setex")
 
 
-@command("psetex", 4, "write denyoom", (1, 1, 1), values=slice(3, 4))
+@command("psetex", 4, "write denyoom", (1, 1, 1), values=slice(3, 4), action=(SETEX, 1))
 def psetex(session: Session, arguments: list[bytes]) -> Reply:
     """Set the value of a key and its time to live in milliseconds."""
     return _set_expiring(session, arguments, b"PX", "psetex")
@@ -163,7 +180,7 @@ def _set_expiring(session: Session, arguments: list[bytes], unit: bytes, title: 
     return OK
 
 
-@command("getset", 3, "write denyoom fast", (1, 1, 1), value_is_long, values=slice(2, 3))
+@command("getset", 3, "write denyoom fast", (1, 1, 1), value_is_long, values=slice(2, 3), action=(GETSET, 0))
 def getset(session: Session, arguments: list[bytes]) -> Reply:
     """Set the value of a key and return the previous one."""
     _, key, value = arguments
@@ -173,7 +190,7 @@ def getset(session: Session, arguments: list[bytes]) -> Reply:
     return blob_or_null(old, session.protocol)
 
 
-@command("getdel", 2, "write fast", (1, 1, 1), value_is_long)
+@command("getdel", 2, "write fast", (1, 1, 1), value_is_long, action=(GETDEL, 0))
 def getdel(session: Session, arguments: list[bytes]) -> Reply:
     """Delete a key and return its value."""
     key = arguments[1]
@@ -184,7 +201,7 @@ def getdel(session: Session, arguments: list[bytes]) -> Reply:
     return blob_or_null(old, session.protocol)
 
 
-@command("getex", -2, "write fast", (1, 1, 1), value_is_long)
+@command("getex", -2, "write fast", (1, 1, 1), value_is_long, action=(GETEX, 0))
 def getex(session: Session, arguments: list[bytes]) -> Reply:
     """Return the value of a key and set or remove its expiry."""
     key = arguments[1]
@@ -199,15 +216,17 @@ def getex(session: Session, arguments: list[bytes]) -> Reply:
     return blob(found[0])
 
 
-@command("mget", -2, "readonly fast", (1, -1, 1), some_value_is_long)
+@command("mget", -2, "readonly fast", (1, -1, 1), some_value_is_long, action=(MGET, 0))
 def mget(session: Session, arguments: list[bytes]) -> Reply:
     """Return the values of several keys."""
     keys, protocol = arguments[1:], session.protocol
     values = session.keyspace.get_spans(keys)
-    if values is not None and (protocol == 2 or not values.absent):  # `get_spans` has no null of RESP3
+    if values is None:
+        check_reply_size(sum(size or 0 for size in session.keyspace.sizes(keys)))
+        values = session.keyspace.get_many(keys)
+    elif protocol == 2 or not values.absent:  # `bulks` has no null of RESP3
         return bulks(values)
-    check_reply_size(sum(size or 0 for size in session.keyspace.sizes(keys)))
-    return joined([blob_or_null(value, protocol) for value in session.keyspace.get_many(keys)])
+    return joined([blob_or_null(value, protocol) for value in values])
 
 
 def bulks(values: BytesArray) -> Reply:
@@ -216,14 +235,14 @@ def bulks(values: BytesArray) -> Reply:
     return [head, memoryview(replies)] if replies.size > IN_PLACE else head + replies.tobytes()
 
 
-@command("mset", -3, "write denyoom", (1, -1, 2), values=slice(2, None, 2))
+@command("mset", -3, "write denyoom", (1, -1, 2), values=slice(2, None, 2), action=(MSET, 0))
 def mset(session: Session, arguments: list[bytes]) -> Reply:
     """Set the values of several keys."""
     session.keyspace.put_entries(*_entries(arguments, "mset"))
     return OK
 
 
-@command("msetnx", -3, "write denyoom", (1, -1, 2), values=slice(2, None, 2))
+@command("msetnx", -3, "write denyoom", (1, -1, 2), values=slice(2, None, 2), action=(MSETNX, 0))
 def msetnx(session: Session, arguments: list[bytes]) -> Reply:
     """Set the values of several keys if none of them exists."""
     entries = _entries(arguments, "msetnx")
@@ -242,7 +261,7 @@ def _entries(arguments: list[bytes], title: str) -> tuple[list[bytes], list[byte
     return keys, arguments[2::2], np.zeros(len(keys), np.int64)
 
 
-@command("append", 3, "write denyoom fast", (1, 1, 1), value_is_long, values=slice(2, 3))
+@command("append", 3, "write denyoom fast", (1, 1, 1), value_is_long, values=slice(2, 3), action=(APPEND, 0))
 def append(session: Session, arguments: list[bytes]) -> Reply:
     """Append bytes to a value and return its new length."""
     _, key, tail = arguments
@@ -261,13 +280,13 @@ def _change(session: Session, key: bytes, change: Callable[[bytes], bytes]) -> b
     return value
 
 
-@command("strlen", 2, "readonly fast", (1, 1, 1))
+@command("strlen", 2, "readonly fast", (1, 1, 1), action=(STRLEN, 0))
 def strlen(session: Session, arguments: list[bytes]) -> Reply:
     """Return the length of a value in bytes."""
     return integer(session.keyspace.size(arguments[1]) or 0)
 
 
-@command("getrange", 4, "readonly", (1, 1, 1), value_is_long)
+@command("getrange", 4, "readonly", (1, 1, 1), value_is_long, action=(GETRANGE, 0))
 def getrange(session: Session, arguments: list[bytes]) -> Reply:
     """Return a part of a value; negative offsets count from its end."""
     start, end = parse_int(arguments[2]), parse_int(arguments[3])
@@ -279,7 +298,7 @@ def getrange(session: Session, arguments: list[bytes]) -> Reply:
     return blob(value[start : end + 1])
 
 
-command("substr", 4, "readonly", (1, 1, 1), value_is_long)(getrange)
+command("substr", 4, "readonly", (1, 1, 1), value_is_long, action=(GETRANGE, 0))(getrange)
 
 
 def _setrange_is_heavy(session: Session, arguments: list[bytes]) -> bool:
@@ -287,7 +306,7 @@ def _setrange_is_heavy(session: Session, arguments: list[bytes]) -> bool:
     return value_is_long(session, arguments) or len(arguments[2]) > 6
 
 
-@command("setrange", 4, "write denyoom", (1, 1, 1), _setrange_is_heavy, values=slice(3, 4))
+@command("setrange", 4, "write denyoom", (1, 1, 1), _setrange_is_heavy, values=slice(3, 4), action=(SETRANGE, 0))
 def setrange(session: Session, arguments: list[bytes]) -> Reply:
     """Overwrite a part of a value, which is first padded with zeros if it is too short."""
     _, key, offset, part = arguments
@@ -306,25 +325,25 @@ def setrange(session: Session, arguments: list[bytes]) -> Reply:
     return integer(len(_change(session, key, overwritten)))
 
 
-@command("incr", 2, "write denyoom fast", (1, 1, 1))
+@command("incr", 2, "write denyoom fast", (1, 1, 1), action=(ADD, 1))
 def incr(session: Session, arguments: list[bytes]) -> Reply:
     """Add one to an integer."""
     return _add(session, arguments, 1)
 
 
-@command("decr", 2, "write denyoom fast", (1, 1, 1))
+@command("decr", 2, "write denyoom fast", (1, 1, 1), action=(ADD, -1))
 def decr(session: Session, arguments: list[bytes]) -> Reply:
     """Subtract one from an integer."""
     return _add(session, arguments, -1)
 
 
-@command("incrby", 3, "write denyoom fast", (1, 1, 1))
+@command("incrby", 3, "write denyoom fast", (1, 1, 1), action=(ADD, 1))
 def incrby(session: Session, arguments: list[bytes]) -> Reply:
     """Add an integer to an integer."""
     return _add(session, arguments, parse_int(arguments[2]))
 
 
-@command("decrby", 3, "write denyoom fast", (1, 1, 1))
+@command("decrby", 3, "write denyoom fast", (1, 1, 1), action=(ADD, -1))
 def decrby(session: Session, arguments: list[bytes]) -> Reply:
     """Subtract an integer from an integer."""
     amount = parse_int(arguments[2])

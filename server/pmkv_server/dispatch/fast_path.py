@@ -1,7 +1,7 @@
-"""Serve clients that send one GET or SET and wait for its reply, with less work a command than a tick's rounds take.
+"""Serve clients that send commands for waves and wait for the replies, with less work than a tick's rounds take.
 
 Compiled loops receive from all ready sockets in one call and send all replies in another (`net.transport`). Commands
-need no per-connection accounts: a connection on the fast path has one command under way and nothing else.
+need no per-connection accounts: a connection on the fast path has its commands under way and nothing else.
 
 The server works the same without this: `PMKV_FAST_PATH=off` leaves it out.
 """
@@ -9,30 +9,28 @@ The server works the same without this: `PMKV_FAST_PATH=off` leaves it out.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
-from pmkv import BytesArray
+import numpy as np
+
 from pmkv_server.commands.execution import not_durable
-from pmkv_server.dispatch.batches import ScanSlice, get_replies, set_replies, slices
 from pmkv_server.net.connection import CLOSED, FAST, IDLE, SERVED
 from pmkv_server.net.direct_transport import DirectTransport
 from pmkv_server.net.transport import Sockets
-from pmkv_server.resp import scan
 from pmkv_server.resp.replies import Replies
-from pmkv_server.resp.scan import GET, Scan
+from pmkv_server.resp.scan import slices
 
 if TYPE_CHECKING:
     import asyncio
 
     from pmkv_server.dispatch.tick import Dispatcher
+    from pmkv_server.dispatch.waves import Outcome
     from pmkv_server.net.connection import Connection
     from pmkv_server.server import Server
 
-FastReplies = tuple[int, list["Connection"], Replies]  # the LSN they depend on; a reply for each connection
+# The LSN that they depend on; the replies of each connection; how many these are
+FastReplies = tuple[int, list["Connection"], Replies, list[int]]
 
-NOT_SINGLE = (0, 0, 0, scan.OTHER)
 DIRECT_SEND_BYTES = 256 << 10  # if all replies of a batch are more, the transports send them
 
 
@@ -50,7 +48,7 @@ class FastPath:
         self._dispatcher = dispatcher
         self.keyspace = self._store.keyspace(0)  # the only one whose commands take the fast path
         self.sockets = Sockets()
-        self.connections: list[Connection] = []  # whose one command the next tick serves
+        self.connections: list[Connection] = []  # whose input the next tick serves
         self._sizes, self._chunks = list[int](), list[bytes]()  # of their input
         self.held: list[FastReplies] = []  # not revealed yet
 
@@ -69,7 +67,7 @@ class FastPath:
             connection.transport.unwatch()
 
     def begin(self, connection: Connection, data: bytes) -> None:
-        """Take the input of an idle connection: most likely one command, for whose reply the client waits."""
+        """Take the input of an idle connection: most likely whole commands, for whose replies the client waits."""
         connection.state = FAST
         if not self._dispatcher.is_tick_due:
             self._dispatcher.request_tick()
@@ -98,85 +96,46 @@ class FastPath:
     # ---- commands ----
 
     def serve(self) -> list[Connection]:
-        """Serve the input taken since the last tick; return the connections that sent more than one GET or SET."""
+        """Serve the input taken since the last tick as one wave; return the connections that left the fast path: all,
+        if one of them has sent anything else."""
         connections, sizes, chunks = self.connections, self._sizes, self._chunks
         self.connections, self._sizes, self._chunks = [], [], []
-        found = self._dispatcher.scan(chunks, sizes)
-        if self._dispatcher.workers.exclusive:
-            return self._leave(slices(connections, sizes, found), found)
-        if found.gets == len(connections):
-            self._get(connections, found.spans(slice(1, None, 2)))
+        dispatcher = self._dispatcher
+        found = dispatcher.scan(chunks, sizes)
+        outcome, is_whole = None, False
+        if found.are_known and not (dispatcher.workers.exclusive or self._store.failed):
+            serving = dispatcher.wave_serving
+            if not serving.is_cold(self.keyspace):
+                outcome, is_whole = serving.carry_out_all(self.keyspace, connections, found)
+        if outcome is not None and is_whole:
+            self._hold(connections, outcome)
             return []
-        if found.sets == len(connections):
-            self._set(connections, found.spans(slice(1, None, 3)), found.spans(slice(2, None, 3)))
-            return []
-        return self._serve_mixed(slices(connections, sizes, found), found)
-
-    def _serve_mixed(self, scan_slices: Iterable[ScanSlice], found: Scan) -> list[Connection]:
-        """Serve GETs and SETs together, and what is neither by the rounds of a tick."""
-        getters: list[tuple[Connection, int]] = []
-        setters: list[tuple[Connection, int]] = []
-        others: list[ScanSlice] = []
-        for scan_slice in scan_slices:
-            connection, row, _, _, (end, _, status, _) = scan_slice
-            _, first, count, kind = found.rows[row] if end - row == 1 else NOT_SINGLE
-            if status != scan.DONE or count != 1 or kind == scan.OTHER:
-                if connection.state != CLOSED:
-                    connection.state = SERVED
-                others.append(scan_slice)
-            else:
-                (getters if kind == GET else setters).append((connection, first))
-        if getters:
-            self._get([connection for connection, _ in getters], found.spans([i + 1 for _, i in getters]))
-        if setters:
-            keys, values = (found.spans([i + n for _, i in setters]) for n in (1, 2))
-            self._set([connection for connection, _ in setters], keys, values)
-        self._dispatcher.serve_slices(others, found)
-        return [scan_slice[0] for scan_slice in others]
-
-    def _leave(self, scan_slices: Iterable[ScanSlice], found: Scan) -> list[Connection]:
-        """Let all commands go the way of a tick, where they need not wait on the loop for the store's locks."""
-        others = list(scan_slices)
-        for connection, *_ in others:
+        scan_slices = list(slices(connections, sizes, found))
+        for i, (connection, first, _, _, state) in enumerate(scan_slices):
             if connection.state != CLOSED:
                 connection.state = SERVED
-        self._dispatcher.serve_slices(others, found)
-        return [scan_slice[0] for scan_slice in others]
+            connection.begin_scan(first, state[0])
+            if outcome is not None:
+                connection.take_replies(outcome, i, found)
+        dispatcher.serve_slices(scan_slices, found)
+        return connections
 
-    def _get(self, connections: list[Connection], keys: BytesArray) -> None:
-        counts, deferral = [1] * len(connections), self._dispatcher.deferral
-        if self._store.is_cold and self.keyspace.is_cold:  # the disk may have to be read
-            self._dispatcher.workers.run(
-                connections,
-                lambda: get_replies(self.keyspace, keys, connections, counts),
-                lambda replies, lsn: self._reveal_late(lsn, connections, replies, keys),
-            )
+    def _hold(self, connections: list[Connection], outcome: Outcome) -> None:
+        """Keep the replies of a wave until they are revealed, those that depend on nothing pending apart."""
+        shares, replies = outcome.shares, outcome.replies
+        for connection, share in zip(connections, shares):
+            connection.session.last_command = share.last.name
+        lsns = {share.lsn for share in shares}
+        if len(lsns) == 1:
+            sizes = np.array([share.stop - share.start for share in shares], np.int64)
+            counts = [share.done for share in shares]
+            self.held.append((lsns.pop(), connections, Replies(replies.copy(), sizes), counts))
             return
-        deferral.lsn = deferral.min_lsn = 0
-        began = perf_counter_ns()
-        replies = get_replies(self.keyspace, keys, connections, counts)
-        self._stats.count("get", len(connections), perf_counter_ns() - began)
-        if replies is None:
-            self._dispatcher.get_in_worker(self.keyspace, keys, connections, counts)
-            return
-        self._dispatcher.note_pending()
-        self.held.append((deferral.lsn, connections, replies))
-
-    def _reveal_late(self, lsn: int, connections: list[Connection], replies: Replies | None, keys: BytesArray) -> None:
-        """Send what a worker has looked up; values too long for that leave the fast path."""
-        if replies is None:
-            self._dispatcher.get_in_worker(self.keyspace, keys, connections, [1] * len(connections))
-            return
-        self.held.append((lsn, connections, replies))
-        self.reveal()
-
-    def _set(self, connections: list[Connection], keys: BytesArray, values: BytesArray) -> None:
-        deferral = self._dispatcher.deferral
-        deferral.lsn = 0
-        self._dispatcher.wrote, began = True, perf_counter_ns()
-        replies = set_replies(self.keyspace, keys, values)
-        self._stats.count("set", len(connections), perf_counter_ns() - began)
-        self.held.append((deferral.lsn, connections, replies))
+        for lsn in sorted(lsns):
+            some = [(connection, share) for connection, share in zip(connections, shares) if share.lsn == lsn]
+            parts = [replies[share.start : share.stop].tobytes() for _, share in some]
+            counts = [share.done for _, share in some]
+            self.held.append((lsn, [connection for connection, _ in some], Replies.of(parts), counts))
 
     # ---- replies ----
 
@@ -184,20 +143,21 @@ class FastPath:
         """Send the replies that are durable, or errors after a failed flush; hold the others."""
         durable, failed = self._store.durable_lsn, self._store.failed
         held = []
-        for lsn, connections, replies in self.held:
+        for one in self.held:
+            lsn, connections, replies, counts = one
             if lsn > durable and not failed:
-                held.append((lsn, connections, replies))
+                held.append(one)
                 continue
             if lsn > durable:
-                replies = Replies.same(not_durable(failed), len(connections))
-            self._stats.commands += len(connections)
+                replies = Replies.of([not_durable(failed) * count for count in counts])
+            self._stats.commands += sum(counts)
             self._send(connections, replies)
         self.held = held
         if held and (self._store.durable_lsn != durable or self._store.failed != failed):  # a flush ended meanwhile
             self.reveal()
 
     def _send(self, connections: list[Connection], replies: Replies) -> None:
-        """Send each connection its reply: directly as far as its socket takes it, the rest by its transport."""
+        """Send each connection its replies: directly as far as its socket takes it, the rest by its transport."""
         total = sum(sizes := replies.sizes.tolist())
         self._stats.output_bytes += total
         sent = [0] * len(sizes)

@@ -1,13 +1,13 @@
 """Serve, in one *tick*, all connections that have sent something.
 
 A tick scans all short inboxes together, then each long one alone. It serves the commands found in rounds: the leading
-GETs of all connections are one `get_spans`, the leading SETs one `put_entries`; then each connection's other commands
-run one by one, up to its next GET or SET. Connections are concurrent, so any order between them is legal; the order
+commands of all connections that are for waves are carried out together (`waves`); then each connection's other commands
+run one by one, up to its next one for a wave. Connections are concurrent, so any order between them is legal; the order
 within one connection is kept. One flush, requested at the end, makes durable what the commands of one scan wrote.
 Replies that depend on it wait in their connection, in order (`held_replies`).
 
 A command that takes long runs in a worker thread (`workers`); its connection is not served further before the reply.
-Connections that send one GET or SET and wait for the reply take the fast path (`fast_path`).
+Connections that send commands for waves only and wait for the replies take the fast path (`fast_path`).
 """
 
 from __future__ import annotations
@@ -17,31 +17,24 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
-from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
-from pmkv import BytesArray
 from pmkv.runtime.scheduling import GilYielder
 from pmkv_server.commands import COMMANDS, admit
 from pmkv_server.commands.execution import HEAVY_ARGUMENTS, is_heavy, run, uses_store
 from pmkv_server.commands.registry import Command
 from pmkv_server.dispatch import fast_path
-from pmkv_server.dispatch.batches import ScanSlice, get_commands, get_replies, long_replies, set_replies, slices
 from pmkv_server.dispatch.held_replies import HeldReplies
+from pmkv_server.dispatch.wave_serving import WaveServing
 from pmkv_server.dispatch.workers import Workers
-from pmkv_server.net.connection import BLOCKED
 from pmkv_server.net.inbox import WINDOW_BYTES
-from pmkv_server.resp import scan
-from pmkv_server.resp.replies import Replies
-from pmkv_server.resp.scan import GET, SET, Reply, Scan, Scanner
+from pmkv_server.resp.scan import OTHER, Scan, Scanner, ScanSlice, slices
 
 if TYPE_CHECKING:
     from pmkv_server.net.connection import Connection
     from pmkv_server.server import Server
 
 log = logging.getLogger("pmkv.server")
-
-Runs = tuple[list[int], list["Connection"], list[int]]  # first argument of each command; connections; commands of each
 
 SHARED_SCAN_BYTES = 256 << 10  # a longer inbox is scanned alone, rather than copied together with others
 LONGEST_LOOP_JOIN_BYTES = 2 << 20  # the chunks of a longer command are joined by a worker
@@ -59,7 +52,8 @@ class Dispatcher:
         self._server = server
         self._store: Any = server.store
         self.call_soon = loop.call_soon
-        self._scanner = Scanner()
+        self.wave_serving = WaveServing(server, self)
+        self._scanner = Scanner(self.wave_serving.waves.name_table())
         self._gil_yielder = GilYielder(turn=YIELD_INTERVAL_S)
         self._ready: list[Connection] = []
         self.is_tick_due = False
@@ -159,7 +153,10 @@ class Dispatcher:
         sizes = [sum(map(len, chunks)) for chunks in parts]
         sizes = [size if c.session.authenticated else -size for c, size in zip(connections, sizes)]
         found = self.scan([chunk for chunks in parts for chunk in chunks], sizes)
-        self.serve_slices(list(slices(connections, sizes, found)), found)
+        scan_slices = list(slices(connections, sizes, found))
+        for connection, first, _, _, state in scan_slices:
+            connection.begin_scan(first, state[0])
+        self.serve_slices(scan_slices, found)
         return connections
 
     def scan(self, chunks: list[bytes], sizes: list[int]) -> Scan:
@@ -169,9 +166,8 @@ class Dispatcher:
         return self._scanner.scan(data, sizes)
 
     def serve_slices(self, scan_slices: list[ScanSlice], found: Scan) -> None:
-        """Serve the commands of several connections; returns once the replies are in their outboxes."""
-        for connection, first, _, _, state in scan_slices:
-            connection.begin_scan(first, state[0])
+        """Serve the commands of several connections, which have begun with the scan; returns once the replies are in
+        their outboxes."""
         self._rounds([scan_slice[0] for scan_slice in scan_slices], found)
         for connection, _, start, end, state in scan_slices:
             connection.end_scan(found, start, end, state)
@@ -179,114 +175,27 @@ class Dispatcher:
     # ---- rounds ----
 
     def _rounds(self, connections: list[Connection], found: Scan) -> None:
-        active = [connection for connection in connections if connection.row < connection.row_end]
+        active = [connection for connection in connections if connection.has_rows()]
         while active:
-            self._gets(active, found)
-            self._sets(active, found)
+            self.wave_serving.serve(active, found)
             for connection in active:
                 self._others(connection, found)
             active = [connection for connection in active if connection.has_rows()]
             if active and self.is_time_over:
                 return
 
-    def _gets(self, active: list[Connection], found: Scan) -> None:
-        """Do one lookup per keyspace for all connections whose next row is a run of GETs."""
-        for keyspace, (numbers, owners, counts) in self._next_runs(active, found, GET).items():
-            keys = found.spans([number + 1 for number in numbers])
-            if self.workers.exclusive or (self._store.is_cold and keyspace.is_cold):
-                self.get_in_worker(keyspace, keys, owners, counts)
-                continue
-            self.deferral.lsn = 0
-            self.deferral.min_lsn = max(connection.outbox.newest_lsn for connection in owners)
-            began = perf_counter_ns()
-            replies = get_replies(keyspace, keys, owners, counts)
-            self._server.stats.count("get", len(numbers), perf_counter_ns() - began)
-            if replies is None:
-                self.get_in_worker(keyspace, keys, owners, counts)
-            else:
-                self.note_pending()
-                _add_replies(owners, counts, replies, self.deferral.lsn)
-
-    def get_in_worker(self, keyspace: Any, keys: BytesArray, owners: list[Connection], counts: list[int]) -> None:
-        """Look keys up in a worker, since the disk may have to be read, or since the values are long.
-
-        Of long values each connection gets as many as its output may hold; the other commands have their turn later.
-        """
-        newest, room = max(connection.outbox.newest_lsn for connection in owners), self._server.limits.pause_bytes
-        for connection in owners:
-            connection.block()
-
-        def work() -> Replies | list[tuple[Reply, int]]:
-            replies = get_replies(keyspace, keys, owners, counts)
-            return long_replies(keyspace, keys, owners, counts, room) if replies is None else replies
-
-        def done(replies: Replies | list[tuple[Reply, int]], lsn: int) -> None:
-            if isinstance(replies, Replies):
-                _add_replies(owners, counts, replies, lsn)
-            else:
-                _add_some_replies(owners, counts, keys, replies, lsn)
-            self.workers.finish(owners)
-
-        self.workers.run(owners, work, done, newest)
-
-    def _sets(self, active: list[Connection], found: Scan) -> None:
-        """Do one write per keyspace for all connections whose next row is a run of SETs."""
-        for keyspace, (numbers, owners, counts) in self._next_runs(active, found, SET).items():
-            self.deferral.lsn = 0
-            keys, values = (found.spans([number + n for number in numbers]) for n in (1, 2))
-            if self.workers.exclusive:
-                self._set_in_worker(keyspace, keys, values, owners, counts)
-                continue
-            self.wrote, began = True, perf_counter_ns()
-            _add_replies(owners, counts, set_replies(keyspace, keys, values), self.deferral.lsn)
-            self._server.stats.count("set", len(numbers), perf_counter_ns() - began)
-
-    def _set_in_worker(
-        self, keyspace: Any, keys: BytesArray, values: BytesArray, owners: list[Connection], counts: list[int]
-    ) -> None:
-        """Write in a worker, since another one has the store to itself."""
-        for connection in owners:
-            connection.block()
-
-        def done(replies: Replies, lsn: int) -> None:
-            self._server.stats.count("get", sum(counts), 0)
-            _add_replies(owners, counts, replies, lsn)
-            self.workers.finish(owners)
-
-        self.workers.run(owners, lambda: set_replies(keyspace, keys, values), done, writes=True)
-
-    def _next_runs(self, active: list[Connection], found: Scan, wanted: int) -> dict[Any, Runs]:
-        """Return each connection's next row, by keyspace, if it is a run of the wanted kind; go on to the row after."""
-        runs: dict[Any, Runs] = {}
-        width = 2 if wanted == GET else 3
-        for connection in active:
-            if connection.row < connection.row_end and connection.state != BLOCKED:
-                _, first, count, kind = found.rows[connection.row]
-                if kind == wanted and connection.session.plain:
-                    numbers, owners, counts = runs.setdefault(connection.session.keyspace, ([], [], []))
-                    numbers += range(first, first + width * count, width)
-                    owners.append(connection)
-                    counts.append(count)
-                    connection.row += 1
-        return runs
-
     def _others(self, connection: Connection, found: Scan) -> None:
-        """Run a connection's commands one by one, up to its next run."""
-        rows, session, count = found.rows, connection.session, 0
+        """Run a connection's commands one by one, up to the next that belongs in a wave."""
+        session, count = connection.session, 0
         while connection.has_rows():
-            _, first, size, kind = rows[connection.row]
+            row = connection.row
+            if found.number(row) != OTHER and session.plain and not self._store.failed:
+                return  # else it is in MULTI, or before AUTH
+            connection.row += 1
             count += 1
-            if kind == scan.OTHER:
-                connection.row += 1
-                if size <= HEAVY_ARGUMENTS or not self._execute_long(connection, found, first, size):
-                    self.execute(connection, found.arguments(first, size))
-            elif session.plain:
-                return
-            else:  # in MULTI, or before AUTH: not to be served as a run
-                connection.row += 1
-                width = 2 if kind == GET else 3
-                for i in range(first, first + size * width, width):
-                    self.execute(connection, found.arguments(i, width))
+            first, size = found.rows[row, 1:3].tolist()
+            if size <= HEAVY_ARGUMENTS or not self._execute_long(connection, found, first, size):
+                self.execute(connection, found.arguments(first, size))
             if count % COMMANDS_PER_LOOK == 0 and self.is_time_over:
                 return
 
@@ -338,25 +247,6 @@ class Dispatcher:
         fast = self.fast_path
         waiting = self.is_tick_due or self.held_replies.connections or self.workers.running
         return not (waiting or (fast is not None and fast.held))
-
-
-def _add_replies(owners: list[Connection], counts: list[int], replies: Replies, lsn: int) -> None:
-    """Give each connection its replies, counts[i] for owners[i], which depend on `lsn`."""
-    for connection, count, out in zip(owners, counts, replies.cut(counts)):
-        connection.outbox.add(out, count, lsn)
-
-
-def _add_some_replies(
-    owners: list[Connection], counts: list[int], keys: BytesArray, replies: list[tuple[Reply, int]], lsn: int
-) -> None:
-    """Give each connection the replies to its first GETs, and put the commands of the others back."""
-    end = 0
-    for connection, count, (reply, served) in zip(owners, counts, replies):
-        start, end = end, end + count
-        connection.outbox.add(reply, served, lsn)
-        if served < count:
-            rest = get_commands(keys[start + served : end])
-            connection.inbox.put_back(rest, 0, len(rest))
 
 
 def _first(connections: list[Connection], most: int) -> list[Connection]:

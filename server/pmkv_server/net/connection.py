@@ -21,18 +21,20 @@ from pmkv_server.resp.scan import Scan
 
 if TYPE_CHECKING:
     from pmkv_server.dispatch.tick import Dispatcher
+    from pmkv_server.dispatch.waves import Outcome
     from pmkv_server.server import Server
 
 log = logging.getLogger("pmkv.server")
 
 INBOX_LIMIT_BYTES = 1 << 20  # read ahead while a command is under way; less once the client has sent large commands
+REACH, LEAST_REACH = 512, 8  # rows of one connection that a wave looks at, at most
 FAST_PATH_BYTES = 64 << 10  # a longer input does not go to the fast path
 LARGE_COMMAND_BYTES = 64 << 10  # a longer command is received into a buffer of its own
 JOINED_WRITE_BYTES = 64 << 10  # replies of fewer bytes are written as one buffer
 
 # The states of a connection:
-#   IDLE     Nothing is under way and nothing has arrived: a single GET or SET may go to the fast path.
-#   FAST     The fast path serves the one command that arrived; nothing else is under way.
+#   IDLE     Nothing is under way and nothing has arrived: commands for waves may go to the fast path.
+#   FAST     The fast path serves the commands that arrived; nothing else is under way.
 #   SERVED   Input is served as it arrives. More of a command may be missing, or replies may be held.
 #   QUEUED   The inbox has work, and the connection is on the ready list of the next tick.
 #   BLOCKED  Commands wait for the reply of one that a worker, an event or the fast path still has.
@@ -59,6 +61,7 @@ class Connection(asyncio.Protocol):
         self.inbox = Inbox()
         self.outbox = Outbox()
         self.first_row = self.row = self.row_end = 0  # of the scan that is being served
+        self._reach = REACH
         self.is_half_closed = False  # the client sends nothing more
         self._is_reading = True
         self._write_paused = False  # the client does not read
@@ -135,7 +138,7 @@ class Connection(asyncio.Protocol):
         return not stopped and self.outbox.held_size < self._limits.pause_bytes
 
     def _become_idle(self) -> None:
-        """Become idle if nothing is under way, and if a GET or SET may go to the fast path."""
+        """Become idle if nothing is under way, and if commands may go to the fast path."""
         session, outbox, fast_path = self.session, self.outbox, self._fast_path
         if (
             fast_path is not None
@@ -177,7 +180,7 @@ class Connection(asyncio.Protocol):
             self.state = SERVED
 
     def finish_fast(self, rest: bytes) -> None:
-        """End the fast path's command; `rest` is what of its reply has not been sent."""
+        """End the fast path's commands; `rest` is what of their replies has not been sent."""
         if self.state == CLOSED:
             return
         if rest:
@@ -219,6 +222,24 @@ class Connection(asyncio.Protocol):
         self.first_row = self.row = first
         self.row_end = end
 
+    def next_rows(self) -> tuple[int, int]:
+        """Return the first row to serve, and the end of those that a wave is to look at."""
+        return self.row, min(self.row_end, self.row + self._reach)
+
+    def take_replies(self, outcome: Outcome, i: int, found: Scan) -> None:
+        """Take the replies to the commands that a wave has carried out, where this was connection `i`, and go on behind
+        these. After a command that left the wave, the next waves look at fewer."""
+        share = outcome.shares[i]
+        if share.done:
+            self.outbox.add(outcome.replies[share.start : share.stop].tobytes(), share.done, share.lsn)
+            self.session.last_command = share.last.name
+            self.row += share.done
+        if share.has_left:
+            found.rows[self.row, 3] = scan.OTHER
+            self._reach = min(self._reach, max(LEAST_REACH, 2 * share.done))
+        else:
+            self._reach = min(2 * self._reach, REACH)
+
     def end_scan(self, found: Scan, start: int, end: int, state: list[int]) -> None:
         """Keep the input that was not served, and act on the reason why the scan stopped.
 
@@ -232,7 +253,7 @@ class Connection(asyncio.Protocol):
         if self.session.closing:
             inbox.clear()
         elif self.row < self.row_end:
-            position = found.rows[self.row - 1][0] if self.row > self.first_row else start
+            position = int(found.rows[self.row - 1, 0]) if self.row > self.first_row else start
             inbox.learn(position - start, is_all=False)
             inbox.put_back(found.data, position, end)
         elif status == scan.DONE:

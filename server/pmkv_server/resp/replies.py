@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,7 +11,6 @@ from pmkv import BytesArray
 from pmkv.runtime.jit import kernel
 from pmkv_server.resp.scan import NULL
 
-CACHED_REPLIES = 1024  # equal replies are made and cached in multiples of this
 BULK_OVERHEAD_BYTES = 24  # by which a bulk string is longer than its value, at most; a null is shorter
 _READ_ONLY, _BYTES = types.Array(types.uint8, 1, "C", readonly=True), types.uint8[::1]
 _INTS, _BOUNDS = types.int64[::1], types.int64[:, ::1]
@@ -63,12 +61,6 @@ def bulk_strings(values, bounds, null, out, sizes):
     return at
 
 
-@functools.lru_cache(maxsize=4)
-def repeated(reply: bytes, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return `count` copies of a reply, one after the other, and the length of each."""
-    return np.frombuffer(reply * count, np.uint8), np.full(count, len(reply), np.int64)
-
-
 class Replies:
     """Replies one after the other in `data`; sizes: bytes of each."""
 
@@ -82,12 +74,6 @@ class Replies:
         return cls(data, np.fromiter(map(len, replies), np.int64, len(replies)))
 
     @classmethod
-    def same(cls, reply: bytes, count: int) -> Replies:
-        """Return `count` copies of a reply."""
-        data, sizes = repeated(reply, -(-count // CACHED_REPLIES) * CACHED_REPLIES)
-        return cls(data[: len(reply) * count], sizes[:count])
-
-    @classmethod
     def bulks(cls, values: BytesArray) -> Replies:
         """Encode values as bulk strings, absent ones as RESP2's null."""
         data, sizes = (
@@ -96,8 +82,3 @@ class Replies:
         )
         used = bulk_strings(values.blob, values.bounds, _NULL, data, sizes)
         return cls(data[:used], sizes)
-
-    def cut(self, counts: Sequence[int]) -> list[bytes]:
-        """Return the bytes of the first counts[0] replies, of the next counts[1], and so on."""
-        ends = np.cumsum(self.sizes)[np.cumsum(counts) - 1].tolist()
-        return [self.data[start:end].tobytes() for start, end in zip([0, *ends], ends)]

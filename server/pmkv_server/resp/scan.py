@@ -1,19 +1,19 @@
 """Decode requests and encode replies of RESP2 and RESP3, without sockets.
 
 One compiled loop, `scan`, reads the buffers of many connections in one call. It checks every header against the limits
-before anything is allocated or waited for. Consecutive plain `GET key` or `SET key value` become one row (a *run*), so
-that later work costs per run and not per command.
+before anything is allocated or waited for, and looks names up in a table that it is given: a row of the result is a
+command with its number there, or OTHER.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numba import njit, types
 
-from pmkv import BytesArray
 from pmkv.runtime.jit import kernel
 
 MAX_BULK = 512 << 20  # bytes
@@ -23,12 +23,10 @@ UNAUTHENTICATED_BULK = 16 << 10  # bytes
 UNAUTHENTICATED_ARGUMENTS = 10
 
 ARRAY_BYTE = 42  # `*`, with which a command begins that is not a line
-OTHER, GET, SET = 0, 1, 2  # kinds of rows
-RUN_LIMIT = 512  # commands in a run, which bounds the share of one connection in a round
+OTHER = 0  # the number of a command that the table of names does not have, or not with so many arguments
+NAME_BYTES = 15  # a longer name is in no table
 ARGUMENTS_PER_STEP = 4096  # copied in one step, by a worker
 VIEW_BYTES = 64 << 10  # an argument that is longer, of a command that is longer, is not copied on the loop
-RUN_VALUE_BYTES = 1 << 20  # a SET of a longer value is not part of a run, since a worker executes it
-RUN_KEY_BYTES = 64 << 10  # nor is a command with a longer key
 
 DONE, INCOMPLETE, AGAIN, INLINE = 0, 1, 2, 3  # why a scan stopped; from 10 on: protocol errors
 BAD_COUNT, BAD_BULK, NO_DOLLAR, LONG_COUNT, LONG_BULK, EARLY_COUNT, EARLY_BULK, LONG_LINE = range(10, 18)
@@ -43,6 +41,7 @@ _MESSAGES = {
     LONG_LINE: "too big inline request",
 }
 
+U = np.uint64
 _BYTES = types.Array(types.uint8, 1, "C", readonly=True)
 _INTS = types.Array(types.int64, 1, "C")
 _ROWS = types.Array(types.int64, 2, "C")
@@ -75,26 +74,42 @@ def _line_number(data, start, end):
 
 
 @njit
-def _kind(data, argc, first, bounds, protocol_limit):
-    """Return GET or SET for a plain command that may be part of a run, else OTHER.
+def _slot(low, high, slots):
+    """Return the slot where the search for a name begins, which is given as two words."""
+    mixed = (low ^ (high * U(0xC2B2AE3D27D4EB4F))) * U(0x9E3779B97F4A7C15)
+    return np.int64(mixed >> U(40)) & (slots - 1)
 
-    first: its first argument; protocol_limit: the longest value, in bytes
+
+@njit
+def _folded(data, start, stop):
+    """Return up to 15 bytes and their number as two words, with capital letters made small."""
+    low, high = U(0), U(stop - start) << U(56)
+    for i in range(stop - start):
+        byte = U(data[start + i])
+        if 65 <= byte <= 90:
+            byte |= U(32)
+        if i < 8:
+            low |= byte << U(8 * i)
+        else:
+            high |= byte << U(8 * i - 64)
+    return low, high
+
+
+@njit
+def _number_of(data, start, stop, argc, names):
+    """Return the number of a command in a table of names, or OTHER.
+
+    names: see `name_table`; argc: its arguments, the name included
     """
-    at = bounds[first, 0]
-    if (
-        argc < 2
-        or argc > 3
-        or bounds[first, 1] - at != 3
-        or bounds[first + 1, 1] - bounds[first + 1, 0] > RUN_KEY_BYTES
-    ):
+    if stop - start > NAME_BYTES:
         return OTHER
-    if data[at + 1] | 32 != 101 or data[at + 2] | 32 != 116:
-        return OTHER
-    letter = data[at] | 32
-    if argc == 2 and letter == 103:
-        return GET
-    if argc == 3 and letter == 115 and bounds[first + 2, 1] - bounds[first + 2, 0] <= protocol_limit:
-        return SET
+    low, high = _folded(data, start, stop)
+    at = _slot(low, high, len(names))
+    while names[at, 3] != OTHER:
+        if U(names[at, 0]) == low and U(names[at, 1]) == high:
+            arity = names[at, 2]
+            return names[at, 3] if argc == arity or (arity < 0 and argc >= -arity) else OTHER
+        at = (at + 1) & (len(names) - 1)
     return OTHER
 
 
@@ -141,19 +156,30 @@ def _command(data, pos, end, limited, bounds, first):
     return DONE, pos, count
 
 
-@kernel(_BYTES, _INTS, _ROWS, _ROWS, _ROWS, hold_gil=True)
-def scan(data, sizes, bounds, rows, states):
+@kernel(_BYTES, types.int64, types.int64, _ROWS, hold_gil=True)
+def enter_name(name, arity, number, names):
+    """Enter a command into a table of names, which has a free slot."""
+    low, high = _folded(name, 0, len(name))
+    at = _slot(low, high, len(names))
+    while names[at, 3] != OTHER:
+        at = (at + 1) & (len(names) - 1)
+    names[at, 0], names[at, 1], names[at, 2], names[at, 3] = np.int64(low), np.int64(high), arity, number
+    return at
+
+
+@kernel(_BYTES, _INTS, _ROWS, _ROWS, _ROWS, _ROWS, hold_gil=True)
+def scan(data, sizes, names, bounds, rows, states):
     """Scan the buffers of len(sizes) connections, one after the other in `data`.
 
     sizes:  bytes of each buffer; negative if the connection is not authenticated
+    names:  see `name_table`
     bounds: receives where each argument begins and ends
-    rows:   receive (offset after it, first argument, commands of a run | arguments of another command, kind)
+    rows:   receive, per command, (offset after it, first argument, arguments, number in the table of names)
     states: receive, per connection, (end of its rows, offset after its last whole command, status, detail)
 
-    Return the number of arguments, the number of connections that sent one GET only, and that of one SET only.
+    Return the number of arguments, and whether all connections sent nothing but whole commands of the table.
     """
-    gets = 0
-    sets = 0
+    are_known = True
     base = 0
     row = 0
     argument = 0
@@ -178,61 +204,73 @@ def scan(data, sizes, bounds, rows, states):
             detail = 0
             if argc == 0:
                 continue
-            kind = _kind(data, argc, argument, bounds, RUN_VALUE_BYTES)
-            if kind != OTHER and row > first_row and rows[row - 1, 3] == kind and rows[row - 1, 2] < RUN_LIMIT:
-                rows[row - 1, 0] = pos
-                rows[row - 1, 2] += 1
-            else:
-                rows[row, 0] = pos
-                rows[row, 1] = argument
-                rows[row, 2] = argc if kind == OTHER else 1
-                rows[row, 3] = kind
-                row += 1
+            name = bounds[argument, 0]
+            number = _number_of(data, name, bounds[argument, 1], argc, names)
+            rows[row, 0], rows[row, 1], rows[row, 2], rows[row, 3] = pos, argument, argc, number
+            row += 1
+            are_known = are_known and number != OTHER
             argument += argc
         states[c, 0] = row
         states[c, 1] = pos
         states[c, 2] = status
         states[c, 3] = detail
-        if status == DONE and row - first_row == 1 and rows[first_row, 2] == 1:
-            gets += rows[first_row, 3] == GET
-            sets += rows[first_row, 3] == SET
+        are_known = are_known and status == DONE and row > first_row
         base = end
-    return argument, gets, sets
+    return argument, are_known
+
+
+def name_table(commands: Iterable[tuple[bytes, int, int]]) -> np.ndarray:
+    """Return a hash table of commands, each given as (name, arity, number): a row is (the name as two words, the arity,
+    the number, OTHER in a free row)."""
+    commands = list(commands)
+    names = np.zeros((1 << (4 * len(commands) + 1).bit_length(), 4), np.int64)
+    for name, arity, number in commands:
+        assert len(name) <= NAME_BYTES and number != OTHER, name
+        enter_name(np.frombuffer(name, np.uint8), arity, number, names)
+    return names
+
+
+ScanSlice = tuple[Any, int, int, int, list[int]]  # an owner, its first row, its first byte, its end, its state
 
 
 class Scan:
-    """The result of one scan, valid until the next one. Offsets are into `data`; `gets` and `sets`: see `scan`."""
+    """The result of one scan, valid until the next one. Offsets are into `data`.
 
-    def __init__(
-        self, data: bytes | memoryview, blob: np.ndarray, counts: tuple[int, int, int], *arrays: np.ndarray
-    ) -> None:
+    are_known: see `scan`
+    """
+
+    def __init__(self, data: bytes | memoryview, blob: np.ndarray, used: int, are_known: bool, *arrays: np.ndarray):
         """Wrap what `scan` returned, and the arrays that it filled: bounds, rows, states.
 
         blob: the data as an array
         """
-        used, self.gets, self.sets = counts
-        self.data, self._blob = data, blob
-        self._bounds, self._rows, self._states = arrays[0][:used], arrays[1], arrays[2]
+        self.data, self.blob, self.are_known = data, blob, are_known
+        self.bounds, self.rows, self._states = arrays[0][:used], arrays[1], arrays[2]
 
     @functools.cached_property
     def starts(self) -> list[int]:
-        return self._bounds[:, 0].tolist()
+        return self.bounds[:, 0].tolist()
 
     @functools.cached_property
     def ends(self) -> list[int]:
-        return self._bounds[:, 1].tolist()
+        return self.bounds[:, 1].tolist()
 
     @functools.cached_property
     def states(self) -> list[list[int]]:
         return self._states.tolist()
 
-    @functools.cached_property
-    def rows(self) -> list[list[int]]:
-        return self._rows[: self.states[-1][0]].tolist()
+    @property
+    def row_ends(self) -> np.ndarray:
+        """Return where the rows of each connection end."""
+        return self._states[:, 0]
 
-    def spans(self, which: slice | list[int]) -> BytesArray:
-        """Return arguments by their numbers."""
-        return BytesArray(self._blob, self._bounds[which].copy())  # the next scan fills the same array
+    def number(self, row: int) -> int:
+        """Return the number of a command in the table of names, or OTHER."""
+        return int(self.rows[row, 3])
+
+    def words(self, row: int) -> list[bytes]:
+        """Return the arguments of the command in a row."""
+        return self.arguments(*self.rows[row, 1:3].tolist())
 
     def arguments(self, first: int, count: int) -> list[bytes]:
         """Return the arguments of a command; long ones after the first two are views of the data, not copies."""
@@ -244,7 +282,7 @@ class Scan:
 
     def later_arguments(self, first: int, count: int) -> Callable[[], list[bytes]]:
         """Return a function that returns what `arguments` would, also after the next scan, and on any thread."""
-        bounds, data = self._bounds[first : first + count].copy(), self.data
+        bounds, data = self.bounds[first : first + count].copy(), self.data
 
         def arguments() -> list[bytes]:
             view, words = memoryview(data), []
@@ -262,10 +300,21 @@ class Scan:
         return [view[a:b] if i > 1 and b - a > VIEW_BYTES else bytes(view[a:b]) for i, (a, b) in enumerate(spans)]
 
 
+def slices(owners: Sequence[Any], sizes: Sequence[int], found: Scan) -> Iterator[ScanSlice]:
+    """Yield which rows and bytes of a scan each owner of a buffer sent; sizes: as given to the scan."""
+    row = end = 0
+    for owner, size, state in zip(owners, sizes, found.states):
+        first, row = row, state[0]
+        start, end = end, end + abs(size)
+        yield owner, first, start, end, state
+
+
 class Scanner:
     """Calls `scan` with arrays that are kept between calls."""
 
-    def __init__(self, arguments: int = 16384, rows: int = 8192) -> None:
+    def __init__(self, names: np.ndarray | None = None, arguments: int = 16384, rows: int = 8192) -> None:
+        """names: see `name_table`"""
+        self._names = name_table([]) if names is None else names
         self._bounds = np.empty((arguments, 2), np.int64)
         self._rows = np.empty((rows, 4), np.int64)
         self._states = np.empty((64, 4), np.int64)
@@ -276,8 +325,8 @@ class Scanner:
         if count > len(self._states):
             self._states = np.empty((2 * count, 4), np.int64)
         blob, arrays = np.frombuffer(data, np.uint8), (self._bounds, self._rows, self._states[:count])
-        found = Scan(data, blob, scan(blob, np.array(sizes, np.int64), *arrays), *arrays)
-        if found.gets + found.sets < count:
+        found = Scan(data, blob, *scan(blob, np.array(sizes, np.int64), self._names, *arrays), *arrays)
+        if not found.are_known:
             self._grow(found.states)
         return found
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pmkv_server.resp import scan
-from pmkv_server.resp.scan import AGAIN, DONE, GET, INCOMPLETE, INLINE, OTHER, SET, Scanner
+from pmkv_server.resp.scan import AGAIN, DONE, INCOMPLETE, INLINE, OTHER, Scanner, name_table, slices
 from tests.served import request
 from tests.unit.server.stand import parsed, shown
 
@@ -34,20 +34,21 @@ def plain_parser(data: bytes) -> tuple[list[list[bytes]], int]:
     return commands, position
 
 
+GET, SET, DEL = 1, 2, 3
+NAMES = name_table([(b"get", 2, GET), (b"set", -3, SET), (b"del", -2, DEL)])
+
+
 def commands_of(found: scan.Scan, first: int, end: int) -> list[list[bytes]]:
-    """The commands of rows first..end, runs taken apart."""
-    commands = []
-    for _, argument, count, kind in found.rows[first:end]:
-        if kind == OTHER:
-            commands.append(found.arguments(argument, count))
-        else:
-            width = {GET: 2, SET: 3}[kind]
-            commands += [found.arguments(argument + i * width, width) for i in range(count)]
+    """The commands of rows first..end; the numbers of their names are right."""
+    commands = [found.words(row) for row in range(first, end)]
+    for row, words in zip(range(first, end), commands):
+        fits = {b"get": len(words) == 2, b"set": len(words) >= 3, b"del": len(words) >= 2}.get(words[0].lower(), False)
+        assert found.number(row) == ({b"get": GET, b"set": SET, b"del": DEL}[words[0].lower()] if fits else OTHER)
     return commands
 
 
 def one(data: bytes, authenticated: bool = True, scanner: Scanner | None = None) -> tuple[list[list[bytes]], list[int]]:
-    found = (scanner or Scanner()).scan(data, [len(data) if authenticated else -len(data)])
+    found = (scanner or Scanner(NAMES)).scan(data, [len(data) if authenticated else -len(data)])
     return commands_of(found, 0, found.states[0][0]), found.states[0]
 
 
@@ -71,7 +72,7 @@ def test_scan_reads_what_a_plain_parser_reads(commands: list[list[bytes]], cut: 
 @given(st.lists(pipeline, min_size=1, max_size=5))
 def test_buffers_of_many_connections_are_kept_apart(pipelines: list[list[list[bytes]]]) -> None:
     buffers = [b"".join(request(*words) for words in commands) for commands in pipelines]
-    found = Scanner().scan(b"".join(buffers), [len(buffer) for buffer in buffers])
+    found = Scanner(NAMES).scan(b"".join(buffers), [len(buffer) for buffer in buffers])
     first = 0
     for commands, (end, _, status, _) in zip(pipelines, found.states, strict=True):
         assert commands_of(found, first, end) == commands
@@ -103,26 +104,41 @@ def test_a_command_is_incomplete_at_every_byte_but_the_last() -> None:
         assert detail <= rest, "it would wait for more than the command has"
 
 
-def test_neighbours_become_one_run_and_others_end_it() -> None:
-    data = request("GET", "a") * 3 + request("SET", "a", "b") * 2 + request("DEL", "a") + request("get", "a")
-    found = Scanner().scan(data, [len(data)])
-    assert [(count, kind) for _, _, count, kind in found.rows] == [(3, GET), (2, SET), (2, OTHER), (1, GET)]
-    assert [row[0] for row in found.rows][-1] == len(data)
+def test_only_whole_commands_of_the_table_are_known() -> None:
+    known, other = request("GET", "a") + request("set", "a", "b", "NX"), request("PING")
+
+    def are_known(*buffers: bytes) -> bool:
+        return bool(Scanner(NAMES).scan(b"".join(buffers), list(map(len, buffers))).are_known)
+
+    assert are_known(known) and are_known(known, request("Del", "a"))
+    for buffers in ([known, other], [known + other], [known[:-1]], [known, b"PING\r\n"], [request("GET")], [b"*0\r\n"]):
+        assert not are_known(*buffers), buffers
 
 
-def test_runs_are_bounded_and_long_values_are_no_part_of_one() -> None:
-    data = request("GET", "a") * (scan.RUN_LIMIT + 1)
-    assert [row[2] for row in Scanner().scan(data, [len(data)]).rows] == [scan.RUN_LIMIT, 1]
-    for words in (("SET", "a", b"x" * (scan.RUN_VALUE_BYTES + 1)), ("GET", b"k" * (scan.RUN_KEY_BYTES + 1))):
-        data = request(*words)
-        assert Scanner().scan(data, [len(data)]).rows[0][3] == OTHER
+def test_names_of_every_length_and_case_are_found() -> None:
+    names = [b"", b"a", b"b" * 8, b"c" * 9, b"d" * 15, b"table.get"]
+    scanner = Scanner(name_table((name, 1, i + 1) for i, name in enumerate(names)))
+    for i, name in enumerate(names):
+        for word in (name, name.upper(), name.title()):
+            assert scanner.scan(request(word), [len(request(word))]).number(0) == i + 1
+    for word in (b"d" * 16, b"a\0", b"B" * 7, b"table@get"):
+        assert scanner.scan(request(word), [len(request(word))]).number(0) == OTHER
+
+
+def test_the_part_of_each_connection() -> None:
+    buffers = [request("GET", "a") * 2, b"", request("DEL", "a")[:-3]]
+    sizes = [len(buffers[0]), 0, -len(buffers[2])]
+    found = Scanner(NAMES).scan(b"".join(buffers), sizes)
+    parts = [(owner, first, start, end) for owner, first, start, end, _ in slices(["x", "y", "z"], sizes, found)]
+    end = sum(map(len, buffers))
+    assert parts == [("x", 0, 0, sizes[0]), ("y", 2, sizes[0], sizes[0]), ("z", 2, sizes[0], end)]
 
 
 def test_more_rows_or_arguments_than_there_is_room_for_come_with_the_next_look() -> None:
     data = request("DEL", "a") * 5
-    found, (_, position, status, _) = one(data, scanner=Scanner(arguments=64, rows=2))
+    found, (_, position, status, _) = one(data, scanner=Scanner(NAMES, arguments=64, rows=2))
     assert (len(found), position, status) == (2, 2 * len(request("DEL", "a")), AGAIN)
-    scanner, many = Scanner(arguments=4, rows=4), request("DEL", *range(100))
+    scanner, many = Scanner(NAMES, arguments=4, rows=4), request("DEL", *range(100))
     assert one(many, scanner=scanner)[1][2] == AGAIN
     assert one(many, scanner=scanner)[0] == [[b"DEL", *(b"%d" % i for i in range(100))]]
 
@@ -246,9 +262,9 @@ def test_long_replies_are_not_copied() -> None:
 
 
 def test_long_arguments_are_not_copied() -> None:
-    long = b"x" * (scan.RUN_VALUE_BYTES + 1)
+    long = b"x" * (1 << 20)
     data = request("MSET", "a", long, "b", "short", long, "c")
     found = Scanner().scan(data, [len(data)])
-    words = found.arguments(0, found.rows[0][2])
+    words = found.words(0)
     assert [type(word) for word in words] == [bytes, bytes, memoryview, bytes, bytes, memoryview, bytes]
     assert [bytes(word) for word in words] == [b"MSET", b"a", long, b"b", b"short", long, b"c"]

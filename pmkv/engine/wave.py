@@ -1,0 +1,110 @@
+"""Many commands on keys of one keyspace at one moment: all keys are looked up in one call, then the caller decides what
+is written, and that is appended as one batch.
+
+What the caller decides by still holds when it is written, since nobody else writes meanwhile. An exception before the
+append leaves nothing, and one after it takes the batch back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from ..index.lookup_batch import KeyBatch
+from ..kernels.records import ABSENT, FLAG_DELETE, record_sizes
+from ..kernels.waves import number_keys
+from ..log.segments import Reserve
+from .byte_batch import BytesArray
+from .keyspace import Keyspace
+
+
+class WaveFound(NamedTuple):
+    """The keys of a wave as they were found, for the caller to decide by.
+
+    numbers: of each key among the different ones.
+    rows: for each different key (offset of its value in `data`, negative if absent; length; expiry; flags).
+    now: unix ms, by which expiries were judged. longest: bytes of the longest value that may be written."""
+
+    data: np.ndarray
+    numbers: np.ndarray
+    rows: np.ndarray
+    now: int
+    longest: int
+
+
+class WaveRecords(NamedTuple):
+    """The records that a wave writes, in this order. keys: places of their keys in it; flags: those of records."""
+
+    keys: np.ndarray
+    values: BytesArray
+    expiries: np.ndarray
+    flags: np.ndarray
+
+
+Decide = Callable[[WaveFound], WaveRecords | None]
+
+
+def run_wave(
+    keyspace: Keyspace, keys: BytesArray, reads: np.ndarray, may_write: bool, decide: Decide
+) -> tuple[int, int]:
+    """Look up `keys`, call `decide` with what was found, and append the records that it returns. Return the LSN that
+    what was read depends on, and the one that what was written depends on, 0 for none.
+
+    reads: for each key whether it has to be looked up; a key that has not, at any of its places, is found absent.
+    may_write: `decide` may return records, so nobody else writes meanwhile. Raises FullError with nothing changed."""
+    log = keyspace._log
+    words = keyspace._hash(keys.blob, keys.bounds)
+    if not may_write:
+        found, read = log.deferring(lambda: _find(keyspace, keys, words, reads))
+        decide(found)
+        log.wait_durable(read)
+        return read, 0
+    keyspace._guard_write()
+    with log.locks.append, log.locks.state:
+        found, read = log.deferring(lambda: _find(keyspace, keys, words, reads))
+        records = decide(found)
+        written = log.deferring(lambda: _append(keyspace, keys, words, records))[1] if records is not None else 0
+    log.wait_durable(max(read, written))
+    return read, written
+
+
+def _find(keyspace: Keyspace, keys: BytesArray, words: np.ndarray, reads: np.ndarray) -> WaveFound:
+    log, numbers, firsts = keyspace._log, np.empty(words.size, np.int64), np.empty(words.size, np.int64)
+    table = np.zeros(1 << (2 * words.size).bit_length(), np.int64)
+    count = number_keys(keys.blob, keys.bounds, words, table, numbers, firsts)
+    now = log.now()
+    rows = np.full((count, 4), ABSENT, np.int64)
+    if reads.all():
+        wanted = firsts[:count]
+    else:
+        is_read = np.zeros(count, bool)
+        is_read[numbers[reads]] = True
+        wanted = firsts[:count][is_read]
+    if wanted.size:
+        some = words[wanted], keys.blob, keys.bounds[wanted], log.data, keyspace._owner, keyspace._verify
+        rows[numbers[wanted]] = keyspace._locate(KeyBatch(*some), now, True)[1]
+    return WaveFound(log.data, numbers, rows, now, keyspace._part)
+
+
+def _append(keyspace: Keyspace, keys: BytesArray, words: np.ndarray, records: WaveRecords) -> None:
+    """Append records and index them. The caller holds locks.append and locks.state."""
+    log, which = keyspace._log, records.keys
+    words, bounds, values = words[which], keys.bounds[which], records.values
+    total = record_sizes(bounds, values.bounds, np.empty(which.size, np.int64))
+    purpose = Reserve.DELETE if (records.flags & FLAG_DELETE).all() else Reserve.WRITE
+    if total > log.frame_limit:
+        lsn = keyspace._write(BytesArray(keys.blob, bounds), values, records.expiries, records.flags, purpose)
+        log.wait_durable(lsn)
+        return
+    keyspace._guard()  # again: the view may have been deleted since
+
+    def append() -> None:
+        spans = keys.blob, bounds, values.blob, values.bounds
+        keyspace._append(words, *spans, records.expiries, records.flags, total, purpose)
+        keyspace.ordered.note(BytesArray(keys.blob, bounds))
+
+    log.reserve([total], purpose)
+    log.atomic(append)
+    log.wait_durable(keyspace._changed)

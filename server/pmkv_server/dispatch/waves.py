@@ -1,0 +1,196 @@
+"""Waves: commands of many connections on one keyspace that are carried out together.
+
+A wave has, in each connection's order, the commands up to the first that is not for waves (`commands.actions` has what
+is), and connections one after the other: they are concurrent, so any order between them is legal. It is planned
+(`wave_plan`); all its keys are looked up in one call; it is carried out in one (`wave_effects`); and what it writes is
+appended as one batch. What raises on the way has written nothing, and leaves the commands to their functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from time import perf_counter_ns
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from pmkv import BytesArray, WaveFound, WaveRecords, run_wave
+from pmkv_server.commands import COMMANDS, execution
+from pmkv_server.commands.registry import Command
+from pmkv_server.dispatch.wave_effects import (
+    BYTES,
+    CURSOR_PLACES,
+    DEPENDS,
+    DONE,
+    HITS,
+    LAST,
+    LEFT,
+    MISSES,
+    OWNER_COLUMNS,
+    REPLIES,
+    STATE_COLUMNS,
+    carry_out_wave,
+)  # fmt: skip
+from pmkv_server.dispatch.wave_plan import ARGUMENT, ARGUMENTS, PLAN_COLUMNS, plan_wave
+from pmkv_server.resp.scan import OTHER, Scan, name_table
+
+if TYPE_CHECKING:
+    from pmkv_server.server import Server
+
+MOST_COMMANDS = 2048  # of one wave
+MOST_KEYS = 8192
+SPACE_BYTES = 8 << 20  # half of it for replies, half for values
+_NOTHING = np.empty((0, 4), np.int64)
+
+
+def entries_of_waves() -> list[Command]:
+    """Return the commands that have an action; their numbers in scans are their places, from 1 on."""
+    return [entry for entry in COMMANDS.values() if entry.action is not None]
+
+
+def specs_of(entries: Sequence[Command]) -> np.ndarray:
+    """Return what plans ask of each command: its action, the parameter, its first and last key and the step, and
+    whether it writes. Row 0 stands for none."""
+    rows = [(*entry.action, *entry.keys, entry.writes) for entry in entries if entry.action is not None]
+    return np.array([(0,) * 6, *rows], np.int64)
+
+
+class Plan(NamedTuple):
+    """The commands of a wave, as `plan_wave` has made them. counts: of each connection.
+
+    It is valid until the next one is made; `kept` gives one that stays."""
+
+    blob: np.ndarray
+    bounds: np.ndarray
+    commands: np.ndarray
+    keys: BytesArray
+    reads: np.ndarray
+    may_write: bool
+    counts: list[int]
+
+    def kept(self) -> Plan:
+        commands, keys = self.commands.copy(), BytesArray(self.blob, self.keys.bounds.copy())
+        return self._replace(bounds=self.bounds.copy(), commands=commands, keys=keys, reads=self.reads.copy())
+
+    def words(self, number: int) -> list[bytes]:
+        """Return the arguments of the command of this number."""
+        first, count = self.commands[number, [ARGUMENT, ARGUMENTS]].tolist()
+        return list(BytesArray(self.blob, self.bounds[first : first + count]))
+
+
+class Share(NamedTuple):
+    """The result of a wave for one connection.
+
+    done: how many were carried out. start, stop: where their replies are. lsn: on which these depend. has_left: the
+    next command is to be run by its function. last: the entry of the last one."""
+
+    done: int
+    start: int
+    stop: int
+    lsn: int
+    has_left: bool
+    last: Command | None
+
+
+class Outcome(NamedTuple):
+    """The result of a wave. replies: all, one after the other, valid until the next wave; wrote: it may have."""
+
+    replies: np.ndarray
+    shares: list[Share]
+    wrote: bool
+
+
+class Buffers:
+    """The arrays that waves of one thread fill. They are kept, as fresh pages cost a fault each."""
+
+    def __init__(self, commands: int) -> None:
+        self.space = np.empty(SPACE_BYTES, np.uint8)
+        self.cursor, self.calls = np.zeros(CURSOR_PLACES, np.int64), np.zeros(commands + 1, np.int64)
+        self.keys, self.places = np.empty(MOST_KEYS, np.int64), np.empty((MOST_KEYS, 2), np.int64)
+        self.expiries, self.kinds = np.empty(MOST_KEYS, np.int64), np.empty(MOST_KEYS, np.int64)
+
+
+class Waves:
+    """Plans waves on the loop's thread, and carries them out there or in a worker."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._entries = entries_of_waves()
+        self._specs = specs_of(self._entries)
+        self._buffers = Buffers(len(self._entries))
+        self._commands = np.empty((MOST_COMMANDS, PLAN_COLUMNS), np.int64)
+        self._keys, self._reads = np.empty((MOST_KEYS, 2), np.int64), np.empty(MOST_KEYS, np.bool_)
+
+    def name_table(self) -> np.ndarray:
+        """Return the table by which a scan numbers the commands."""
+        numbered = enumerate(self._entries, 1)
+        return name_table((entry.name.encode(), entry.arity, number) for number, entry in numbered)
+
+    def plan(self, found: Scan, ranges: np.ndarray, only_blind: bool = False) -> Plan:
+        """Plan the commands in these rows of a scan, (first, end) for each connection.
+
+        only_blind: up to the first that looks anything up"""
+        limits = np.array([MOST_COMMANDS, MOST_KEYS, only_blind, execution.HEAVY_BYTES], np.int64)
+        counts = np.empty(len(ranges), np.int64)
+        arrays = found.bounds, found.rows, ranges, self._specs, limits, self._commands, self._keys, self._reads
+        commands, keys, may_write = plan_wave(found.blob, *arrays, counts)
+        spans = BytesArray(found.blob, self._keys[:keys])
+        reads, planned = self._reads[:keys], self._commands[:commands]
+        return Plan(found.blob, found.bounds, planned, spans, reads, bool(may_write), counts.tolist())
+
+    def carry_out(self, plan: Plan, keyspace: Any, protocols: Sequence[int], rooms: Sequence[int]) -> Outcome:
+        """Carry out a wave on the loop's thread. What raises has written nothing.
+
+        protocols, rooms: of each connection, RESP's version and how many bytes its replies may take, about"""
+        return self._carry_out(plan, keyspace, protocols, rooms, self._buffers)
+
+    def carry_out_in_worker(self, plan: Plan, keyspace: Any, protocols: Sequence[int], rooms: Sequence[int]) -> Outcome:
+        """Do the same on any thread, with a plan that is kept."""
+        return self._carry_out(plan, keyspace, protocols, rooms, Buffers(len(self._entries)))
+
+    def _carry_out(
+        self, plan: Plan, keyspace: Any, protocols: Sequence[int], rooms: Sequence[int], buffers: Buffers
+    ) -> Outcome:
+        began = perf_counter_ns()
+        owners = np.zeros((len(protocols), OWNER_COLUMNS), np.int64)
+        owners[:, 0], owners[:, 1] = protocols, rooms
+        spans = buffers.keys, buffers.places, buffers.expiries, buffers.kinds
+
+        def decide(found: WaveFound) -> WaveRecords | None:
+            state = np.zeros((len(found.rows), STATE_COLUMNS), np.int64)
+            state[:, :4] = found.rows
+            arrays = plan.blob, plan.bounds, plan.commands, found.numbers, state, owners, buffers.space, buffers.cursor
+            count = carry_out_wave(found.data, *arrays, found.now, found.longest, *spans, buffers.calls)
+            if not count:
+                return None
+            keys, places, expiries, kinds = (column[:count] for column in spans)
+            return WaveRecords(keys, BytesArray(buffers.space, places), expiries, kinds)
+
+        buffers.calls[:] = 0
+        if len(plan.keys):
+            read, written = run_wave(keyspace, plan.keys, plan.reads, plan.may_write, decide)
+        else:
+            read = written = 0
+            decide(WaveFound(plan.blob, plan.reads.astype(np.int64), _NOTHING, 0, 0))
+        self._count(buffers, perf_counter_ns() - began)
+        shares = self._shares(owners, read, max(read, written))
+        return Outcome(buffers.space[: buffers.cursor[REPLIES]], shares, plan.may_write)
+
+    def _shares(self, owners: np.ndarray, read: int, written: int) -> list[Share]:
+        shares, stop = [], 0
+        columns = (owners[:, column].tolist() for column in (DONE, BYTES, DEPENDS, LEFT, LAST))
+        for done, size, depends, has_left, last in zip(*columns):
+            start, stop = stop, stop + size
+            entry = self._entries[last - 1] if last != OTHER else None
+            shares.append(Share(done, start, stop, written if depends else read, bool(has_left), entry))
+        return shares
+
+    def _count(self, buffers: Buffers, nanoseconds: int) -> None:
+        """Count the commands of a wave, each with its part of the time, and what was looked up for them."""
+        calls, lookups = buffers.calls, self._server.store.lookups
+        lookups.hits += int(buffers.cursor[HITS])
+        lookups.misses += int(buffers.cursor[MISSES])
+        total = int(calls.sum()) or 1
+        for number in calls.nonzero()[0].tolist():
+            count = int(calls[number])
+            self._server.stats.count(self._entries[number - 1].name, count, nanoseconds * count // total)
