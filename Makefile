@@ -12,7 +12,8 @@ DEV     := $(VENV)/.dev
 ML      := $(VENV)/.ml
 KERNELS := $(VENV)/.kernels
 PIP     := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile
-KERNEL_TESTS := $(BIN)/python -m pytest -q tests/unit/kernels tests/unit/runtime/test_jit.py
+KERNEL_TESTS := $(BIN)/python -m pytest -q tests/unit/kernels tests/unit/runtime/test_jit.py tests/unit/server/resp/test_scan.py \
+                tests/unit/server/dispatch/test_wave_effects.py tests/unit/server/dispatch/test_wave_plan.py
 
 # pip compiles every file of every package, Python only those that are used, and keeps them: the faster way to a cold start.
 # It needs Python to be allowed to keep them.

@@ -69,7 +69,7 @@ def _line_number(data, start, end):
     for i in range(first, cr):
         if data[i] < 48 or data[i] > 57:
             return 0, -1
-        value = value * 10 + data[i] - 48
+        value = value * 10 + np.int64(data[i]) - 48
     return -value if first > start else value, cr + 2
 
 
@@ -86,7 +86,7 @@ def _folded(data, start, stop):
     low, high = U(0), U(stop - start) << U(56)
     for i in range(stop - start):
         byte = U(data[start + i])
-        if 65 <= byte <= 90:
+        if U(65) <= byte <= U(90):
             byte |= U(32)
         if i < 8:
             low |= byte << U(8 * i)
@@ -139,7 +139,7 @@ def _command(data, pos, end, limited, bounds, first):
         if pos >= end:
             return INCOMPLETE, pos - begin + 6 + left, 0
         if data[pos] != 36:
-            return NO_DOLLAR, data[pos], 0
+            return NO_DOLLAR, np.int64(data[pos]), 0
         size, after = _line_number(data, pos + 1, end)
         if after <= 0:
             status = BAD_BULK if after == -1 else LONG_BULK if after == -2 else INCOMPLETE
