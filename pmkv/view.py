@@ -111,14 +111,18 @@ class View(OneProcess):
         *,
         exist_ok: bool = False,
         default: Any = None,
+        codec: str | None = None,
     ) -> Table:
         """Create a table of rows of any fixed-size NumPy dtype. rows=N: the ids are 0 to N - 1 (dense).
 
+        codec: how rows of f4 are stored: "int8" or "int4" with scale and bias a row, or narrower floats, "f2",
+        "bfloat16", "float8_e4m3fn" or "float8_e5m2"; None: as they are.
+
         default: what stands for rows that were never written: "zeros", a value, or numbers drawn by id, {"uniform":
         (low, high), "seed": n} or {"normal": (mean, deviation), "seed": n}; with "create": True the first read writes
-        them. exist_ok: return an existing table of equal dtype, shape, rows and default. ExistsError: the name is
-        taken."""
-        return self._engine.create_table(name, dtype, rows, self._usable, exist_ok, default)
+        them. exist_ok: return an existing table of equal dtype, shape, rows, default and codec. ExistsError: the name
+        is taken."""
+        return self._engine.create_table(name, dtype, rows, self._usable, exist_ok, default, codec)
 
     def restore_table(self, decision: dict[str, Any]) -> None:
         """Create a table by the decision that created it in another store, as a backup keeps it."""

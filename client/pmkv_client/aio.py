@@ -64,9 +64,9 @@ class AsyncTable:
         """As `count`."""
         return await self.count()
 
-    async def put(self, ids: ArrayLike, rows: Any, newer: str | None = None) -> int | None:
+    async def put(self, ids: ArrayLike, rows: Any, newer: str | None = None, encoded: bool = False) -> int | None:
         """As `Table.put`."""
-        return await self._client.run(requests.put(await self.info(), ids, rows, newer))
+        return await self._client.run(requests.put(await self.info(), ids, rows, newer, encoded))
 
     async def add(self, ids: ArrayLike, rows: Any) -> None:
         """As `Table.add`."""
@@ -116,13 +116,13 @@ class AsyncTable:
         fields: Fields = None,
         out: Any = None,
         as_: Form = "numpy",
+        encoded: bool = False,
         *,
         at: View = None,
     ) -> Any:
         """As `Table.get`."""
-        return await self._client.run(
-            requests.get(await self.info(at), ids, default, return_found, fields, out, as_, at)
-        )
+        info = (await self.info(at)).as_stored(encoded)
+        return await self._client.run(requests.get(info, ids, default, return_found, fields, out, as_, at))
 
     async def contains(self, ids: ArrayLike, *, at: View = None) -> NDArray[np.bool_]:
         """As `Table.contains`."""
@@ -149,9 +149,11 @@ class AsyncTable:
         """As `Table.pool`."""
         return await self._client.run(requests.pool(await self.info(at), ids, offsets, weights, mode, as_, at))
 
-    async def scan(self, batch: int = 4096, *, at: View = None) -> AsyncIterator[tuple[Ids, Array]]:
+    async def scan(
+        self, batch: int = 4096, encoded: bool = False, *, at: View = None
+    ) -> AsyncIterator[tuple[Ids, Array]]:
         """As `Table.scan`."""
-        info, cursor = await self.info(at), 0
+        info, cursor = (await self.info(at)).as_stored(encoded), 0
         while True:
             cursor, ids, rows = await self._client.run(requests.scan(info, cursor, batch, at))
             if len(ids):
@@ -159,9 +161,11 @@ class AsyncTable:
             if cursor == 0:
                 return
 
-    async def changes(self, since: str, batch: int = 4096, *, at: View = None) -> AsyncIterator[tuple[Ids, Array, Ids]]:
+    async def changes(
+        self, since: str, batch: int = 4096, encoded: bool = False, *, at: View = None
+    ) -> AsyncIterator[tuple[Ids, Array, Ids]]:
         """As `Table.changes`."""
-        info, cursor = await self.info(at), 0
+        info, cursor = (await self.info(at)).as_stored(encoded), 0
         while True:
             cursor, ids, rows, deleted = await self._client.run(requests.changes(info, since, cursor, batch, at))
             if len(ids) or len(deleted):
@@ -207,17 +211,23 @@ class AsyncClient(redis.asyncio.Redis):
         return {name: self.table(name) for name in await self.run(requests.table_names())}
 
     async def create_table(
-        self, name: str, dtype: DTypeLike, rows: int | None = None, exist_ok: bool = False, default: Any = None
+        self,
+        name: str,
+        dtype: DTypeLike,
+        rows: int | None = None,
+        exist_ok: bool = False,
+        default: Any = None,
+        codec: str | None = None,
     ) -> AsyncTable:
         """As `Client.create_table`."""
         try:
-            await self.run(requests.create_table(name, dtype, rows, default))
+            await self.run(requests.create_table(name, dtype, rows, default, codec))
         except ResponseError:
             if not (exist_ok and name in await self.run(requests.table_names())):
                 raise
         self.forget(name)
         if exist_ok:
-            requests.check_layout((await self.describe([name]))[0], dtype, rows)
+            requests.check_layout((await self.describe([name]))[0], dtype, rows, codec)
         return self.table(name)
 
     async def drop_table(self, name: str) -> None:

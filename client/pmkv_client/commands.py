@@ -38,6 +38,7 @@ def connected(function: Callable[..., Any]) -> Callable[..., Any]:
 def of_files(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add the arguments and options that say which rows of which files are read."""
     for option in (
+        click.option("--codec", help="How a table that is created stores rows of f4: int8, int4, f2, bfloat16, ..."),
         click.option("--dense", is_flag=True, help="Create a dense table: its ids are 0 to n - 1."),
         click.option("--first-id", default=0, show_default=True, help="Id of the first row without a column of ids."),
         click.option("--dtype", help="Element of a table that is created, such as f4; columns stand side by side."),
@@ -54,7 +55,7 @@ def of_files(function: Callable[..., Any]) -> Callable[..., Any]:
 def file_options(values: dict[str, Any]) -> loaders.FileOptions:
     """Return how rows are found in files, and take these options out of `values`."""
     columns = values.pop("columns")
-    names = ("id_column", "tensor", "dtype", "first_id", "dense")
+    names = ("id_column", "tensor", "dtype", "first_id", "dense", "codec")
     return loaders.FileOptions(
         columns=tuple(columns.split(",")) if columns else None, **{name: values.pop(name) for name in names}
     )

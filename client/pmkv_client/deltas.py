@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from .file_formats.batches import FileError, rows_per_batch
 from .file_formats.writers import whole_file
 from .loaders import Progress
-from .requests import descr_dtype, descr_json
+from .requests import TableInfo, descr_dtype, descr_json
 from .sync import Client, Table
 
 MAGIC = b"pmkv delta 1\n"
@@ -44,7 +44,8 @@ Ids = NDArray[np.int64]
 @dataclass(frozen=True)
 class Header:
     """The facts that a delta states of itself. begins, leads: digests of states, "" for nothing; since, at: names of
-    views."""
+    views; dtype, shape: of a row as the table reads it; codec, stored: how it stores rows, which the blocks have as
+    they are stored."""
 
     table: str
     dtype: Any
@@ -53,6 +54,8 @@ class Header:
     at: str
     begins: str
     leads: str
+    codec: str | None = None
+    stored: int = 0
 
 
 @dataclass(frozen=True)
@@ -120,8 +123,9 @@ class DeltaFile:
 
     def blocks(self) -> Iterator[tuple[Ids, NDArray[Any] | None]]:
         """Yield ids with their rows, or with None where they are deleted."""
-        row = self.row_dtype
-        element, shape = row.subdtype or (row, ())
+        layout = TableInfo("", 0, self.row_dtype.base, tuple(self.header.shape), None, None, self.header.codec,
+                           self.header.stored).as_stored(True)  # fmt: skip
+        row, element, shape = layout.row_dtype, layout.dtype, layout.shape
         with open(self.path, "rb") as file:
             _, crc = self._head(file)
             while True:
@@ -168,7 +172,7 @@ def export_delta(
         source = view.table(table)
         begins = state_of(client, source, since) if since is not None else ""
         header = Header(table, json.loads(descr_json(source.dtype)), list(source.shape), since or "", at, begins,
-                        state_of(client, source, at))  # fmt: skip
+                        state_of(client, source, at), source.codec, source.stored)  # fmt: skip
         writer, changed, deleted = _Writer(file, header), 0, 0
         for ids, rows, gone in _differences(source, since):
             if len(ids):
@@ -186,9 +190,9 @@ def export_delta(
 def _differences(source: Table, since: str | None) -> Iterator[tuple[Ids, NDArray[Any], Ids]]:
     step = rows_per_batch(source.width)
     if since is not None:
-        yield from source.changes(since, step)
+        yield from source.changes(since, step, encoded=True)
         return
-    for ids, rows in source.scan(step):
+    for ids, rows in source.scan(step, encoded=True):
         yield ids, rows, np.empty(0, np.int64)
 
 
@@ -211,7 +215,7 @@ def import_delta(
             target.delete(ids)
             deleted += len(ids)
         else:
-            target.put(ids, rows)
+            target.put(ids, rows, encoded=True)
             changed += len(ids)
         if progress is not None:
             progress(changed + deleted, total)
@@ -224,10 +228,12 @@ def _target(client: Client, name: str, delta: DeltaFile) -> Table:
         if delta.header.begins:
             raise FileError(f"{delta.path}: there is no table {name!r}, and this delta has only what changed since "
                             f"{delta.header.since!r}: begin with a delta of the whole table")  # fmt: skip
-        return client.create_table(name, delta.row_dtype)
+        return client.create_table(name, delta.row_dtype, codec=delta.header.codec)
     target = client.table(name)
-    if target.row_dtype != delta.row_dtype:
-        raise FileError(f"{delta.path}: its rows are {delta.row_dtype}, and table {name!r} holds {target.row_dtype}")
+    if (target.row_dtype, target.codec) != (delta.row_dtype, delta.header.codec):
+        rows = [f"{row}{f' in {codec}' if codec else ''}" for row, codec in (
+            (delta.row_dtype, delta.header.codec), (target.row_dtype, target.codec))]  # fmt: skip
+        raise FileError(f"{delta.path}: its rows are {rows[0]}, and table {name!r} holds {rows[1]}")
     return target
 
 

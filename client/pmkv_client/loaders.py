@@ -31,6 +31,7 @@ from .file_formats.raw_files import (
     torch_extents,
 )
 from .file_formats.writers import ORDERED, open_sink, whole_file
+from .row_codecs import QUANTISING, is_near
 from .sync import Client, Table
 
 STATE_SECONDS = 1.0  # between two notes of how far an import is
@@ -45,7 +46,7 @@ class FileOptions:
 
     id_column, columns: names of columns, or of the arrays of an .npz; without a column of ids, rows are numbered from
     `first_id` on over all files. A column of text gives ids by `table.ids_of`. tensor: its name in a file of tensors.
-    dtype: of the elements of a table that is created; dense: give it a bound of rows."""
+    dtype: of the elements of a table that is created; dense: give it a bound of rows; codec: how it stores rows."""
 
     id_column: str | None = None
     columns: tuple[str, ...] | None = None
@@ -53,6 +54,7 @@ class FileOptions:
     dtype: str | None = None
     first_id: int = 0
     dense: bool = False
+    codec: str | None = None
 
 
 @dataclass(frozen=True)
@@ -244,7 +246,7 @@ def _target(client: Client, table: str, sources: list[Source], options: FileOpti
     if options.dense and (batch.ids is not None or None in counts):
         raise FileError("a dense table has the ids 0 to n - 1: only rows without a column of ids have these")
     rows = options.first_id + sum(filter(None, counts)) if options.dense else None
-    return client.create_table(table, _row_dtype(batch, options, sources[0].path), rows)
+    return client.create_table(table, _row_dtype(batch, options, sources[0].path), rows, codec=options.codec)
 
 
 def _row_dtype(batch: Batch, options: FileOptions, path: Path) -> Any:
@@ -299,7 +301,7 @@ def _rows(target: Table, batch: Batch, path: Path) -> NDArray[Any]:
     else:
         given = batch.columns
     try:
-        return requests.as_rows(target._info, np.arange(batch.count), given)
+        return requests.as_rows(target._info.of_given(given, (batch.count,)), np.arange(batch.count), given)
     except ValueError as error:
         raise FileError(f"{path}, row {batch.start:,} and following: {error}") from error
 
@@ -329,14 +331,28 @@ def verify(
         if share < 1:
             some = np.flatnonzero(chosen.random(len(ids)) < share)
             ids, rows = ids[some], rows[some]
-        stored, found = target.get(ids, return_found=True)
-        same = found & (_bytes(stored) == _bytes(rows)).all(axis=1)
+        same, found = _compared(target, ids, rows)
         if not same.all():
             _complain(target, ids, same, found)
         compared += len(ids)
         if progress is not None:
             progress(seen, total)
     return compared
+
+
+def _compared(target: Table, ids: NDArray[np.int64], rows: NDArray[Any]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return for each id whether its row is the given one, or what the table's codec makes of it; and whether it is
+    there."""
+    is_encoded = target.codec is not None and rows.dtype != target.dtype
+    if target.codec is None or is_encoded:
+        stored, found = target.get(ids, return_found=True, encoded=is_encoded)
+        return found & (_bytes(stored) == _bytes(rows)).all(axis=1), found
+    encoded, found = target.get(ids, return_found=True, encoded=True)
+    if target.codec not in QUANTISING:
+        with np.errstate(over="ignore"):
+            return found & (_bytes(encoded) == _bytes(rows.astype(encoded.dtype))).all(axis=1), found
+    lines = (len(ids), -1)
+    return found & is_near(target.codec, rows.reshape(lines), encoded, target.get(ids).reshape(lines)), found
 
 
 def _complain(target: Table, ids: NDArray[np.int64], same: NDArray[np.bool_], found: NDArray[np.bool_]) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Generic, Literal, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
@@ -23,6 +23,7 @@ from redis.exceptions import ResponseError
 
 from .array_reader import ArrayReader
 from .arrays import as_array, as_id_array, as_row_array, in_form, out_array
+from .row_codecs import CODEC_NAMES, QUANTISING, encoded_row
 
 DEFAULT_PORT = 7379
 MAIN = "main"
@@ -66,7 +67,8 @@ class Request(Generic[T]):
 @dataclass(frozen=True, slots=True)
 class TableInfo:
     """The fixed properties of a table, as TABLE.INFO reports them. `rows` is the bound of a dense table, else None;
-    `default` is what stands for absent rows, None for zeros."""
+    `default` is what stands for absent rows, None for zeros; `codec` is how rows are stored, in `stored` bytes each,
+    None: as they are read. `is_encoded`: this is the layout of the rows as stored."""
 
     name: str
     id: int
@@ -74,6 +76,23 @@ class TableInfo:
     shape: tuple[int, ...]
     rows: int | None
     default: Any = None
+    codec: str | None = None
+    stored: int = 0
+    is_encoded: bool = False
+
+    def as_stored(self, encoded: bool) -> TableInfo:
+        """Return the layout of the rows as the codec stores them, or this one, if there is none or `encoded` is
+        false."""
+        if not encoded or self.codec is None:
+            return self
+        dtype, shape = encoded_row(self.codec, self.shape, self.stored)
+        return replace(self, dtype=named_dtype(dtype), shape=shape, is_encoded=True)
+
+    def of_given(self, rows: Any, shape: tuple[int, ...]) -> TableInfo:
+        """Return the layout that rows of ids of this shape have: that as stored, if they are quantised already."""
+        stored = self.as_stored(self.codec in QUANTISING)
+        is_stored = getattr(rows, "dtype", None) == np.uint8 and rows.shape == (*shape, *stored.shape)
+        return stored if is_stored and stored.shape != self.shape else self
 
     @property
     def row_dtype(self) -> np.dtype[Any]:
@@ -152,6 +171,11 @@ def as_ids(ids: ArrayLike, what: str = "ids") -> Ids:
     return flat
 
 
+def as_encoded(info: TableInfo) -> Args:
+    """Return the option ENCODED, for a layout of rows as stored."""
+    return ("ENCODED",) if info.is_encoded else ()
+
+
 def as_rows(info: TableInfo, ids: Ids, rows: Any, shape: tuple[int, ...] | None = None) -> Array:
     """Return rows of shape (len(ids), *shape of a row) in the table's dtype. ValueError: another shape, no safe cast.
 
@@ -177,7 +201,7 @@ def _stored(given: Array, dtype: np.dtype[Any], label: str) -> Array:
         if after.dtype.kind in "SU":
             lost = before.dtype.kind != after.dtype.kind or after.astype(before.dtype) != before
         elif after.dtype.kind in "fc" or after.dtype.name in SHORT_FLOATS:
-            lost = np.isfinite(before) & ~np.isfinite(after)
+            lost = (np.isfinite(before) & ~np.isfinite(after)) | (np.isinf(before) & np.isnan(after))
         else:
             limits = np.iinfo(after.dtype)
             lost = (before < limits.min) | (before > limits.max)
@@ -260,20 +284,25 @@ def _descr(node: Any) -> Any:
     return [(field[0], _descr(field[1]), *(tuple(shape) for shape in field[2:])) for field in node]
 
 
-def check_layout(found: TableInfo, dtype: DTypeLike, rows: int | None) -> None:
+def check_layout(found: TableInfo, dtype: DTypeLike, rows: int | None, codec: str | None = None) -> None:
     """Compare an existing table with the layout asked for. Raises ResponseError, naming both, where they differ."""
     row = named_dtype(dtype)
     element, shape = row.subdtype or (row, ())
-    layouts = [(descr_json(found.dtype), found.shape, found.rows), (descr_json(element), shape, rows)]
+    asked = CODEC_NAMES.get(codec, codec) if codec is not None else None
+    layouts = [(descr_json(found.dtype), found.shape, found.rows, found.codec),
+               (descr_json(element), shape, rows, asked)]  # fmt: skip
     if layouts[0] != layouts[1]:
-        texts = ["dtype={} shape={} rows={}".format(*layout) for layout in layouts]
+        pattern = "dtype={} shape={} rows={}" + (" codec={}" if found.codec != asked else "")
+        texts = [pattern.format(*layout) for layout in layouts]
         raise ResponseError(f"table '{found.name}' exists with {texts[0]}; asked for was {texts[1]}")
 
 
 # Commands on tables
 
 
-def create_table(name: str, dtype: DTypeLike, rows: int | None = None, default: Any = None) -> Request[None]:
+def create_table(
+    name: str, dtype: DTypeLike, rows: int | None = None, default: Any = None, codec: str | None = None
+) -> Request[None]:
     row = named_dtype(dtype)
     element, shape = row.subdtype or (row, ())
     if len(shape) > 1 or (shape and element.names):
@@ -287,6 +316,8 @@ def create_table(name: str, dtype: DTypeLike, rows: int | None = None, default: 
         args += ("ROWS", int(rows))
     if default is not None:
         args += ("DEFAULT", json.dumps(default, default=_plain_value))
+    if codec is not None:
+        args += ("CODEC", codec)
     return Request([args], lambda replies: None)
 
 
@@ -314,8 +345,11 @@ def length(name: str) -> Request[int]:
     return Request([("TABLE.LEN", name)], lambda replies: int(replies[0]))
 
 
-def put(info: TableInfo, ids: ArrayLike, rows: Any, newer: str | None = None) -> Request[int | None]:
+def put(
+    info: TableInfo, ids: ArrayLike, rows: Any, newer: str | None = None, encoded: bool = False
+) -> Request[int | None]:
     """Build TABLE.PUT, with NEWER if a field is named. Long input becomes several calls."""
+    info = info.as_stored(encoded)
     options: Args = () if newer is None else ("NEWER", newer)
     if newer is not None:
         row_of_fields(info, [newer])
@@ -333,8 +367,10 @@ def add(info: TableInfo, ids: ArrayLike, rows: Any) -> Request[None]:
 
 def _writes(command: str, info: TableInfo, ids: ArrayLike, rows: Any, options: Args = ()) -> list[Args]:
     keys, shape = as_id_array(ids, "ids")
+    info = info.of_given(rows, shape)
     values = as_rows(info, keys, rows, shape)
     chunks = slices(len(keys), info.width, PUT_BYTES)
+    options += as_encoded(info)
     return [(command, info.name, blob(keys[chunk]), blob(values[chunk]), *options) for chunk in chunks]
 
 
@@ -357,7 +393,7 @@ def get(
     options: Args = as_default(default)
     options += ("FIELDS", len(fields), *fields) if fields is not None else ()
     options += ("FOUND",) if return_found else ()
-    options += as_at(at)
+    options += (*as_at(at), *as_encoded(info))
     chunks = slices(len(keys), row.itemsize, REPLY_BYTES)
     counts = [chunk.stop - chunk.start for chunk in chunks]
     calls: list[Args] = [("TABLE.GET", info.name, blob(keys[chunk]), *options) for chunk in chunks]
@@ -444,7 +480,7 @@ def scan(info: TableInfo, cursor: int | bytes, count: int, at: View = None) -> R
         ids = np.frombuffer(keys, "<i8").copy()
         return int(next_cursor), ids, parse_rows(info.name, rows, info.row_dtype, len(ids))
 
-    return Request([("TABLE.SCAN", info.name, cursor, "COUNT", count, *as_at(at))], join)
+    return Request([("TABLE.SCAN", info.name, cursor, "COUNT", count, *as_at(at), *as_encoded(info))], join)
 
 
 def changes(
@@ -456,7 +492,8 @@ def changes(
         changed = parse_rows(info.name, rows, info.row_dtype, len(ids))
         return int(next_cursor), ids, changed, np.frombuffer(deleted, "<i8").copy()
 
-    return Request([("TABLE.CHANGES", info.name, cursor, "SINCE", since, "COUNT", count, *as_at(at))], join)
+    options: Args = ("SINCE", since, "COUNT", count, *as_at(at), *as_encoded(info))
+    return Request([("TABLE.CHANGES", info.name, cursor, *options)], join)
 
 
 def gather(tables: Sequence[TableInfo], ids: Mapping[str, ArrayLike], at: View = None) -> Request[dict[str, Array]]:
@@ -589,6 +626,8 @@ def parse_table_info(reply: Any) -> TableInfo:
         shape=tuple(int(size) for size in fields["shape"]),
         rows=int(fields["rows"]) or None,  # the server reports 0 for a table that takes any id
         default=json.loads(fields.get("default", "null")),
+        codec=_text(fields["codec"]) if "codec" in fields else None,
+        stored=int(fields.get("stored", 0)),
     )
 
 

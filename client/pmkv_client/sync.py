@@ -86,6 +86,16 @@ class Table:
         """The bound of a dense table (its ids are 0..rows-1), None for any int64 id."""
         return self._info.rows
 
+    @property
+    def codec(self) -> str | None:
+        """How the server stores the rows, None: as they are read."""
+        return self._info.codec
+
+    @property
+    def stored(self) -> int:
+        """The bytes that a row takes at the server, if the table has a codec; else 0."""
+        return self._info.stored
+
     def _info_at(self, at: View) -> TableInfo:
         """Return the layout of the table of this name in another view."""
         return self._info if at is None else self._client.describe([self.name], at)[0]
@@ -98,16 +108,17 @@ class Table:
         """Ask the server how many ids are stored, as `len` does."""
         return len(self)
 
-    def put(self, ids: ArrayLike, rows: Any, newer: str | None = None) -> int | None:
+    def put(self, ids: ArrayLike, rows: Any, newer: str | None = None, encoded: bool = False) -> int | None:
         """Store rows (*ids.shape, *shape) under ids of any shape. If an id is repeated, its last row stays.
 
         Rows of several fields may be a DataFrame (pandas, polars), a pyarrow Table or a dict, with a column for each
         field. The rows are durable on return. Up to 8 MiB of rows are one atomic write; more become several, in order.
 
         newer: a field, such as the time of an event. The server leaves a stored row with a greater value in it alone;
-        of equal ids the greatest value wins. Returns how many rows were written, None without `newer`.
+        of equal ids the greatest value wins. Returns how many rows were written, None without `newer`. encoded: the
+        rows are as the table's codec stores them, such as FBGEMM's fused rows of int8.
         """
-        return self._client.run(requests.put(self._info, ids, rows, newer))
+        return self._client.run(requests.put(self._info, ids, rows, newer, encoded))
 
     def add(self, ids: ArrayLike, rows: Any) -> None:
         """Add rows (*ids.shape, *shape) to the stored ones. An absent row counts as zero.
@@ -161,6 +172,7 @@ class Table:
         fields: Fields = None,
         out: Any = None,
         as_: Form = "numpy",
+        encoded: bool = False,
         *,
         at: View = None,
     ) -> Any:
@@ -168,10 +180,11 @@ class Table:
         says, zeros by itself); `return_found` adds bool of the shape of the ids.
 
         fields: names in a structured table; the rows are then a packed structured array of these fields. out: an array
-        or tensor to fill and return. as_: "numpy", "torch" or "arrow". Up to 64 MiB are one reply, read from one
-        version; more become several.
+        or tensor to fill and return. as_: "numpy", "torch" or "arrow". encoded: rows as the table's codec stores them.
+        Up to 64 MiB are one reply, read from one version; more become several.
         """
-        return self._client.run(requests.get(self._info_at(at), ids, default, return_found, fields, out, as_, at))
+        info = self._info_at(at).as_stored(encoded)
+        return self._client.run(requests.get(info, ids, default, return_found, fields, out, as_, at))
 
     def contains(self, ids: ArrayLike, *, at: View = None) -> NDArray[np.bool_]:
         """Return for each id whether it is stored, as bool of the shape of the ids."""
@@ -207,9 +220,11 @@ class Table:
         """
         return self._client.run(requests.pool(self._info_at(at), ids, offsets, weights, mode, as_, at))
 
-    def scan(self, batch: int = 4096, *, at: View = None) -> Iterator[tuple[Ids, Array]]:
-        """Yield all (ids, rows) in no order, about `batch` at a time. A row that stays stored is seen at least once."""
-        info, cursor = self._info_at(at), 0
+    def scan(self, batch: int = 4096, encoded: bool = False, *, at: View = None) -> Iterator[tuple[Ids, Array]]:
+        """Yield all (ids, rows) in no order, about `batch` at a time. A row that stays stored is seen at least once.
+
+        encoded: as in `get`."""
+        info, cursor = self._info_at(at).as_stored(encoded), 0
         while True:
             cursor, ids, rows = self._client.run(requests.scan(info, cursor, batch, at))
             if len(ids):
@@ -217,13 +232,15 @@ class Table:
             if cursor == 0:
                 return
 
-    def changes(self, since: str, batch: int = 4096, *, at: View = None) -> Iterator[tuple[Ids, Array, Ids]]:
+    def changes(
+        self, since: str, batch: int = 4096, encoded: bool = False, *, at: View = None
+    ) -> Iterator[tuple[Ids, Array, Ids]]:
         """Yield (ids, rows, deleted ids) of what differs from the view `since`, about `batch` ids at a time.
 
         The server reads only what was written since. A row that was written again with the same content counts as
-        changed. ResponseError: that view has not the same table.
+        changed. encoded: as in `get`. ResponseError: that view has not the same table.
         """
-        info, cursor = self._info_at(at), 0
+        info, cursor = self._info_at(at).as_stored(encoded), 0
         while True:
             cursor, ids, rows, deleted = self._client.run(requests.changes(info, since, cursor, batch, at))
             if len(ids) or len(deleted):
@@ -277,23 +294,30 @@ class Client(redis.Redis):
         return {info.name: Table(self, info) for info in self.describe(names)}
 
     def create_table(
-        self, name: str, dtype: DTypeLike, rows: int | None = None, exist_ok: bool = False, default: Any = None
+        self,
+        name: str,
+        dtype: DTypeLike,
+        rows: int | None = None,
+        exist_ok: bool = False,
+        default: Any = None,
+        codec: str | None = None,
     ) -> Table:
         """Create a table of a fixed-size NumPy dtype, such as `("f4", 64)`; with `rows` a dense one of ids 0..rows-1.
 
         default: what stands for rows that were never written: "zeros", a value, {"uniform": (low, high), "seed": n} or
-        {"normal": (mean, deviation), "seed": n}; with "create": True the first read writes them. exist_ok: return a
-        table of this name that exists with the same dtype, shape, rows and default. ResponseError: the table exists, or
+        {"normal": (mean, deviation), "seed": n}; with "create": True the first read writes them. codec: how rows of f4
+        are stored, "int8", "int4", "f2", "bfloat16", "float8_e4m3fn" or "float8_e5m2". exist_ok: return a table of this
+        name that exists with the same dtype, shape, rows, default and codec. ResponseError: the table exists, or
         exists with another layout, which the message names beside the one asked for.
         """
         try:
-            self.run(requests.create_table(name, dtype, rows, default))
+            self.run(requests.create_table(name, dtype, rows, default, codec))
         except ResponseError:
             if not (exist_ok and name in self.run(requests.table_names())):
                 raise
         self.forget(name)
         if exist_ok:
-            requests.check_layout(self.describe([name])[0], dtype, rows)
+            requests.check_layout(self.describe([name])[0], dtype, rows, codec)
         return self.table(name)
 
     def drop_table(self, name: str) -> None:

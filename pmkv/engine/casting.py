@@ -1,7 +1,8 @@
 """Conversions of what users give into the dtype of a table, without silent loss.
 
 A value is stored only if the table's dtype can represent it: integers must lie in range, finite floats must stay finite
-(they are rounded, as f8 to f4 always is), text must not be cut. Sums are computed in a wide type and checked likewise.
+(they are rounded, as f8 to f4 always is), infinities infinite, text must not be cut. Sums are computed in a wide type
+and checked likewise.
 """
 
 from __future__ import annotations
@@ -93,8 +94,10 @@ def _is_lost(given: np.ndarray, stored: np.ndarray) -> np.ndarray:
     if target in "fc" or is_extension(stored.dtype):
         if source not in "iufcO":
             return np.zeros(1, bool)
-        finite = np.isfinite(given) if source != "O" else np.ones(given.shape, bool)
-        return (finite & ~np.isfinite(stored)).reshape(-1)
+        if source == "O":
+            return (~np.isfinite(stored)).reshape(-1)
+        became_nan = np.isinf(given) & np.isnan(stored)  # float8_e4m3fn has no infinities
+        return ((np.isfinite(given) & ~np.isfinite(stored)) | became_nan).reshape(-1)
     if target in "iu" and source in "iufO":
         if source in "iu":
             limits = np.iinfo(stored.dtype)

@@ -51,7 +51,7 @@ def put_newer(table: Table, ids: np.ndarray, raw: np.ndarray, field: str) -> int
     """Write the rows, uint8[n * width], that are not older by this field than the stored ones; return how many.
 
     This is `Table.put` with `newer`. A piece is compared and written under the locks of one write."""
-    values = order_values(raw.view(table.dtype).reshape(ids.size, *table.shape), field, f"rows of table {table.name!r}")
+    values = order_values(table.decoded(raw, (ids.size,)), field, f"rows of table {table.name!r}")
     newest, lines = newest_of_each(ids, values), raw.reshape(ids.size, table.width)
     table._guard_write()
     log, absent = table._log, np.zeros(table.width, np.uint8)
@@ -61,7 +61,7 @@ def put_newer(table: Table, ids: np.ndarray, raw: np.ndarray, field: str) -> int
 
         def write_newer(some: np.ndarray = some) -> int:
             stored, found = table._gather(ids[some], absent)
-            kept = stored.view(table.dtype).reshape(some.size, *table.shape)[field]
+            kept = table.decoded(stored, (some.size,))[field]
             some = some[(found == 0) | ~(kept > values[some])]
             if some.size:
                 log.wait_durable(table._write(ids[some], lines[some].reshape(-1), 0))

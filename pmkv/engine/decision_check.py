@@ -9,6 +9,7 @@ import orjson
 
 from ..errors import InvalidError
 from ..versions.view_set import KEYSPACES, MAIN, UNDO, ViewSet, table_name
+from .row_codecs import codec_of
 from .row_schema import check_bound, check_name, descr_of, dtype_from
 
 EXCHANGES = ("promote", "rollback", "undo")
@@ -57,7 +58,7 @@ def _why_impossible(views: ViewSet, decision: dict[str, Any]) -> str | None:
         case {"op": "create_table", "id": number, "name": name, "descr": descr, "rows": rows}:
             check_name(name, "table")
             check_bound(rows)
-            same = as_json(descr_of(dtype_from(descr))) == descr
+            same = as_json(descr_of(dtype_from(descr))) == descr and codec_of(decision).width > 0
             is_new = number > views.last_table and name not in views.tables(head)
             return None if same and is_new else "its rows, its number or its name are not what a new table has"
         case {"op": "drop_table", "id": number}:

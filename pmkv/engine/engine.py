@@ -44,8 +44,9 @@ from .initializer import normalized
 from .keyspace import OWNER, Keyspace
 from .open_view import EngineContext, OpenView, readonly_because
 from .recovery import Replayer, replay_seconds
-from .row_schema import check_bound, check_name, descr_of, dtype_from, row_dtype
-from .table import Table
+from .row_codecs import checked_codec, codec_fields, refuse_default
+from .row_schema import check_bound, check_name, dtype_from
+from .table import Table, refuse_other_layout
 from .version_ops import VersionOperations
 from .write_batch import WriteBatch
 
@@ -284,37 +285,32 @@ class Engine:
         head: str = MAIN,
         exist_ok: bool = False,
         default: Any = None,
+        codec: str | None = None,
     ) -> Table:
-        """Create a table. rows: the ids are 0 to rows - 1 (dense), None for any int64 ids; default: of absent rows.
+        """Create a table. rows: the ids are 0 to rows - 1 (dense), None for any int64 ids; default: of absent rows;
+        codec: how rows are stored, None: as they are.
 
-        exist_ok: return an existing table of equal dtype, shape and `rows`. ExistsError: the name is taken."""
+        exist_ok: return an existing table of equal dtype, shape, `rows`, default and codec. ExistsError: the name is
+        taken."""
         check_name(name, "table")
-        row = row_dtype(dtype)
-        rows, descr, initial = check_bound(rows), descr_of(row), normalized(default, row.base, row.shape)
+        wanted = checked_codec(codec, dtype)
+        rows, initial = check_bound(rows), normalized(default, wanted.dtype, wanted.shape)
+        refuse_default(wanted, initial)
         self.log.guard_write()
         with self.log.locks.append, self.log.locks.state:
             view = self.open_views[self.head_entry(head).name]
             existing = view.tables.get(name)
             if existing is None:
                 number = self.heads.last_table + 1
-                decision = {"op": "create_table", "id": number, "name": name, "descr": descr, "rows": rows}
+                decision = {"op": "create_table", "id": number, "name": name, "rows": rows} | codec_fields(wanted)
                 self.decide(decision if initial is None else decision | {"default": initial}, head)
             table = view.tables[name]
         self.log.wait_durable(table.layer)
-        if existing is None:
-            return table
-        if not exist_ok:
+        if existing is not None and not exist_ok:
             raise ExistsError(f"there is a table {name!r} already, with rows of {existing.row_dtype}")
-        wanted = dtype_from(descr)
-        if (existing.row_dtype, existing.rows, existing.default) != (wanted, rows, initial):
-            defaults = [
-                f" and default={one}" if existing.default != initial else "" for one in (existing.default, initial)
-            ]
-            raise ExistsError(
-                f"there is a table {name!r} already, with rows of {existing.row_dtype} and rows={existing.rows}"
-                f"{defaults[0]}, not with rows of {wanted} and rows={rows}{defaults[1]}"
-            )
-        return existing
+        if existing is not None:
+            refuse_other_layout(existing, wanted, rows, initial)
+        return table
 
     def _made_table(self, name: str, dtype: str, head: str) -> Table:
         """Return a table of a head, created if it has none of this name."""

@@ -42,7 +42,7 @@ def bags_of(table: Table, ids: npt.ArrayLike, offsets: npt.ArrayLike, weights: n
         raise InvalidError(f"ids of bags have one dimension, not shape {shape}: give ids.reshape(-1) and offsets")
     starts, real = bag_starts(offsets, flat), pooled_dtype(table, mode)
     scale = np.empty(0, real) if weights is None else checked_weights(weights, flat.size, mode, real)
-    return Bags(flat, starts, scale, mode, real, table.width // table.dtype.itemsize)
+    return Bags(flat, starts, scale, mode, real, table._codec.size)
 
 
 def bag_starts(offsets: npt.ArrayLike, ids: np.ndarray) -> np.ndarray:

@@ -15,8 +15,9 @@ from ..errors import CorruptionError
 from ..index.lookup_batch import IdBatch, lives
 from ..index.run import Run
 from ..kernels import location
+from ..kernels.narrow_rows import pool_narrow_in_place
 from ..kernels.records import gather_rows
-from ..kernels.reduce import MODES, pool_in_place, pool_rows
+from ..kernels.reduce import MODES, pool_in_place
 from ..versions.index_stack import IndexStack
 from .pooling import Bags
 
@@ -93,7 +94,11 @@ class RowRead:
     def _may_pool_in_place(self, bags: Bags) -> bool:
         """Return whether rows are numbers as they stand, and few of them must be offered to the row cache."""
         batch, table, found = self.batch, self.table, self.found
-        if table.dtype != bags.real or batch.cold or not (table._initial is None or found.all()):
+        if (
+            (table._codec.format is None and table.dtype != bags.real)
+            or batch.cold
+            or not (table._initial is None or found.all())
+        ):
             return False
         if batch.offer is None or batch.hits is None:
             return True
@@ -111,21 +116,14 @@ class RowRead:
         if table._initial is not None:
             table._initialize(ids, raw, found)
             found[:] = 1
-        rows = raw.view(table.dtype).reshape(ids.size, bags.elements).astype(bags.real, copy=False)
-        pooled = bags.zeros()
-        pool_rows(rows, found, bags.weights, MODES[bags.mode], bags.starts, pooled)
-        return pooled
+        return table._codec.pool(raw, found, bags.weights, bags.mode, bags.starts, bags.real)
 
     def _pool_in_place(self, bags: Bags) -> np.ndarray:
         """Pool rows where they stand, once more if the row cache has changed one meanwhile."""
-        table, batch, found, hits = self.table, self.batch, self.found, self.batch.hits
-        cached, slots, stride = (hits.rows, hits.slots, hits.stride) if hits is not None else (NO_ROWS, NO_SLOTS, 0)
+        batch, found, hits = self.batch, self.found, self.batch.hits
         while True:
             pooled = bags.zeros()
-            bad = pool_in_place(
-                self.data, self.data.view(bags.real), cached, cached.view(bags.real), stride, found, slots, batch.ids,
-                table.width, table._owner, table._verify, bags.weights, MODES[bags.mode], bags.starts, pooled,
-            )  # fmt: skip
+            bad = self._reduce(bags, pooled)
             if bad >= 0:
                 self._complain(bad)
             if hits is None or not hits.drop_changed(found):
@@ -134,6 +132,22 @@ class RowRead:
         if batch.offer is not None and hits is not None and hits.missed.size:
             self._offer(hits.missed)
         return pooled
+
+    def _reduce(self, bags: Bags, pooled: np.ndarray) -> int:
+        """Add rows where they stand to `pooled`; return the first damaged one, or -1."""
+        table, data, hits = self.table, self.data, self.batch.hits
+        cached, slots, stride = (hits.rows, hits.slots, hits.stride) if hits is not None else (NO_ROWS, NO_SLOTS, 0)
+        form = table._codec.format
+        if form is not None:
+            row = np.empty(bags.elements, np.float32)
+            return pool_narrow_in_place(
+                form, data, cached, stride, self.found, slots, self.batch.ids, table.width, table._owner, table._verify,
+                bags.weights, MODES[bags.mode], bags.starts, row, pooled,
+            )  # fmt: skip
+        return pool_in_place(
+            data, data.view(bags.real), cached, cached.view(bags.real), stride, self.found, slots, self.batch.ids,
+            table.width, table._owner, table._verify, bags.weights, MODES[bags.mode], bags.starts, pooled,
+        )  # fmt: skip
 
     def _offer(self, missed: np.ndarray) -> None:
         """Offer the rows at these positions to the row cache."""

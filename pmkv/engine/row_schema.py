@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -118,3 +119,21 @@ def can_become(given: np.dtype, wanted: np.dtype) -> bool:
     if is_extension(given) and not is_float(wanted):
         return False
     return given.names == wanted.names and np.can_cast(given, wanted, "same_kind")
+
+
+def packed_fields(dtype: np.dtype, fields: Sequence[str], table: str) -> np.dtype:
+    """Return the dtype of these fields, packed. InvalidError: there is no such field. table: its name, for that."""
+    missing = [field for field in fields if field not in (dtype.names or ())]
+    if missing:
+        raise InvalidError(
+            f"table {table!r} has no field {missing[0]!r}; it has {', '.join(dtype.names or ()) or 'no fields'}"
+        )
+    return np.dtype([(field, dtype[field]) for field in fields])
+
+
+def pick_fields(rows: np.ndarray, packed: np.dtype, into: np.ndarray | None = None) -> np.ndarray:
+    """Return rows with the fields of `packed` alone, in `into` if that is given."""
+    picked = np.empty(rows.shape, packed) if into is None else into
+    for field in packed.names or ():
+        picked[field] = rows[field]
+    return picked

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import CorruptionError, InvalidError, UnknownNameError
+from ..errors import CorruptionError, ExistsError, InvalidError, UnknownNameError
 from ..index.hash_table import check_cursor
 from ..index.lookup_batch import IdBatch, lives, new_keys
 from ..kernels import location
@@ -27,15 +27,16 @@ from ..versions.difference import layers_between, walk_layers
 from ..versions.index_stack import Window
 from ..versions.layer import Layer, LayerTree
 from .array_forms import as_id_array, as_row_array, in_form, out_array
-from .casting import add_rows, cast_default, cast_values
+from .casting import add_rows, cast_default
 from .choose_newest import put_newer
 from .collection import Collection
 from .entity_ids import KEPT_KEY, as_keys, ids_of_keys, refuse_collisions
 from .extension_dtypes import is_extension
 from .initializer import Initializer
 from .pooling import bags_of
+from .row_codecs import RowCodec, codec_of
 from .row_reads import RowRead
-from .row_schema import can_become, dtype_from
+from .row_schema import can_become, packed_fields, pick_fields
 
 PIPELINED_FRAMES = 6  # frames of one piece of a long put: one is flushed while the next is filled
 MAX_LOCKED_ROWS = FEW_ELEMENTS  # a batch of up to so many rows is indexed under one hold of locks.state
@@ -67,14 +68,15 @@ class Table(Collection):
         decision = top.tree.decision
         assert decision is not None
         self.id, self.name, self.rows = decision["id"], decision["name"], decision["rows"]
-        self.row_dtype = row = dtype_from(decision["descr"])
-        self.dtype, self.shape, self.width = row.base, row.shape, row.itemsize
+        self._codec = codec_of(decision)
+        self.codec, self.row_dtype = self._codec.name, self._codec.row_dtype
+        self.dtype, self.shape, self.width = self._codec.dtype, self._codec.shape, self._codec.width  # width: as stored
         self._owner, self._zeros = np.uint64(self.id), np.zeros(self.width, np.uint8)
         self.default = decision.get("default")  # as `initializer.normalized` returned it
         self._initial = None if self.default is None else Initializer(self.default, self.dtype, self.shape)
 
     def __repr__(self) -> str:
-        return f"<pmkv table {self.name!r}: rows of {self.row_dtype}>"
+        return f"<pmkv table {self.name!r}: rows of {self.row_dtype}{f' in {self.codec}' if self.codec else ''}>"
 
     # arguments
 
@@ -92,72 +94,97 @@ class Table(Collection):
             )
         return ids
 
-    def _rows(self, rows: Any, ids: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-        """Return rows as stored, uint8[n * width]. ids: int64[n], which came in this shape."""
-        wanted = (*shape, *self.shape)
+    def _rows(self, rows: Any, ids: np.ndarray, shape: tuple[int, ...], encoded: bool = False) -> np.ndarray:
+        """Return rows as stored, uint8[n * width]. ids: int64[n], which came in this shape.
+
+        encoded: the rows are as the table's codec stores them."""
+        codec, label = self._codec_for(encoded), f"rows of table {self.name!r}"
         if isinstance(rows, bytes | bytearray | memoryview):
-            if memoryview(rows).nbytes != ids.size * self.width:
+            if memoryview(rows).nbytes != ids.size * codec.row_dtype.itemsize:
                 raise InvalidError(
                     f"{memoryview(rows).nbytes:,} bytes are not {ids.size:,} rows of table {self.name!r}, of "
-                    f"{self.width} bytes each"
+                    f"{codec.row_dtype.itemsize} bytes each"
                 )
-            return np.frombuffer(rows, np.uint8)
-        array = as_row_array(rows, self.dtype, ids, f"rows of table {self.name!r}")
+            rows = np.frombuffer(rows, codec.dtype).reshape((*shape, *codec.shape))
+        array = as_row_array(rows, codec.dtype, ids, label)
+        if not encoded and self._codec.is_encoded(array, shape):
+            return self._rows(array, ids, shape, encoded=True)
+        wanted = (*shape, *codec.shape)
         if array.shape != wanted:
             raise InvalidError(
                 f"rows of shape {array.shape} do not fit table {self.name!r}: {ids.size} ids need shape {wanted}"
             )
-        if array.dtype != self.dtype and not can_become(array.dtype, self.dtype):
+        if array.dtype != codec.dtype and not can_become(array.dtype, codec.dtype):
             raise InvalidError(
-                f"rows of dtype {array.dtype} do not fit table {self.name!r}, which has dtype {self.dtype}: "
+                f"rows of dtype {array.dtype} do not fit table {self.name!r}, which has dtype {codec.dtype}: "
                 "convert them first"
             )
-        return cast_values(array, self.dtype, f"rows of table {self.name!r}").reshape(-1).view(np.uint8)
+        raw = codec.encode(array, label)
+        if encoded:
+            self._codec.refuse_damaged(raw, label)
+        return raw
 
-    def _default(self, default: Any) -> np.ndarray:
-        """One row, uint8[width], every element `default`; the number 0 means zero bytes whatever the dtype."""
+    def _codec_for(self, encoded: bool) -> RowCodec:
+        """Return the codec of rows as users have them. encoded: they have them as they are stored."""
+        return RowCodec(self._codec.stored) if encoded else self._codec
+
+    def _default(self, default: Any, codec: RowCodec | None = None) -> np.ndarray:
+        """Return a row as stored, uint8[width], with every element `default`, for a read through a codec; the number 0
+        means zero bytes whatever the dtype. Where rows are decoded, zeros: `filled` puts the default in."""
+        codec = codec or self._codec
         if default is None or (isinstance(default, int | float) and default == 0):  # nearly always
             return self._zeros
-        filled = cast_default(default, self.shape, self.dtype, f"a row of table {self.name!r}, {self.row_dtype}")
-        return np.frombuffer(filled.tobytes(), np.uint8)
+        filled = self._default_row(default, codec)
+        return self._zeros if codec.name else np.frombuffer(filled.tobytes(), np.uint8)
+
+    def _default_row(self, default: Any, codec: RowCodec) -> np.ndarray:
+        """Return a row as read through a codec, of its shape, with every element `default`."""
+        label = f"a row of table {self.name!r}, {codec.row_dtype}"
+        return cast_default(default, codec.shape, codec.dtype, label)
 
     def check_rows(self, ids: npt.ArrayLike, rows: npt.ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-        """Copies of ids and rows as a later put would take them; refuses what does not fit."""
+        """Return copies of ids, and of rows as a later `put_stored` takes them; refuse what does not fit."""
         flat, shape = self._shaped_ids(ids)
         raw = self._rows(rows, self._bounded(flat), shape)
-        return flat.copy(), raw.copy().view(self.dtype).reshape(flat.size, *self.shape)
+        return flat.copy(), raw.copy()
+
+    def decoded(self, raw: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """Return stored rows, uint8[n * width], as users read them."""
+        return self._codec.decode(raw, shape)
 
     def absent_rows(self, ids: np.ndarray, default: Any) -> np.ndarray:
         """Return the rows that stand for absent ones."""
         if default is None and self._initial is not None:
-            return self._initial.rows(ids)
-        row = self._default(default).view(self.dtype).reshape(self.shape)
-        return np.broadcast_to(row, (ids.size, *self.shape))
+            return self.decoded(self._initial_rows(ids), ids.shape)
+        if default is None or (isinstance(default, int | float) and default == 0):
+            return np.zeros((ids.size, *self.shape), self.dtype)
+        return np.broadcast_to(self._default_row(default, self._codec), (ids.size, *self.shape))
+
+    def _initial_rows(self, ids: np.ndarray) -> np.ndarray:
+        """Return the rows of the table's default as stored, uint8[n * width]."""
+        assert self._initial is not None
+        return self._codec.encode(self._initial.rows(ids), f"default rows of table {self.name!r}")
 
     def _initialize(self, ids: np.ndarray, raw: np.ndarray, present: np.ndarray) -> None:
         """Put the table's default in place of absent rows, after a gather; write these, if the first read does."""
         initial, missing = self._initial, np.flatnonzero(present == 0)
         if initial is None or not missing.size:
             return
-        rows = np.ascontiguousarray(initial.rows(ids[missing])).reshape(-1).view(np.uint8)
-        raw.reshape(ids.size, self.width)[missing] = rows.reshape(missing.size, self.width)
+        raw.reshape(ids.size, self.width)[missing] = self._initial_rows(ids[missing]).reshape(missing.size, self.width)
         if initial.creates and self._readonly is None and not self._log.readonly:
             self._create(ids[missing])
 
     def _create(self, ids: np.ndarray) -> None:
         """Write the default rows of ids that have none, unless this thread has locks that come after locks.append: the
         next read does it then."""
-        assert self._initial is not None
         locks = self._log.locks
         if (locks.publish.is_held or locks.state.is_held) and not locks.append.is_held:
             return
         within = ids if self.rows is None else ids[(ids >= 0) & (ids < self.rows)]
-        initial = self._initial
 
         def write_new() -> None:
             new = np.unique(within[~self.contains(within)])
-            raw = np.ascontiguousarray(initial.rows(new)).reshape(-1).view(np.uint8)
-            self._log.wait_durable(self._write(new, raw, 0) if new.size else 0)
+            self._log.wait_durable(self._write(new, self._initial_rows(new), 0) if new.size else 0)
 
         _, lsn = self._log.exclusively(write_new)
         self._log.wait_durable(lsn)
@@ -177,50 +204,45 @@ class Table(Collection):
         fields: Sequence[str] | None = None,
         out: Any = None,
         as_: str = "numpy",
+        encoded: bool = False,
     ) -> Any:
         """Rows of ids of any shape, as an array of shape (*ids.shape, *shape). `default` fills those that are absent,
         None as the table was told when it was created: zeros, unless it was told otherwise.
 
         return_found: also bool of ids.shape. fields: only these of a structured dtype, packed. out: an array to fill
-        and return. as_: "numpy", "torch" or "arrow". All of one moment."""
+        and return. as_: "numpy", "torch" or "arrow". encoded: rows as the table's codec stores them. All of one
+        moment."""
         flat, shape = self._shaped_ids(ids)
-        filled = None if out is None else self._out(out, shape, fields)
-        buffer = filled.reshape(-1).view(np.uint8) if filled is not None and fields is None else None
-        rows, found = self.filled(*self._gather(flat, self._default(default), buffer), flat, default)
-        rows = rows.reshape((*shape, *self.shape))
+        codec = self._codec_for(encoded)
+        dtype = codec.dtype if fields is None else packed_fields(codec.dtype, fields, self.name)
+        filled = None if out is None else out_array(out, (*shape, *codec.shape), dtype, f"out= of table {self.name!r}")
+        buffer = filled.reshape(-1).view(np.uint8) if filled is not None and fields is None and not codec.name else None
+        raw, found = self._gather(flat, self._default(default, codec), buffer)
+        rows, found = self.filled(raw, found, flat, default, codec, filled)
+        rows = rows.reshape((*shape, *codec.shape))
         if fields is not None:
-            rows = self._fields(rows, fields, filled)
+            rows = pick_fields(rows, dtype, filled)
         result = in_form(rows, as_) if out is None else out
         return (result, in_form(found.view(np.bool_).reshape(shape), as_)) if return_found else result
 
     def filled(
-        self, raw: np.ndarray, found: np.ndarray, ids: np.ndarray, default: Any
+        self,
+        raw: np.ndarray,
+        found: np.ndarray,
+        ids: np.ndarray,
+        default: Any,
+        codec: RowCodec | None = None,
+        into: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return rows that were gathered, in the dtype of the table, and found; `default` is None: the table's default
-        in place of absent ones."""
+        """Return rows that were gathered, as read through a codec, and found; `default` is None: the table's default in
+        place of absent ones. into: where decoded rows go."""
+        codec = codec or self._codec
         if default is None and self._initial is not None:
             self._initialize(ids, raw, found)
-        return raw.view(self.dtype), found
-
-    def _out(self, out: Any, shape: tuple[int, ...], fields: Sequence[str] | None) -> np.ndarray:
-        dtype = self.dtype if fields is None else self._packed(fields)
-        return out_array(out, (*shape, *self.shape), dtype, f"out= of table {self.name!r}")
-
-    def _packed(self, fields: Sequence[str]) -> np.dtype:
-        """Return the dtype of these fields, packed. InvalidError: there is no such field."""
-        missing = [field for field in fields if field not in (self.dtype.names or ())]
-        if missing:
-            raise InvalidError(
-                f"table {self.name!r} has no field {missing[0]!r}; it has "
-                f"{', '.join(self.dtype.names or ()) or 'no fields'}"
-            )
-        return np.dtype([(field, self.dtype[field]) for field in fields])
-
-    def _fields(self, rows: np.ndarray, fields: Sequence[str], into: np.ndarray | None) -> np.ndarray:
-        packed = np.empty(rows.shape, self._packed(fields)) if into is None else into
-        for field in fields:
-            packed[field] = rows[field]
-        return packed
+        rows = codec.decode(raw, ids.shape, into)
+        if codec.name and default is not None:
+            rows.reshape((ids.size, *codec.shape))[found == 0] = self._default_row(default, codec)
+        return rows, found
 
     def _gather(
         self, ids: np.ndarray, default: np.ndarray, into: np.ndarray | None = None, cached: bool = True
@@ -314,16 +336,24 @@ class Table(Collection):
 
     # writing
 
-    def put(self, ids: npt.ArrayLike, rows: npt.ArrayLike, newer: str | None = None) -> int | None:
+    def put(
+        self, ids: npt.ArrayLike, rows: npt.ArrayLike, newer: str | None = None, encoded: bool = False
+    ) -> int | None:
         """Store rows, shape (*ids.shape, *shape), under ids; the last of equal ids wins. Atomic up to 16 MiB; more is
         applied in atomic pieces. Rows of several fields may be a DataFrame, with a column for each field.
 
         newer: a field, such as the time of an event. A stored row with a greater value in it is left alone, of equal
-        ids the greatest value wins, and the count of rows written is returned."""
+        ids the greatest value wins, and the count of rows written is returned. encoded: the rows are as the table's
+        codec stores them, as `get(..., encoded=True)` returns them."""
         ids, shape = self._shaped_ids(ids)
-        raw = self._rows(rows, self._bounded(ids), shape)
+        raw = self._rows(rows, self._bounded(ids), shape, encoded)
         if newer is not None:
             return put_newer(self, ids, raw, newer)
+        self.put_stored(ids, raw)
+        return None
+
+    def put_stored(self, ids: np.ndarray, raw: np.ndarray) -> None:
+        """Store rows as `check_rows` returned them."""
         self._guard_write()
         piece, lsn, before = self._atomic(self.width), 0, 0
         if ids.size > piece:  # short ones: one is made durable while the next is filled, and the last one is waited for
@@ -335,25 +365,25 @@ class Table(Collection):
                 self._log.flush_piece(lsn, before)
                 before = lsn
         self._log.wait_durable(lsn)
-        return None
 
     def add(self, ids: npt.ArrayLike, rows: npt.ArrayLike) -> None:
-        """Add to rows, absent ones counting as the table's default; equal ids add up. Atomic as put."""
+        """Add to rows, absent ones counting as the table's default; equal ids add up. Atomic as put. A table with a
+        codec adds to what it reads, and encodes the sum again: small changes may be lost in the rounding."""
         ids, shape = self._shaped_ids(ids)
         self.check_adds()
-        change = self._rows(rows, self._bounded(ids), shape).view(self.dtype).reshape(ids.size, *self.shape)
+        change = self.decoded(self._rows(rows, self._bounded(ids), shape), (ids.size,))
         self._guard_write()
         unique, where = np.unique(ids, return_inverse=True)
 
         def write_sums() -> None:
-            raw, found = self._gather(unique, self._default(0))
+            raw, found = self._gather(unique, self._zeros)
             if self._initial is not None:
                 missing = np.flatnonzero(found == 0)
-                initial = np.ascontiguousarray(self._initial.rows(unique[missing])).reshape(-1).view(np.uint8)
+                initial = self._initial_rows(unique[missing])
                 raw.reshape(unique.size, self.width)[missing] = initial.reshape(missing.size, self.width)
-            current = raw.view(self.dtype).reshape(unique.size, *self.shape)
-            current = add_rows(current, where, change, f"a sum in table {self.name!r}")
-            self._log.wait_durable(self._write(unique, current.reshape(-1).view(np.uint8), 0) if unique.size else 0)
+            label = f"a sum in table {self.name!r}"
+            sums = add_rows(self.decoded(raw, (unique.size,)), where, change, label)
+            self._log.wait_durable(self._write(unique, self._codec.encode(sums, label), 0) if unique.size else 0)
 
         _, lsn = self._log.exclusively(write_sums)
         self._log.wait_durable(lsn)
@@ -468,20 +498,22 @@ class Table(Collection):
         self._log.wait_durable(lsn)
         return count
 
-    def scan_from(self, cursor: int = 0, count: int = 1000) -> tuple[int, np.ndarray, np.ndarray]:
+    def scan_from(
+        self, cursor: int = 0, count: int = 1000, encoded: bool = False
+    ) -> tuple[int, np.ndarray, np.ndarray]:
         """(next cursor, ids, rows) of about `count` rows from a cursor: 0 to begin, 0 at the end. What is there
-        all the time is returned."""
+        all the time is returned. encoded: as in `get`."""
         check_cursor(cursor)
         self._guard()  # before: who has the lock cannot wait until a drop is durable, and tells of it
         with self._log.publisher.entry, self._log.locks.state:  # a walk would see a part of a batch
             self._guard()
             lsn = self._changed  # so that rows are of the state that is walked
-            (cursor, ids, rows), _ = self._log.deferring(lambda: self._walk(cursor, max(1, count)), lsn)
+            (cursor, ids, raw), _ = self._log.deferring(lambda: self._walk(cursor, max(1, count)), lsn)
         self._log.wait_durable(lsn)
-        return cursor % (1 << 64), ids, rows
+        return cursor % (1 << 64), ids, self._codec_for(encoded).decode(raw, ids.shape)
 
     def _walk(self, cursor: int, left: int) -> tuple[int, np.ndarray, np.ndarray]:
-        """Return the next cursor, and about `left` ids with their rows. The caller holds locks.state."""
+        """Return the next cursor, and about `left` ids with their stored rows. The caller holds locks.state."""
         ids: list[np.ndarray] = []
         for places, words, _ in self.chain.walk(cursor):
             take = min(left, places.size)
@@ -496,29 +528,32 @@ class Table(Collection):
         else:
             cursor = 0
         taken = np.concatenate(ids) if ids else np.empty(0, np.int64)
-        rows = self._gather(taken, self._default(0), cached=False)[0]
-        return cursor, taken, rows.view(self.dtype).reshape(taken.size, *self.shape)
+        return cursor, taken, self._gather(taken, self._zeros, cached=False)[0]
 
-    def scan(self, batch: int = 4096) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """(ids, rows) of the whole table in batches of about this size, in no order."""
+    def scan(self, batch: int = 4096, encoded: bool = False) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(ids, rows) of the whole table in batches of about this size, in no order. encoded: as in `get`."""
         cursor = 0
         while True:
-            cursor, ids, rows = self.scan_from(cursor, batch)
+            cursor, ids, rows = self.scan_from(cursor, batch, encoded)
             if ids.size:
                 yield ids, rows
             if not cursor:
                 return
 
-    def changes_from(self, since: str, cursor: int = 0, count: int = 1000) -> tuple[int, Changes]:
+    def changes_from(
+        self, since: str, cursor: int = 0, count: int = 1000, encoded: bool = False
+    ) -> tuple[int, Changes]:
         """Return the next cursor, and about `count` rows that were changed or deleted since the view `since`.
 
-        As of `scan_from`; only what was written since is read. UnknownNameError: that view has no such table."""
+        As of `scan_from`; only what was written since is read. encoded: as in `get`. UnknownNameError: that view has no
+        such table."""
         check_cursor(cursor)
         try:
-            return self._changes_from(since, cursor, count)
+            cursor, (ids, raw, gone) = self._changes_from(since, cursor, count)
         except UnknownNameError:  # a pending decision may be why there is no such view
             self._log.wait_durable_if_free(self._log.lsn)
             raise
+        return cursor, (ids, self._codec_for(encoded).decode(raw, ids.shape), gone)
 
     def _changes_from(self, since: str, cursor: int, count: int) -> tuple[int, Changes]:
         self._guard()  # before: who has the lock cannot wait until a drop is durable, and tells of it
@@ -528,17 +563,18 @@ class Table(Collection):
             lsn = max(lsn, self._changed)
             layers = layers_between(self.chain.top, top)
             cursor, ids = taken_of(walk_layers(layers, self.chain.seed, cursor), cursor, max(1, count))
-            (rows, found), _ = self._log.deferring(lambda: self.get(ids, default=0, return_found=True), lsn)
+            (raw, found), _ = self._log.deferring(lambda: self._gather(ids, self._zeros), lsn)
         self._log.wait_durable(lsn)
-        return cursor, (ids[found], rows[found], ids[~found])
+        is_there = found.view(np.bool_)
+        return cursor, (ids[is_there], raw.reshape(ids.size, self.width)[is_there].reshape(-1), ids[~is_there])
 
-    def changes(self, since: str, batch: int = 4096) -> Iterator[Changes]:
+    def changes(self, since: str, batch: int = 4096, encoded: bool = False) -> Iterator[Changes]:
         """Yield (ids, rows, deleted ids) of what differs from the view `since`, such as a snapshot of this one.
 
-        A row that was written again with the same content counts as changed."""
+        A row that was written again with the same content counts as changed. encoded: as in `get`."""
         cursor = 0
         while True:
-            cursor, changes = self.changes_from(since, cursor, batch)
+            cursor, changes = self.changes_from(since, cursor, batch, encoded)
             if changes[0].size or changes[2].size:
                 yield changes
             if not cursor:
@@ -579,3 +615,16 @@ def taken_of(walk: Iterator[Window], cursor: int, count: int) -> tuple[int, np.n
         if take < places.size or sum(some.size for some in ids) >= count:
             return cursor, np.concatenate(ids)
     return 0, np.concatenate(ids) if ids else np.empty(0, np.int64)
+
+
+def refuse_other_layout(table: Table, codec: RowCodec, rows: int | None, default: Any) -> None:
+    """Raise ExistsError unless a table has these rows, this bound and this default, as `normalized` returned it."""
+    if (table.row_dtype, table.codec, table.rows, table.default) == (codec.row_dtype, codec.name, rows, default):
+        return
+    layouts = [(table.row_dtype, table.rows, table.codec, table.default), (codec.row_dtype, rows, codec.name, default)]
+    has, asked = (
+        f"rows of {row} and rows={bound}{f' and codec={name!r}' if table.codec != codec.name else ''}"
+        f"{f' and default={initial}' if table.default != default else ''}"
+        for row, bound, name, initial in layouts
+    )
+    raise ExistsError(f"there is a table {table.name!r} already, with {has}, not with {asked}")

@@ -178,7 +178,7 @@ class TableWrites(OneProcess):
 
     def __init__(self, table: Table) -> None:
         self._table = table
-        self._writes: list[tuple[np.ndarray, np.ndarray | None]] = []  # ids and rows, or None: deleted; in order
+        self._writes: list[tuple[np.ndarray, np.ndarray | None]] = []  # ids, rows as stored or None: deleted; in order
 
     @property
     def is_gone(self) -> bool:
@@ -192,7 +192,8 @@ class TableWrites(OneProcess):
         wanted, shape = as_id_array(ids, f"ids of table {self._table.name!r}")
         rows, found = self._table.as_writer(lambda: self._table.get(wanted, default, return_found=True))
         absent = self._table.absent_rows(wanted, default)
-        for written, values in self._writes:
+        for written, raw in self._writes:
+            values = None if raw is None else self._table.decoded(raw, written.shape)
             place = {int(one): at for at, one in enumerate(written)}  # the last of equal ids wins
             hits = [(at, place[int(one)]) for at, one in enumerate(wanted) if int(one) in place]
             for at, source in hits:
@@ -220,11 +221,11 @@ class TableWrites(OneProcess):
     def add(self, ids: npt.ArrayLike, rows: npt.ArrayLike) -> None:
         """Add to rows as this transaction sees them; equal ids add up."""
         self._table.check_adds()
-        some, change = self._table.check_rows(ids, rows)
+        some, raw = self._table.check_rows(ids, rows)
         unique, where = np.unique(some, return_inverse=True)
-        current = self.get(unique)
+        change, current = self._table.decoded(raw, some.shape), self.get(unique)
         total = add_rows(current, where, change, f"a sum in table {self._table.name!r}")
-        self._writes.append((unique, total))
+        self.put(unique, total)
 
     def delete(self, ids: npt.ArrayLike) -> int:
         """Delete at the end; how many were there?"""
@@ -249,4 +250,4 @@ class TableWrites(OneProcess):
             if rows is None:
                 self._table.delete(ids)
             else:
-                self._table.put(ids, rows)
+                self._table.put_stored(ids, rows)

@@ -30,6 +30,15 @@ if JIT:
         return types.uint64(array, types.int64), codegen
 
     @intrinsic
+    def _load16(typingctx, array, offset):
+        def codegen(context, builder, signature, args):
+            pointer = _pointer(context, builder, signature.args[0], *args)
+            word = builder.bitcast(pointer, ir.IntType(16).as_pointer())
+            return builder.load(word, align=1)
+
+        return types.uint16(array, types.int64), codegen
+
+    @intrinsic
     def _store64(typingctx, array, offset, value):
         def codegen(context, builder, signature, args):
             pointer = _pointer(context, builder, signature.args[0], *args[:2])
@@ -82,6 +91,12 @@ if JIT:
         return _load64(array, np.int64(offset))
 
     @njit(inline="always")
+    def load16(array, offset):
+        """Return the little-endian uint16 at a byte offset."""
+        _inside(array, offset, 2)
+        return _load16(array, np.int64(offset))
+
+    @njit(inline="always")
     def store64(array, offset, value):
         """Store a uint64 at a byte offset."""
         _inside(array, offset, 8)
@@ -110,6 +125,11 @@ else:
         if offset < 0 or offset + 8 > array.size:
             raise IndexError("bytes outside the array")
         return array[offset : offset + 8].view(np.uint64)[0]
+
+    def load16(array, offset):
+        if offset < 0 or offset + 2 > array.size:
+            raise IndexError("bytes outside the array")
+        return array[offset : offset + 2].view(np.uint16)[0]
 
     def store64(array, offset, value):
         array[offset : offset + 8] = np.array([value], np.uint64).view(np.uint8)

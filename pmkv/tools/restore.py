@@ -133,7 +133,7 @@ class Restorer:
         for new, gone in self._changes(part, before):
             if part.decision is not None:
                 table = head.table(name)
-                table.put(new.ids(part.seed), new.rows.reshape(-1).data)
+                table.put_stored(new.ids(part.seed), new.rows.reshape(-1))
                 table.delete(gone.ids(part.seed))
             else:
                 keyspace = head.keyspace(number_of(part.name))

@@ -17,7 +17,6 @@ import numpy as np
 
 from ..data_directory import DataDirectory
 from ..engine.keyspace import OWNER
-from ..engine.row_schema import dtype_from
 from ..errors import ClosedError, CorruptionError, FlushError, FullError, InvalidError, PmkvError
 from ..index.arena import Arena
 from ..index.location_cache import CacheBudget
@@ -130,15 +129,15 @@ class Copy:
         if frame.flags & Flag.DELETED:
             table.delete(ids)
         else:
-            table.put(ids, self._data[frame.body + 8 * frame.count : frame.body + frame.length].tobytes())
+            table.put_stored(ids, self._data[frame.body + 8 * frame.count : frame.body + frame.length])
         return frame.count
 
     def _decide(self, decision: dict[str, Any], view: View) -> None:
         match decision:
-            case {"op": "create_table", "id": number, "name": name, "descr": descr, "rows": rows}:
+            case {"op": "create_table", "id": number, "name": name}:
                 if name in view.tables():  # its drop is lost
                     view.drop_table(name)
-                view.create_table(name, dtype_from(descr), rows, default=decision.get("default"))
+                view.restore_table({key: value for key, value in decision.items() if key != "head"})
                 self._names[number] = name
             case {"op": "drop_table", "id": number}:
                 view.drop_table(self._names[number])

@@ -23,6 +23,8 @@ from pmkv.view import View
 from tests.crash.model import SPACES, Model, OpenView, Rows
 from tests.crash.model import View as ModelView
 
+QUANTISED = ("<f4", (16,))  # rows of this dtype are stored in int8; all numbers of a row are equal, so it is exact
+
 
 class Operation:
     """What all have in common."""
@@ -135,7 +137,8 @@ class CreateTable(Operation):
         model.tables[self.name] = Rows(np.dtype(self.descr), self.bound, default=self.default)
 
     def on_store(self, store: Any) -> Any:
-        store.create_table(self.name, np.dtype(self.descr), rows=self.bound, default=self.default)
+        codec = "int8" if self.descr == QUANTISED else None
+        store.create_table(self.name, np.dtype(self.descr), rows=self.bound, default=self.default, codec=codec)
 
 
 @dataclass(frozen=True)
@@ -239,8 +242,10 @@ class Bare:
     def flush_all(self) -> None:
         self.engine.clear_all()
 
-    def create_table(self, name: str, dtype: Any, rows: int | None = None, default: Any = None) -> Table:
-        return self.engine.create_table(name, dtype, rows, default=default)
+    def create_table(
+        self, name: str, dtype: Any, rows: int | None = None, default: Any = None, codec: str | None = None
+    ) -> Table:
+        return self.engine.create_table(name, dtype, rows, default=default, codec=codec)
 
     def drop_table(self, name: str) -> None:
         self.engine.drop_table(name)

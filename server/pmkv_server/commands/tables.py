@@ -68,11 +68,12 @@ def _ids(blob: bytes, name: str = "ids") -> np.ndarray:
 
 
 def _rows(blob: bytes, table: Any, count: int) -> np.ndarray:
-    if len(blob) != count * table.width:
+    width = table.row_dtype.itemsize
+    if len(blob) != count * width:
         raise CommandError(
-            f"ERR rows: {len(blob)} bytes, but {count} ids of table '{table.name}' take {count} x {table.width} bytes"
+            f"ERR rows: {len(blob)} bytes, but {count} ids of table '{table.name}' take {count} x {width} bytes"
         )
-    return np.frombuffer(blob, table.row_dtype) if table.width else np.empty((count, *table.shape), table.dtype)
+    return np.frombuffer(blob, table.row_dtype) if width else np.empty((count, *table.shape), table.dtype)
 
 
 def _blob(values: np.ndarray) -> Reply:
@@ -84,7 +85,7 @@ def _blob(values: np.ndarray) -> Reply:
 def _reads_many_bytes(session: Session, arguments: list[bytes], at: str | None) -> bool:
     """Tell whether the ids ask for more than HEAVY_READ_BYTES of rows."""
     try:
-        return len(arguments[2]) // 8 * _table_of(session, arguments[1], at).width > HEAVY_READ_BYTES
+        return len(arguments[2]) // 8 * _table_of(session, arguments[1], at).row_dtype.itemsize > HEAVY_READ_BYTES
     except errors.UnknownNameError:
         return False
 
@@ -98,7 +99,7 @@ def _may_wait(session: Session, name: bytes, ids: bytes, at: str | None) -> bool
 
 
 def _gets_much(session: Session, arguments: list[bytes]) -> bool:
-    at = _get_options(arguments[3:])[3] if len(arguments) > 3 else None
+    at = _get_options(_encoded(arguments[3:])[0])[3] if len(arguments) > 3 else None
     return _reads_many_bytes(session, arguments, at) or _may_wait(session, arguments[1], arguments[2], at)
 
 
@@ -138,19 +139,21 @@ def create(session: Session, arguments: list[bytes]) -> Reply:
     """Create a table of fixed-width rows; ROWS: a dense one, with the ids 0 to n-1.
 
     DEFAULT: of rows that were never written, in JSON: a number, {"uniform": [low, high], "seed": n}, {"normal": [mean,
-    deviation], "seed": n}.
+    deviation], "seed": n}. CODEC: how rows of f4 are stored: int8, int4, f2, bfloat16, float8_e4m3fn, float8_e5m2.
 
-    Syntax: TABLE.CREATE name DTYPE dtype [DIM n] [ROWS n] [DEFAULT json]
+    Syntax: TABLE.CREATE name DTYPE dtype [DIM n] [ROWS n] [DEFAULT json] [CODEC name]
     Syntax: TABLE.CREATE name SCHEMA json [ROWS n] [DEFAULT json]
     """
-    dtype, dim, schema, rows, default = _create_options(arguments[2:])
+    dtype, dim, schema, options = _create_options(arguments[2:])
     description = schema if schema is not None else dtype if dim is None else (dtype, dim)
-    session.view.create_table(name_of(arguments[1]), description, rows=rows, default=default)
+    session.view.create_table(name_of(arguments[1]), description, **options)
     return OK
 
 
-def _create_options(words: list[bytes]) -> tuple[Any, int | None, Any, int | None, Any]:
-    dtype = dim = schema = rows = default = None
+def _create_options(words: list[bytes]) -> tuple[Any, int | None, Any, dict[str, Any]]:
+    """Return DTYPE, DIM, SCHEMA, and the other options of `create_table` by name."""
+    dtype = dim = schema = None
+    others: dict[str, Any] = {}
     if len(words) % 2:
         raise CommandError(SYNTAX)
     for option, value in zip(words[::2], words[1::2], strict=True):
@@ -162,14 +165,16 @@ def _create_options(words: list[bytes]) -> tuple[Any, int | None, Any, int | Non
             case b"DIM":
                 dim = parse_int(value, "ERR DIM is not a positive integer", 1, 1 << 20)
             case b"DEFAULT":
-                default = _default(value)
+                others["default"] = _default(value)
+            case b"CODEC":
+                others["codec"] = name_of(value)
             case b"ROWS":
-                rows = parse_int(value, "ERR ROWS is not a positive integer", 1)
+                others["rows"] = parse_int(value, "ERR ROWS is not a positive integer", 1)
             case _:
                 raise CommandError(SYNTAX)
     if (dtype is None) == (schema is None) or (schema is not None and dim is not None):
         raise CommandError("ERR syntax error: give DTYPE (with DIM if a row has several elements) or SCHEMA")
-    return dtype, dim, schema, rows, default
+    return dtype, dim, schema, others
 
 
 def _default(word: bytes) -> Any:
@@ -240,7 +245,8 @@ def _layout(arguments: list[bytes]) -> tuple[list[bytes], bool]:
 def info(session: Session, arguments: list[bytes]) -> Reply:
     """Return dtype (JSON), shape and width of a row, count of rows; LAYOUT: no count.
 
-    Counting may take long after a restart or many writes, so clients that need the layout alone ask for that.
+    Counting may take long after a restart or many writes, so clients that need the layout alone ask for that. A table
+    with a codec has two more: `codec`, and `stored`, the bytes that a row takes.
 
     Syntax: TABLE.INFO name [LAYOUT] [AT view]
     """
@@ -251,9 +257,12 @@ def info(session: Session, arguments: list[bytes]) -> Reply:
         (bulk(b"id"), integer(table.id)),
         (bulk(b"dtype"), bulk(describe(table.dtype))),
         (bulk(b"shape"), array(integer(n) for n in table.shape)),
-        (bulk(b"width"), integer(table.width)),
+        (bulk(b"width"), integer(table.row_dtype.itemsize)),
         (bulk(b"rows"), integer(table.rows or 0)),
     ]
+    if table.codec is not None:
+        pairs.append((bulk(b"codec"), bulk(table.codec.encode())))
+        pairs.append((bulk(b"stored"), integer(table.width)))
     if table.default is not None:
         pairs.append((bulk(b"default"), bulk(orjson.dumps(table.default))))
     if with_count:
@@ -280,19 +289,28 @@ def put(session: Session, arguments: list[bytes]) -> Reply:
     """Write rows; an id that occurs several times keeps its last row.
 
     NEWER: a row is written unless the stored one has a greater value in that field, an id that occurs several times
-    keeps the row with the greatest value, and the reply is the count of rows written.
+    keeps the row with the greatest value, and the reply is the count of rows written. ENCODED: the rows are as the
+    table's codec stores them.
 
-    Syntax: TABLE.PUT name ids rows [NEWER field]
+    Syntax: TABLE.PUT name ids rows [NEWER field] [ENCODED]
     """
+    words, encoded = _encoded(arguments[4:])
     newer = None
-    for option, value in _options(arguments[4:]):
+    for option, value in _options(words):
         if option != b"NEWER":
             raise syntax_error(option)
         newer = name_of(value)
     table = _table_of(session, arguments[1])
     ids = _ids(arguments[2])
-    written = table.put(ids, _rows(arguments[3], table, len(ids)), newer)
+    rows = bytes(arguments[3]) if encoded else _rows(arguments[3], table, len(ids))
+    written = table.put(ids, rows, newer, encoded=encoded)
     return OK if written is None else integer(written)
+
+
+def _encoded(words: list[bytes]) -> tuple[list[bytes], bool]:
+    """Return the words without ENCODED, the last one, and whether it is there."""
+    encoded = bool(words) and words[-1].upper() == b"ENCODED"
+    return (words[:-1] if encoded else words), encoded
 
 
 @command("table.add", 4, "write denyoom", heavy=_writes_much)
@@ -352,15 +370,18 @@ def exists(session: Session, arguments: list[bytes]) -> Reply:
 def get(session: Session, arguments: list[bytes]) -> Reply:
     """Return the rows of ids, absent ones as DEFAULT or the table says; FOUND: flags, too.
 
-    Syntax: TABLE.GET name ids [DEFAULT x] [FIELDS n f...] [FOUND] [AT view]
+    ENCODED: rows as the table's codec stores them.
+
+    Syntax: TABLE.GET name ids [DEFAULT x] [FIELDS n f...] [FOUND] [AT view] [ENCODED]
     """
-    default, fields, return_found, at = _get_options(arguments[3:])
+    words, encoded = _encoded(arguments[3:])
+    default, fields, return_found, at = _get_options(words)
     table = _table_of(session, arguments[1], at)
     ids = _ids(arguments[2])
-    check_reply_size(len(ids) * table.width)
+    check_reply_size(len(ids) * table.row_dtype.itemsize)
     if not return_found:
-        return _blob(table.get(ids, default=default, fields=fields))
-    rows, found = table.get(ids, default=default, return_found=True, fields=fields)
+        return _blob(table.get(ids, default=default, fields=fields, encoded=encoded))
+    rows, found = table.get(ids, default=default, return_found=True, fields=fields, encoded=encoded)
     return joined([_blob(rows), _blob(found.astype(np.uint8))])
 
 
@@ -403,7 +424,7 @@ def mget(session: Session, arguments: list[bytes]) -> Reply:
     """
     groups, rest = _counted(arguments[1:], 2)
     view = session.at(_at(rest))
-    check_reply_size(sum(len(ids) // 8 * view.table(name_of(name)).width for name, ids in groups))
+    check_reply_size(sum(len(ids) // 8 * view.table(name_of(name)).row_dtype.itemsize for name, ids in groups))
     if len({name for name, _ in groups}) == len(groups):
         found = view.gather({name_of(name): _ids(ids) for name, ids in groups})
         return joined([_blob(found[name_of(name)]) for name, _ in groups])
@@ -415,13 +436,16 @@ def mget(session: Session, arguments: list[bytes]) -> Reply:
 def scan(session: Session, arguments: list[bytes]) -> Reply:
     """Return the next cursor (0 at the end), ids, and rows.
 
-    Syntax: TABLE.SCAN name cursor [COUNT n] [AT view]
+    ENCODED: rows as the table's codec stores them.
+
+    Syntax: TABLE.SCAN name cursor [COUNT n] [AT view] [ENCODED]
     """
     cursor = parse_int(arguments[2], "ERR invalid cursor", 0, (1 << 64) - 1)
-    count, at = _scan_options(arguments[3:])
+    words, encoded = _encoded(arguments[3:])
+    count, at = _scan_options(words)
     table = _table_of(session, arguments[1], at)
-    count = min(count, max(HEAVY_READ_BYTES // (table.width + 8), 1))
-    cursor, ids, rows = table.scan_from(cursor, count)
+    count = min(count, max(HEAVY_READ_BYTES // (table.row_dtype.itemsize + 8), 1))
+    cursor, ids, rows = table.scan_from(cursor, count, encoded)
     return joined([bulk(b"%d" % cursor), _blob(ids), _blob(rows)])
 
 
@@ -442,19 +466,20 @@ def changes(session: Session, arguments: list[bytes]) -> Reply:
     """Return the next cursor, ids and rows changed since a view, ids deleted.
 
     The cursor is 0 at the end. Only what was written since is read. A row that was written
-    again with the same content counts as changed.
+    again with the same content counts as changed. ENCODED: rows as the table's codec stores them.
 
-    Syntax: TABLE.CHANGES name cursor SINCE view [COUNT n] [AT view]
+    Syntax: TABLE.CHANGES name cursor SINCE view [COUNT n] [AT view] [ENCODED]
     """
     cursor = parse_int(arguments[2], "ERR invalid cursor", 0, (1 << 64) - 1)
-    options = dict(_options(arguments[3:]))
+    words, encoded = _encoded(arguments[3:])
+    options = dict(_options(words))
     since = name_of(options.pop(b"SINCE", b""))
     if not since:
         raise CommandError("ERR syntax error: SINCE and the name of a view are missing")
     count, at = _scan_options([word for pair in options.items() for word in pair])
     table = _table_of(session, arguments[1], at)
-    count = min(count, max(HEAVY_READ_BYTES // (table.width + 8), 1))
-    cursor, (ids, rows, deleted) = table.changes_from(since, cursor, count)
+    count = min(count, max(HEAVY_READ_BYTES // (table.row_dtype.itemsize + 8), 1))
+    cursor, (ids, rows, deleted) = table.changes_from(since, cursor, count, encoded)
     return joined([bulk(b"%d" % cursor), _blob(ids), _blob(rows), _blob(deleted)])
 
 
@@ -467,7 +492,7 @@ def pool(session: Session, arguments: list[bytes]) -> Reply:
     weights, mode, at = _pool_options(arguments[4:], weights=True)
     table = _table_of(session, arguments[1], at)
     ids, offsets = _ids(arguments[2]), _ids(arguments[3], "offsets")
-    check_reply_size(len(offsets) * max(table.width, 8))
+    check_reply_size(len(offsets) * max(table.row_dtype.itemsize, 8))
     return _blob(table.pool(ids, offsets, weights=weights, mode=mode))
 
 

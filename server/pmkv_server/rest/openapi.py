@@ -101,6 +101,7 @@ SCHEMAS: dict[str, Schema] = {
             "description": "A number makes the table dense: ids are 0 to rows-1. null: any int64.",
         },
         default=INITIAL,
+        codec={"type": ["string", "null"], "description": "How rows of f4 are stored: int8, int4, f2, bfloat16, ..."},
     ),
     "Table": record(
         "name id dtype shape width rows length",
@@ -110,6 +111,8 @@ SCHEMAS: dict[str, Schema] = {
         shape=listing({"type": "integer"}),
         width={"type": "integer", "description": "Bytes per row."},
         rows={"type": ["integer", "null"]},
+        codec={"type": "string", "description": "How rows are stored, if not as they are read."},
+        stored={"type": "integer", "description": "Bytes that a row takes, if the table has a codec."},
         default={"type": "object", "description": "Stands for rows that were never written, if these are not zeros."},
         length={"type": "integer", "description": "Count of the ids that have a row."},
     ),

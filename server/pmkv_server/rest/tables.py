@@ -19,7 +19,7 @@ from .keys import reply
 from .problems import invalid
 
 CURSOR = "Pmkv-Cursor"
-KNOWN = {"name", "dtype", "shape", "rows", "default"}
+KNOWN = {"name", "dtype", "shape", "rows", "default", "codec"}
 MAX_COUNT = 1 << 20
 MODES = ("sum", "mean", "max")
 
@@ -30,8 +30,9 @@ def describe(table: Any) -> dict[str, Any]:
         "id": table.id,
         "dtype": np.lib.format.dtype_to_descr(table.dtype) if table.dtype.names else dtype_name(table.dtype),
         "shape": list(table.shape),
-        "width": table.width,
+        "width": table.row_dtype.itemsize,
         "rows": table.rows,
+        **({} if table.codec is None else {"codec": table.codec, "stored": table.width}),
         **({} if table.default is None else {"default": table.default}),
         "length": len(table),
     }
@@ -51,14 +52,15 @@ async def create_table(request: web.Request) -> web.Response:
     if not isinstance(body, dict) or not {"name", "dtype"} <= body.keys() <= KNOWN:
         raise invalid(
             'the body must be {"name": "...", "dtype": NumPy descr, "shape": [...], "rows": bound or null, '
-            '"default": of absent rows}'
+            '"default": of absent rows, "codec": how rows are stored}'
         )
     dtype = row_dtype(body["dtype"], body.get("shape", []))
     rows = None if body.get("rows") is None else integer(body["rows"], "rows", 1, 1 << 62)
     name = body["name"]
     if not isinstance(name, str):
         raise invalid("'name' must be a string")
-    made = await run(request, lambda: describe(view.create_table(name, dtype, rows, default=body.get("default"))))
+    options = {option: body.get(option) for option in ("default", "codec")}
+    made = await run(request, lambda: describe(view.create_table(name, dtype, rows, **options)))
     return reply(made, 201, {hdrs.LOCATION: f"/v1/tables/{name}"})
 
 
@@ -143,7 +145,7 @@ async def rows_get(request: web.Request) -> web.Response:
         rows, found = table.get(ids, default=default, return_found=True, fields=fields)
         return {"rows": rows, "found": found} if with_found else {"rows": rows}
 
-    return await _encoded(request, work, len(ids) * table.width, body_format(request))
+    return await _encoded(request, work, len(ids) * table.row_dtype.itemsize, body_format(request))
 
 
 async def rows_put(request: web.Request) -> web.Response:
@@ -151,14 +153,14 @@ async def rows_put(request: web.Request) -> web.Response:
     ids, rows, newer = message.require("ids"), message.require("rows"), message.options.get("newer")
     if newer is not None and not isinstance(newer, str):
         raise invalid("'newer' must be the name of a field")
-    written = await run(request, lambda: table.put(ids, rows, newer), len(ids) * table.width)
+    written = await run(request, lambda: table.put(ids, rows, newer), len(ids) * table.row_dtype.itemsize)
     return reply({"count": len(ids) if written is None else written})
 
 
 async def rows_add(request: web.Request) -> web.Response:
     table, message = await _message(request)
     ids, rows = message.require("ids"), message.require("rows")
-    await run(request, lambda: table.add(ids, rows), len(ids) * table.width)
+    await run(request, lambda: table.add(ids, rows), len(ids) * table.row_dtype.itemsize)
     return reply({"count": len(ids)})
 
 
@@ -178,7 +180,7 @@ async def rows_pool(request: web.Request) -> web.Response:
     def work() -> dict[str, Any]:
         return {"rows": table.pool(ids, offsets, weights=weights, mode=mode)}
 
-    return await _encoded(request, work, (len(ids) + len(offsets)) * table.width, body_format(request))
+    return await _encoded(request, work, (len(ids) + len(offsets)) * table.row_dtype.itemsize, body_format(request))
 
 
 async def rows_scan(request: web.Request) -> web.Response:
@@ -191,7 +193,7 @@ async def rows_scan(request: web.Request) -> web.Response:
         # The cursor is a string, because JavaScript would round the number.
         return {"cursor": str(next_cursor), "ids": ids, "rows": rows}
 
-    return await _encoded(request, work, count * table.width, body_format(request), ("cursor",))
+    return await _encoded(request, work, count * table.row_dtype.itemsize, body_format(request), ("cursor",))
 
 
 async def gather(request: web.Request) -> web.Response:
@@ -202,7 +204,7 @@ async def gather(request: web.Request) -> web.Response:
     accepted = accepted_format(request, offered, form if form in offered else JSON)
     ids = await off_loop(lambda: codec.decode_ids(body, form, MAX_BODY_BYTES), len(body))
     tables = await run(request, lambda: {name: view.table(name) for name in ids})
-    size = sum(len(ids[name]) * table.width for name, table in tables.items())
+    size = sum(len(ids[name]) * table.row_dtype.itemsize for name, table in tables.items())
     found = await run(request, lambda: view.gather(ids), size)
     encoded = await off_loop(lambda: _gathered(accepted, found), size)
     return web.Response(body=payload_of(encoded), headers={hdrs.VARY: hdrs.ACCEPT}, content_type=accepted)

@@ -28,6 +28,8 @@ def fill(store: View, seed: int = 0) -> None:
         ids = random.permutation(500)[:200] if name == "flags" else random.integers(-(1 << 63), (1 << 63) - 1, 200)
         table.put(ids, random.integers(0, 2, ids.size * table.width, np.uint8).tobytes())
         table.delete(ids[:20])
+    quantised = store.create_table("quantised", ("f4", 5), codec="int4")
+    quantised.put(random.permutation(100), random.normal(size=(100, 5)))
     store.put_many({b"key:%d\0\xff" % i: random.bytes(int(random.integers(0, 50))) for i in range(500)})
     store.put(b"expires", b"late", expire_at=4_000_000_000_000)
     store.put(b"parts", random.bytes(5 << 20))
@@ -37,11 +39,11 @@ def fill(store: View, seed: int = 0) -> None:
 
 
 def contents(view: View) -> dict[str, object]:
-    """Return all that a view holds: dtypes and rows by id, values and expiries by key."""
+    """Return all that a view holds: dtypes and stored rows by id, values and expiries by key."""
     found: dict[str, object] = {}
     for name, table in view.tables().items():
-        rows = {int(one): row.tobytes() for ids, rows in table.scan() for one, row in zip(ids, rows)}
-        found[name] = table.row_dtype, table.rows, rows
+        rows = {int(one): row.tobytes() for ids, rows in table.scan(encoded=True) for one, row in zip(ids, rows)}
+        found[name] = table.row_dtype, table.codec, table.rows, rows
     for number in range(16):
         keyspace = view.keyspace(number)
         found[f"keyspace {number}"] = {key: keyspace.entry(key) for key, _ in keyspace.scan()}

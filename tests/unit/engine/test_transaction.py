@@ -69,6 +69,19 @@ def test_tables(store: pmkv.Store) -> None:
     assert len(items) == 3
 
 
+def test_a_table_with_a_codec_is_read_as_it_will_be_stored(store: pmkv.Store) -> None:
+    table = store.create_table("int8", ("f4", 3), codec="int8", default={"uniform": (0, 1)})
+    rows = np.array([[0.1, 0.2, 0.7], [1, 2, 5]], "f4")
+    with store.transaction() as txn:
+        inside = txn.table("int8")
+        inside.put([1, 2], rows)
+        inside.add([2, 3], rows)
+        inside.delete([1])
+        seen = inside.get([1, 2, 3])
+    assert table.get([1, 2, 3]).tobytes() == seen.tobytes()
+    assert table.contains([1, 2, 3]).tolist() == [False, True, True]
+
+
 def test_arrays_given_may_change_afterwards(store: pmkv.Store) -> None:
     ids, rows, value = np.array([5]), np.ones((1, 2), "f4"), bytearray(b"before")
     with store.transaction() as txn:

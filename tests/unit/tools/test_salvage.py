@@ -78,6 +78,9 @@ def test_tables_keyspaces_expiries_and_deletes(tmp_path: Path) -> None:
         store.drop_table("gone")
         dense = store.create_table("dense", [("price", "f8"), ("tag", "S4")], rows=10)
         dense.put([9], np.array([(2.5, b"tag")], dense.dtype))
+        quantised = store.create_table("int8", ("f4", 3), codec="int8", default=0.5)
+        quantised.put([5], [[0.1, 0.2, 0.7]])
+        encoded = quantised.get([5], encoded=True).tobytes()
         store.put(b"victim", bytes(8192))
         store.keyspace(4).put(b"k", b"v", expire_at=soon)
         store.keyspace(5).put(b"cleared", b"v")
@@ -95,7 +98,9 @@ def test_tables_keyspaces_expiries_and_deletes(tmp_path: Path) -> None:
         assert store.get(b"long") == np.random.default_rng(3).bytes(900_000)
         rows, found = store.table("items").get([1, 2, -3], return_found=True)
         assert found.tolist() == [True, False, True] and rows[2].tolist() == [8, 9, 10, 11]
-        assert set(store.tables()) == {"items", "dense"} and store.table("dense").rows == 10
+        assert store.table("int8").get([5], encoded=True).tobytes() == encoded
+        assert store.table("int8").get([6]).tolist() == [[0.5, 0.5, 0.5]]
+        assert set(store.tables()) == {"items", "dense", "int8"} and store.table("dense").rows == 10
         assert store.table("dense").get([9])[0].tolist() == (2.5, b"tag")
         store.check()
 

@@ -257,3 +257,23 @@ def test_defaults_of_tables(client: Client, store: Any) -> None:
         TABLE.CREATE u DTYPE f4 DEFAULT {} => -ERR default={}: known are "zeros", a value, and {'uniform': (low, high)} or {'normal': (mean, deviation)} with a 'seed'
         TABLE.CREATE u DTYPE f4 DEFAULT { => -ERR DEFAULT '{' is not JSON
     """)  # noqa: E501
+
+
+def test_a_table_with_a_codec(client: Client) -> None:
+    assert client.says("TABLE.CREATE q DTYPE f4 DIM 4 CODEC int8 ROWS 9") == "OK"
+    flat = client("TABLE.INFO", "q", "LAYOUT")[1]
+    found = {key[1]: value for key, value in zip(flat[::2], flat[1::2])}
+    assert (found[b"codec"], found[b"stored"], found[b"width"]) == (("$", b"int8"), (":", b"12"), (":", b"16"))
+    assert client("TABLE.PUT", "q", blob(1), blob(0, 1, 2, 255, dtype="<f4")) == ("+", b"OK")
+    assert rows_of(client("TABLE.GET", "q", blob(1))) == [0, 1, 2, 255]
+    fused = bytes([0, 1, 2, 255]) + blob(1, 0, dtype="<f4")
+    assert client("TABLE.GET", "q", blob(1), "ENCODED") == ("$", fused)
+    assert client("TABLE.PUT", "q", blob(2), fused, "ENCODED") == ("+", b"OK")
+    assert rows_of(client("TABLE.POOL", "q", blob(1, 2), blob(0))) == [0, 2, 4, 510]
+    assert client("TABLE.SCAN", "q", 0, "COUNT", 9, "ENCODED")[1][2] == ("$", 2 * fused)
+    assert client("SNAPSHOT.CREATE", "s") == ("+", b"OK")
+    client("TABLE.PUT", "q", blob(3), fused, "ENCODED")
+    assert client("TABLE.CHANGES", "q", 0, "SINCE", "s", "ENCODED")[1][2] == ("$", fused)
+    assert "choose one of f2, bfloat16" in client.says("TABLE.CREATE u DTYPE f4 CODEC int5")
+    assert "codec='int8' stores rows of f4, not of int32" in client.says("TABLE.CREATE u DTYPE i4 CODEC int8")
+    assert b"of 12 bytes each" in client("TABLE.PUT", "q", blob(3), b"short", "ENCODED")[1]

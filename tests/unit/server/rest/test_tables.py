@@ -57,6 +57,21 @@ async def test_life_of_a_table(rest: TestClient) -> None:
     assert "nope" in await detail(await rest.post("/v1/tables/nope/rows:get", json={"ids": []}), 404)
 
 
+async def test_a_table_with_a_codec(rest: TestClient) -> None:
+    rows = await make(rest, shape=[4], codec="int8")
+    info = await ok(await rest.get("/v1/tables/items"))
+    assert (info["codec"], info["stored"], info["width"]) == ("int8", 12, 16)
+    await ok(await rest.post(rows + ":put", json={"ids": [1], "rows": [[0, 1, 2, 255]]}))
+    assert (await ok(await rest.post(rows + ":get", json={"ids": [1]})))["rows"] == [[0, 1, 2, 255]]
+    assert "choose one of" in await detail(
+        await rest.post("/v1/tables", json={"name": "t", "dtype": "f4", "codec": 8}), 400
+    )
+    fused = np.array([[0, 1, 2, 255, *np.array([0.5, -1], "<f4").view(np.uint8)]], np.uint8)
+    body = write_npz({"ids": np.array([2]), "rows": fused})
+    await ok(await rest.post(rows + ":put", data=body, headers={"Content-Type": NPZ, "Accept": JSON}))
+    assert (await ok(await rest.post(rows + ":get", json={"ids": [2]})))["rows"] == [[-1, -0.5, 0, 126.5]]
+
+
 BAD_TABLES = [
     {},
     [],
