@@ -398,7 +398,7 @@ def read_view(store: Any, model: OpenView, spaces: int) -> None:
     for name, table in store.tables().items():
         shown = model.tables[name] = Rows(table.row_dtype, table.rows)
         for ids, scanned in table.scan():
-            width = table.width
+            width = table.row_dtype.itemsize
             rows, found = table.get(ids, return_found=True)  # through the row cache, which a scan passes by
             raw = rows.tobytes()
             assert found.all() and raw == scanned.tobytes(), f"a get of table {name} shows other rows than a scan"
