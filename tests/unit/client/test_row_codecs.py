@@ -81,7 +81,7 @@ def test_asyncio_has_the_same_arguments(server: Served, client: pmkv_client.Clie
 def test_layouts_that_differ_are_refused(client: pmkv_client.Client) -> None:
     client.create_table("t", ("f4", 6), codec="bf16")
     assert client.create_table("t", ("f4", 6), codec="bfloat16", exist_ok=True).codec == "bfloat16"
-    with pytest.raises(ResponseError, match="codec=bfloat16; asked for was .* codec=int8"):
+    with pytest.raises(ResponseError, match=r"codec=bfloat16; asked for was .* codec=int8"):
         client.create_table("t", ("f4", 6), codec="int8", exist_ok=True)
     with pytest.raises(ResponseError, match="choose one of"):
         client.create_table("u", ("f4", 6), codec="int3")

@@ -230,7 +230,7 @@ def test_names_and_dtypes_that_do_not_fit_are_refused() -> None:
     engine = small_engine()
     table = engine.create_table("t", "f4", codec="bf16")
     assert engine.create_table("t", "f4", codec="bfloat16", exist_ok=True) is table
-    with pytest.raises(ExistsError, match="codec='bfloat16', not with .* codec=None"):
+    with pytest.raises(ExistsError, match=r"codec='bfloat16', not with .* codec=None"):
         engine.create_table("t", "f4", exist_ok=True)
     with pytest.raises(InvalidError, match="no such field"):
         table.put([1], [1.0], newer="time")
