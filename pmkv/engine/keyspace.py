@@ -351,17 +351,16 @@ class Keyspace(Collection):
         expiries: np.ndarray,
         lsn: int,
     ) -> None:
-        data, kept = self._log.data, self.chain.top.memtable_for_write().tally.expiries
+        data, tally = self._log.data, self.chain.top.memtable_for_write().tally
         wanted = KeyBatch(words, keys, bounds, data, self._owner, self._verify)
         before = self.chain.enter(wanted, locations, lsn)
         if self.watches:
             self.watches.mark(words)
         if np.count_nonzero(expiries):
-            kept.update(expiries[(expiries != 0) & (locations & location.DELETE == 0)].tolist())
-        if kept:
+            tally.expiries.add(expiries[(expiries != 0) & (locations & location.DELETE == 0)].tolist())
+        if tally.expiries:
             read_expiries(data, before, gone := np.empty(before.size, np.int64))
-            for expiry in gone[gone != 0].tolist():
-                kept.remove(expiry)
+            tally.gone.add(gone[gone != 0].tolist())
 
     def delete(self, key: bytes) -> bool:
         """Delete a key; return whether it existed."""

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..index.lookup_batch import KeyBatch
-from ..kernels.records import ABSENT, FLAG_DELETE, record_sizes
+from ..kernels.records import ABSENT, record_sizes
 from ..kernels.waves import number_keys
 from ..log.segments import Reserve
 from .byte_batch import BytesArray
@@ -35,12 +35,16 @@ class WaveFound(NamedTuple):
 
 
 class WaveRecords(NamedTuple):
-    """The records that a wave writes, in this order. keys: places of their keys in it; flags: those of records."""
+    """The records that a wave writes, in this order.
+
+    keys: places of their keys in the wave; flags: those of records. are_deletes: all of them are deletes, for which
+    there is room in a full pool, too."""
 
     keys: np.ndarray
     values: BytesArray
     expiries: np.ndarray
     flags: np.ndarray
+    are_deletes: bool
 
 
 Decide = Callable[[WaveFound], WaveRecords | None]
@@ -54,8 +58,7 @@ def run_wave(
 
     reads: for each key whether it has to be looked up; a key that has not, at any of its places, is found absent.
     may_write: `decide` may return records, so nobody else writes meanwhile. Raises FullError with nothing changed."""
-    log = keyspace._log
-    words = keyspace._hash(keys.blob, keys.bounds)
+    log, words = keyspace._log, np.empty(len(keys), np.uint64)
     if not may_write:
         found, read = log.deferring(lambda: _find(keyspace, keys, words, reads))
         decide(found)
@@ -71,20 +74,25 @@ def run_wave(
 
 
 def _find(keyspace: Keyspace, keys: BytesArray, words: np.ndarray, reads: np.ndarray) -> WaveFound:
-    log, numbers, firsts = keyspace._log, np.empty(words.size, np.int64), np.empty(words.size, np.int64)
-    table = np.zeros(1 << (2 * words.size).bit_length(), np.int64)
-    count = number_keys(keys.blob, keys.bounds, words, table, numbers, firsts)
+    """Look up what is read, and set the hashes of all keys."""
+    log, size = keyspace._log, words.size
+    numbers, firsts, table = (
+        np.empty(size, np.int64),
+        np.empty(size, np.int64),
+        np.zeros(1 << (2 * size).bit_length(), np.int64),
+    )
+    read_words, read_bounds = np.empty(size, np.uint64), np.empty((size, 2), np.int64)
+    arrays = reads, words, table, numbers, firsts, read_words, read_bounds
+    read, count = number_keys(keys.blob, keys.bounds, *log.pool.hash_words, *arrays)
     now = log.now()
-    rows = np.full((count, 4), ABSENT, np.int64)
-    if reads.all():
-        wanted = firsts[:count]
-    else:
-        is_read = np.zeros(count, bool)
-        is_read[numbers[reads]] = True
-        wanted = firsts[:count][is_read]
-    if wanted.size:
-        some = words[wanted], keys.blob, keys.bounds[wanted], log.data, keyspace._owner, keyspace._verify
-        rows[numbers[wanted]] = keyspace._locate(KeyBatch(*some), now, True)[1]
+    if read:
+        wanted = read_words[:read], keys.blob, read_bounds[:read], log.data, keyspace._owner, keyspace._verify
+        rows = keyspace._locate(KeyBatch(*wanted), now, True)[1]
+    if read < count:
+        absent = np.full((count, 4), ABSENT, np.int64)
+        if read:
+            absent[:read] = rows
+        rows = absent
     return WaveFound(log.data, numbers, rows, now, keyspace._part)
 
 
@@ -93,7 +101,7 @@ def _append(keyspace: Keyspace, keys: BytesArray, words: np.ndarray, records: Wa
     log, which = keyspace._log, records.keys
     words, bounds, values = words[which], keys.bounds[which], records.values
     total = record_sizes(bounds, values.bounds, np.empty(which.size, np.int64))
-    purpose = Reserve.DELETE if (records.flags & FLAG_DELETE).all() else Reserve.WRITE
+    purpose = Reserve.DELETE if records.are_deletes else Reserve.WRITE
     if total > log.frame_limit:
         lsn = keyspace._write(BytesArray(keys.blob, bounds), values, records.expiries, records.flags, purpose)
         log.wait_durable(lsn)

@@ -9,8 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import accumulate
 
-from sortedcontainers import SortedList
-
+from .expiry_counter import ExpiryCounter
 from .lookup_batch import LOOKED_UP, LookupBatch
 
 
@@ -37,8 +36,8 @@ class LiveCounter:
 
     def __init__(self) -> None:
         self.covered = 0
-        self.expiries = SortedList()  # of its live records that have one, unix ms
-        self.gone = SortedList()  # expiries of the older records that it hides
+        self.expiries = ExpiryCounter()  # of all its records that have one
+        self.gone = ExpiryCounter()  # of the records that these hide: its own, and those of older indexes
         self.is_unknown = False  # damage kept some keys from being counted
         self.uncounted = 0  # keys in notes not looked up yet
         self._notes: list[LookupBatch] = []  # not looked up yet, in order
@@ -61,7 +60,7 @@ class LiveCounter:
         """Apply the result of a batch, once: a second result for it changes nothing. The caller holds locks.state."""
         if self._pop(portion):
             self.covered += covered.count
-            self.gone.update(covered.expiries)
+            self.gone.add(covered.expiries)
 
     def give_up(self, portion: CountBatch) -> None:
         """Drop a batch that cannot be looked up as something below is damaged. The caller holds locks.state."""

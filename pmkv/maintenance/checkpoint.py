@@ -147,8 +147,8 @@ class Checkpointer:
             tallies = [memtable.tally for memtable in layer.memtables]
             is_known = not any(tally.is_unknown for tally in tallies)
             added, gone = net_expiries(
-                np.array([expiry for tally in tallies for expiry in tally.expiries], np.int64),
-                np.array([expiry for tally in tallies for expiry in tally.gone], np.int64),
+                np.concatenate([tally.expiries.values() for tally in tallies]),
+                np.concatenate([tally.gone.values() for tally in tallies]),
             )
             return (
                 yield from write_run(

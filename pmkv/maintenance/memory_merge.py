@@ -58,7 +58,7 @@ def merge_memtables(
     for _, keys64, locations in result.index.walk():
         if keys64.size:
             batch = batch_at(tree, keys64, locations, data, owner)
-            result.tally.expiries.update(expiries_of(batch, locations).tolist())
+            result.tally.expiries.add(expiries_of(batch, locations).tolist())
             if not is_bottom:
                 result.tally.note(batch)
     return result

@@ -407,7 +407,7 @@ class IndexStack:
         live += sum(m.index.live - m.tally.covered for m in memtables)
         expired = sum(run.expired(now) for run in self.runs)
         for tally in (m.tally for m in memtables):
-            expired += tally.expiries.bisect_right(now) - tally.gone.bisect_right(now)
+            expired += tally.expiries.count_until(now) - tally.gone.count_until(now)
         return live - expired
 
     @property

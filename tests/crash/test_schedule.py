@@ -97,7 +97,7 @@ def test_a_seed_tells_the_same_schedule_again(seed: int, capsys: pytest.CaptureF
 Patch = tuple[Any, str, Any]
 MUTANTS: dict[str, Callable[[], list[Patch]]] = {}
 
-deliver, release, reveal, shares = Connection.deliver, Connection.release, FastPath.reveal, Waves._shares
+deliver, release, reveal, carry_out = Connection.deliver, Connection.release, FastPath.reveal, Waves.carry_out
 fail, add, append, flush_taken = GroupCommit.fail, Outbox.add, Table._append, GroupCommit._flush_group
 
 
@@ -146,7 +146,11 @@ def _() -> list[Patch]:
 
 @mutant("who reads what a wave writes does not wait for it")
 def _() -> list[Patch]:
-    return [(Waves, "_shares", lambda self, owners, read, written: shares(self, owners, read, read))]
+    def at_once(self: Waves, *arguments: Any) -> Any:
+        outcome = carry_out(self, *arguments)
+        return outcome._replace(written=outcome.read)
+
+    return [(Waves, "carry_out", at_once)]
 
 
 @mutant("a wave decides by what it has read before nobody else could write")

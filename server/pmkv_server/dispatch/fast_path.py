@@ -11,9 +11,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from pmkv_server.commands.execution import not_durable
+from pmkv_server.dispatch.wave_effects import BYTES, DEPENDS, DONE, LAST
 from pmkv_server.net.connection import CLOSED, FAST, IDLE, SERVED
 from pmkv_server.net.direct_transport import DirectTransport
 from pmkv_server.net.transport import Sockets
@@ -111,31 +110,31 @@ class FastPath:
             self._hold(connections, outcome)
             return []
         scan_slices = list(slices(connections, sizes, found))
-        for i, (connection, first, _, _, state) in enumerate(scan_slices):
+        for connection, first, _, _, state in scan_slices:
             if connection.state != CLOSED:
                 connection.state = SERVED
             connection.begin_scan(first, state[0])
-            if outcome is not None:
-                connection.take_replies(outcome, i, found)
+        if outcome is not None:
+            for connection, share in zip(connections, outcome.shares()):
+                connection.take_replies(share, outcome.replies, found)
         dispatcher.serve_slices(scan_slices, found)
         return connections
 
     def _hold(self, connections: list[Connection], outcome: Outcome) -> None:
         """Keep the replies of a wave until they are revealed, those that depend on nothing pending apart."""
-        shares, replies = outcome.shares, outcome.replies
-        for connection, share in zip(connections, shares):
-            connection.session.last_command = share.last.name
-        lsns = {share.lsn for share in shares}
-        if len(lsns) == 1:
-            sizes = np.array([share.stop - share.start for share in shares], np.int64)
-            counts = [share.done for share in shares]
-            self.held.append((lsns.pop(), connections, Replies(replies.copy(), sizes), counts))
+        owners, names, replies = outcome.owners, outcome.names, outcome.replies
+        for connection, last in zip(connections, owners[:, LAST].tolist()):
+            connection.session.last_command = names[last]
+        counts = owners[:, DONE].tolist()
+        if outcome.read == outcome.written or owners[:, DEPENDS].all():
+            sizes = owners[:, BYTES].copy()
+            self.held.append((outcome.written, connections, Replies(replies.copy(), sizes), counts))
             return
-        for lsn in sorted(lsns):
-            some = [(connection, share) for connection, share in zip(connections, shares) if share.lsn == lsn]
-            parts = [replies[share.start : share.stop].tobytes() for _, share in some]
-            counts = [share.done for _, share in some]
-            self.held.append((lsn, [connection for connection, _ in some], Replies.of(parts), counts))
+        shares = outcome.shares()
+        for lsn in (outcome.read, outcome.written):
+            some = [i for i, share in enumerate(shares) if share.lsn == lsn]
+            parts = Replies.of([replies[shares[i].start : shares[i].stop].tobytes() for i in some])
+            self.held.append((lsn, [connections[i] for i in some], parts, [counts[i] for i in some]))
 
     # ---- replies ----
 

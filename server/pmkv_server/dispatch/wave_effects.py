@@ -73,9 +73,10 @@ POOL, DATA, SPACE = range(3)  # the arrays that hold values: the pool, what was 
 PROTOCOL, ROOM, DONE, BYTES, DEPENDS, LEFT, LAST = range(7)
 OWNER_COLUMNS = 7
 # Places of `cursor`: ends of the replies and of the values in `space`, bytes that values will still take there,
-# records, hits, misses, and whether the present command depends on what the wave writes
-REPLIES, VALUES, OWED, RECORDS, HITS, MISSES, IS_DEPENDENT = range(7)
-CURSOR_PLACES = 7
+# records, hits, misses, whether the present command depends on what the wave writes, records that are no deletes, and
+# commands that were carried out
+REPLIES, VALUES, OWED, RECORDS, HITS, MISSES, IS_DEPENDENT, PUTS, CARRIED_OUT = range(9)
+CURSOR_PLACES = 9
 IS_DONE, LEAVES, IS_FULL = range(3)  # what became of a command; the last: the arrays have no room for it now
 FLAG_DELETE = 16  # of a record: its key is deleted. Other flags: the value is no plain string of bytes
 ABSENT = -1
@@ -214,6 +215,8 @@ def _write(key, number, source, at, length, expiry, flags, cursor, keys, bounds,
     expiries[record], kinds[record] = expiry, flags | source << _SOURCE_SHIFT
     cursor[RECORDS] += 1
     cursor[IS_DEPENDENT] = 1
+    if not flags & FLAG_DELETE:
+        cursor[PUTS] += 1
     if source != SPACE:
         cursor[OWED] += length
     key[AT], key[LENGTH], key[EXPIRY], key[FLAGS] = ABSENT if flags & FLAG_DELETE else at, length, expiry, flags
@@ -536,37 +539,29 @@ def _gather(pool, data, space, cursor, places, kinds):
 
 
 @kernel(
-    _BYTES, _BYTES, _ROWS, _ROWS, _INTS, _ROWS, _ROWS, _SPACE, _INTS, types.int64, types.int64, _INTS, _ROWS, _INTS,
-    _INTS, _INTS, size_argument=3, hold_gil_below=FEW_ELEMENTS,
+    _BYTES, _BYTES, _ROWS, _ROWS, _INTS, _ROWS, _ROWS, _ROWS, _SPACE, _INTS, types.int64, types.int64, _INTS, _ROWS,
+    _INTS, _INTS, _INTS, size_argument=3, hold_gil_below=FEW_ELEMENTS,
 )  # fmt: skip
 def carry_out_wave(
-    pool,
-    data,
-    bounds,
-    commands,
-    numbers,
-    state,
-    owners,
-    space,
-    cursor,
-    now,
-    longest,
-    keys,
-    places,
-    expiries,
-    kinds,
-    calls,
-):
+    pool, data, bounds, commands, numbers, rows, state, owners, space, cursor, now, longest, keys, places, expiries,
+    kinds, calls,
+):  # fmt: skip
     """Carry out the commands of a wave, in their order; return how many records it writes.
 
-    data, bounds: what was received, and where its arguments are. numbers: of the keys of the commands, in `state`.
-    longest: bytes of a value that may be written. owners, cursor: see above.
+    data, bounds: what was received, and where its arguments are. numbers: of the keys of the commands, in `rows`, which
+    say what was found of each. state: receives what they are at the end. owners, cursor: see above.
+    longest: bytes of a value that may be written.
     space: receives the replies from its beginning on, and values from its middle on.
     keys, places, expiries, kinds: receive the records: the place of the key in the wave; where the value is in `space`.
     calls: receives how often each command of the table was carried out.
     """
     cursor[:] = 0
+    calls[:] = 0
     cursor[VALUES] = len(space) // 2
+    for i in range(len(rows)):
+        for column in range(4):  # up to the flags these are the columns of a row
+            state[i, column] = rows[i, column]
+        state[i, SOURCE], state[i, CHANGED] = POOL, 0
     for i in range(len(commands)):
         command = commands[i]
         owner = owners[command[OWNER]]
@@ -589,5 +584,6 @@ def carry_out_wave(
         owner[DEPENDS] |= cursor[IS_DEPENDENT]
         owner[LAST] = command[COMMAND]
         calls[command[COMMAND]] += 1
+        cursor[CARRIED_OUT] += 1
     _gather(pool, data, space, cursor, places, kinds)
     return cursor[RECORDS]

@@ -61,12 +61,13 @@ class WaveServing:
         if not len(plan.commands):
             return plan.counts
         newest = max(connection.outbox.newest_lsn for connection in owners)
-        outcome = self.carry_out(keyspace, owners, plan, newest)
+        pause = self._server.limits.pause_bytes
+        outcome = self.carry_out(keyspace, owners, plan, [pause - c.outbox.size for c in owners], newest)
         if outcome is None:
             leave_out(found, ranges, plan)
             return plan.counts
-        for i, connection in enumerate(owners):
-            connection.take_replies(outcome, i, found)
+        for connection, share in zip(owners, outcome.shares()):
+            connection.take_replies(share, outcome.replies, found)
         return plan.counts
 
     def carry_out_all(self, keyspace: Any, connections: list[Connection], found: Scan) -> tuple[Outcome | None, bool]:
@@ -75,22 +76,22 @@ class WaveServing:
         ranges[:, 1] = found.row_ends
         ranges[1:, 0] = ranges[:-1, 1]
         plan = self.waves.plan(found, ranges)
-        outcome = self.carry_out(keyspace, connections, plan)
+        outcome = self.carry_out(keyspace, connections, plan, self._server.limits.pause_bytes)
         if outcome is None:
             leave_out(found, ranges, plan)
             return None, False
-        return outcome, sum(share.done for share in outcome.shares) == ranges[-1, 1]
+        return outcome, outcome.commands == ranges[-1, 1]
 
-    def carry_out(self, keyspace: Any, owners: list[Connection], plan: Plan, newest_lsn: int = 0) -> Outcome | None:
+    def carry_out(
+        self, keyspace: Any, owners: list[Connection], plan: Plan, rooms: int | list[int], newest_lsn: int = 0
+    ) -> Outcome | None:
         """Carry out a wave here. Return None if something was raised: nothing has happened.
 
         newest_lsn: the highest LSN that one of the connections has a reply of"""
-        deferral, pause = self._dispatcher.deferral, self._server.limits.pause_bytes
+        deferral = self._dispatcher.deferral
         deferral.lsn, deferral.min_lsn = 0, newest_lsn
         try:
-            outcome = self.waves.carry_out(
-                plan, keyspace, [c.session.protocol for c in owners], [pause - c.outbox.size for c in owners]
-            )
+            outcome = self.waves.carry_out(plan, keyspace, [c.session.protocol for c in owners], rooms)
         except Exception as problem:
             log.debug("a wave of %d commands was not carried out: %s", len(plan.commands), problem)
             return None
@@ -130,18 +131,18 @@ class WaveServing:
     def _work(self, keyspace: Any, owners: list[Connection], plan: Plan) -> list[list[Answer]]:
         """Carry out a kept plan, and what has left it by its function; return the replies to the first commands of each
         connection, one at least. Runs in a worker."""
-        pause = self._server.limits.pause_bytes
+        pause, protocols = self._server.limits.pause_bytes, [connection.session.protocol for connection in owners]
+        replies, shares = np.empty(0, np.uint8), [REFUSED] * len(owners)
         try:
-            outcome = self.waves.carry_out_in_worker(
-                plan, keyspace, [c.session.protocol for c in owners], [pause] * len(owners)
-            )
-        except Exception:
-            outcome = Outcome(np.empty(0, np.uint8), [REFUSED] * len(owners), False)
+            outcome = self.waves.carry_out_in_worker(plan, keyspace, protocols, pause)
+            replies, shares = outcome.replies, outcome.shares()
+        except Exception as problem:
+            log.debug("a wave of %d commands was not carried out: %s", len(plan.commands), problem)
         answers, first = [], 0
-        for connection, share, count in zip(owners, outcome.shares, plan.counts):
+        for connection, share, count in zip(owners, shares, plan.counts):
             some: list[Answer] = []
             if share.done:
-                some.append((outcome.replies[share.start : share.stop].tobytes(), share.done))
+                some.append((replies[share.start : share.stop].tobytes(), share.done))
             if share.has_left or not share.done:
                 some.append((self._run(connection, plan.words(first + share.done)), 1))
             answers.append(some)
@@ -154,7 +155,7 @@ class WaveServing:
         return run(connection.session, entry, words) if isinstance(entry, Command) else entry
 
 
-REFUSED = Share(0, 0, 0, 0, True, None)
+REFUSED = Share(0, 0, 0, 0, True, "")
 
 
 def leave_out(found: Scan, ranges: np.ndarray, plan: Plan) -> None:

@@ -18,21 +18,20 @@ from pmkv import BytesArray, WaveFound, WaveRecords, run_wave
 from pmkv_server.commands import COMMANDS, execution
 from pmkv_server.commands.registry import Command
 from pmkv_server.dispatch.wave_effects import (
-    BYTES,
+    CARRIED_OUT,
     CURSOR_PLACES,
-    DEPENDS,
-    DONE,
     HITS,
-    LAST,
-    LEFT,
     MISSES,
     OWNER_COLUMNS,
+    PROTOCOL,
+    PUTS,
     REPLIES,
+    ROOM,
     STATE_COLUMNS,
     carry_out_wave,
 )  # fmt: skip
-from pmkv_server.dispatch.wave_plan import ARGUMENT, ARGUMENTS, PLAN_COLUMNS, plan_wave
-from pmkv_server.resp.scan import OTHER, Scan, name_table
+from pmkv_server.dispatch.wave_plan import ARGUMENT, ARGUMENTS, MOST_BYTES, ONLY_BLIND, PLAN_COLUMNS, plan_wave
+from pmkv_server.resp.scan import Scan, name_table
 
 if TYPE_CHECKING:
     from pmkv_server.server import Server
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
 MOST_COMMANDS = 2048  # of one wave
 MOST_KEYS = 8192
 SPACE_BYTES = 8 << 20  # half of it for replies, half for values
-_NOTHING = np.empty((0, 4), np.int64)
+_NO_NUMBERS, _NO_ROWS = np.empty(0, np.int64), np.empty((0, 4), np.int64)
 
 
 def entries_of_waves() -> list[Command]:
@@ -82,22 +81,39 @@ class Share(NamedTuple):
     """The result of a wave for one connection.
 
     done: how many were carried out. start, stop: where their replies are. lsn: on which these depend. has_left: the
-    next command is to be run by its function. last: the entry of the last one."""
+    next command is to be run by its function. last: the name of the last one."""
 
     done: int
     start: int
     stop: int
     lsn: int
     has_left: bool
-    last: Command | None
+    last: str
 
 
 class Outcome(NamedTuple):
-    """The result of a wave. replies: all, one after the other, valid until the next wave; wrote: it may have."""
+    """The result of a wave.
+
+    replies: all, one after the other, valid until the next wave. owners: a row for each connection, with the columns
+    of `wave_effects`. read, written: LSNs on which replies depend. commands: how many were carried out. wrote: it may
+    have written. names: of commands by their numbers."""
 
     replies: np.ndarray
-    shares: list[Share]
+    owners: np.ndarray
+    read: int
+    written: int
+    commands: int
     wrote: bool
+    names: list[str]
+
+    def shares(self) -> list[Share]:
+        """Return what became of each connection's commands."""
+        shares, stop = [], 0
+        for _, _, done, size, depends, has_left, last in self.owners.tolist():
+            start, stop = stop, stop + size
+            lsn = self.written if depends else self.read
+            shares.append(Share(done, start, stop, lsn, bool(has_left), self.names[last]))
+        return shares
 
 
 class Buffers:
@@ -108,6 +124,7 @@ class Buffers:
         self.cursor, self.calls = np.zeros(CURSOR_PLACES, np.int64), np.zeros(commands + 1, np.int64)
         self.keys, self.places = np.empty(MOST_KEYS, np.int64), np.empty((MOST_KEYS, 2), np.int64)
         self.expiries, self.kinds = np.empty(MOST_KEYS, np.int64), np.empty(MOST_KEYS, np.int64)
+        self.state = np.empty((MOST_KEYS, STATE_COLUMNS), np.int64)
 
 
 class Waves:
@@ -116,9 +133,11 @@ class Waves:
     def __init__(self, server: Server) -> None:
         self._server = server
         self._entries = entries_of_waves()
+        self._names = ["NULL", *(entry.name for entry in self._entries)]
         self._specs = specs_of(self._entries)
         self._buffers = Buffers(len(self._entries))
         self._commands = np.empty((MOST_COMMANDS, PLAN_COLUMNS), np.int64)
+        self._limits = np.array([MOST_COMMANDS, MOST_KEYS, 0, 0], np.int64)
         self._keys, self._reads = np.empty((MOST_KEYS, 2), np.int64), np.empty(MOST_KEYS, np.bool_)
 
     def name_table(self) -> np.ndarray:
@@ -130,67 +149,59 @@ class Waves:
         """Plan the commands in these rows of a scan, (first, end) for each connection.
 
         only_blind: up to the first that looks anything up"""
-        limits = np.array([MOST_COMMANDS, MOST_KEYS, only_blind, execution.HEAVY_BYTES], np.int64)
+        self._limits[ONLY_BLIND], self._limits[MOST_BYTES] = only_blind, execution.HEAVY_BYTES
         counts = np.empty(len(ranges), np.int64)
-        arrays = found.bounds, found.rows, ranges, self._specs, limits, self._commands, self._keys, self._reads
+        arrays = found.bounds, found.rows, ranges, self._specs, self._limits, self._commands, self._keys, self._reads
         commands, keys, may_write = plan_wave(found.blob, *arrays, counts)
         spans = BytesArray(found.blob, self._keys[:keys])
         reads, planned = self._reads[:keys], self._commands[:commands]
         return Plan(found.blob, found.bounds, planned, spans, reads, bool(may_write), counts.tolist())
 
-    def carry_out(self, plan: Plan, keyspace: Any, protocols: Sequence[int], rooms: Sequence[int]) -> Outcome:
+    def carry_out(self, plan: Plan, keyspace: Any, protocols: Sequence[int], rooms: int | Sequence[int]) -> Outcome:
         """Carry out a wave on the loop's thread. What raises has written nothing.
 
         protocols, rooms: of each connection, RESP's version and how many bytes its replies may take, about"""
         return self._carry_out(plan, keyspace, protocols, rooms, self._buffers)
 
-    def carry_out_in_worker(self, plan: Plan, keyspace: Any, protocols: Sequence[int], rooms: Sequence[int]) -> Outcome:
+    def carry_out_in_worker(
+        self, plan: Plan, keyspace: Any, protocols: Sequence[int], rooms: int | Sequence[int]
+    ) -> Outcome:
         """Do the same on any thread, with a plan that is kept."""
         return self._carry_out(plan, keyspace, protocols, rooms, Buffers(len(self._entries)))
 
     def _carry_out(
-        self, plan: Plan, keyspace: Any, protocols: Sequence[int], rooms: Sequence[int], buffers: Buffers
+        self, plan: Plan, keyspace: Any, protocols: Sequence[int], rooms: int | Sequence[int], buffers: Buffers
     ) -> Outcome:
         began = perf_counter_ns()
-        owners = np.zeros((len(protocols), OWNER_COLUMNS), np.int64)
-        owners[:, 0], owners[:, 1] = protocols, rooms
+        owners = np.zeros((len(plan.counts), OWNER_COLUMNS), np.int64)
+        owners[:, PROTOCOL], owners[:, ROOM] = protocols, rooms
+        some = buffers.state, owners, buffers.space, buffers.cursor
         spans = buffers.keys, buffers.places, buffers.expiries, buffers.kinds
 
         def decide(found: WaveFound) -> WaveRecords | None:
-            state = np.zeros((len(found.rows), STATE_COLUMNS), np.int64)
-            state[:, :4] = found.rows
-            arrays = plan.blob, plan.bounds, plan.commands, found.numbers, state, owners, buffers.space, buffers.cursor
+            arrays = plan.blob, plan.bounds, plan.commands, found.numbers, found.rows, *some
             count = carry_out_wave(found.data, *arrays, found.now, found.longest, *spans, buffers.calls)
             if not count:
                 return None
-            keys, places, expiries, kinds = (column[:count] for column in spans)
-            return WaveRecords(keys, BytesArray(buffers.space, places), expiries, kinds)
+            keys, places, expiries, kinds = [column[:count] for column in spans]
+            values, are_deletes = BytesArray(buffers.space, places), not buffers.cursor[PUTS]
+            return WaveRecords(keys, values, expiries, kinds, are_deletes)
 
-        buffers.calls[:] = 0
-        if len(plan.keys):
+        if len(plan.reads):
             read, written = run_wave(keyspace, plan.keys, plan.reads, plan.may_write, decide)
         else:
             read = written = 0
-            decide(WaveFound(plan.blob, plan.reads.astype(np.int64), _NOTHING, 0, 0))
-        self._count(buffers, perf_counter_ns() - began)
-        shares = self._shares(owners, read, max(read, written))
-        return Outcome(buffers.space[: buffers.cursor[REPLIES]], shares, plan.may_write)
+            decide(WaveFound(plan.blob, _NO_NUMBERS, _NO_ROWS, 0, 0))
+        replies, commands, hits, misses = buffers.cursor[[REPLIES, CARRIED_OUT, HITS, MISSES]].tolist()
+        lookups = self._server.store.lookups
+        lookups.hits += hits
+        lookups.misses += misses
+        self._count(buffers.calls, commands, perf_counter_ns() - began)
+        lsns = read, max(read, written)
+        return Outcome(buffers.space[:replies], owners, *lsns, commands, plan.may_write, self._names)
 
-    def _shares(self, owners: np.ndarray, read: int, written: int) -> list[Share]:
-        shares, stop = [], 0
-        columns = (owners[:, column].tolist() for column in (DONE, BYTES, DEPENDS, LEFT, LAST))
-        for done, size, depends, has_left, last in zip(*columns):
-            start, stop = stop, stop + size
-            entry = self._entries[last - 1] if last != OTHER else None
-            shares.append(Share(done, start, stop, written if depends else read, bool(has_left), entry))
-        return shares
-
-    def _count(self, buffers: Buffers, nanoseconds: int) -> None:
-        """Count the commands of a wave, each with its part of the time, and what was looked up for them."""
-        calls, lookups = buffers.calls, self._server.store.lookups
-        lookups.hits += int(buffers.cursor[HITS])
-        lookups.misses += int(buffers.cursor[MISSES])
-        total = int(calls.sum()) or 1
+    def _count(self, calls: np.ndarray, commands: int, nanoseconds: int) -> None:
+        """Count the commands of a wave, each with its part of the time."""
         for number in calls.nonzero()[0].tolist():
             count = int(calls[number])
-            self._server.stats.count(self._entries[number - 1].name, count, nanoseconds * count // total)
+            self._server.stats.count(self._names[number], count, nanoseconds * count // commands)

@@ -21,7 +21,7 @@ from pmkv_server.resp.scan import Scan
 
 if TYPE_CHECKING:
     from pmkv_server.dispatch.tick import Dispatcher
-    from pmkv_server.dispatch.waves import Outcome
+    from pmkv_server.dispatch.waves import Share
     from pmkv_server.server import Server
 
 log = logging.getLogger("pmkv.server")
@@ -226,13 +226,13 @@ class Connection(asyncio.Protocol):
         """Return the first row to serve, and the end of those that a wave is to look at."""
         return self.row, min(self.row_end, self.row + self._reach)
 
-    def take_replies(self, outcome: Outcome, i: int, found: Scan) -> None:
-        """Take the replies to the commands that a wave has carried out, where this was connection `i`, and go on behind
-        these. After a command that left the wave, the next waves look at fewer."""
-        share = outcome.shares[i]
+    def take_replies(self, share: Share, replies: Any, found: Scan) -> None:
+        """Take the replies to the commands that a wave has carried out, and go on behind these.
+
+        After a command that left the wave, the next waves look at fewer."""
         if share.done:
-            self.outbox.add(outcome.replies[share.start : share.stop].tobytes(), share.done, share.lsn)
-            self.session.last_command = share.last.name
+            self.outbox.add(replies[share.start : share.stop].tobytes(), share.done, share.lsn)
+            self.session.last_command = share.last
             self.row += share.done
         if share.has_left:
             found.rows[self.row, 3] = scan.OTHER

@@ -22,7 +22,7 @@ def records(written: Written) -> WaveRecords:
     values = BytesArray(*join([value or b"" for _, value, _ in written]))
     flags = np.array([0 if value is not None else FLAG_DELETE for _, value, _ in written], np.int64)
     places, expiries = (np.array([one[i] for one in written], np.int64) for i in (0, 2))
-    return WaveRecords(places, values, expiries, flags)
+    return WaveRecords(places, values, expiries, flags, all(value is None for _, value, _ in written))
 
 
 def wave(

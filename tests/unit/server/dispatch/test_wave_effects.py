@@ -39,7 +39,7 @@ class Bench:
     def says(self, *lines: str, protocol: int = 2) -> list[str]:
         """Return the replies to the lines of one connection, and LEFT for one that left."""
         outcome = self.wave([request(*words_of(line)) for line in lines], protocols=[protocol])
-        (share,) = outcome.shares
+        (share,) = outcome.shares()
         return [*map(shown, parsed(outcome.replies.tobytes())), *["LEFT"] * share.has_left]
 
 
@@ -128,7 +128,7 @@ def test_what_leaves_a_wave_does_nothing_and_ends_it_for_its_connection(line: st
     outcome = bench.wave(
         [request("GET", "a"), request(*words_of(line)), request("SET", "b", "1")], [request("GET", "a")]
     )
-    assert [(share.done, share.has_left) for share in outcome.shares] == [(1, True), (1, False)]
+    assert [(share.done, share.has_left) for share in outcome.shares()] == [(1, True), (1, False)]
     assert outcome.replies.tobytes() == 2 * b"$1\r\n1\r\n"
     assert bench.space.get_many([*values, b"b"]) == [*values.values(), None]
 
@@ -141,18 +141,18 @@ def test_values_in_parts_that_nobody_reads_do_not_matter(bench: Bench) -> None:
 def test_replies_of_a_connection_end_where_its_room_does(bench: Bench) -> None:
     bench.space.put(b"a", b"x" * 100)
     outcome = bench.wave([request("GET", "a")] * 5, [request("PING")] * 5, room=150)
-    assert [(share.done, share.has_left) for share in outcome.shares] == [(2, False), (5, False)]
-    assert outcome.shares[0].stop == outcome.shares[1].start == 2 * 108
+    assert [(share.done, share.has_left) for share in outcome.shares()] == [(2, False), (5, False)]
+    assert outcome.shares()[0].stop == outcome.shares()[1].start == 2 * 108
 
 
 def test_a_wave_ends_where_its_arrays_are_full(bench: Bench) -> None:
     half, long = SPACE_BYTES // 2, b"x" * (PART // 2)
     bench.space.put(b"a", long)
-    (share,) = bench.wave([request("GET", "a")] * 20, room=1 << 30).shares
+    (share,) = bench.wave([request("GET", "a")] * 20, room=1 << 30).shares()
     assert (share.done, share.has_left) == ((half - 32) // (len(long) + 11), False)
-    (share,) = bench.wave([request("APPEND", "b", long[:1000])] * 200).shares
+    (share,) = bench.wave([request("APPEND", "b", long[:1000])] * 200).shares()
     assert not share.has_left and bench.space.size(b"b") == 1000 * share.done < 200_000
-    (share,) = bench.wave([request("MGET", *["a"] * 20)]).shares
+    (share,) = bench.wave([request("MGET", *["a"] * 20)]).shares()
     assert (share.done, share.has_left) == (0, True), "it would never have room"
 
 
@@ -164,4 +164,4 @@ def test_who_depends_on_what_is_written(bench: Bench) -> None:
         [request("PING"), request("DEL", "a")],
     )  # fmt: skip
     written = bench.store._engine.log.lsn
-    assert [share.lsn == written for share in outcome.shares] == [False, True, True, True, False, False, False, True]
+    assert [share.lsn == written for share in outcome.shares()] == [False, True, True, True, False, False, False, True]
