@@ -23,6 +23,7 @@ from .cache.row_cache import is_switched_off
 from .engine.byte_batch import log_bytes
 from .engine.engine import Engine
 from .engine.lookup_counts import LookupCounts
+from .engine.row_loader import RowLoader
 from .engine.version_plan import KeyspaceChoice, TableNames
 from .errors import CorruptionError, FlushError, FullError, InvalidError, LockedError
 from .log.durability import DurabilityWait
@@ -96,6 +97,9 @@ class Store(View):
         self._backing_up = threading.Lock()
         # nothing that threads hold refers to this object, so that it notices when a program drops it
         engine.pool.on_take = lambda: prepare_ahead(engine.log, background)
+        loader = RowLoader(lambda: list(engine.tables.values()), lambda: bool(engine.log.closed))
+        if engine.dram.rows is not None:
+            engine.dram.rows.on_need = lambda: loader.request(background)
         self._maintenance: MaintenanceScheduler | None = None
         if engine.upkeep is not None:
             self._maintenance = MaintenanceScheduler(
@@ -108,6 +112,8 @@ class Store(View):
             engine.pool.on_take()
             if self._maintenance is not None:
                 self._maintenance.start()
+            if engine.dram.rows is not None:
+                engine.dram.rows.need()
             with contextlib.suppress(FullError):
                 drop_held(engine)  # what a backup held when its process was killed
         _open_stores.add(self)

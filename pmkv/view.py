@@ -112,6 +112,7 @@ class View(OneProcess):
         exist_ok: bool = False,
         default: Any = None,
         codec: str | None = None,
+        dram: int | float | str | None = None,
     ) -> Table:
         """Create a table of rows of any fixed-size NumPy dtype. rows=N: the ids are 0 to N - 1 (dense).
 
@@ -120,9 +121,9 @@ class View(OneProcess):
 
         default: what stands for rows that were never written: "zeros", a value, or numbers drawn by id, {"uniform":
         (low, high), "seed": n} or {"normal": (mean, deviation), "seed": n}; with "create": True the first read writes
-        them. exist_ok: return an existing table of equal dtype, shape, rows, default and codec. ExistsError: the name
-        is taken."""
-        return self._engine.create_table(name, dtype, rows, self._usable, exist_ok, default, codec)
+        them. dram: how much DRAM its rows may count on, as of `Table.set_dram`. exist_ok: return an existing table of
+        equal dtype, shape, rows, default and codec. ExistsError: the name is taken."""
+        return self._engine.create_table(name, dtype, rows, self._usable, exist_ok, default, codec, dram)
 
     def restore_table(self, decision: dict[str, Any]) -> None:
         """Create a table by the decision that created it in another store, as a backup keeps it."""

@@ -132,6 +132,10 @@ class AsyncTable:
         """As `Table.delete`."""
         return await self._client.run(requests.delete(await self.info(), ids))
 
+    async def set_dram(self, dram: int | float | str | None) -> None:
+        """As `Table.set_dram`."""
+        await self._client.run(requests.set_dram(self.name, dram))
+
     async def ids_of(self, keys: Any, keep: bool = True, *, at: View = None) -> Ids:
         """As `Table.ids_of`."""
         return await self._client.run(requests.ids_of(self.name, keys, keep, at))
@@ -218,10 +222,11 @@ class AsyncClient(redis.asyncio.Redis):
         exist_ok: bool = False,
         default: Any = None,
         codec: str | None = None,
+        dram: int | float | str | None = None,
     ) -> AsyncTable:
         """As `Client.create_table`."""
         try:
-            await self.run(requests.create_table(name, dtype, rows, default, codec))
+            await self.run(requests.create_table(name, dtype, rows, default, codec, dram))
         except ResponseError:
             if not (exist_ok and name in await self.run(requests.table_names())):
                 raise

@@ -301,7 +301,12 @@ def check_layout(found: TableInfo, dtype: DTypeLike, rows: int | None, codec: st
 
 
 def create_table(
-    name: str, dtype: DTypeLike, rows: int | None = None, default: Any = None, codec: str | None = None
+    name: str,
+    dtype: DTypeLike,
+    rows: int | None = None,
+    default: Any = None,
+    codec: str | None = None,
+    dram: int | float | str | None = None,
 ) -> Request[None]:
     row = named_dtype(dtype)
     element, shape = row.subdtype or (row, ())
@@ -318,7 +323,14 @@ def create_table(
         args += ("DEFAULT", json.dumps(default, default=_plain_value))
     if codec is not None:
         args += ("CODEC", codec)
+    if dram is not None:
+        args += ("DRAM", str(dram))
     return Request([args], lambda replies: None)
+
+
+def set_dram(name: str, dram: int | float | str | None) -> Request[None]:
+    """Build TABLE.SET name DRAM."""
+    return _once("TABLE.SET", name, "DRAM", "none" if dram is None else str(dram))
 
 
 def _plain_value(value: Any) -> Any:

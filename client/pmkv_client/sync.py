@@ -194,6 +194,11 @@ class Table:
         """Delete ids, and return how many of them were stored."""
         return self._client.run(requests.delete(self._info, ids))
 
+    def set_dram(self, dram: int | float | str | None) -> None:
+        """Choose how much DRAM the rows may count on in `main`, kept with the table: "all", bytes (or "64MiB"), a share
+        of the row cache (0.25 or "25%"), or None for what reads make of it."""
+        self._client.run(requests.set_dram(self.name, dram))
+
     def ids_of(self, keys: Any, keep: bool = True, *, at: View = None) -> Ids:
         """Return the ids of entities that are named by text or bytes: a hash of 63 bits, the first 8 bytes of BLAKE2b
         (digest size 8) as a little-endian integer without the highest bit.
@@ -301,17 +306,18 @@ class Client(redis.Redis):
         exist_ok: bool = False,
         default: Any = None,
         codec: str | None = None,
+        dram: int | float | str | None = None,
     ) -> Table:
         """Create a table of a fixed-size NumPy dtype, such as `("f4", 64)`; with `rows` a dense one of ids 0..rows-1.
 
         default: what stands for rows that were never written: "zeros", a value, {"uniform": (low, high), "seed": n} or
         {"normal": (mean, deviation), "seed": n}; with "create": True the first read writes them. codec: how rows of f4
-        are stored, "int8", "int4", "f2", "bfloat16", "float8_e4m3fn" or "float8_e5m2". exist_ok: return a table of this
-        name that exists with the same dtype, shape, rows, default and codec. ResponseError: the table exists, or
-        exists with another layout, which the message names beside the one asked for.
+        are stored, "int8", "int4", "f2", "bfloat16", "float8_e4m3fn" or "float8_e5m2". dram: as of `Table.set_dram`.
+        exist_ok: return a table of this name that exists with the same dtype, shape, rows, default and codec.
+        ResponseError: the table exists, or exists with another layout, which is named beside the one asked for.
         """
         try:
-            self.run(requests.create_table(name, dtype, rows, default, codec))
+            self.run(requests.create_table(name, dtype, rows, default, codec, dram))
         except ResponseError:
             if not (exist_ok and name in self.run(requests.table_names())):
                 raise

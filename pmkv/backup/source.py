@@ -35,7 +35,7 @@ class TableSource:
     def __init__(self, table: Table) -> None:
         self.table, self.name = table, table.chain.tree.name
         self.width, self.seed = table.width, table.chain.tree.seed
-        self.decision = table.chain.tree.decision
+        self.decision = table.chain.tree.creation
 
     def pages(self) -> Iterator[Page]:
         """Yield all ids with their locations, without rows."""

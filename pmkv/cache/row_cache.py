@@ -14,6 +14,8 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+from collections.abc import Callable
+from typing import Any, Protocol
 from weakref import WeakSet
 
 import numpy as np
@@ -30,6 +32,7 @@ RELEASE_BYTES = 1 << 20  # of closed caches, given back to the system by one cal
 DOORKEEPER_SHARE = 64  # the doorkeeper takes one byte in so many of the budget
 LOOKUPS_PER_SLOT = 32  # with more lookups than this, most rows that are worth it are there
 OFFERS_PER_ADMIT = 8  # where hardly anything is found, one of so many offers is taken
+SLOTS_PER_ROW = 2  # with so many, hardly any set is full
 PERIODS = 8  # of counting hits per byte: lookups of one period are so many times fewer than the bytes of the budget
 HUGE_PAGES_FROM = 16 << 20  # bytes of an array in use from which it grows by huge pages, which are 2 MiB
 MAP_NORESERVE, MADV_HUGEPAGE = 0x4000, 14
@@ -62,6 +65,32 @@ def use_huge_pages(array: np.ndarray) -> None:
     _libc.madvise(ctypes.c_void_p(array.ctypes.data), ctypes.c_size_t(array.nbytes), MADV_HUGEPAGE)
 
 
+class Sharer(Protocol):
+    """A part of the budget: a row cache, or the pinned rows of a table.
+
+    nbytes: in use; reserved: bytes that others must leave to it; can_shrink: whether it has bytes to give up."""
+
+    nbytes: int
+    reserved: int
+    hits: int
+    misses: int
+
+    def bytes_for(self, rows: int) -> int:
+        """Return the bytes in which nearly all of so many rows find a slot."""
+        return -(-SLOTS_PER_ROW * rows // WAYS) * self.set_bytes
+
+    @property
+    def can_shrink(self) -> bool: ...
+
+    def hits_per_byte(self) -> float: ...
+
+    def expected_hits(self) -> float: ...
+
+    def shrink(self, nbytes: int) -> None: ...
+
+    def end_period(self) -> None: ...
+
+
 class RowBudget:
     """The bytes of DRAM that all row caches of a store share, among them those of the doorkeeper, which remembers the
     latest offers."""
@@ -70,12 +99,33 @@ class RowBudget:
         self.marks = reserve(max(size // DOORKEEPER_SHARE // 8, 1) * 8).view(np.uint64)
         self.size, self.used = size, self.marks.nbytes
         self._leftover: list[tuple[np.ndarray, np.ndarray, int, int]] = []  # meta, rows, sets in use, bytes of a set
-        self.sharers: WeakSet[RowCache] = WeakSet()
+        self.sharers: WeakSet[Any] = WeakSet()
         self._period = 0  # lookups until the last period ended
+        self.on_need: Callable[[], None] | None = None  # called when rows should be loaded, under locks.state
 
-    def take(self, nbytes: int) -> bool:
+    def renewed(self) -> RowBudget:
+        """Return a budget of the same size that nobody shares yet."""
+        new = RowBudget(self.size)
+        new.on_need = self.on_need
+        return new
+
+    def need(self) -> None:
+        """Tell that rows should be loaded."""
+        if self.on_need is not None:
+            self.on_need()
+
+    def promised(self, taker: Sharer | None = None) -> int:
+        """Return the bytes that are reserved for others than `taker`, and that they do not use yet."""
+        return sum(max(one.reserved - one.nbytes, 0) for one in self.sharers if one is not taker)
+
+    def free_for(self, taker: Sharer | None) -> int:
+        """Return how many bytes a sharer could reserve: those that are neither in use for ever nor promised."""
+        kept = sum(max(one.reserved, 0) for one in self.sharers if one is not taker)
+        return self.size - self.marks.nbytes - kept
+
+    def take(self, nbytes: int, taker: Sharer | None = None) -> bool:
         """Take so many bytes of the budget; return False if they are not left."""
-        if self.used + nbytes > self.size:
+        if self.used + nbytes + self.promised(taker) > self.size:
             return False
         self.used += nbytes
         return True
@@ -84,20 +134,24 @@ class RowBudget:
         """Return so many bytes to the budget."""
         self.used -= nbytes
 
-    def take_over(self, nbytes: int, taker: RowCache) -> bool:
+    def take_over(self, nbytes: int, taker: Sharer) -> bool:
         """Take bytes of the budget, if need be from the cache that has the fewest hits per byte.
 
         That cache must have less than half of what the taker expects, so that equal caches do not take from each other
-        for ever."""
+        for ever; unless the bytes are reserved for the taker. What is reserved for others is not taken."""
         self._end_period()
-        if self.take(nbytes):
-            return True
-        others = (cache for cache in self.sharers if cache is not taker and cache.sets > FIRST_SETS)
-        least = min(others, key=RowCache.hits_per_byte, default=None)
-        if least is None or 2 * least.hits_per_byte() >= taker.expected_hits() / (taker.nbytes + nbytes):
-            return False
-        least.shrink(nbytes)
-        return self.take(nbytes)
+        is_reserved = taker.nbytes + nbytes <= taker.reserved
+        while not self.take(nbytes, taker):
+            others = (one for one in self.sharers if one is not taker and one.can_shrink)
+            least = min(others, key=lambda one: one.hits_per_byte(), default=None)
+            if least is None:
+                return False
+            if not is_reserved and 2 * least.hits_per_byte() >= taker.expected_hits() / (taker.nbytes + nbytes):
+                return False
+            least.shrink(nbytes)
+            if not is_reserved:
+                return self.take(nbytes, taker)
+        return True
 
     def leave(self, meta: np.ndarray, rows: np.ndarray, sets: int, set_bytes: int) -> None:
         """Accept the arrays of a closed cache, of which so many sets are in use.
@@ -169,11 +223,13 @@ class RowCache:
 
     `hits` and `misses` count lookups below the memtables, `admitted` and `evicted` rows."""
 
+    keeps_absent = False
+
     def __init__(self, budget: RowBudget, width: int, owner: int, seed: int) -> None:
         """owner: the number of the table, which the checks of its rows cover."""
+        self.reserved = 0
         self._budget, self.width, self.owner, self.seed = budget, width, np.uint64(owner), np.uint64(seed)
         self.stride = -(-width // 8) * 8
-        self.set_bytes = SET_META_WORDS * 8 + WAYS * self.stride
         self.hits = self.misses = self.admitted = self.evicted = 0
         self.changes = 0  # goes up before slots are changed
         self._turn, self._stamp, self._floor = 0, 1, 1
@@ -186,8 +242,22 @@ class RowCache:
         self.meta, self.rows = np.zeros(0, np.uint64), np.zeros(0, np.uint8)
 
     @property
+    def set_bytes(self) -> int:
+        """Return the bytes of a set."""
+        return SET_META_WORDS * 8 + WAYS * self.stride
+
+    @property
     def nbytes(self) -> int:
         return self.sets * self.set_bytes
+
+    def bytes_for(self, rows: int) -> int:
+        """Return the bytes in which nearly all of so many rows find a slot."""
+        return -(-SLOTS_PER_ROW * rows // WAYS) * self.set_bytes
+
+    @property
+    def can_shrink(self) -> bool:
+        """Return whether sets can be given up that are not reserved."""
+        return self.sets > FIRST_SETS and self.nbytes > self.reserved
 
     @property
     def _shape(self) -> tuple[int, int, np.uint64, int]:
@@ -316,6 +386,7 @@ class RowCache:
         return {
             "rows": len(self),
             "bytes": self.nbytes,
+            "reserved": self.reserved,
             "hits": self.hits,
             "misses": self.misses,
             "fills": self.admitted,
@@ -340,6 +411,7 @@ class RowCache:
         """Give the memory up; the counters continue. Readers may still copy from the arrays that they hold."""
         self.changes += 1
         self._budget.leave(self.meta, self.rows, self.sets, self.set_bytes)
+        self.reserved = 0
         self._empty()
 
     def check(self) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 
+from ..cache.dram_choice import dram_choice
 from ..errors import InvalidError
 from ..versions.view_set import KEYSPACES, MAIN, UNDO, ViewSet, table_name
 from .row_codecs import codec_of
@@ -58,9 +59,13 @@ def _why_impossible(views: ViewSet, decision: dict[str, Any]) -> str | None:
         case {"op": "create_table", "id": number, "name": name, "descr": descr, "rows": rows}:
             check_name(name, "table")
             check_bound(rows)
+            dram_choice(decision.get("dram"))
             same = as_json(descr_of(dtype_from(descr))) == descr and codec_of(decision).width > 0
             is_new = number > views.last_table and name not in views.tables(head)
             return None if same and is_new else "its rows, its number or its name are not what a new table has"
+        case {"op": "set_dram", "id": number, "dram": choice}:
+            dram_choice(choice)
+            return missing([table_name(number)], head.parts)
         case {"op": "drop_table", "id": number}:
             return missing([table_name(number)], head.parts)
         case {"op": "clear", "keyspaces": numbers}:

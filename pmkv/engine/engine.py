@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy.typing as npt
 
+from ..cache.dram_choice import DramChoice, dram_choice
 from ..cache.row_cache import RowBudget
 from ..catalog.lmdb_catalog import Catalog
 from ..errors import (
@@ -47,6 +48,7 @@ from .recovery import Replayer, replay_seconds
 from .row_codecs import checked_codec, codec_fields, refuse_default
 from .row_schema import check_bound, check_name, dtype_from
 from .table import Table, refuse_other_layout
+from .table_dram import check_fits
 from .version_ops import VersionOperations
 from .write_batch import WriteBatch
 
@@ -78,8 +80,9 @@ class Engine:
         self.pool, self.log = pool, Log(pool, durability, now)
         self.dram = IndexMemory(Arena(), CacheBudget(hot), RowBudget(rows) if rows else None)
         self.context = EngineContext(
-            self.log, verify, files[0] if files else None, self._clear, self._made_table, self._top_in, self._expire
-        )
+            self.log, verify, files[0] if files else None, self._clear, self._made_table, self._top_in, self._expire,
+            self._set_dram,
+        )  # fmt: skip
         self._last_decision = 0  # LSN of the last decision: a name may be missing because of it
         self.heads = ViewSet(self._new_tree)
         self.open_views: dict[str, OpenView] = {}  # by name: every head, and each snapshot that was read
@@ -122,7 +125,7 @@ class Engine:
         interrupted. The caller holds locks.state."""
         if self._aside is None:
             self._aside = self.open_views
-        rows = RowBudget(self.dram.rows.size) if self.dram.rows is not None else None
+        rows = self.dram.rows.renewed() if self.dram.rows is not None else None
         self.dram = IndexMemory(Arena(), CacheBudget(self.dram.budget.size), rows)
         former, self.heads, self.open_views = self.heads, ViewSet(self._new_tree), {}
         return former
@@ -286,9 +289,10 @@ class Engine:
         exist_ok: bool = False,
         default: Any = None,
         codec: str | None = None,
+        dram: Any = None,
     ) -> Table:
         """Create a table. rows: the ids are 0 to rows - 1 (dense), None for any int64 ids; default: of absent rows;
-        codec: how rows are stored, None: as they are.
+        codec: how rows are stored, None: as they are; dram: as of `Table.set_dram`.
 
         exist_ok: return an existing table of equal dtype, shape, `rows`, default and codec. ExistsError: the name is
         taken."""
@@ -296,14 +300,24 @@ class Engine:
         wanted = checked_codec(codec, dtype)
         rows, initial = check_bound(rows), normalized(default, wanted.dtype, wanted.shape)
         refuse_default(wanted, initial)
+        optional: dict[str, Any] = {"default": initial, "dram": dram_choice(dram)}
         self.log.guard_write()
         with self.log.locks.append, self.log.locks.state:
             view = self.open_views[self.head_entry(head).name]
             existing = view.tables.get(name)
             if existing is None:
                 number = self.heads.last_table + 1
-                decision = {"op": "create_table", "id": number, "name": name, "rows": rows} | codec_fields(wanted)
-                self.decide(decision if initial is None else decision | {"default": initial}, head)
+                stored = codec_fields(wanted)
+                decision = {
+                    "op": "create_table",
+                    "id": number,
+                    "name": name,
+                    "descr": stored.pop("descr"),
+                    "rows": rows,
+                }
+                optional |= stored
+                check_fits(self.dram.rows, optional["dram"], wanted.width, rows, None, name)
+                self.decide(decision | {key: one for key, one in optional.items() if one is not None}, head)
             table = view.tables[name]
         self.log.wait_durable(table.layer)
         if existing is not None and not exist_ok:
@@ -311,6 +325,15 @@ class Engine:
         if existing is not None:
             refuse_other_layout(existing, wanted, rows, initial)
         return table
+
+    def _set_dram(self, number: int, choice: DramChoice, head: str) -> int:
+        """Choose how much DRAM the rows of a table may count on; return the LSN of that decision."""
+        with self.log.locks.append, self.log.locks.state:
+            table = self.open_views[self.head_entry(head).name].by_id(number)
+            main = self.open_views[MAIN].tables.get(table.name)
+            sharer = main.chain.rows if main is not None and main.id == number else None
+            check_fits(self.dram.rows, choice, table.width, table.rows, sharer, table.name)
+            return self.decide({"op": "set_dram", "id": number, "dram": choice}, head)
 
     def _made_table(self, name: str, dtype: str, head: str) -> Table:
         """Return a table of a head, created if it has none of this name."""

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from ..cache.dram_choice import DramChoice
 from ..catalog.lmdb_catalog import Catalog
 from ..errors import InvalidError, PmkvError, UnknownNameError
 from ..log.log import Log
@@ -46,6 +47,7 @@ class EngineContext:
     create: Callable[[str, str, str], Table]
     top_in: Callable[[str, LayerTree], tuple[Layer | None, int]]
     expire: Callable[[int, list[Record]], int]
+    set_dram: Callable[[int, DramChoice, str], int]
     lookups: LookupCounts = field(default_factory=LookupCounts)
 
 
@@ -64,7 +66,7 @@ class OpenView:
         self._held_tables: weakref.WeakValueDictionary[int, Table] = weakref.WeakValueDictionary()
         self._empty: dict[str, Layer] = {}  # top layers of collections that were never written
         self._keyspaces: dict[int, Keyspace] = {}
-        self._neighbours = Neighbours(self._keys_beside, ground.top_in)
+        self._neighbours = Neighbours(self._keys_beside, ground.top_in, self._set_dram)
         self.follow(view, trees, view.lsn)
         if view.name == MAIN:
             self._make_all()
@@ -117,6 +119,8 @@ class OpenView:
             else:
                 table.stand_on(self._top(tree))
             kept[tree.number] = table
+            if view.name == MAIN:  # other views of it are read the ordinary way
+                table.chain.keep_rows()
         for number, table in self._tables.items():
             if number not in kept:
                 table.leave(UnknownNameError(f"table {table.name!r} was dropped"), lsn)
@@ -182,6 +186,9 @@ class OpenView:
         if beside is None and create and self.readonly is None and not self._ground.log.readonly:
             beside = self._ground.create(name + KEYS_SUFFIX, KEPT_KEY, self.view.name)
         return beside
+
+    def _set_dram(self, number: int, choice: DramChoice) -> int:
+        return self._ground.set_dram(number, choice, self.view.name)
 
     def gather(self, wanted: Mapping[str, npt.ArrayLike], default: Any = None) -> dict[str, np.ndarray]:
         """Read rows of several tables at one moment: {name: ids} to {name: rows}."""

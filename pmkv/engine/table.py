@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..cache.dram_choice import DramChoice, dram_choice
 from ..errors import CorruptionError, ExistsError, InvalidError, UnknownNameError
 from ..index.hash_table import check_cursor
 from ..index.lookup_batch import IdBatch, lives, new_keys
@@ -52,10 +53,12 @@ class Neighbours:
     """Functions by which a table reaches other tables and views.
 
     keys_beside: returns the table that keeps the keys of another one's ids, given its name and whether to create it;
-    top_in: returns the top layer of a tree in the view of this name, and the LSN that this depends on."""
+    top_in: returns the top layer of a tree in the view of this name, and the LSN that this depends on;
+    set_dram: decides how much DRAM the rows of the table of this number may count on, and returns the LSN of that."""
 
     keys_beside: Callable[[str, bool], Table | None]
     top_in: Callable[[str, LayerTree], tuple[Layer | None, int]]
+    set_dram: Callable[[int, DramChoice], int]
 
 
 class Table(Collection):
@@ -77,6 +80,23 @@ class Table(Collection):
 
     def __repr__(self) -> str:
         return f"<pmkv table {self.name!r}: rows of {self.row_dtype}{f' in {self.codec}' if self.codec else ''}>"
+
+    # rows in DRAM
+
+    @property
+    def dram(self) -> DramChoice:
+        """How much DRAM the rows may count on, as `set_dram` was told last."""
+        return self.chain.tree.kept
+
+    def set_dram(self, dram: int | float | str | None) -> None:
+        """Choose how much DRAM the rows of this table may count on, in `main`: "all", bytes (or "64MiB"), a share of
+        the row cache (0.25 or "25%"), or None for what reads make of it. It is kept with the table.
+
+        All rows of a dense table are then addressed by their ids, without index and log. InvalidError: there is not so
+        much. A store whose pool is no plain file has all rows in memory anyway."""
+        choice = dram_choice(dram)
+        self._guard_write()
+        self._log.wait_durable(self._others.set_dram(self.id, choice))
 
     # arguments
 
@@ -188,11 +208,6 @@ class Table(Collection):
 
         _, lsn = self._log.exclusively(write_new)
         self._log.wait_durable(lsn)
-
-    def check_adds(self) -> None:
-        """Raise InvalidError if the rows are no numbers."""
-        if self.dtype.kind not in "fiuc" and not is_extension(self.dtype):
-            raise InvalidError(f"table {self.name!r} has dtype {self.dtype}: only numbers can be added to")
 
     # reading
 
@@ -370,7 +385,7 @@ class Table(Collection):
         """Add to rows, absent ones counting as the table's default; equal ids add up. Atomic as put. A table with a
         codec adds to what it reads, and encodes the sum again: small changes may be lost in the rounding."""
         ids, shape = self._shaped_ids(ids)
-        self.check_adds()
+        check_adds(self)
         change = self.decoded(self._rows(rows, self._bounded(ids), shape), (ids.size,))
         self._guard_write()
         unique, where = np.unique(ids, return_inverse=True)
@@ -628,3 +643,9 @@ def refuse_other_layout(table: Table, codec: RowCodec, rows: int | None, default
         for row, bound, name, initial in layouts
     )
     raise ExistsError(f"there is a table {table.name!r} already, with {has}, not with {asked}")
+
+
+def check_adds(table: Table) -> None:
+    """Raise InvalidError if the rows are no numbers."""
+    if table.dtype.kind not in "fiuc" and not is_extension(table.dtype):
+        raise InvalidError(f"table {table.name!r} has dtype {table.dtype}: only numbers can be added to")

@@ -21,7 +21,7 @@ from .engine import Engine
 from .keyspace import Keyspace, Pairs
 from .one_process import OneProcess
 from .open_view import OpenView
-from .table import Table
+from .table import Table, check_adds
 from .watches import Watch
 
 RECORD_OVERHEAD = 256  # more than a frame's and a record's headers and padding take
@@ -220,7 +220,7 @@ class TableWrites(OneProcess):
 
     def add(self, ids: npt.ArrayLike, rows: npt.ArrayLike) -> None:
         """Add to rows as this transaction sees them; equal ids add up."""
-        self._table.check_adds()
+        check_adds(self._table)
         some, raw = self._table.check_rows(ids, rows)
         unique, where = np.unique(some, return_inverse=True)
         change, current = self._table.decoded(raw, some.shape), self.get(unique)

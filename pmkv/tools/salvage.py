@@ -7,6 +7,7 @@ opening is lost is taken for one of `main`: the last version that is known may h
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ import numpy as np
 
 from ..data_directory import DataDirectory
 from ..engine.keyspace import OWNER
+from ..engine.table import Table
 from ..errors import ClosedError, CorruptionError, FlushError, FullError, InvalidError, PmkvError
 from ..index.arena import Arena
 from ..index.location_cache import CacheBudget
@@ -137,8 +139,12 @@ class Copy:
             case {"op": "create_table", "id": number, "name": name}:
                 if name in view.tables():  # its drop is lost
                     view.drop_table(name)
-                view.restore_table({key: value for key, value in decision.items() if key != "head"})
+                described = {key: value for key, value in decision.items() if key not in ("head", "dram")}
+                view.restore_table(described)
+                self._keep(view.table(name), decision.get("dram"))
                 self._names[number] = name
+            case {"op": "set_dram", "id": number, "dram": choice}:
+                self._keep(view.table(self._names[number]), choice)
             case {"op": "drop_table", "id": number}:
                 view.drop_table(self._names[number])
             case {"op": "clear", "keyspaces": numbers}:
@@ -158,6 +164,10 @@ class Copy:
                 self._store.undo(force=True)
             case {"op": "delete_view", "name": name}:
                 self._store.delete_view(name)
+
+    def _keep(self, table: Table, choice: Any) -> None:
+        with contextlib.suppress(InvalidError):  # there is less DRAM here
+            table.set_dram(choice)
 
     def _make_way(self, name: str) -> None:
         if name in self._store.views():  # its end is lost

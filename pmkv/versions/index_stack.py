@@ -22,7 +22,9 @@ from functools import partial
 import numpy as np
 
 from ..cache.cold_reads import ColdReads, pages_read
-from ..cache.row_cache import RowCache
+from ..cache.dram_choice import ALL, reserved_bytes
+from ..cache.pinned_rows import PinnedRows, pinned_bytes
+from ..cache.row_cache import RowBudget, RowCache
 from ..errors import CorruptionError
 from ..index.arena import HELD
 from ..index.live_count import CountBatch, CountResult
@@ -122,7 +124,8 @@ class IndexStack:
         self.tree, self.seed = top.tree, np.uint64(top.tree.seed)
         self.top, self._may_cache = top, cached
         self.cache: LocationCache | None = None
-        self.rows: RowCache | None = None
+        self.rows: RowCache | PinnedRows | None = None
+        self._keeps = False  # whether it keeps as many rows in DRAM as the table's owner chose
         self.reads = ColdReads()
         self._is_known = False
         self._gather()
@@ -184,7 +187,44 @@ class IndexStack:
             dram = self.tree.dram
             self.cache = LocationCache(dram.heap, dram.budget, self.seed)
             if dram.rows is not None and not self.tree.keyed:
-                self.rows = RowCache(dram.rows, self.tree.width, self.tree.number, int(self.seed))
+                self.rows = self._make_rows(dram.rows)
+        self._reserve()
+        if isinstance(self.rows, PinnedRows) and not self.rows.is_complete and self.tree.dram.rows is not None:
+            self.tree.dram.rows.need()  # what was written is on file now
+
+    def keep_rows(self) -> None:
+        """Keep as many rows in DRAM as the owner of the table chose, from now on. The caller holds locks.state."""
+        self._keeps = True
+        if self.rows is None or self.tree.dram.rows is None:
+            return
+        if isinstance(self.rows, PinnedRows) != self._pins(self.tree.dram.rows):
+            self.rows.close()
+            self.rows = self._make_rows(self.tree.dram.rows)
+        self._reserve()
+
+    def _pins(self, budget: RowBudget) -> bool:
+        """Return whether all rows stand in DRAM by their ids: the table is dense, that was chosen, and they fit."""
+        tree, bound = self.tree, (self.tree.decision or {}).get("rows")
+        if not self._keeps or tree.kept != ALL or bound is None:
+            return False
+        return isinstance(self.rows, PinnedRows) or pinned_bytes(tree.width, bound) <= budget.free_for(self.rows)
+
+    def _make_rows(self, budget: RowBudget) -> RowCache | PinnedRows:
+        tree = self.tree
+        if self._pins(budget) and tree.decision is not None:
+            return PinnedRows(budget, tree.width, tree.decision["rows"], tree.number)
+        return RowCache(budget, tree.width, tree.number, int(self.seed))
+
+    def _reserve(self) -> None:
+        """Reserve for the row cache what the owner of the table chose, as far as others leave it."""
+        rows, budget = self.rows, self.tree.dram.rows
+        if not self._keeps or not isinstance(rows, RowCache) or budget is None:
+            return
+        if self.tree.kept is None:
+            rows.reserved = 0
+            return
+        wanted = reserved_bytes(self.tree.kept, budget.size, rows.bytes_for(live_of(self._runs) or 0))
+        rows.reserved = min(wanted, budget.free_for(rows))
 
     def close(self) -> None:
         """Free the memory of the cache. The stack must not be used again. The caller holds locks.state."""
@@ -324,7 +364,8 @@ class IndexStack:
         self.reads.learn(batch.pages_before, missed.size)
         if not rows.wants():
             return
-        missed = missed[lives(found[missed])]
+        if not rows.keeps_absent:
+            missed = missed[lives(found[missed])]
         step = max(ADMITTED_BYTES // rows.width, 1)
         for first in range(0, missed.size, step):
             with lock:

@@ -17,6 +17,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from ..cache.dram_choice import DramChoice
 from ..cache.row_cache import RowBudget
 from ..index.arena import HELD, Arena
 from ..index.location_cache import CacheBudget
@@ -60,6 +61,7 @@ class LayerTree:
         self.skip_runs: dict[int, SkipRun] = {}  # by the id of their top layer
         self.stacks: weakref.WeakSet[Any] = weakref.WeakSet()  # the index stacks that read this tree
         self.expired = ExpiredRecords()
+        self.kept: DramChoice = decision.get("dram") if decision is not None else None  # of its rows in DRAM
 
     @property
     def number(self) -> int:
@@ -70,6 +72,15 @@ class LayerTree:
     def keyed(self) -> bool:
         """Return whether this is a keyspace."""
         return self.width == 0
+
+    @property
+    def creation(self) -> dict[str, Any] | None:
+        """Return the decision that would create the table as it is now; None for a keyspace."""
+        if self.decision is None or self.decision.get("dram") == self.kept:
+            return self.decision
+        return {
+            key: one for key, one in (self.decision | {"dram": self.kept}).items() if one is not None or key != "dram"
+        }
 
     def begin(self, id: int, below: Layer | None = None) -> Layer:
         """Make a new layer over `below`."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from ..cache.dram_choice import DramChoice
 from ..errors import CorruptionError
 from ..index.run import Run, RunInfo
 from ..log.replay import LogEnd
@@ -48,12 +49,14 @@ class LayerRecord:
 @dataclass(frozen=True)
 class CollectionRecord:
     """Describes a collection. decision: the one that created the table, from its control frame; None for keyspaces;
-    expired: the records that were seen expired, as `ExpiredRecords.to_record` has them."""
+    expired: the records that were seen expired, as `ExpiredRecords.to_record` has them; dram: what a table's owner
+    chose last for its rows."""
 
     layers: tuple[LayerRecord, ...]
     decision: dict[str, Any] | None = None
     skip_runs: tuple[SkipRun, ...] = ()
     expired: list[list[int]] = field(default_factory=list)
+    dram: DramChoice = None
 
     @property
     def runs(self) -> Iterator[Run]:
@@ -77,14 +80,15 @@ class CollectionRecord:
         """Return the collection as the catalog keeps it, without its runs."""
         skip_runs = [[skip.top, skip.below, run_name(skip.run.info)] for skip in self.skip_runs]
         record = {"layers": [one.to_record() for one in self.layers], "spans": skip_runs, "decision": self.decision}
-        return record | ({"expired": self.expired} if self.expired else {})
+        dram = {"dram": self.dram} if self.dram is not None else {}
+        return record | ({"expired": self.expired} if self.expired else {}) | dram
 
     @classmethod
     def from_record(cls, record: dict[str, Any], find_run: FindRun) -> CollectionRecord:
         """Return the collection of such a record."""
         layers = tuple(LayerRecord.from_record(layer, find_run) for layer in record["layers"])
         skip_runs = tuple(SkipRun(find_run(run), top, below) for top, below, run in record["spans"])
-        return cls(layers, record["decision"], skip_runs, record.get("expired", []))
+        return cls(layers, record["decision"], skip_runs, record.get("expired", []), record.get("dram"))
 
 
 @dataclass(frozen=True)

@@ -136,6 +136,9 @@ class ViewSet:
                 self.last_table = max(self.last_table, number)
             case {"op": "drop_table", "id": number}:
                 head.remove(table_name(number))
+            case {"op": "set_dram", "id": number, "dram": choice}:
+                self.trees[table_name(number)].kept = choice
+                return {MAIN}
             case {"op": "clear", "keyspaces": numbers}:
                 for name in map(keyspace_name, numbers):
                     head.put(name, self.trees[name].begin(lsn))
@@ -366,6 +369,7 @@ class ViewSet:
         for name, collection in manifest.collections.items():
             self.maps[MAIN].remove(name)
             self.trees[name] = self._new_tree(name, collection.decision)
+            self.trees[name].kept = collection.dram
             self._restore_layers(self.trees[name], collection)
         for name, record in manifest.views.items():
             self._restore_view(name, record)
@@ -469,7 +473,7 @@ def collection_record(tree: LayerTree) -> CollectionRecord:
         LayerRecord(layer.id, id_of(layer.below), layer.runs, layer.writes, layer.last_write)
         for layer in tree.layers.values()
     )
-    return CollectionRecord(layers, tree.decision, tuple(tree.skip_runs.values()), tree.expired.to_record())
+    return CollectionRecord(layers, tree.decision, tuple(tree.skip_runs.values()), tree.expired.to_record(), tree.kept)
 
 
 def view_record(view: ViewEntry, trees: dict[str, LayerTree]) -> ViewRecord:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import orjson
 
+from pmkv.cache.pinned_rows import PinnedRows
 from pmkv.cache.row_cache import RowCache
 from pmkv.catalog.checked_records import ROOT, CheckedRecords, Root, Sums
 from pmkv.engine.keyspace_scan import KeyspaceScan
@@ -253,6 +254,11 @@ def _() -> list[Patch]:
 @mutant("a row that is written stays in the row cache")
 def _() -> list[Patch]:
     return [(RowCache, "forget", lambda self, ids: None)]
+
+
+@mutant("a row that is written stays pinned")
+def _() -> list[Patch]:
+    return [(PinnedRows, "forget", lambda self, ids: None)]
 
 
 # --- the directory of keys

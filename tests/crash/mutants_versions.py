@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
+from pmkv.cache.pinned_rows import PinnedRows
 from pmkv.engine import table as table_module
 from pmkv.engine import version_ops
 from pmkv.engine import version_plan as plans
@@ -167,6 +168,16 @@ def rotated(change: Any) -> list[Patch]:
 def _() -> list[Patch]:
     def drop(self: IndexStack, before: Any) -> None:
         rows, self.rows = self.rows, None
+        drop_replaced(self, before)
+        self.rows = rows
+
+    return [(IndexStack, "_drop_replaced", drop)]
+
+
+@mutant("the pinned rows of a stack that was exchanged stay")
+def _() -> list[Patch]:
+    def drop(self: IndexStack, before: Any) -> None:
+        rows, self.rows = self.rows, None if isinstance(self.rows, PinnedRows) else self.rows
         drop_replaced(self, before)
         self.rows = rows
 

@@ -137,8 +137,15 @@ class CreateTable(Operation):
         model.tables[self.name] = Rows(np.dtype(self.descr), self.bound, default=self.default)
 
     def on_store(self, store: Any) -> Any:
-        codec = "int8" if self.descr == QUANTISED else None
-        store.create_table(self.name, np.dtype(self.descr), rows=self.bound, default=self.default, codec=codec)
+        """Create it. Dense ones are pinned, by the same decision or by one more; no draw of their own: seeds keep their
+        histories."""
+        dense = self.bound is not None
+        codec, dram = "int8" if self.descr == QUANTISED else None, "all" if dense and self.default == 0 else None
+        table = store.create_table(
+            self.name, np.dtype(self.descr), rows=self.bound, default=self.default, codec=codec, dram=dram
+        )
+        if dense and dram is None:
+            table.set_dram("all")
 
 
 @dataclass(frozen=True)
@@ -243,9 +250,15 @@ class Bare:
         self.engine.clear_all()
 
     def create_table(
-        self, name: str, dtype: Any, rows: int | None = None, default: Any = None, codec: str | None = None
+        self,
+        name: str,
+        dtype: Any,
+        rows: int | None = None,
+        default: Any = None,
+        codec: str | None = None,
+        dram: Any = None,
     ) -> Table:
-        return self.engine.create_table(name, dtype, rows, default=default, codec=codec)
+        return self.engine.create_table(name, dtype, rows, default=default, codec=codec, dram=dram)
 
     def drop_table(self, name: str) -> None:
         self.engine.drop_table(name)

@@ -52,7 +52,7 @@ def test_figures_of_the_row_cache(tmp_path: Path) -> None:
             items.get([1, 2, 3, 4])
         stats = store.stats()
         assert stats.row_cache["items"] | {"bytes": 0, "pages_read": 0} == {
-            "rows": 2, "bytes": 0, "hits": 4, "misses": 8, "fills": 2, "evictions": 0, "pages_read": 0
+            "rows": 2, "bytes": 0, "reserved": 0, "hits": 4, "misses": 8, "fills": 2, "evictions": 0, "pages_read": 0
         }  # fmt: skip
         assert (stats.row_cache_hits, stats.row_cache_misses) == (4, 8)
     with pmkv.open(pool=":memory:", capacity=CAPACITY) as store:

@@ -141,8 +141,10 @@ def create(session: Session, arguments: list[bytes]) -> Reply:
     DEFAULT: of rows that were never written, in JSON: a number, {"uniform": [low, high], "seed": n}, {"normal": [mean,
     deviation], "seed": n}. CODEC: how rows of f4 are stored: int8, int4, f2, bfloat16, float8_e4m3fn, float8_e5m2.
 
-    Syntax: TABLE.CREATE name DTYPE dtype [DIM n] [ROWS n] [DEFAULT json] [CODEC name]
-    Syntax: TABLE.CREATE name SCHEMA json [ROWS n] [DEFAULT json]
+    DRAM: how much of it the rows may count on, as of TABLE.SET.
+
+    Syntax: TABLE.CREATE name DTYPE dtype [DIM n] [ROWS n] [DEFAULT json] [CODEC name] [DRAM all|bytes|share]
+    Syntax: TABLE.CREATE name SCHEMA json [ROWS n] [DEFAULT json] [DRAM all|bytes|share]
     """
     dtype, dim, schema, options = _create_options(arguments[2:])
     description = schema if schema is not None else dtype if dim is None else (dtype, dim)
@@ -170,11 +172,28 @@ def _create_options(words: list[bytes]) -> tuple[Any, int | None, Any, dict[str,
                 others["codec"] = name_of(value)
             case b"ROWS":
                 others["rows"] = parse_int(value, "ERR ROWS is not a positive integer", 1)
+            case b"DRAM":
+                others["dram"] = name_of(value)
             case _:
                 raise CommandError(SYNTAX)
     if (dtype is None) == (schema is None) or (schema is not None and dim is not None):
         raise CommandError("ERR syntax error: give DTYPE (with DIM if a row has several elements) or SCHEMA")
     return dtype, dim, schema, others
+
+
+@command("table.set", 4, "write")
+def set_(session: Session, arguments: list[bytes]) -> Reply:
+    """Choose how much DRAM the rows of a table may count on in `main`; kept with the table.
+
+    all: of a dense table every row is then addressed by its id. Bytes (64MiB) or a share of the row cache (0.25, 25%)
+    are reserved; none: what reads make of it.
+
+    Syntax: TABLE.SET name DRAM all|bytes|share|none
+    """
+    if arguments[2].upper() != b"DRAM":
+        raise syntax_error(arguments[2])
+    _table_of(session, arguments[1]).set_dram(name_of(arguments[3]))
+    return OK
 
 
 def _default(word: bytes) -> Any:
@@ -265,6 +284,8 @@ def info(session: Session, arguments: list[bytes]) -> Reply:
         pairs.append((bulk(b"stored"), integer(table.width)))
     if table.default is not None:
         pairs.append((bulk(b"default"), bulk(orjson.dumps(table.default))))
+    if table.dram is not None:
+        pairs.append((bulk(b"dram"), bulk(str(table.dram).encode())))
     if with_count:
         pairs.append((bulk(b"len"), integer(len(table))))
     return a_map(pairs, session.protocol)

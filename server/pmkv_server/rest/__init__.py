@@ -32,6 +32,7 @@ ROUTES: list[tuple[str, str, Handler]] = [
     ("POST", "/v1/keys:batchGet", keys.batch_get),
     ("GET", "/v1/tables", tables.list_tables),
     ("POST", "/v1/tables", tables.create_table),
+    ("PATCH", "/v1/tables/{table}", tables.set_table),
     ("GET", "/v1/tables/{table}", tables.get_table),
     ("DELETE", "/v1/tables/{table}", tables.delete_table),
     ("POST", "/v1/tables/{table}/rows:get", tables.rows_get),

@@ -57,6 +57,11 @@ INITIAL: Schema = {
     "description": 'Stands for rows that were never written: a value, {"uniform": [low, high], "seed": n} or '
     '{"normal": [mean, deviation], "seed": n}; null: zeros.',
 }
+DRAM: Schema = {
+    "type": ["string", "number", "null"],
+    "description": 'How much DRAM the rows may count on in `main`: "all", bytes (or "64MiB"), a share of the row cache '
+    "(0.25), or null for what reads make of it.",
+}
 FORCE: Schema = {"type": ["boolean", "null"], "default": False, "description": "Go on even if that drops later writes."}
 PARTS: dict[str, Schema] = {
     "tables": {"type": ["array", "null"], "items": STRING, "description": "Only these tables; default: all."},
@@ -102,7 +107,9 @@ SCHEMAS: dict[str, Schema] = {
         },
         default=INITIAL,
         codec={"type": ["string", "null"], "description": "How rows of f4 are stored: int8, int4, f2, bfloat16, ..."},
+        dram=DRAM,
     ),
+    "TableToSet": record("dram", dram=DRAM),
     "Table": record(
         "name id dtype shape width rows length",
         name=STRING,
@@ -114,6 +121,7 @@ SCHEMAS: dict[str, Schema] = {
         codec={"type": "string", "description": "How rows are stored, if not as they are read."},
         stored={"type": "integer", "description": "Bytes that a row takes, if the table has a codec."},
         default={"type": "object", "description": "Stands for rows that were never written, if these are not zeros."},
+        dram={**DRAM, "type": ["string", "number"]},
         length={"type": "integer", "description": "Count of the ids that have a row."},
     ),
     "Tables": record("tables", tables=listing(ref("Table"))),
@@ -354,6 +362,14 @@ def paths() -> dict[str, dict[str, Schema]]:
         "/v1/tables/{table}": {
             "get": one_table,
             "head": {**one_table, "operationId": "headTable"},
+            "patch": operation(
+                "setTable",
+                "Choose how much DRAM the rows of a table may count on",
+                {"200": answer("As it is now.", content(ref("Table")))},
+                "404",
+                table_in,
+                content(ref("TableToSet")),
+            ),
             "delete": operation("dropTable", "Drop a table", {"204": answer("Dropped.")}, "404", table_in),
         },
         **row_paths(),

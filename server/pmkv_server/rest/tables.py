@@ -19,7 +19,7 @@ from .keys import reply
 from .problems import invalid
 
 CURSOR = "Pmkv-Cursor"
-KNOWN = {"name", "dtype", "shape", "rows", "default", "codec"}
+KNOWN = {"name", "dtype", "shape", "rows", "default", "codec", "dram"}
 MAX_COUNT = 1 << 20
 MODES = ("sum", "mean", "max")
 
@@ -34,6 +34,7 @@ def describe(table: Any) -> dict[str, Any]:
         "rows": table.rows,
         **({} if table.codec is None else {"codec": table.codec, "stored": table.width}),
         **({} if table.default is None else {"default": table.default}),
+        **({} if table.dram is None else {"dram": table.dram}),
         "length": len(table),
     }
 
@@ -52,16 +53,31 @@ async def create_table(request: web.Request) -> web.Response:
     if not isinstance(body, dict) or not {"name", "dtype"} <= body.keys() <= KNOWN:
         raise invalid(
             'the body must be {"name": "...", "dtype": NumPy descr, "shape": [...], "rows": bound or null, '
-            '"default": of absent rows, "codec": how rows are stored}'
+            '"default": of absent rows, "codec": how rows are stored, "dram": "all", bytes, a share or null}'
         )
     dtype = row_dtype(body["dtype"], body.get("shape", []))
     rows = None if body.get("rows") is None else integer(body["rows"], "rows", 1, 1 << 62)
     name = body["name"]
     if not isinstance(name, str):
         raise invalid("'name' must be a string")
-    options = {option: body.get(option) for option in ("default", "codec")}
+    options = {option: body.get(option) for option in ("default", "codec", "dram")}
     made = await run(request, lambda: describe(view.create_table(name, dtype, rows, **options)))
     return reply(made, 201, {hdrs.LOCATION: f"/v1/tables/{name}"})
+
+
+async def set_table(request: web.Request) -> web.Response:
+    view = await view_of(request, query(request, "at"))
+    sent = await read_body(request)
+    body = await off_loop(lambda: jsonrows.parse(sent), len(sent))
+    if not isinstance(body, dict) or body.keys() != {"dram"}:
+        raise invalid('the body must be {"dram": "all", bytes, a share or null}')
+
+    def choose() -> dict[str, Any]:
+        table = view.table(request.match_info["table"])
+        table.set_dram(body["dram"])
+        return describe(table)
+
+    return reply(await run(request, choose))
 
 
 def row_dtype(descr: Any, shape: Any) -> Any:

@@ -302,3 +302,10 @@ def test_defaults_of_tables() -> None:
     assert words(protocol.get(ITEMS, [1], default=0))[3:] == ("DEFAULT", b"0.0")
     info = protocol.parse_table_info([*info_reply(), b"default", b'{"value":2}'])
     assert info.default == {"value": 2} and protocol.parse_table_info(info_reply()).default is None
+
+
+@pytest.mark.parametrize("dram, sent", [("all", "all"), (4096, "4096"), (0.25, "0.25"), (None, "none")])
+def test_the_dram_of_a_table(dram: int | float | str | None, sent: str) -> None:
+    assert protocol.set_dram("t", dram).calls == [("TABLE.SET", "t", "DRAM", sent)]
+    made = protocol.create_table("t", "f4", dram=dram).calls[0]
+    assert made[4:] == (("DRAM", sent) if dram is not None else ())

@@ -103,3 +103,13 @@ def test_only_consecutive_runs_are_replaced() -> None:
     assert replaced(runs, (a, b), None) == (c,)
     with pytest.raises(AssertionError, match="not consecutive"):
         replaced(runs, (a, c), None)
+
+
+def test_the_decision_that_would_create_the_table_as_it_is_now() -> None:
+    made = {"op": "create_table", "id": 1, "dram": "all"}
+    tree = LayerTree("table/1", IndexMemory(Arena(), CacheBudget(1 << 16)), 7, 8, made)
+    assert tree.kept == "all" and tree.creation is made
+    tree.kept = 0.5
+    assert tree.creation == {"op": "create_table", "id": 1, "dram": 0.5}
+    tree.kept = None
+    assert tree.creation == {"op": "create_table", "id": 1}

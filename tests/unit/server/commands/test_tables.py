@@ -60,6 +60,23 @@ def test_a_schema(client: Client) -> None:
     assert client("TABLE.GET", "s", blob(4), "FIELDS", 1, "nosuch")[0] == "-"
 
 
+def test_dram_of_tables(client: Client) -> None:
+    client.follows("""
+        TABLE.CREATE t DTYPE f4 ROWS 5 DRAM all => OK
+        TABLE.SET t DRAM 64KiB => OK
+        TABLE.SET t dram 25% => OK
+        TABLE.SET t DRAM none => OK
+    """)
+    for command, why in (
+        ("TABLE.SET t DRAM much", "give 'all', bytes such as"), ("TABLE.SET t WHAT 1", "syntax error"),
+        ("TABLE.SET t DRAM", "wrong number of arguments"), ("TABLE.SET u DRAM all", "no table 'u'"),
+        ("TABLE.CREATE u DTYPE f4 DRAM 0", "give 'all', bytes such as"),
+    ):  # fmt: skip
+        assert why in client.says(command)
+    client("TABLE.SET", "t", "DRAM", "0.5")
+    assert (b"dram" in str(client("TABLE.INFO", "t")).encode()) and "0.5" in str(client("TABLE.INFO", "t"))
+
+
 def test_put_newer(client: Client) -> None:
     client("TABLE.CREATE", "s", "SCHEMA", b'[["at", "<i8"], ["price", "<f4"]]')
     row = np.dtype([("at", "<i8"), ("price", "<f4")])

@@ -327,6 +327,17 @@ async def test_defaults_of_tables(rest: TestClient) -> None:
     assert (await rest.post("/v1/tables", json={"name": "e", "dtype": "f4", "default": {"what": 1}})).status == 400
 
 
+async def test_dram_of_tables(rest: TestClient) -> None:
+    made = await rest.post("/v1/tables", json={"name": "d", "dtype": "f4", "rows": 5, "dram": "all"})
+    assert made.status == 201 and (await made.json())["dram"] == "all"
+    for choice, kept in (("64KiB", 65536), (0.5, 0.5), (None, None)):
+        told = await rest.patch("/v1/tables/d", json={"dram": choice})
+        assert told.status == 200 and (await told.json()).get("dram") == kept
+    for body in ({"dram": "much"}, {"dram": [1]}, {"dram": 1, "rows": 5}, {}, "all"):
+        assert (await rest.patch("/v1/tables/d", json=body)).status == 400
+    assert (await rest.patch("/v1/tables/nosuch", json={"dram": None})).status == 404
+
+
 @pytest.mark.parametrize("name", ["bfloat16", "float8_e5m2"])
 async def test_short_floats_travel_as_f4(rest: TestClient, name: str) -> None:
     made = await rest.post("/v1/tables", json={"name": "s", "dtype": name, "shape": [2]})

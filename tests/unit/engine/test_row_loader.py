@@ -1,0 +1,127 @@
+"""Loading what shall be in DRAM: rows of pinned tables, after the start, a checkpoint and a switch of versions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import pmkv
+from pmkv.cache import pinned_rows
+from pmkv.engine.row_loader import RowLoader
+from pmkv.index.lookup_batch import IdBatch
+from pmkv.kernels import location
+from pmkv.runtime.background import Background
+
+IDS = np.arange(1000)
+
+
+class Now(Background):
+    """Runs what is submitted when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.submitted: list[Callable[[], object]] = []
+
+    def submit(self, work: Callable[[], object]) -> None:
+        self.submitted.append(work)
+
+    def catch_up(self) -> None:
+        while self.submitted:
+            self.submitted.pop(0)()
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not is_so():
+        assert time.monotonic() < deadline, "the background thread loads nothing"
+        time.sleep(0.001)
+
+
+def pinned(store: pmkv.Store, name: str) -> pmkv.Table:
+    table = store.create_table(name, "i8", rows=2000, dram="all")
+    table.put(IDS, IDS)
+    return table
+
+
+def test_what_is_missing_is_loaded_a_piece_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pinned_rows, "LOADED_IDS", 100)
+    with pmkv.open(tmp_path, capacity="64MiB", dram="4MiB") as store:
+        loader = RowLoader(lambda: list(store.tables().values()), lambda: False)
+        store._engine.dram.rows.on_need = None
+        tables = [pinned(store, name) for name in "ab"]
+        assert list(loader.load()) == [], "all is in memtables"
+        store.checkpoint()
+        tables[0].get([1])
+        tables[1].get([1])
+        steps = loader.load()
+        next(steps)
+        rows = tables[0].chain.rows
+        assert 100 <= rows.known < 300
+        tables[0].put([1500], [7])
+        tables[0].delete([5])
+        for _ in steps:
+            pass
+        assert rows.known == 1998, "but for what is in a memtable"
+        store.checkpoint()
+        tables[0].get([1])
+        for _ in loader.load():
+            pass
+        assert all(table.chain.rows.is_complete for table in tables)
+        assert tables[0].get([5, 6, 1500]).tolist() == [0, 6, 7] and len(rows) == 1000
+        store.check()
+
+
+def test_a_damaged_row_is_left_to_those_who_read_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pinned_rows, "LOADED_IDS", 100)
+    with pmkv.open(tmp_path, capacity="64MiB", dram="4MiB") as store:
+        store._engine.dram.rows.on_need = None
+        table = pinned(store, "t")
+        found, _, data = table._look_up(IdBatch(np.array([150])))
+        data[int(found[0] & location.OFFSET_MASK)] ^= 1
+        store.checkpoint()
+        table.get([1])
+        for _ in RowLoader(lambda: [table], lambda: False).load():
+            pass
+        assert 1800 < table.chain.rows.known < 2000
+        with pytest.raises(pmkv.CorruptionError):
+            table.get([150])
+
+
+def test_requests_during_a_run_lead_to_one_more(tmp_path: Path) -> None:
+    background, runs = Now(), []
+
+    def tables() -> list[pmkv.Table]:
+        runs.append(1)
+        if len(runs) == 1:
+            loader.request(background)
+            loader.request(background)
+        return []
+
+    loader = RowLoader(tables, lambda: False)
+    loader.request(background)
+    loader.request(background)
+    assert len(background.submitted) == 1
+    background.catch_up()
+    background.catch_up()
+    assert len(runs) == 2
+
+
+def test_a_store_loads_in_the_background(tmp_path: Path) -> None:
+    with pmkv.open(tmp_path, capacity="64MiB", dram="4MiB") as store:
+        table = pinned(store, "t")
+        store.checkpoint()
+        table.get([1])
+        wait_until(lambda: table.chain.rows.is_complete)
+        store.snapshot("s")
+        table.put(IDS, IDS + 1)
+        store.rollback("s")
+        wait_until(lambda: table.chain.rows.is_complete)
+        assert (table.get(IDS) == IDS).all()
+    with pmkv.open(tmp_path, dram="4MiB") as store:
+        rows = store.table("t").chain.rows
+        wait_until(lambda: rows.is_complete)
+        assert len(rows) == 1000
