@@ -19,6 +19,7 @@ from .backup.backup_manifest import Backup
 from .backup.held import drop_held
 from .backup.target import open_target
 from .backup.writer import BackupReport, Progress, no_progress, write_backup
+from .cache.kept_ids import KeptIds
 from .cache.row_cache import is_switched_off
 from .engine.byte_batch import log_bytes
 from .engine.engine import Engine
@@ -32,11 +33,13 @@ from .log.format import epoch_of
 from .log.log import Log
 from .maintenance.scheduler import MaintenanceScheduler
 from .runtime.background import Background
+from .runtime.memory_limit import default_dram, memory_limit
 from .runtime.sizes import parse_size
 from .stats import Stats, stats_of
 from .versions.view_set import MAIN, ViewInfo
 from .view import View
 
+AUTO = "auto"
 CACHE_SHARE = 4  # the location cache takes one part in so many of the DRAM budget, the row cache the rest
 READER_ATTEMPTS = 3  # openings of a readonly store beside a writer, before damage is believed
 
@@ -47,7 +50,7 @@ def open_store(
     path: str | os.PathLike[str] | None = None,
     *,
     capacity: int | str | None = None,
-    dram: int | str = "1GiB",
+    dram: int | str = "auto",
     durability: str = "commit",
     pool: str | os.PathLike[str] = "auto",
     require: str = "page",
@@ -58,7 +61,8 @@ def open_store(
 
     path: the data directory (not needed with pool=":memory:"); capacity: bytes of the pool, a larger one than
     before grows it, None leaves it as it is (16 GiB when new);
-    dram: budget of what is cached; durability: "commit" (an acknowledged write survives a loss of power),
+    dram: budget of what is cached, "auto" for half of the control group's memory limit, 1 GiB if there is none;
+    durability: "commit" (an acknowledged write survives a loss of power),
     "interval" (synced once a second)
     or "none"; pool: "auto" (a file in the directory), a path, "/dev/dax0.0" or ":memory:"; require: the coarsest
     granularity
@@ -67,7 +71,8 @@ def open_store(
 
     LockedError: another process has it; FormatError: written by another version, or not a pool; CorruptionError:
     damaged."""
-    budget, attempts = parse_size(dram), READER_ATTEMPTS if readonly else 1
+    budget = default_dram(memory_limit()) if dram == AUTO else parse_size(dram)
+    attempts = READER_ATTEMPTS if readonly else 1
     size = None if capacity is None else parse_size(capacity)
     while True:
         attempts -= 1
@@ -97,7 +102,8 @@ class Store(View):
         self._backing_up = threading.Lock()
         # nothing that threads hold refers to this object, so that it notices when a program drops it
         engine.pool.on_take = lambda: prepare_ahead(engine.log, background)
-        loader = RowLoader(lambda: list(engine.tables.values()), lambda: bool(engine.log.closed))
+        kept = KeptIds(place.path / "row_ids") if place.path is not None and not engine.log.readonly else None
+        self._loader = loader = RowLoader(lambda: list(engine.tables.values()), lambda: bool(engine.log.closed), kept)
         if engine.dram.rows is not None:
             engine.dram.rows.on_need = lambda: loader.request(background)
         self._maintenance: MaintenanceScheduler | None = None
@@ -111,6 +117,7 @@ class Store(View):
             self._background.start()
             engine.pool.on_take()
             if self._maintenance is not None:
+                self._maintenance.on_checkpoint = loader.keep
                 self._maintenance.start()
             if engine.dram.rows is not None:
                 engine.dram.rows.need()
@@ -344,6 +351,8 @@ class Store(View):
                 self._log.flush(self._log.lsn)
                 if checkpoint and self._maintenance is not None:
                     self._maintenance.checkpoint_at_close()
+                if checkpoint and self._engine.dram.rows is not None:
+                    self._loader.keep(now=True)
                 with contextlib.suppress(FullError):
                     self._log.mark()
         finally:

@@ -27,6 +27,7 @@ from ..runtime.jit import FEW_ELEMENTS
 SWITCH = "PMKV_ROW_CACHE"
 FIRST_SETS = 4
 OFFERS_PER_SET = 4  # that met a full set: a set is added for so many
+GROWTHS_PER_EXPECT = 8  # one call of `expect` adds so many times GROWTH_BYTES
 GROWTH_BYTES = 256 << 10  # that one call adds at most
 RELEASE_BYTES = 1 << 20  # of closed caches, given back to the system by one call
 DOORKEEPER_SHARE = 64  # the doorkeeper takes one byte in so many of the budget
@@ -401,6 +402,22 @@ class RowCache:
         ids = np.empty(len(self), np.int64)
         row_cache.cached_ids(self.meta, self.sets, self._floor, ids)
         return ids
+
+    def ids_in(self, start: int, stop: int) -> np.ndarray:
+        """Return the ids of the rows in some sets."""
+        meta = self.meta[start * SET_META_WORDS : min(stop, self.sets) * SET_META_WORDS]
+        ids = np.empty(meta.size // 2, np.int64)
+        return ids[: row_cache.cached_ids(meta, meta.size // SET_META_WORDS, self._floor, ids)]
+
+    def expect(self, rows: int) -> None:
+        """Grow some more if so many rows are to come, as far as the budget has room."""
+        if not self.sets and not self._begin():
+            return
+        wanted = self.bytes_for(rows) // self.set_bytes
+        for _ in range(GROWTHS_PER_EXPECT):
+            if self.sets >= wanted or self._budget.used + GROWTH_BYTES > self._budget.size:
+                return
+            self._grow(OFFERS_PER_SET * (wanted - self.sets))
 
     def clear(self) -> None:
         """Remove all rows at once; the memory is kept for those to come."""

@@ -1,4 +1,5 @@
-"""Loads rows that shall be in DRAM: those of pinned tables of `main` that are not there yet."""
+"""Loads rows that shall be in DRAM: those of pinned tables of `main` that are not there yet, and after the start those
+that were in the row cache before."""
 
 from __future__ import annotations
 
@@ -6,11 +7,30 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from ..cache.kept_ids import KeptIds
 from ..cache.pinned_rows import PinnedRows
+from ..cache.row_cache import RowCache
 from ..errors import CorruptionError, PmkvError
 from ..runtime.background import Background
 from ..runtime.scheduling import yield_cpu
 from .table import Table
+
+NO_IDS = np.empty(0, np.int64)
+FORMER_IDS = 1 << 12  # loaded at a time
+SETS_AT_ONCE = 1 << 12  # of a row cache, whose ids are looked at under one hold of locks.state
+
+
+def cached_ids(table: Table) -> np.ndarray:
+    """Return the ids of a table's rows in the row cache, in ascending order. It may change meanwhile."""
+    found, first = [NO_IDS], 0
+    while True:
+        with table._log.locks.state:
+            rows = table.chain.rows
+            if not isinstance(rows, RowCache) or first >= rows.sets:
+                break
+            found.append(rows.ids_in(first, first + SETS_AT_ONCE))
+        first += SETS_AT_ONCE
+    return np.unique(np.concatenate(found))
 
 
 class RowLoader:
@@ -18,8 +38,12 @@ class RowLoader:
 
     tables: returns the tables of `main`; is_closed: whether the store is closed."""
 
-    def __init__(self, tables: Callable[[], list[Table]], is_closed: Callable[[], bool]) -> None:
-        self._tables, self._is_closed = tables, is_closed
+    def __init__(
+        self, tables: Callable[[], list[Table]], is_closed: Callable[[], bool], kept: KeptIds | None = None
+    ) -> None:
+        """kept: the file of ids that the row cache had."""
+        self._tables, self._is_closed, self._kept = tables, is_closed, kept
+        self._former: dict[int, np.ndarray] | None = None  # ids that are still to be loaded, once the file was read
         self._is_requested = self._is_running = False
 
     def request(self, background: Background) -> None:
@@ -45,8 +69,38 @@ class RowLoader:
 
     def load(self) -> Iterator[None]:
         """Load all that is missing. Between two steps anything may happen."""
-        for table in self._tables():
+        if self._former is None:
+            self._former = self._kept.read() if self._kept is not None else {}
+        tables = self._tables()
+        for table in tables:
             yield from self._load(table)
+        for table in tables:
+            yield from self._load_former(table, self._former.pop(table.id, NO_IDS))
+
+    def keep(self, now: bool = False) -> None:
+        """Write the ids of the row cache to the file, if that is due or `now`, and the former ones are loaded."""
+        is_loaded = self._former is not None and not self._former and not self._is_running
+        if self._kept is None or not is_loaded or not (now or self._kept.is_due):
+            return
+        found = {table.id: cached_ids(table) for table in self._tables()}
+        self._kept.write({number: ids for number, ids in found.items() if ids.size})
+
+    def _load_former(self, table: Table, ids: np.ndarray) -> Iterator[None]:
+        """Load rows that the row cache had before the start."""
+        out = np.empty(FORMER_IDS * table.width, np.uint8)
+        for first in range(0, ids.size, FORMER_IDS):
+            some = ids[first : first + FORMER_IDS]
+            with table._log.locks.state:
+                if table.is_gone or not table.chain.runs or not isinstance(table.chain.rows, RowCache):
+                    return
+                table.chain.rows.expect(ids.size)
+            try:
+                table._gather(some, table._default(0), out[: some.size * table.width])
+            except CorruptionError:
+                pass  # a read of the damaged row tells of it
+            except PmkvError:  # the table was dropped, or the store closed
+                return
+            yield
 
     def _load(self, table: Table) -> Iterator[None]:
         cursor, out = 0, np.empty(0, np.uint8)

@@ -57,6 +57,7 @@ class MaintenanceScheduler:
         self._checkpoint_is_due = False
         self._compact_until = 0.0  # monotonic clock
         self._close_deadline = math.inf  # monotonic clock
+        self.on_checkpoint: Callable[[], None] | None = None  # called after each one
         self._retry_at = 0.0  # monotonic clock: a failure is not repeated at every flush
 
     def start(self) -> None:
@@ -146,6 +147,8 @@ class MaintenanceScheduler:
             for _ in steps:
                 yield_cpu()
                 self._check_close_deadline()
+        if self.on_checkpoint is not None:
+            self.on_checkpoint()
 
     def _guarded(self, steps: Iterator[None]) -> Iterator[None]:
         """Run steps until the store is closed or failed, or one of them raises."""

@@ -18,7 +18,7 @@ class Config:
     port: int = 7379
     rest_port: int | None = 7380  # None: no REST
     capacity: str | None = None  # None: as the pool is, 16 GiB for a new one
-    dram: str = "1GiB"
+    dram: str = "auto"
     durability: str = "commit"
     pool: str = "auto"
     require: str = "page"

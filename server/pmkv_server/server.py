@@ -179,6 +179,7 @@ class Server:
             f"durability {store.durability}",
             f"data in {store.path}" if store.path else "data in memory only",
             f"pool of {store.capacity / (1 << 30):.3g} GiB",
+            f"{store.dram / (1 << 20):,.0f} MiB of DRAM for caches",
         ]
         return ", ".join(parts)
 

@@ -269,3 +269,17 @@ def test_the_environment_switches_it_off(monkeypatch: pytest.MonkeyPatch) -> Non
     assert not is_switched_off()
     monkeypatch.setenv(SWITCH, "off")
     assert is_switched_off()
+
+
+def test_a_cache_grows_for_rows_that_are_to_come() -> None:
+    cache, ids = make(), np.arange(2000)
+    for _ in range(20):
+        cache.expect(ids.size)
+    assert cache.nbytes == cache.bytes_for(2000)
+    offer(cache, ids)
+    assert np.count_nonzero(look(cache, ids)) > 1950
+    sets = cache.sets
+    assert sorted(np.concatenate([cache.ids_in(0, 7), cache.ids_in(7, sets + 9)]).tolist()) == sorted(cache.ids())
+    small = make(1 << 14)
+    small.expect(1 << 20)
+    small.check()

@@ -11,7 +11,8 @@ import pytest
 
 import pmkv
 from pmkv.cache import pinned_rows
-from pmkv.engine.row_loader import RowLoader
+from pmkv.cache.kept_ids import KeptIds
+from pmkv.engine.row_loader import RowLoader, cached_ids
 from pmkv.index.lookup_batch import IdBatch
 from pmkv.kernels import location
 from pmkv.runtime.background import Background
@@ -125,3 +126,45 @@ def test_a_store_loads_in_the_background(tmp_path: Path) -> None:
         rows = store.table("t").chain.rows
         wait_until(lambda: rows.is_complete)
         assert len(rows) == 1000
+
+
+def test_the_rows_that_were_cached_are_loaded_after_a_restart(tmp_path: Path) -> None:
+    hot = np.arange(0, 20_000, 7)
+    with pmkv.open(tmp_path, capacity="64MiB", dram="4MiB") as store:
+        table = store.create_table("t", ("i8", 4))
+        table.put(np.arange(20_000), np.repeat(np.arange(20_000), 4).reshape(-1, 4))
+        store.checkpoint()
+        for _ in range(12):
+            table.get(hot)
+        before = table.chain.rows.ids()
+        assert before.size > 2500
+    for damage in (False, True):
+        with pmkv.open(tmp_path, dram="4MiB") as store:
+            rows = store.table("t").chain.rows
+            if damage:
+                assert len(rows) == 0 and (store.table("t").get(hot)[:, 0] == hot).all()
+                break
+            wait_until(lambda: rows.admitted > 0.95 * before.size)  # noqa: B023
+            assert np.isin(rows.ids(), before).all()
+            assert (store.table("t").get(hot)[:, 0] == hot).all() and rows.hits > 0.9 * hot.size
+        (tmp_path / "row_ids").write_bytes(b"no ids")
+
+
+def test_ids_are_kept_once_the_former_ones_are_loaded(tmp_path: Path) -> None:
+    kept = KeptIds(tmp_path / "row_ids")
+    kept.write({1: np.arange(5)})
+    with pmkv.open(tmp_path / "data", capacity="64MiB", dram="4MiB") as store:
+        table = store.create_table("t", "i8")
+        table.put(IDS, IDS)
+        store.checkpoint()
+        loader = RowLoader(lambda: [table], lambda: False, kept)
+        loader.keep(now=True)
+        assert kept.read()[1].tolist() == [0, 1, 2, 3, 4], "they were not even read"
+        for _ in loader.load():
+            pass
+        assert cached_ids(table).tolist() == [0, 1, 2, 3, 4]
+        loader.keep()
+        assert kept.read()[1].size == 5, "written less than a minute ago"
+        table.get(np.arange(10))
+        loader.keep(now=True)
+        assert kept.read()[1].tolist() == list(range(10))
