@@ -111,6 +111,10 @@ class DataDirectory:
             )
         return pool
 
+    def pool_length(self) -> int:
+        """Return how long the pool is now: a writer beside a readonly store may have made it larger."""
+        return os.stat(self._place).st_size
+
     @property
     def reads_from_disk(self) -> bool:
         """Return whether a read may wait for a disk: the pool, which is open, is a plain file."""

@@ -23,10 +23,12 @@ from .cache.kept_ids import KeptIds
 from .cache.row_cache import is_switched_off
 from .engine.byte_batch import log_bytes
 from .engine.engine import Engine
+from .engine.following import Follower
 from .engine.lookup_counts import LookupCounts
 from .engine.row_loader import RowLoader
 from .engine.version_plan import KeyspaceChoice, TableNames
 from .errors import CorruptionError, FlushError, FullError, InvalidError, LockedError
+from .follow_thread import FollowThread
 from .log.durability import DurabilityWait
 from .log.flusher import Flusher
 from .log.format import epoch_of
@@ -56,6 +58,7 @@ def open_store(
     require: str = "page",
     readonly: bool = False,
     verify_reads: bool = True,
+    follow: bool = True,
 ) -> Store:
     """Create or recover a store.
 
@@ -67,7 +70,8 @@ def open_store(
     or "none"; pool: "auto" (a file in the directory), a path, "/dev/dax0.0" or ":memory:"; require: the coarsest
     granularity
     accepted, "page", "cache_line" or "byte"; verify_reads: check every row and record read against its location's
-    checksum.
+    checksum; follow: a readonly store shows what another process writes by itself, within about 50 ms; False: when
+    `refresh` is called.
 
     LockedError: another process has it; FormatError: written by another version, or not a pool; CorruptionError:
     damaged."""
@@ -81,7 +85,7 @@ def open_store(
             found, hot = place.open_pool(), budget // CACHE_SHARE
             rows = budget - hot if place.reads_from_disk and not is_switched_off() else 0
             engine = Engine(found, durability, readonly, verify_reads, files=place.open_files(), hot=hot, rows=rows)
-            return Store(place, engine, budget)
+            return Store(place, engine, budget, follow)
         except BaseException as error:
             place.close()
             if isinstance(error, CorruptionError) and not attempts:
@@ -95,7 +99,7 @@ class Store(View):
     """One open data directory, and its view `main`. Safe for threads; not for forked children, which get
     ClosedError."""
 
-    def __init__(self, place: data_directory.DataDirectory, engine: Engine, dram: int) -> None:
+    def __init__(self, place: data_directory.DataDirectory, engine: Engine, dram: int, follow: bool = False) -> None:
         super().__init__(engine, engine.main)
         self._place, self.dram = place, dram
         self._flusher, self._background = Flusher(self._log), (background := Background())
@@ -112,6 +116,10 @@ class Store(View):
                 self._log, engine.upkeep, self._background,
                 lambda: engine.replay_cost, lambda: engine.heads.seals, engine.is_cold,
             )  # fmt: skip
+        self._follower = Follower(engine, place.pool_length) if self.readonly else None
+        self._follow_thread = FollowThread(self) if self.readonly and follow else None
+        if self._follow_thread is not None:
+            self._follow_thread.start()
         if not self.readonly:
             self._flusher.start()
             self._background.start()
@@ -277,6 +285,19 @@ class Store(View):
 
     # its life
 
+    def refresh(self) -> bool:
+        """Show what the writer of the directory has made since, in a readonly store; return whether there was anything.
+
+        Only whole batches are shown; tables, keyspaces and views that a program holds stay the same objects. A store
+        that was opened for writing shows everything already."""
+        self._log.guard_read()
+        return self._follower is not None and self._follower.refresh() > 0
+
+    def follow(self) -> None:
+        """Do as `refresh` if there seems to be something; for the thread that calls it again and again."""
+        if self._follower is not None and not self._log.closed and self._follower.has_news():
+            self._follower.refresh()
+
     def grow(self, capacity: int | str) -> None:
         """Make the pool larger, while it is used."""
         self._log.guard_write()
@@ -310,6 +331,9 @@ class Store(View):
         place or report: only what changed since then is written, and a restore needs both. progress: called with how
         many entries were looked at, and of how many. `pmkv.restore` makes a store of it."""
         self._log.guard_read()
+        if self._follower is not None and self._follow_thread is not None:
+            raise InvalidError("a backup of a store that follows its writer would hold several states: open it with "
+                               "follow=False, or let the writer make the backup")  # fmt: skip
         if self._log.caller_holds_lock:
             raise InvalidError("a backup cannot be written within a batch: it would stop all other writers")
         if not self._backing_up.acquire(blocking=False):
@@ -343,6 +367,8 @@ class Store(View):
                 return
             self._log.closed = "the store is closed"  # who comes later is told so; who waits is still served
         try:
+            if self._follow_thread is not None:
+                self._follow_thread.stop()
             if self._flusher.is_alive():
                 if self._maintenance is not None:
                     self._maintenance.begin_closing()

@@ -52,6 +52,11 @@ class Catalog(Protocol):
     def load(self) -> dict[str, Any] | None:
         """Return the whole state, verified; None if nothing was ever committed."""
 
+    def renew(self) -> dict[str, Any] | None:
+        """Return the state that another process has committed since a readonly catalog was opened or renewed, and keep
+        to that from now on; None if there is none. CorruptionError: it cannot be read, perhaps as the next commit is
+        just being made; the one before is kept to."""
+
     def commit(
         self,
         state: dict[str, Any],
@@ -96,6 +101,9 @@ class MemoryCatalog:
     def load(self) -> dict[str, Any] | None:
         state, root = self._sealer.open(self._records.items())
         return state if root.commit else None
+
+    def renew(self) -> dict[str, Any] | None:
+        return self.load()
 
     def commit(
         self,
@@ -292,6 +300,23 @@ class LmdbCatalog:
             )
         self._root = root
         return state if root.commit else None
+
+    def renew(self) -> dict[str, Any] | None:
+        if self._absent:
+            self._absent = not self._folder.exists()
+            return self.load()
+        with self._writing, self._map_lock.exclusive(), self._explained("read"):
+            self._guard()
+            assert self._held is not None and self._env is not None, "a writer has no use for it"
+            before, trees = self._held.id(), VerifiedTrees(self._file)
+            trees.verify_state()
+            self._held.abort()  # first: LMDB's map may have to be larger, and does not move while it is read
+            self._held = self._hold(self._env)
+            if self._held.id() == before:
+                return None
+            trees.keep_to(self._held.id())
+            self._trees = trees
+        return self.load()
 
     def commit(
         self,

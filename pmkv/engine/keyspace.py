@@ -500,6 +500,8 @@ class Keyspace(Collection):
                 f"{self.layer}"
             )
         self._enter(self._hash(data, bounds), data, bounds, locations, expiries, frame.lsn)
+        if self.ordered.is_built:  # the store follows another process, and was scanned
+            self.ordered.note([data[start:stop].tobytes() for start, stop in bounds.tolist()])
 
     def check(self) -> None:
         """Assert that index, counts and expiries agree with the records."""

@@ -42,6 +42,11 @@ class KeyspaceScan:
         # of them.
         self._sweep = b"" if self._keyspace.layer and not self._keyspace.chain.runs else None
 
+    @property
+    def is_built(self) -> bool:
+        """Return whether keys above the run files are kept in order, since a scan: then new ones must be noted."""
+        return self._order is not None
+
     def note(self, keys: Sequence[bytes]) -> None:
         """Add keys that were written. The caller holds locks.state."""
         if self._order is not None:

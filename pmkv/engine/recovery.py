@@ -9,6 +9,7 @@ interrupted write, before that write.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -47,10 +48,12 @@ def replay_seconds(checkpointed: Appended, appended: Appended) -> float:
 
 
 class Replayer:
-    """Applies frames of the log to the memory of one engine."""
+    """Applies frames of the log to the memory of one engine. reached: how far memory is, None before the first frame
+    of the log; where nobody writes, as that is told by the log itself otherwise."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self.reached: LogEnd | None = None
 
     def recover(self) -> RecoveryReport:
         """Rebuild memory when the store is opened, and let the log continue where replay ended."""
@@ -62,23 +65,39 @@ class Replayer:
             for frame in upcoming:
                 self.apply(frame)
                 frames, records, length = frames + 1, records + frame.count, length + frame.length
-        engine.pool.adopt(replay.segments)
-        engine.log.resume(replay)
+        self.stand_at(replay)
         if engine.upkeep:
             engine.upkeep.complete_to = -frames, -records, -length
         rewritten = sum(stop - start for start, stop in replay.undurable)
         return RecoveryReport(frames, records, time.perf_counter() - start, rewritten)
 
+    def stand_at(self, replay: Replay) -> None:
+        """Let the log go on where a replay ended, whose frames are in memory."""
+        self._engine.pool.adopt(replay.segments)
+        self._engine.log.resume(replay)
+        self.reached = replay.end() if replay.lsn else None
+
     def go_back(self, last: int) -> None:
         """Rebuild memory from the log up to the LSN `last`, after a failed flush or an interrupted write.
 
         Tables and keyspaces that users hold stay the same objects. The caller holds locks.state."""
+        self._rebuild(lambda start: Replay(self._engine.pool, last=last, start=start))
+
+    def begin_anew(self, is_live: bool) -> None:
+        """Rebuild memory from the committed manifest up to the end of the log, which another process writes.
+
+        is_live: as of `Replay`. The caller holds all locks."""
+        self.stand_at(self._rebuild(lambda start: Replay(self._engine.pool, start=start, is_live=is_live)))
+
+    def _rebuild(self, replay_from: Callable[[LogEnd | None], Replay]) -> Replay:
         engine = self._engine
         former = engine.reset_views()
-        for frame in Replay(engine.pool, last=last, start=self._restore()):
+        replay = replay_from(self._restore())
+        for frame in replay:
             self.apply(frame)
-        engine.adopt_open_views(last)
+        engine.adopt_open_views(replay.lsn)
         former.discard()
+        return replay
 
     def _restore(self) -> LogEnd | None:
         """Rebuild the views from the committed manifest; return where in the log it ends, None without a manifest."""

@@ -197,6 +197,11 @@ def check_frame(data: memoryview, offset: int, length: int, seed: int) -> int:
     return xxh3_64_intdigest(data[offset + 8 : offset + 64 + length], (seed + offset) & 0xFFFFFFFFFFFFFFFF)
 
 
+def begins_frame(view: memoryview, offset: int) -> bool:
+    """Return whether a frame seems to begin at an offset: its magic is there."""
+    return bytes(view[offset + 8 : offset + 10]) == FRAME_MAGIC.to_bytes(2, "little")
+
+
 def unpack_frame(data: memoryview, offset: int, stop: int, seed: int) -> Frame | None:
     """Return the frame at an offset if its magic, length (within `stop`) and checksum are right, else None."""
     check, magic, kind, flags, table, count, length, layer, lsn, durable, time, previous = _FRAME.unpack_from(

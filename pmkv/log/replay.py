@@ -68,13 +68,14 @@ class Replay:
 
     segments: indexes of the log's segments, in its order. lsn, previous, position: LSN and checksum of the last frame,
     and the offset of the next one. durable: LSN that the frames themselves, or the start, prove to be durable.
-    is_marked: the last frame is a MARK.
+    is_marked: the last frame is a MARK. last_offset: where the last frame is.
     """
 
-    def __init__(self, pool: Pool, last: int | None = None, start: LogEnd | None = None) -> None:
+    def __init__(self, pool: Pool, last: int | None = None, start: LogEnd | None = None, is_live: bool = False) -> None:
         """Prepare a pass from `start`, or from the beginning, to the end of the log.
 
-        last: stop after this LSN instead (what was durable when a flush failed)."""
+        last: stop after this LSN instead (what was durable when a flush failed). is_live: another process is writing
+        the log, so its end proves nothing: the frame that is missing is about to come."""
         self._pool, self._last, self._start = pool, last, start
         self._view = memoryview(pool.medium.data)
         self.segments = [index for index, _ in start.segments] if start else []
@@ -82,7 +83,8 @@ class Replay:
         self.lsn = start.lsn if start else 0
         self.previous = start.previous if start else 0
         self.durable = self.lsn
-        self.is_marked = start is None
+        self.is_marked, self._is_live = start is None, is_live
+        self.last_offset = start.last if start else 0
         self._undurable: deque[Frame] = deque()
 
     def __iter__(self) -> Iterator[Frame]:
@@ -112,7 +114,8 @@ class Replay:
             frame = self._frame_at(start, lsn, previous)
             if frame is None:
                 self.position = start
-                self._prove_end(start, lsn, previous)
+                if not self._is_live:
+                    self._prove_end(start, lsn, previous)
                 return
             lsn, previous, start = frame.lsn, frame.check, frame.end
             yield frame
@@ -129,7 +132,7 @@ class Replay:
         return frame if frame is not None and frame.previous == previous and follows(frame, lsn) else None
 
     def _accept(self, frame: Frame) -> None:
-        self.lsn, self.previous = frame.lsn, frame.check
+        self.lsn, self.previous, self.last_offset = frame.lsn, frame.check, frame.offset
         self.durable = max(self.durable, frame.durable)
         self.is_marked = frame.kind == Kind.MARK
         self._undurable.append(frame)
@@ -141,6 +144,11 @@ class Replay:
         self.position = first.offset
         index = (first.offset - self._pool.start(0)) // self._pool.segment_size
         del self.segments[self.segments.index(index) + 1 :]
+
+    def end(self) -> LogEnd:
+        """Return the position where the pass ended, from which another one can go on."""
+        segments = [[index, self._pool.generations[index]] for index in self.segments]
+        return LogEnd(self.lsn, self.previous, self.last_offset, self.position, segments)
 
     @property
     def undurable(self) -> list[tuple[int, int]]:

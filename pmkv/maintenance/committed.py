@@ -53,6 +53,16 @@ class CommittedState:
         self.pause: Callable[[], None] = no_yield  # called within steps; may raise to give the step up
         self.error: str | None = None  # why the last checkpoint or compaction failed; None if it did not
 
+    def renew(self) -> bool:
+        """Let a readonly store stand on the manifest that another process committed last; return whether it is another
+        one. CorruptionError: it cannot be read, perhaps as the next one is just replacing it."""
+        records = self.catalog.renew()
+        if records is None:
+            return False
+        self.manifest = Manifest.from_records(records, self.open_run)
+        self._maps = {name: data for name, data in self._maps.items() if name in self.manifest.files}
+        return True
+
     def open_run(self, info: RunInfo) -> Run:
         """Map a run. CorruptionError: its file is missing or damaged."""
         if info.file not in self._maps:

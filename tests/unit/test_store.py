@@ -347,7 +347,7 @@ def test_a_reader_keeps_what_it_reads_while_files_come_and_go(tmp_path: Path) ->
 
 READER = """
 import sys, pmkv, numpy as np
-with pmkv.open(sys.argv[1], readonly=True) as store:
+with pmkv.open(sys.argv[1], readonly=True, follow=False) as store:
     print("open", flush=True)
     sys.stdin.readline()
     print("right" if (store.table("t").get(np.arange(100)) == np.arange(100)).all() else "wrong")

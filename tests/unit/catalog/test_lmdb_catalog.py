@@ -358,6 +358,31 @@ def test_a_killed_process_leaves_every_commit_whole(tmp_path: Path) -> None:
         catalog.close()
 
 
+RENEWED = """
+import sys
+from pmkv.catalog.lmdb_catalog import LmdbCatalog
+catalog = LmdbCatalog(sys.argv[1], bytes(range(16)), readonly=True)
+print(catalog.renew(), flush=True)
+for line in sys.stdin:
+    state = catalog.renew()
+    print(state and state["n"], len(catalog.keys(0, b"", None, False, 1 << 20, None)), flush=True)
+catalog.close()
+"""
+
+
+def test_a_reader_that_renews_keeps_to_the_last_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAP_BYTES", 1 << 20)
+    catalog = LmdbCatalog(tmp_path, POOL)
+    with reader_of(tmp_path, RENEWED) as reader:
+        assert reader.stdout is not None and reader.stdout.readline() == "None\n"  # nothing was ever committed
+        for n in range(1, 60):
+            catalog.commit({"n": n, "x": "x" * 20_000}, named(*(b"%d:%d" % (n, one) for one in range(200))))
+            assert n % 7 or (ask(reader), ask(reader)) == (f"{n} {200 * n}", f"None {200 * n}")
+        reader.communicate()
+    assert not readers_of(catalog)
+    catalog.close()
+
+
 READER = """
 import sys
 from pmkv.errors import ReadOnlyError
@@ -369,9 +394,9 @@ catalog.close()
 """
 
 
-def reader_of(path: Path) -> subprocess.Popen[str]:
+def reader_of(path: Path, code: str = "") -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", READER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", code or READER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
 
 

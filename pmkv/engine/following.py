@@ -1,0 +1,147 @@
+"""Following: a readonly engine reads on in the log that another process writes, batch by batch.
+
+New frames are applied by the code that replays them at an opening. Their memtables would grow for ever, so now and then
+memory is rebuilt from the manifest that the writer has committed since; that takes as long as an opening does, and
+readers wait for it. The mapping of the pool shows what the writer has handed to the system: a batch that is there as a
+whole survives the writer, and one that is not is no batch yet.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ..errors import CorruptionError
+from ..log.format import Frame, begins_frame
+from ..log.replay import MORE, Replay
+from .recovery import Appended, replay_seconds
+
+if TYPE_CHECKING:
+    from .engine import Engine
+
+APPLIED_AT_ONCE = 1 << 14  # records that are entered under one hold of the locks, about: readers wait for that
+REBUILT_AFTER_SECONDS = 0.25  # of replay: memory is rebuilt from a newer manifest when it has so much more than that
+MANIFEST_ATTEMPTS = 3  # to read a manifest and its runs, which the writer may just be replacing
+log = logging.getLogger("pmkv")
+
+
+class Follower:
+    """Brings the memory of one readonly engine up to what its writer has made. Safe for threads.
+
+    length: returns how long the pool is now, in bytes."""
+
+    def __init__(self, engine: Engine, length: Callable[[], int]) -> None:
+        self._engine, self._length = engine, length
+        self._turn = threading.Lock()  # one thread follows at a time; taken before all locks of the store
+        self._read = 0, 0, 0  # frames, records and bytes that memory has beyond the manifest, of those read on
+        self._tried_at = 0.0  # when a newer manifest was looked for last, by the monotonic clock
+
+    def has_news(self) -> bool:
+        """Return whether something stands where the log was last seen to end: a look at a few bytes."""
+        log = self._engine.log
+        return not log.lsn or begins_frame(memoryview(log.data), log.position)
+
+    def standing_still(self) -> threading.Lock:
+        """Return the lock to hold while memory must not follow."""
+        return self._turn
+
+    def refresh(self) -> int:
+        """Read on to the end of the log; return how many frames there were.
+
+        CorruptionError: the log does not go on from where it was, and memory cannot be rebuilt either."""
+        engine = self._engine
+        with self._turn:
+            engine.log.guard_read()
+            if (length := self._length()) > engine.log.data.size:
+                self._map_again(length)
+            before, switches = engine.log.lsn, engine.heads.switches
+            try:
+                count = self._read_on()
+            except CorruptionError:  # the log was begun anew, or a frame that was read is no part of it any more
+                count = 1
+                self._rebuild(always=True)
+            if replay_seconds((0, 0, 0), self._read) > REBUILT_AFTER_SECONDS and self._is_time():
+                self._rebuild()
+            changed = engine.log.lsn != before
+        on_switch = engine.versions.on_main_changed
+        if changed and engine.heads.switches != switches and on_switch is not None:
+            with engine.log.locks.append, engine.log.locks.state:
+                on_switch()
+        return count
+
+    def _is_time(self) -> bool:
+        """Return whether a newer manifest may be looked for: not again at once, when there was none."""
+        is_time = time.monotonic() - self._tried_at > 1.0
+        if is_time:
+            self._tried_at = time.monotonic()
+        return is_time
+
+    def _map_again(self, length: int) -> None:
+        """Map the pool again, which its writer has made larger."""
+        log = self._engine.log
+        with log.locks.append, log.locks.publish, log.locks.state:
+            self._engine.pool.grow(length)
+            log.appender.map_medium()
+
+    def _read_on(self) -> int:
+        """Apply the batches that stand behind the last one; return the number of their frames."""
+        replay = Replay(self._engine.pool, start=self._engine.replayer.reached, is_live=True)
+        chunk: list[Frame] = []
+        size = total = 0
+        for frame in replay:
+            chunk.append(frame)
+            size, total = size + max(1, frame.count), total + 1
+            if size >= APPLIED_AT_ONCE and not frame.flags & MORE:
+                self._apply(chunk, replay)
+                chunk, size = [], 0
+        self._apply(chunk, replay)
+        return total
+
+    def _apply(self, frames: list[Frame], replay: Replay) -> None:
+        """Enter whole batches, and let the log stand where the replay is."""
+        engine, locks = self._engine, self._engine.log.locks
+        with locks.append, locks.publish, locks.state:
+            engine.heads.expect(frames)
+            for frame in frames:
+                engine.replayer.apply(frame)
+            engine.replayer.stand_at(replay)
+        self._read = added(self._read, frames)
+
+    def _rebuild(self, always: bool = False) -> None:
+        """Rebuild memory from the newest manifest, if that is another one than memory stands on, or always."""
+        engine, locks = self._engine, self._engine.log.locks
+        with locks.append, locks.publish, locks.state:
+            if not self._renew() and not always:
+                return
+            before = engine.log.lsn
+            try:
+                engine.replayer.begin_anew(is_live=not always)
+                if engine.log.lsn < before:
+                    raise CorruptionError(f"the log ends at LSN {engine.log.lsn}, and was read up to {before} before")
+            except BaseException as error:
+                engine.log.access.unreadable = (
+                    f"memory was being rebuilt from a newer state, and that failed ({error}): open the store again"
+                )
+                raise
+            self._read = 0, 0, 0
+
+    def _renew(self) -> bool:
+        """Stand on the manifest that was committed last; return whether it is another one."""
+        if self._engine.upkeep is None:
+            return False
+        for attempt in range(MANIFEST_ATTEMPTS):
+            try:
+                return self._engine.upkeep.renew()
+            except CorruptionError as error:
+                if attempt + 1 == MANIFEST_ATTEMPTS:
+                    log.warning("a newer state of the store cannot be read yet: %s", error)
+        return False
+
+
+def added(read: Appended, frames: list[Frame]) -> Appended:
+    """Return frames, records and bytes with those of some more frames."""
+    records, length = sum(frame.count for frame in frames), sum(frame.length for frame in frames)
+    return read[0] + len(frames), read[1] + records, read[2] + length

@@ -1,0 +1,236 @@
+"""Following: after each refresh a readonly engine shows what its writer shows, whatever was done meanwhile."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pmkv.catalog.lmdb_catalog import MemoryCatalog
+from pmkv.engine import following
+from pmkv.engine.engine import Engine
+from pmkv.engine.following import Follower
+from pmkv.errors import (
+    ConflictError,
+    CorruptionError,
+    ExistsError,
+    FlushError,
+    InvalidError,
+    PmkvError,
+    UnknownNameError,
+    UnknownViewError,
+)
+from pmkv.index.run_files import MemoryRunFiles
+from pmkv.log.segments import Pool
+from tests.engines import Clock, small_medium
+
+Pair = tuple[Engine, Engine, Follower]
+
+
+def make_pair(segments: int = 64) -> Pair:
+    """A writer and a reader on one medium and one catalog, as two processes have one file."""
+    medium, clock = small_medium(segments), Clock()
+    pool = Pool.create(medium, 16 << 10)
+    files = MemoryCatalog(pool.pool_id), MemoryRunFiles(pool.pool_id)
+    writer = Engine(pool, files=files, now=clock, rows=1 << 20)
+    reader = Engine(Pool.load(medium), readonly=True, files=files, now=clock, rows=1 << 20)
+    return writer, reader, Follower(reader, lambda: medium.data.size)
+
+
+def shown(engine: Engine) -> dict[str, Any]:
+    """Everything that every view shows."""
+    found: dict[str, Any] = {"views": sorted(engine.views()), "switches": engine.switches[0]}
+    for name in engine.views():
+        view = engine.view(name)
+        found[name] = {number: dict(view.keyspace(number).scan()) for number in (0, 3)}
+        for table in view.tables.values():
+            rows = {int(one): row.tobytes() for ids, rows in table.scan() for one, row in zip(ids, rows)}
+            found[name][table.name] = len(table), table.get(np.arange(8)).tobytes(), rows
+    return found
+
+
+class History:
+    """Draws what a writer does, from a seed."""
+
+    def __init__(self, writer: Engine, seed: int) -> None:
+        self.engine, self.random = writer, random.Random(seed)
+
+    def step(self) -> None:
+        names = [one for one in dir(self) if one.startswith("do_")]
+        try:
+            getattr(self, self.random.choice(names))()
+        except (ConflictError, ExistsError, InvalidError, UnknownNameError, UnknownViewError):
+            pass
+
+    def _head(self) -> str:
+        return self.random.choice([name for name, one in self.engine.views().items() if one.kind in ("main", "branch")])
+
+    def do_create(self) -> None:
+        codec = self.random.choice([None, "int8"])
+        self.engine.create_table(self.random.choice("ab"), ("f4", 4), None, self._head(), codec=codec)
+
+    def do_drop(self) -> None:
+        if self.random.randrange(4) == 0:
+            self.engine.drop_table(self.random.choice("ab"), self._head())
+
+    def do_rows(self) -> None:
+        table = self.engine.table(self.random.choice("ab"), self._head())
+        ids = [self.random.randrange(10) for _ in range(self.random.randrange(1, 300))]
+        table.put(ids, np.random.default_rng(self.random.randrange(99)).random((len(ids), 4)))
+
+    def do_delete_rows(self) -> None:
+        self.engine.table(self.random.choice("ab"), self._head()).delete([self.random.randrange(10)])
+
+    def do_keys(self) -> None:
+        keys = self.engine.view(self._head()).keyspace(self.random.choice((0, 3)))
+        keys.put_many({b"%d" % self.random.randrange(30): self.random.randbytes(20) for _ in range(9)})
+        keys.delete(b"%d" % self.random.randrange(30))
+
+    def do_batch(self) -> None:
+        with self.engine.batch():
+            self.do_keys()
+            self.do_rows()
+
+    def do_clear(self) -> None:
+        if self.random.randrange(4) == 0:
+            self.engine.clear_all(self._head())
+
+    def do_snapshot(self) -> None:
+        self.engine.versions.snapshot(self.random.choice("xy"), self._head())
+
+    def do_branch(self) -> None:
+        self.engine.versions.branch(self.random.choice("vw"), self.random.choice(sorted(self.engine.views())))
+
+    def do_promote(self) -> None:
+        self.engine.versions.promote(self.random.choice("vw"), force=True)
+
+    def do_rollback(self) -> None:
+        self.engine.versions.rollback(self.random.choice("xy"), None, None, "main")
+
+    def do_undo(self) -> None:
+        self.engine.versions.undo(True)
+
+    def do_delete_view(self) -> None:
+        self.engine.versions.delete_view(self.random.choice("vwxy"))
+
+    def do_checkpoint(self) -> None:
+        list(self.engine.upkeep.checkpoint())
+
+    def do_compact(self) -> None:
+        list(self.engine.upkeep.compact())
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_reader_shows_what_its_writer_shows(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following, "APPLIED_AT_ONCE", 50)
+    monkeypatch.setattr(following, "REBUILT_AFTER_SECONDS", -1.0 if seed % 2 else 1e9)
+    monkeypatch.setattr(Follower, "_is_time", lambda self: True)
+    writer, reader, follower = make_pair()
+    history = History(writer, seed)
+    for _ in range(60):
+        for _ in range(history.random.randrange(4)):
+            history.step()
+        follower.refresh()
+        assert shown(reader) == shown(writer)
+        assert follower.refresh() == 0
+    reader.heads.check()
+
+
+def test_handles_go_on_and_a_promote_is_seen() -> None:
+    writer, reader, follower = make_pair()
+    table = writer.create_table("t", ("f4", 2))
+    follower.refresh()
+    held, main = reader.table("t"), reader.main
+    table.put([1], [[1, 2]])
+    assert held.get([1]).tolist() == [[0, 0]], "nothing is shown before a refresh"
+    assert follower.has_news() and follower.refresh() == 1
+    assert held.get([1]).tolist() == [[1, 2]] and reader.main is main
+    switched: list[int] = []
+    reader.versions.on_main_changed = lambda: switched.append(1)
+    branch = writer.versions.branch("next", "main")
+    branch.table("t").put([1], [[3, 4]])
+    writer.versions.promote("next", None, None, False)
+    follower.refresh()
+    assert held.get([1]).tolist() == [[3, 4]] and switched == [1] and reader.switches == writer.switches
+    with pytest.raises(PmkvError):
+        held.put([1], [[0, 0]])
+
+
+def test_half_a_batch_is_never_shown() -> None:
+    writer, reader, follower = make_pair()
+    table = writer.create_table("t", ("f4", 256))
+    follower.refresh()
+    seen = []
+    with writer.batch():
+        table.put(np.arange(30), np.ones((30, 256)))  # several frames
+        seen.append((follower.refresh(), len(reader.table("t"))))
+        table.put(np.arange(30), np.full((30, 256), 2))
+        seen.append((follower.refresh(), len(reader.table("t"))))
+    assert seen == [(0, 0), (0, 0)]
+    assert follower.refresh() > 10 and (reader.table("t").get(np.arange(30)) == 2).all()
+
+
+def test_what_a_killed_writer_left_half_is_not_shown_and_its_successor_is_followed() -> None:
+    writer, reader, follower = make_pair()
+    table = writer.create_table("t", ("f4", 256))
+    table.put([1], np.ones((1, 256)))
+    follower.refresh()
+    with pytest.raises(KeyboardInterrupt), writer.batch():
+        table.put(np.arange(30), np.ones((30, 256)))
+        at = writer.log.position
+        left = writer.log.data[:at].copy()
+        raise KeyboardInterrupt
+    writer.log.data[:at] = left  # a process that was killed took nothing back
+    assert follower.refresh() == 0 and len(reader.table("t")) == 1
+    files = writer.upkeep.catalog, writer.upkeep.run_files
+    successor = Engine(Pool.load(writer.pool.medium), files=files)
+    successor.table("t").put([2], np.ones((1, 256)))
+    follower.refresh()
+    assert len(reader.table("t")) == 2 and reader.log.lsn == successor.log.lsn
+
+
+def test_a_pool_that_grew_is_mapped_again() -> None:
+    writer, reader, follower = make_pair(segments=8)
+    length = writer.pool.medium.data.size + (64 << 14)
+    writer.log.grow(length)
+    reader.pool.medium, writer_medium = small_medium(8), writer.pool.medium
+    reader.pool.medium.data = writer_medium.data[: small_medium(8).data.size]
+    reader.pool.medium.grow = lambda _: setattr(reader.pool.medium, "data", writer_medium.data)  # type: ignore[method-assign]
+    follower = Follower(reader, lambda: length)
+    table = writer.create_table("t", ("f4", 256))
+    for _ in range(20):
+        table.put(np.arange(10), np.ones((10, 256)))
+    follower.refresh()
+    assert reader.log.data.size == length and (reader.table("t").get(np.arange(10)) == 1).all()
+
+
+def test_a_log_that_lost_what_was_shown_is_told_and_not_read_on() -> None:
+    writer, reader, follower = make_pair()
+    table = writer.create_table("t", ("f4", 2))
+    table.put([1], [[1, 2]])
+    follower.refresh()
+    reached = reader.replayer.reached
+    assert reached is not None
+    writer.log.data[reached.last + 20] ^= 1
+    with pytest.raises(CorruptionError, match=r"the log ends at LSN .* and was read up to"):
+        follower.refresh()
+    with pytest.raises(FlushError, match="open the store again"):
+        reader.table("t").get([1])
+
+
+def test_a_log_that_went_another_way_is_followed_on_that_one() -> None:
+    writer, reader, follower = make_pair()
+    table = writer.create_table("t", ("f4", 2))
+    table.put([1], [[1, 2]])
+    held, before = reader, writer.log.data.copy()
+    follower.refresh()
+    table.put([1], [[3, 4]])
+    follower.refresh()
+    assert held.table("t").get([1]).tolist() == [[3, 4]]
+    writer.log.data[:] = before  # the disk refused what the reader had seen in memory
+    files = writer.upkeep.catalog, writer.upkeep.run_files
+    Engine(Pool.load(writer.pool.medium), files=files).table("t").put([2], [[5, 6]])
+    follower.refresh()
+    assert held.table("t").get([1, 2]).tolist() == [[1, 2], [5, 6]]
