@@ -112,8 +112,16 @@ class _InTable(nn.Module):
     padding_idx: int | None
     weight: PmkvWeight
 
-    def _open(self, weight: torch.Tensor | None, dtype: torch.dtype | None, store: Any, table: str | None) -> None:
-        """Open or create the table. weight: its rows; None: a new one begins with the noise of torch's own modules."""
+    def _open(
+        self,
+        weight: torch.Tensor | None,
+        dtype: torch.dtype | None,
+        store: Any,
+        table: str | None,
+        codec: str | None = None,
+    ) -> None:
+        """Open or create the table. weight: its rows; None: a new one begins with the noise of torch's own modules.
+        codec: how the table stores rows."""
         where = home.get() if store is None else Home(store)
         if where is None:
             raise TypeError(
@@ -121,7 +129,7 @@ class _InTable(nn.Module):
             )
         name = table or where.next_name()
         wanted = dtype or (weight.dtype if weight is not None else torch.get_default_dtype())
-        source = RowSource(where.store, name, self.num_embeddings, self.embedding_dim, numpy_dtype(wanted))
+        source = RowSource(where.store, name, self.num_embeddings, self.embedding_dim, numpy_dtype(wanted), codec)
         self.weight = PmkvWeight(source)
         self._ahead: dict[Any, ReadAhead] = {}
         if weight is not None:
@@ -226,7 +234,8 @@ def refuse_max_norm(max_norm: float | None) -> None:
 
 
 class PmkvEmbedding(_InTable, nn.Embedding):
-    """torch.nn.Embedding over a table. store: a URL, a client, or an open store; table: the name of the table.
+    """torch.nn.Embedding over a table. store: a URL, a client, or an open store; table: the name of the table;
+    codec: how a table of float32 stores rows, such as "int8".
 
     Gradients are sparse, whatever `sparse` says. Not supported: max_norm."""
 
@@ -246,6 +255,7 @@ class PmkvEmbedding(_InTable, nn.Embedding):
         *,
         store: Any = None,
         table: str | None = None,
+        codec: str | None = None,
     ) -> None:
         nn.Module.__init__(self)
         refuse_max_norm(max_norm)
@@ -253,7 +263,7 @@ class PmkvEmbedding(_InTable, nn.Embedding):
         self.padding_idx = normal_padding(padding_idx, num_embeddings)
         self.max_norm, self.norm_type = None, norm_type
         self.scale_grad_by_freq, self.sparse = scale_grad_by_freq, True
-        self._open(_weight, dtype, store, table)
+        self._open(_weight, dtype, store, table, codec)
         self.weight.requires_grad_(not _freeze)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
@@ -282,7 +292,8 @@ class PmkvEmbedding(_InTable, nn.Embedding):
 
 
 class PmkvEmbeddingBag(_InTable, nn.EmbeddingBag):
-    """torch.nn.EmbeddingBag over a table. store: a URL, a client, or an open store; table: the name of the table.
+    """torch.nn.EmbeddingBag over a table. store: a URL, a client, or an open store; table: the name of the table;
+    codec: how a table of float32 stores rows, such as "int8".
 
     Gradients are sparse, whatever `sparse` says, in every mode. Not supported: max_norm."""
 
@@ -303,6 +314,7 @@ class PmkvEmbeddingBag(_InTable, nn.EmbeddingBag):
         *,
         store: Any = None,
         table: str | None = None,
+        codec: str | None = None,
     ) -> None:
         nn.Module.__init__(self)
         refuse_max_norm(max_norm)
@@ -313,7 +325,7 @@ class PmkvEmbeddingBag(_InTable, nn.EmbeddingBag):
         self.max_norm, self.norm_type, self.mode = None, norm_type, mode
         self.scale_grad_by_freq, self.sparse = scale_grad_by_freq, True
         self.include_last_offset = include_last_offset
-        self._open(_weight, dtype, store, table)
+        self._open(_weight, dtype, store, table, codec)
 
     def forward(
         self, input: torch.Tensor, offsets: torch.Tensor | None = None, per_sample_weights: torch.Tensor | None = None

@@ -43,14 +43,17 @@ def open_store(place: Any) -> Any:
 class RowSource:
     """One table of rows of a fixed number of floats, dense: its ids are 0 to rows - 1; an absent row is zeros.
 
-    store: a URL, a Client, or an embedded store or view. The table is created if it is not there."""
+    store: a URL, a Client, or an embedded store or view. The table is created if it is not there. codec: how it stores
+    rows."""
 
-    def __init__(self, store: Any, name: str, rows: int, dim: int, dtype: DTypeLike = "f4") -> None:
+    def __init__(
+        self, store: Any, name: str, rows: int, dim: int, dtype: DTypeLike = "f4", codec: str | None = None
+    ) -> None:
         self.store, self.name, self.rows, self.dim = open_store(store), name, rows, dim
         if hasattr(self.store, "row_dtype"):
             self.store = OneTable(self.store)
             self.name = self.store.table.name
-        self.table = self.store.create_table(name, (np.dtype(dtype), dim), rows=rows, exist_ok=True)
+        self.table = self.store.create_table(name, (np.dtype(dtype), dim), rows=rows, exist_ok=True, codec=codec)
         self.written: list[np.ndarray] = []  # ids written since the last mark, for who read ahead
         self.watchers = 0  # how many have read ahead
 
@@ -102,7 +105,9 @@ class OneTable:
     def __init__(self, table: Any) -> None:
         self.table = table
 
-    def create_table(self, name: str, dtype: Any, rows: int | None = None, exist_ok: bool = True) -> Any:
+    def create_table(
+        self, name: str, dtype: Any, rows: int | None = None, exist_ok: bool = True, codec: str | None = None
+    ) -> Any:
         """Return the table. ValueError: it has another dtype, or too few ids."""
         fits = self.table.row_dtype == np.dtype(dtype) and self.table.rows in (None, rows)
         if not fits:

@@ -22,6 +22,7 @@ from typing import Any
 
 from torch import nn
 
+from .embedding_collection import BagConfig, PmkvEmbeddingBagCollection
 from .embedding_modules import PmkvEmbedding, PmkvEmbeddingBag, tables_in
 from .embedding_optimizers import Adagrad, SparseSGD, split_parameters
 from .embedding_weight import PmkvWeight
@@ -29,8 +30,10 @@ from .row_source import open_store
 
 __all__ = [
     "Adagrad",
+    "BagConfig",
     "PmkvEmbedding",
     "PmkvEmbeddingBag",
+    "PmkvEmbeddingBagCollection",
     "PmkvWeight",
     "SparseSGD",
     "offload",

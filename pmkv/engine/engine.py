@@ -300,6 +300,9 @@ class Engine:
         wanted = checked_codec(codec, dtype)
         rows, initial = check_bound(rows), normalized(default, wanted.dtype, wanted.shape)
         refuse_default(wanted, initial)
+        if exist_ok and self.log.readonly and name in self.view(head).tables:  # nothing is to be written
+            refuse_other_layout(self.table(name, head), wanted, rows, initial)
+            return self.table(name, head)
         optional: dict[str, Any] = {"default": initial, "dram": dram_choice(dram)}
         self.log.guard_write()
         with self.log.locks.append, self.log.locks.state:

@@ -78,6 +78,7 @@ def test_a_reader_follows_by_itself(writer: Writer, tmp_path: Path) -> None:
         assert reader.version[0] == 1 and "next" in reader.views()
         with pytest.raises(ReadOnlyError):
             table.put([1], np.ones((1, 64)))
+        assert reader.create_table("t", ("f4", 64), exist_ok=True) is table  # nothing is to be written
         with pytest.raises(InvalidError, match="follow=False"):
             reader.backup(tmp_path / "backup")
         writer.do("store.grow('64MiB'); table.put(np.arange(100_000), np.ones((100_000, 64))); store.checkpoint()")
