@@ -17,6 +17,7 @@ from .servers import BenchError, scratch
 ROOT = Path(__file__).parent.parent
 SECTIONS = {
     "network": "commands a second, and what a durable one takes, beside Redis",
+    "commands": "commands a second of each command on keys, and of a mixed load, beside Redis",
     "tables": "rows a second, beside Redis' MGET",
     "index": "DRAM an id costs",
     "start": "time to the first PONG",
@@ -47,8 +48,8 @@ def main(
 ) -> None:
     """Measure pmkv, beside a redis-server where there is one.
 
-    Sections: network, tables, index, start, restart, codecs, larger_than_dram, versions; all of them when none is
-    named.
+    Sections: network, commands, tables, index, start, restart, codecs, larger_than_dram, versions; all of them when
+    none is named.
     """
     options = {"restart": {"ids": ids}, "versions": {"ids": ids, "load": parse_size(load), "kept": kept}}
     options["larger_than_dram"] = {"table": parse_size(table), "limit": parse_size(limit)}

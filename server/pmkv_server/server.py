@@ -18,6 +18,7 @@ from pmkv_server.bgsave import BackgroundSave
 from pmkv_server.commands.keys import KEYSPACES
 from pmkv_server.config import Config
 from pmkv_server.dispatch.tick import Dispatcher
+from pmkv_server.dispatch.transaction_waves import TransactionWaves
 from pmkv_server.heartbeat import Heartbeat
 from pmkv_server.net import descriptors
 from pmkv_server.net.connection import Connection
@@ -115,6 +116,11 @@ class Server:
             one.listen(QUEUED_CONNECTIONS)
         self.heartbeat.start(self.loop)
         log.info("%s. Ready to accept connections", self._description())
+
+    @functools.cached_property
+    def transaction_waves(self) -> TransactionWaves:
+        """What carries out the queues of transactions."""
+        return TransactionWaves(self)
 
     @functools.cached_property
     def backups(self) -> ServerBackups:

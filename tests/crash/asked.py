@@ -27,6 +27,7 @@ class Asked:
     words: tuple[bytes, ...]
     justifies: Callable[[Reply], Justifies | None]  # None: a reply that is wrong at any moment
     pair: tuple[bytes, bytes] | None = None  # values written together
+    unfinished: bytes = b""  # a value after which it writes more, together with that
     since: int = 0
     after_failure: bool = False
 
@@ -203,7 +204,7 @@ class Questions:
         inner = [(b"SET", keys[0], values[0]), (b"SET", keys[1], values[1]), (b"INCR", counter), (b"GET", keys[0])]
         queued = [Asked(words, exactly(("+", b"QUEUED"), always)) for words in inner]
         pair = (values[0], values[1]) if not size else None
-        return [Asked((b"MULTI",), exactly(OK, always)), *queued, Asked((b"EXEC",), justifies, pair)]
+        return [Asked((b"MULTI",), exactly(OK, always)), *queued, Asked((b"EXEC",), justifies, pair, values[1])]
 
     def long_transaction(self) -> list[Asked]:
         """A worker runs it."""

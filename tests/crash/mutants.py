@@ -14,8 +14,9 @@ from unittest.mock import patch
 import numpy as np
 from xxhash import xxh3_64_intdigest
 
-from pmkv.engine import choose_newest, engine, recovery
+from pmkv.engine import choose_newest, engine, recovery, wave
 from pmkv.engine import table as table_module
+from pmkv.engine.byte_batch import BytesArray
 from pmkv.engine.keyspace import Keyspace
 from pmkv.engine.table import Table
 from pmkv.index.hash_table import HashTable
@@ -40,6 +41,7 @@ MUTANTS: dict[str, Callable[[], list[Patch]]] = {}
 
 flush, rewrite, prepare = SimulatedMedium.flush, SimulatedMedium.rewrite, SimulatedMedium.prepare
 store = SimulatedMedium.store
+append_wave = wave._append
 place, finish, flush_group = LogAppender._place, LogAppender.finish_open_frame, GroupCommit._flush_group
 unpack_frame, check_frame, frames = format_.unpack_frame, format_.check_frame, Replay._frames
 
@@ -71,6 +73,26 @@ def is_header(ranges: Any) -> bool:
 @mutant("a group is acknowledged without a flush")
 def _() -> list[Patch]:
     return [(SimulatedMedium, "flush", lambda m, r, sync=True: flush(m, r, sync) if is_header(r) else None)]
+
+
+@mutant("a wave does not wait for what it has written")
+def _() -> list[Patch]:
+    def unwaited(*arguments: Any) -> None:
+        append_wave(*arguments)
+        arguments[0]._log.thread.deferral.lsn = 0
+
+    return [(wave, "_append", unwaited)]
+
+
+@mutant("the records of a wave are written one by one")
+def _() -> list[Patch]:
+    def unjoined(keyspace: Keyspace, keys: BytesArray, words: Any, records: Any) -> None:
+        for i in range(records.keys.size):
+            one = slice(i, i + 1)
+            some = records.keys[one], records.values[one], records.expiries[one], records.flags[one]
+            append_wave(keyspace, keys, words, records._replace(**dict(zip(records._fields, some))))
+
+    return [(wave, "_append", unjoined)]
 
 
 @mutant("a group is flushed without its first range")

@@ -7,18 +7,22 @@ never near the present: those in the past delete at once, those in the future st
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
 import numpy as np
 
+from pmkv.engine.byte_batch import BytesArray, join
 from pmkv.engine.engine import Engine
 from pmkv.engine.keyspace import Keyspace
 from pmkv.engine.table import Table
 from pmkv.engine.transaction import Transaction as StoreTransaction
+from pmkv.engine.wave import WaveFound, WaveRecords, run_wave
 from pmkv.errors import FullError, UnknownNameError
+from pmkv.kernels.records import FLAG_DELETE
+from pmkv.log.large_values import chunk_size
 from pmkv.view import View
 from tests.crash.model import SPACES, Model, OpenView, Rows
 from tests.crash.model import View as ModelView
@@ -32,6 +36,34 @@ class Operation:
     def fits(self, model: Any) -> bool:
         """May a store in this state be asked for it?"""
         return not hasattr(self, "name") or self.name in model.tables
+
+
+Step = tuple[bytes, bytes | None, int]  # a key, its new value (None: it is deleted), its expiry
+
+
+def in_a_wave(keyspace: Keyspace, steps: Sequence[Step], only_present: bool = False) -> int:
+    """Write as commands of a server do: look all keys up, decide, append. Return how many steps wrote something.
+
+    only_present: a step whose key is not there, or was deleted by one before it, does nothing"""
+    written: list[int] = []
+
+    def decide(found: WaveFound) -> WaveRecords | None:
+        there = (found.rows[:, 0] >= 0).tolist()
+        for i, (number, (_, value, _)) in enumerate(zip(found.numbers.tolist(), steps)):
+            if there[number] or not only_present:
+                written.append(i)
+                there[number] = value is not None
+        if not written:
+            return None
+        some = [steps[i] for i in written]
+        values = BytesArray(*join([value or b"" for _, value, _ in some]))
+        flags = np.array([FLAG_DELETE if value is None else 0 for _, value, _ in some], np.int64)
+        expiries = np.array([at for _, _, at in some], np.int64)
+        return WaveRecords(np.array(written), values, expiries, flags, bool(flags.all()))
+
+    keys = BytesArray(*join([key for key, _, _ in steps]))
+    run_wave(keyspace, keys, np.full(len(steps), only_present), True, decide)
+    return len(written)
 
 
 @dataclass(frozen=True)
@@ -59,7 +91,11 @@ class PutMany(Operation):
             model.put(self.space, key, value, self.at)
 
     def on_store(self, store: Any) -> Any:
-        return store.keyspace(self.space).put_many(self.pairs, expire_at=self.at or None)
+        keyspace, longest = store.keyspace(self.space), max(len(value) for _, value in self.pairs)
+        if len(self.pairs) % 2 and longest <= chunk_size(keyspace._log):
+            in_a_wave(keyspace, [(key, value, self.at) for key, value in self.pairs])
+        else:
+            keyspace.put_many(self.pairs, expire_at=self.at or None)
 
 
 @dataclass(frozen=True)
@@ -83,7 +119,10 @@ class DeleteMany(Operation):
         return sum(model.delete(self.space, key) for key in self.keys)
 
     def on_store(self, store: Any) -> Any:
-        return store.keyspace(self.space).delete_many(list(self.keys))
+        keyspace = store.keyspace(self.space)
+        if len(set(self.keys)) == len(self.keys):
+            return in_a_wave(keyspace, [(key, None, 0) for key in self.keys], only_present=True)
+        return keyspace.delete_many(list(self.keys))
 
 
 @dataclass(frozen=True)

@@ -283,6 +283,7 @@ class Schedule:
         for one in asked:
             one.since, one.after_failure = self.witness.shown, self.log.failed is not None
             self.witness.pairs += [one.pair] if one.pair else []
+            self.witness.unfinished |= {one.unfinished} if one.unfinished else set()
         client.send(asked)
 
     def _arrive(self, client: Client) -> None:

@@ -88,6 +88,7 @@ class Witness:
         self._engine = Engine.on_medium(durable_image(medium), readonly=True, now=lambda: NOW)
         self.moments = [Moment(self._engine.log.lsn, state_of(self._engine), b"")]
         self.pairs: list[tuple[bytes, bytes]] = []  # values that belong together, and were not seen yet
+        self.unfinished: set[bytes] = set()  # values after which a transaction writes more, in the same frame
         self.shown = 0  # the last moment that some reply has shown
         self.end = 0
         self.recoveries = 0
@@ -125,6 +126,9 @@ class Witness:
             if not flags & FLAG_DELETE:
                 keys[key] = value, expiry
             at = after + -(-(length + size) // 8) * 8
+            if value in self.unfinished:
+                self.unfinished.discard(value)
+                continue
             halves = any((one in body[:at]) != (other in body[:at]) for one, other in self.pairs)
             if at < len(body) and not halves:
                 steps.append(Moment(lsn, State(dict(keys), self.moments[-1].state.rows), body[:at]))
@@ -143,6 +147,7 @@ class Witness:
                 self.pairs.remove(pair)  # from now on each may be written again: with another expiry
             elif one or other:
                 raise Violation(f"batch {moment.lsn} has one of {pair}, which belong together")
+        self.unfinished = {value for value in self.unfinished if value not in moment.written}
         self.moments.append(moment)
 
     def fail(self, durable: int) -> None:

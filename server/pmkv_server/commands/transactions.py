@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 
-from pmkv_server.commands.execution import is_heavy, run
+from pmkv_server.commands.execution import HEAVY_ARGUMENTS, HEAVY_BYTES, is_heavy
 from pmkv_server.commands.registry import MAX_REPLY_BYTES, Command, CommandError, Group
+from pmkv_server.commands.strings import LONG_VALUE_BYTES, some_value_is_long, value_is_long
 from pmkv_server.net.session import Queued, Session
-from pmkv_server.resp.scan import NULL_ARRAY, OK, Reply, chunks, error, joined
+from pmkv_server.resp.scan import IN_PLACE, NULL_ARRAY, OK, Reply, chunks, error
 
 group = Group("transactions")
 command = group.command
 
-HEAVY_COMMANDS = 256  # a longer queue is run by a worker
+HEAVY_COMMANDS = 1024  # a longer queue is run by a worker
+_BY_LENGTH = (value_is_long, some_value_is_long)  # say that a command is heavy if a value of its keys is long
 _REWRITING = {"append", "setrange", "copy"}  # what these write has the present value in it
 _ABORTED = "EXECABORT Transaction discarded because of previous errors."
 
@@ -53,9 +55,16 @@ def unwatch(session: Session, arguments: list[bytes]) -> Reply:
 
 
 def _exec_is_heavy(session: Session, arguments: list[bytes]) -> bool:
-    """Tell whether the queue is long, or one of its commands is heavy."""
+    """Tell whether the queue is long, or one of its commands is heavy. The lengths of values are looked up together."""
     queue = session.queue or []
-    return len(queue) > HEAVY_COMMANDS or any(is_heavy(session, entry, words) for entry, words in queue)
+    keys = [key for entry, words in queue if entry.heavy in _BY_LENGTH for key in entry.keys_of(words)]
+    if len(queue) > HEAVY_COMMANDS or len(keys) > HEAVY_ARGUMENTS or session.server.store.is_cold:
+        return True
+    if sum(len(word) for _, words in queue for word in words) > HEAVY_BYTES:
+        return True
+    if any((size or 0) > LONG_VALUE_BYTES for size in (session.keyspace.sizes(keys) if keys else ())):
+        return True
+    return any(is_heavy(session, *queued) for queued in queue if queued[0].heavy not in _BY_LENGTH)
 
 
 @command("exec", 1, "in_multi", heavy=_exec_is_heavy)
@@ -70,24 +79,23 @@ def exec_(session: Session, arguments: list[bytes]) -> Reply:
             if session.watched.changed_key() is not None:
                 return NULL_ARRAY[session.protocol]
             queue, session.queue = session.queue, None
-            return joined(_replies(session, queue))
+            return _reply(session, queue)
     finally:
         session.end()
 
 
-def _replies(session: Session, queue: list[Queued]) -> list[Reply]:
-    """Run the queued commands; replies beyond what may be held in memory become errors."""
-    replies: list[Reply] = []
+def _reply(session: Session, queue: list[Queued]) -> Reply:
+    """Run the queued commands, and return their replies; those beyond what may be held in memory become errors."""
+    parts: list = [b"*%d\r\n" % len(queue)]
     size = 0
-    for entry, words in queue:
-        reply = run(session, entry, words)
+    for reply, count in session.server.transaction_waves.replies(session, queue):
         length = sum(map(len, chunks(reply)))
         if size + length > MAX_REPLY_BYTES:
-            reply = error(f"ERR the command was run, but the replies take more than {MAX_REPLY_BYTES} bytes")
+            parts += [error(f"ERR the command was run, but the replies take more than {MAX_REPLY_BYTES} bytes")] * count
         else:
             size += length
-        replies.append(reply)
-    return replies
+            parts += chunks(reply)
+    return parts if size > IN_PLACE else b"".join(parts)
 
 
 def _exclusive(session: Session) -> contextlib.AbstractContextManager[None]:
