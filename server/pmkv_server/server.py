@@ -119,7 +119,7 @@ class Server:
 
     @functools.cached_property
     def transaction_waves(self) -> TransactionWaves:
-        """What carries out the queues of transactions."""
+        """The waves of transactions, which need none before the first EXEC."""
         return TransactionWaves(self)
 
     @functools.cached_property
