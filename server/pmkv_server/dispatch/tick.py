@@ -1,10 +1,11 @@
 """Serve, in one *tick*, all connections that have sent something.
 
 A tick scans all short inboxes together, then each long one alone. It serves the commands found in rounds: the leading
-commands of all connections that are for waves are carried out together (`waves`); then each connection's other commands
-run one by one, up to its next one for a wave. Connections are concurrent, so any order between them is legal; the order
-within one connection is kept. One flush, requested at the end, makes durable what the commands of one scan wrote.
-Replies that depend on it wait in their connection, in order (`held_replies`).
+commands of all connections that are for waves are carried out together (`waves`), then the leading TABLE.GETs of one
+table (`gathered_rows`); then each connection's other commands run one by one, up to its next one for a wave.
+Connections are concurrent, so any order between them is legal; the order within one connection is kept. One flush,
+requested at the end, makes durable what the commands of one scan wrote. Replies that depend on it wait in their
+connection, in order (`held_replies`).
 
 A command that takes long runs in a worker thread (`workers`); its connection is not served further before the reply.
 Connections that send commands for waves only and wait for the replies take the fast path (`fast_path`).
@@ -24,6 +25,7 @@ from pmkv_server.commands import COMMANDS, admit
 from pmkv_server.commands.execution import HEAVY_ARGUMENTS, is_heavy, run, uses_store
 from pmkv_server.commands.registry import Command
 from pmkv_server.dispatch import fast_path
+from pmkv_server.dispatch.gathered_rows import GatheredRows
 from pmkv_server.dispatch.held_replies import HeldReplies
 from pmkv_server.dispatch.wave_serving import WaveServing
 from pmkv_server.dispatch.workers import Workers
@@ -53,6 +55,7 @@ class Dispatcher:
         self._store: Any = server.store
         self.call_soon = loop.call_soon
         self.wave_serving = WaveServing(server, self)
+        self.gathered_rows = GatheredRows(server, self)
         self._scanner = Scanner(self.wave_serving.waves.name_table())
         self._gil_yielder = GilYielder(turn=YIELD_INTERVAL_S)
         self._ready: list[Connection] = []
@@ -178,6 +181,7 @@ class Dispatcher:
         active = [connection for connection in connections if connection.has_rows()]
         while active:
             self.wave_serving.serve(active, found)
+            self.gathered_rows.serve(active, found)
             for connection in active:
                 self._others(connection, found)
             active = [connection for connection in active if connection.has_rows()]
@@ -189,7 +193,7 @@ class Dispatcher:
         session, count = connection.session, 0
         while connection.has_rows():
             row = connection.row
-            if found.number(row) != OTHER and session.plain and not self._store.failed:
+            if found.number(row) > OTHER and session.plain and not self._store.failed:
                 return  # else it is in MULTI, or before AUTH
             connection.row += 1
             count += 1

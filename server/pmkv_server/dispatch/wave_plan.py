@@ -222,7 +222,7 @@ def plan_wave(data, bounds, rows, ranges, specs, limits, commands, keys, reads, 
         planned[owner] = 0
         for row in range(ranges[owner, 0], ranges[owner, 1]):
             number = rows[row, 3]
-            if number == OTHER or count >= limits[MOST_COMMANDS]:
+            if number <= OTHER or count >= limits[MOST_COMMANDS]:
                 break
             spec, command = specs[number], commands[count]
             command[OWNER], command[COMMAND], command[ACTION], command[PARAMETER] = owner, number, spec[0], spec[1]

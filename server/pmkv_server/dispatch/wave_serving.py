@@ -42,7 +42,7 @@ class WaveServing:
         After a failed flush there is none: the functions of commands say what is wrong."""
         owners: dict[Any, list[Connection]] = {}
         for connection in active:
-            is_for_wave = found.number(connection.row) != OTHER and connection.session.plain
+            is_for_wave = found.number(connection.row) > OTHER and connection.session.plain
             if is_for_wave and connection.state != BLOCKED and not self._store.failed:
                 owners.setdefault(connection.session.keyspace, []).append(connection)
         for keyspace, some in owners.items():

@@ -24,6 +24,7 @@ UNAUTHENTICATED_ARGUMENTS = 10
 
 ARRAY_BYTE = 42  # `*`, with which a command begins that is not a line
 OTHER = 0  # the number of a command that the table of names does not have, or not with so many arguments
+# numbers above it are those of commands for waves, numbers below those of other commands that are served together
 NAME_BYTES = 15  # a longer name is in no table
 ARGUMENTS_PER_STEP = 4096  # copied in one step, by a worker
 VIEW_BYTES = 64 << 10  # an argument that is longer, of a command that is longer, is not copied on the loop
@@ -177,7 +178,7 @@ def scan(data, sizes, names, bounds, rows, states):
     rows:   receive, per command, (offset after it, first argument, arguments, number in the table of names)
     states: receive, per connection, (end of its rows, offset after its last whole command, status, detail)
 
-    Return the number of arguments, and whether all connections sent nothing but whole commands of the table.
+    Return the number of arguments, and whether all connections sent nothing but whole commands for waves.
     """
     are_known = True
     base = 0
@@ -208,7 +209,7 @@ def scan(data, sizes, names, bounds, rows, states):
             number = _number_of(data, name, bounds[argument, 1], argc, names)
             rows[row, 0], rows[row, 1], rows[row, 2], rows[row, 3] = pos, argument, argc, number
             row += 1
-            are_known = are_known and number != OTHER
+            are_known = are_known and number > OTHER
             argument += argc
         states[c, 0] = row
         states[c, 1] = pos
