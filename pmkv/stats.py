@@ -44,6 +44,7 @@ class Stats:
     row_cache: dict[str, dict[str, int]]
     row_cache_bytes: int  # DRAM of the row cache
     row_cache_budget: int  # 0: there is no row cache, as rows are in DRAM or on persistent memory anyway
+    row_cache_curve: dict[float, float]  # hit ratios to expect by DRAM, in budgets; none while too little was looked up
     row_cache_hits: int  # ids looked up below the memtables and found in the row cache
     row_cache_misses: int
     checkpoints: int  # since the store was opened, as compactions and bytes written
@@ -104,6 +105,7 @@ def stats_of(engine: Engine, path: Path | None) -> Stats:
             },
             row_cache_bytes=budget.used if budget else 0,
             row_cache_budget=budget.size if budget else 0,
+            row_cache_curve=budget.curve.ratios() if budget else {},
             row_cache_hits=sum(cache.hits for cache in rows.values()),
             row_cache_misses=sum(cache.misses for cache in rows.values()),
             checkpoints=upkeep.checkpoints if upkeep else 0,

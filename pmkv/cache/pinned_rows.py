@@ -86,6 +86,7 @@ class PinnedRows:
 
     def find(self, ids: np.ndarray, found: np.ndarray, out: np.ndarray | None = None) -> PinnedHits:
         """Do as `RowCache.find`. Ids of which it is known that there is no row are not missed."""
+        self._budget.curve.note(ids, int(self.owner), self.stride + WORD_BYTES)
         if out is not None and ids.size <= TAKEN_IDS and out.size <= TAKEN_BYTES:
             missed, stamps = np.empty(ids.size, np.int64), np.empty(0, np.uint64)
             hits, missing = pinned_rows.take_pinned(

@@ -23,6 +23,7 @@ import numpy as np
 from ..kernels import row_cache
 from ..kernels.row_cache import SET_META_WORDS, WAYS
 from ..runtime.jit import FEW_ELEMENTS
+from .miss_curve import MissCurve
 
 SWITCH = "PMKV_ROW_CACHE"
 FIRST_SETS = 4
@@ -98,7 +99,7 @@ class RowBudget:
 
     def __init__(self, size: int) -> None:
         self.marks = reserve(max(size // DOORKEEPER_SHARE // 8, 1) * 8).view(np.uint64)
-        self.size, self.used = size, self.marks.nbytes
+        self.size, self.used, self.curve = size, self.marks.nbytes, MissCurve(size)
         self._leftover: list[tuple[np.ndarray, np.ndarray, int, int]] = []  # meta, rows, sets in use, bytes of a set
         self.sharers: WeakSet[Any] = WeakSet()
         self._period = 0  # lookups until the last period ended
@@ -267,6 +268,7 @@ class RowCache:
     def find(self, ids: np.ndarray, found: np.ndarray, out: np.ndarray | None = None) -> RowHits:
         """Set found (uint64), where it is 0, to CACHED if the row is here; return the hits. out: uint8[n * width], to
         which the rows of a short batch are copied at once."""
+        self._budget.curve.note(ids, int(self.owner), self.set_bytes // WAYS)
         if not self.sets:
             missed = np.flatnonzero(found == 0)
             self.misses += missed.size

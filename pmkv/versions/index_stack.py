@@ -198,8 +198,10 @@ class IndexStack:
         if self.rows is None or self.tree.dram.rows is None:
             return
         if isinstance(self.rows, PinnedRows) != self._pins(self.tree.dram.rows):
-            self.rows.close()
+            former = self.rows
+            former.close()
             self.rows = self._make_rows(self.tree.dram.rows)
+            self.rows.hits, self.rows.misses = former.hits, former.misses
         self._reserve()
 
     def _pins(self, budget: RowBudget) -> bool:

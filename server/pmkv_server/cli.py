@@ -178,6 +178,30 @@ def stats(host: str, port: int, password: str) -> None:
 
 @main.command()
 @connected
+@click.option("--once", is_flag=True, help="Print one picture and end.")
+@click.option(
+    "--interval", type=click.FloatRange(0.1), default=1.0, show_default=True, help="Seconds between pictures."
+)
+def top(host: str, port: int, password: str, once: bool, interval: float) -> None:
+    """Show what a running server does, live.
+
+    Operations and their latency, hits of the caches and what more DRAM would answer, space, tables and views. Ctrl-C
+    ends it.
+    """
+    from pmkv_server import top as screen  # here, because a server does not need it and should start quickly
+
+    def ask(*words: str) -> Any:
+        return _ask(host, port, password, *words)
+
+    if once:
+        screen.show_once(ask)
+        return
+    with contextlib.suppress(KeyboardInterrupt):
+        screen.show(ask, interval)
+
+
+@main.command()
+@connected
 @click.argument("key")
 def get(host: str, port: int, password: str, key: str) -> None:
     """Print the value of KEY, byte for byte."""

@@ -162,10 +162,16 @@ def _of_the_store(stats: Any) -> Iterator[Metric]:
         "db",
         {f"db{number}": n for number, n in stats.keys.items()},
     )
+    yield _labelled(
+        "pmkv_row_cache_expected_hit_ratio",
+        "Share of lookups of ids that the cache of rows would answer with so many times its DRAM.",
+        "dram",
+        {f"{size:g}": ratio for size, ratio in stats.row_cache_curve.items()},
+    )
     yield _labelled("pmkv_table_rows", "Number of live rows in a table.", "table", stats.tables)
 
 
-def _labelled(name: str, help_text: str, label: str, values: Mapping[str, int]) -> Metric:
+def _labelled(name: str, help_text: str, label: str, values: Mapping[str, float]) -> Metric:
     family = GaugeMetricFamily(name, help_text, labels=[label])
     for value, number in values.items():
         family.add_metric([value], number)

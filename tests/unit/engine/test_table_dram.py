@@ -51,6 +51,9 @@ def test_it_is_kept_with_the_table(tmp_path: Path) -> None:
         store.checkpoint()
         made.get(ids)
         assert isinstance(made.chain.rows, PinnedRows)
+        asked = made.chain.rows.hits + made.chain.rows.misses
+        made.set_dram(None)
+        assert made.chain.rows.hits + made.chain.rows.misses == asked > 0, "the counters go on"
         store.snapshot("s")
         with pytest.raises(ReadOnlyError):
             store.view("s").table("made").set_dram(None)
