@@ -23,6 +23,7 @@ SECTIONS = {
     "start": "time to the first PONG",
     "restart": "kill -9 to the first correct read, and what checkpoints and folds cost",
     "codecs": "rows a second that are pooled, by the codec of the table, beside f4",
+    "imports": "rows a second of files, beside puts from memory",
     "larger_than_dram": "lookups a second in a table larger than memory, beside a memory map, LMDB, swap and DRAM",
     "versions": "snapshot, branch, promote, roll back: what they cost, and readers and writers beside them",
 }
@@ -48,8 +49,8 @@ def main(
 ) -> None:
     """Measure pmkv, beside a redis-server where there is one.
 
-    Sections: network, commands, tables, index, start, restart, codecs, larger_than_dram, versions; all of them when
-    none is named.
+    Sections: network, commands, tables, index, start, restart, codecs, imports, larger_than_dram, versions; all of them
+    when none is named.
     """
     options = {"restart": {"ids": ids}, "versions": {"ids": ids, "load": parse_size(load), "kept": kept}}
     options["larger_than_dram"] = {"table": parse_size(table), "limit": parse_size(limit)}
