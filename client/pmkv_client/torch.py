@@ -48,19 +48,25 @@ least_rows: ContextVar[int | None] = ContextVar("least_rows", default=None)  # s
 
 
 def offload(
-    model: nn.Module, store: Any, min_rows: int = MIN_ROWS, prefix: str = "", load: bool = True
+    model: nn.Module,
+    store: Any,
+    min_rows: int = MIN_ROWS,
+    prefix: str = "",
+    load: bool = True,
+    codec: str | None = None,
 ) -> dict[str, str]:
     """Swap the embeddings of a model, in place, that have at least `min_rows` rows; return {module: table}.
 
     store: a URL, a client, or an open store or view. prefix: of the names of tables, which are those of the modules.
-    load: write the weights of the model into the tables; False: use the rows that are there."""
+    load: write the weights of the model into the tables; False: use the rows that are there. codec: how tables store
+    rows of float32, such as "int8"; outputs are then as near as that is."""
     store, done, swapped = open_store(store), {}, {}
     for path, module in list(model.named_modules(remove_duplicate=False)):
         kind = SWAPPED.get(type(module))
         if kind is None or module.num_embeddings < min_rows:
             continue
         if id(module) not in done:
-            done[id(module)] = _in_table(module, kind, store, f"{prefix}{path}", load)
+            done[id(module)] = _in_table(module, kind, store, f"{prefix}{path}", load, codec)
         if not path:
             raise ValueError(
                 "the model is itself an embedding, and cannot be swapped in place: make a PmkvEmbedding of it"
@@ -71,9 +77,9 @@ def offload(
     return swapped
 
 
-def _in_table(module: Any, kind: Any, store: Any, table: str, load: bool) -> Any:
+def _in_table(module: Any, kind: Any, store: Any, table: str, load: bool, codec: str | None) -> Any:
     """Return the module that takes another one's place."""
-    options = {"padding_idx": module.padding_idx, "scale_grad_by_freq": module.scale_grad_by_freq}
+    options = {"padding_idx": module.padding_idx, "scale_grad_by_freq": module.scale_grad_by_freq, "codec": codec}
     options |= {"max_norm": module.max_norm, "norm_type": module.norm_type, "dtype": module.weight.dtype}
     if isinstance(module, nn.EmbeddingBag):
         options |= {"mode": module.mode, "include_last_offset": module.include_last_offset}

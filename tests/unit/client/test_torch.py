@@ -76,6 +76,14 @@ def test_offload_swaps_large_modules(store: pmkv.Store) -> None:
     assert torch.equal(model(ids), wanted)
 
 
+def test_tables_may_store_rows_in_a_codec(store: pmkv.Store) -> None:
+    model, ids = Model().eval(), torch.randint(0, 200, (9, 5))
+    wanted = model(ids)
+    offload(model, store, min_rows=100, codec="int8")
+    assert {table.codec for table in store.tables().values()} == {"int8"}
+    assert torch.allclose(model(ids), wanted, atol=0.1) and not torch.equal(model(ids), wanted)
+
+
 def test_an_embedding_alone_cannot_be_swapped_in_place(store: pmkv.Store) -> None:
     with pytest.raises(ValueError, match="make a PmkvEmbedding of it"):
         offload(nn.Embedding(500, 4), store, min_rows=100)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from pmkv.catalog.lmdb_catalog import MemoryCatalog
 from pmkv.engine import following
 from pmkv.engine.engine import Engine
 from pmkv.engine.following import Follower
+from pmkv.engine.keyspace_scan import KeyspaceScan
+from pmkv.engine.recovery import Replayer
 from pmkv.errors import (
     ConflictError,
     CorruptionError,
@@ -23,6 +26,7 @@ from pmkv.errors import (
     UnknownViewError,
 )
 from pmkv.index.run_files import MemoryRunFiles
+from pmkv.log import replay as replay_module
 from pmkv.log.segments import Pool
 from tests.engines import Clock, small_medium
 
@@ -234,3 +238,44 @@ def test_a_log_that_went_another_way_is_followed_on_that_one() -> None:
     Engine(Pool.load(writer.pool.medium), files=files).table("t").put([2], [[5, 6]])
     follower.refresh()
     assert held.table("t").get([1, 2]).tolist() == [[1, 2], [5, 6]]
+
+
+def without_names(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(KeyspaceScan, "is_built", False)
+
+
+def without_whole_batches(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(replay_module, "MORE", 0)
+
+
+def without_the_place_reached(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Replayer, "stand_at", lambda self, replay: self._engine.log.resume(replay))
+
+
+def without_a_newer_manifest(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(following, "REBUILT_AFTER_SECONDS", -1.0)
+    patch.setattr(Follower, "_renew", lambda self: True)
+    patch.setattr(Replayer, "_restore", lambda self: self._engine.upkeep.manifest and self._engine.upkeep.manifest.end)
+
+
+@pytest.mark.parametrize(
+    "safeguard", [without_names, without_whole_batches, without_the_place_reached, without_a_newer_manifest]
+)
+def test_a_follower_without_a_safeguard_is_noticed(
+    safeguard: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Follower, "_is_time", lambda self: True)
+    safeguard(monkeypatch)
+    with pytest.raises((AssertionError, PmkvError, KeyError)):
+        for seed in range(20):
+            writer, reader, follower = make_pair()
+            history = History(writer, seed)
+            for _ in range(30):
+                history.step()
+                with writer.batch():
+                    writer.keyspaces[0].put(b"batch", b"1")
+                    writer.keyspaces[0].put(b"of two", b"2")
+                    follower.refresh()
+                    assert reader.keyspaces[0].get(b"of two") is not None or reader.keyspaces[0].get(b"batch") is None
+                follower.refresh()
+                assert shown(reader) == shown(writer)

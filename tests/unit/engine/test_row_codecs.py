@@ -243,3 +243,18 @@ def test_tables_of_short_floats_without_a_codec_pool_by_the_same_kernels(dtype: 
     rows = table.get(np.arange(4))
     assert rows.dtype == getattr(ml_dtypes, dtype, dtype)
     assert table.pool(np.arange(4), [0]).tolist() == [np.add.reduce(rows.astype("f4"), dtype="f4").tolist()]
+
+
+@pytest.mark.parametrize(("name", "prepack", "unpack"), [
+    ("int8", "embedding_bag_byte_prepack", "embedding_bag_byte_unpack"),
+    ("int4", "embedding_bag_4bit_prepack", "embedding_bag_4bit_unpack"),
+])  # fmt: skip
+def test_torchs_own_quantised_bags_have_the_same_rows(name: str, prepack: str, unpack: str) -> None:
+    torch = pytest.importorskip("torch")
+    operators, rows = torch.ops.quantized, rng.normal(size=(2000, 32)).astype("f4")
+    codec = checked_codec(name, ("f4", 32))
+    ours = codec.encode(rows, "").reshape(2000, -1)
+    theirs = getattr(operators, prepack)(torch.from_numpy(rows)).numpy()
+    assert ours.shape == theirs.shape and np.mean(ours == theirs) > 0.999  # it multiplies and adds in one step
+    read = getattr(operators, unpack)(torch.from_numpy(ours)).numpy()
+    np.testing.assert_allclose(read, codec.decode(ours.reshape(-1), (2000,)), rtol=1e-5, atol=1e-5)
