@@ -25,6 +25,7 @@ SECTIONS = {
     "codecs": "rows a second that are pooled, by the codec of the table, beside f4",
     "imports": "rows a second of files, beside puts from memory",
     "larger_than_dram": "lookups a second in a table larger than memory, beside a memory map, LMDB, swap and DRAM",
+    "space": "overwrites of a full pool: bytes written for each byte of users, speed and latency, what comes back",
     "versions": "snapshot, branch, promote, roll back: what they cost, and readers and writers beside them",
 }
 
@@ -42,18 +43,28 @@ SECTIONS = {
 @click.option("--ids", default=10_000_000, show_default=True, help="Rows of the largest table: restart, versions.")
 @click.option("--load", default="1GiB", show_default=True, help="What is loaded into a branch at once: versions.")
 @click.option("--kept", default=1_000, show_default=True, help="Snapshots that are kept while main is read: versions.")
+@click.option("--pool", default="256MiB", show_default=True, help="Size of the pool: space.")
 @click.option("--table", default="1GiB", show_default=True, help="Size of the table: larger_than_dram.")
 @click.option("--limit", default="256MiB", show_default=True, help="Memory for it: larger_than_dram.")
 def main(
-    names: tuple[str, ...], rounds: int, folder: Path, ids: int, load: str, kept: int, table: str, limit: str
+    names: tuple[str, ...],
+    rounds: int,
+    folder: Path,
+    ids: int,
+    load: str,
+    kept: int,
+    pool: str,
+    table: str,
+    limit: str,
 ) -> None:
     """Measure pmkv, beside a redis-server where there is one.
 
-    Sections: network, commands, tables, index, start, restart, codecs, imports, larger_than_dram, versions; all of them
-    when none is named.
+    Sections: network, commands, tables, index, start, restart, codecs, imports, larger_than_dram, space, versions; all
+    of them when none is named.
     """
     options = {"restart": {"ids": ids}, "versions": {"ids": ids, "load": parse_size(load), "kept": kept}}
     options["larger_than_dram"] = {"table": parse_size(table), "limit": parse_size(limit)}
+    options["space"] = {"pool": parse_size(pool)}
     console = Console(width=None if sys.stdout.isatty() else 140)
     measured: dict[str, list[report.Measured]] = {}
     for name in names or SECTIONS:

@@ -57,6 +57,8 @@ class DataDirectory:
         if self._readonly:
             if not (path / IDENTITY).exists():
                 raise UnknownNameError(f"{path} holds no store to be read: there is no {IDENTITY} in it")
+            self._lock = os.open(path / IDENTITY, os.O_RDONLY | os.O_CLOEXEC)
+            fcntl.flock(self._lock, fcntl.LOCK_SH)  # so that a writer uses no segment again that this store may read
             return
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -155,6 +157,19 @@ class DataDirectory:
         if not self._readonly:
             (self.path / DAMAGED_CATALOG).rename(self.path / FOLDER)
         raise self.catalog_damage
+
+    @property
+    def has_readers(self) -> bool:
+        """Return whether somebody has the directory open readonly. One who opens it later reads the catalog of then."""
+        assert self.path is not None
+        handle = os.open(self.path / IDENTITY, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(handle)
+        return False
 
     def _lock_pool(self, path: Path) -> None:
         """Lock the pool itself, so that one process writes it whatever happened to the directory's lock file."""

@@ -11,6 +11,7 @@ from typing import Any
 from .engine.engine import Engine
 from .errors import CorruptionError
 from .log.format import epoch_of
+from .maintenance.space import SpaceStats, space_of
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Stats:
     segment_size: int
     segments: int
     segments_free: int
-    used: int  # segments that hold the log
+    used: int  # segments that hold the log, or what a cleaner moved
     lsn: int
     durable_lsn: int
     epoch: int
@@ -50,7 +51,7 @@ class Stats:
     checkpoints: int  # since the store was opened, as compactions and bytes written
     compactions: int
     checkpointed_at: int  # unix ms of the last checkpoint since then, 0 for none
-    upkeep_error: str | None  # why the last checkpoint or fold failed, if it did
+    upkeep_error: str | None  # why the last checkpoint, fold or cleaning failed, if it did
     replay_seconds: float  # that replaying the log from the last checkpoint on would take, about
     replay_records: int
     runs: int  # on file, of the table or keyspace that has most
@@ -60,6 +61,7 @@ class Stats:
     recovery_seconds: float
     recovery_frames: int
     recovery_records: int
+    space: SpaceStats  # where the bytes of the pool are, and what each view pins
 
     def asdict(self) -> dict[str, Any]:
         """Return the statistics as a dict of plain Python values."""
@@ -86,7 +88,7 @@ def stats_of(engine: Engine, path: Path | None) -> Stats:
             segment_size=pool.segment_size,
             segments=pool.count,
             segments_free=pool.free,
-            used=len(pool.taken) * pool.segment_size,
+            used=pool.used * pool.segment_size,
             lsn=log.lsn,
             durable_lsn=log.durable,
             epoch=epoch_of(log.lsn),
@@ -111,7 +113,7 @@ def stats_of(engine: Engine, path: Path | None) -> Stats:
             checkpoints=upkeep.checkpoints if upkeep else 0,
             compactions=upkeep.compactions if upkeep else 0,
             checkpointed_at=upkeep.checkpointed_at if upkeep else 0,
-            upkeep_error=upkeep.error if upkeep else None,
+            upkeep_error=(upkeep.error or next(iter(upkeep.cleaner.damaged.values()), None)) if upkeep else None,
             replay_seconds=engine.replay_cost,
             replay_records=log.appended[1] - upkeep.complete_to[1] if upkeep else 0,
             runs=max(len(chain.runs) for chain in chains),
@@ -121,6 +123,7 @@ def stats_of(engine: Engine, path: Path | None) -> Stats:
             recovery_seconds=recovery.seconds,
             recovery_frames=recovery.frames,
             recovery_records=recovery.records,
+            space=space_of(log, engine.heads, upkeep.cleaner if upkeep else None),
         )
 
     with log.publisher.entry, log.locks.state:

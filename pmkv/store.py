@@ -105,6 +105,8 @@ class Store(View):
         self._flusher, self._background = Flusher(self._log), (background := Background())
         self._backing_up = threading.Lock()
         # nothing that threads hold refers to this object, so that it notices when a program drops it
+        if place.path is not None and not engine.log.readonly:
+            engine.pool.leases.may_reuse = lambda: not place.has_readers
         engine.pool.on_take = lambda: prepare_ahead(engine.log, background)
         kept = KeptIds(place.path / "row_ids") if place.path is not None and not engine.log.readonly else None
         self._loader = loader = RowLoader(lambda: list(engine.tables.values()), lambda: bool(engine.log.closed), kept)
@@ -114,7 +116,8 @@ class Store(View):
         if engine.upkeep is not None:
             self._maintenance = MaintenanceScheduler(
                 self._log, engine.upkeep, self._background,
-                lambda: engine.replay_cost, lambda: engine.heads.seals, engine.is_cold,
+                lambda: engine.replay_cost, lambda: engine.heads.seals, lambda: engine.heads.releases,
+                lambda: engine.since_checkpoint, engine.is_cold,
             )  # fmt: skip
         self._follower = Follower(engine, place.pool_length) if self.readonly else None
         self._follow_thread = FollowThread(self) if self.readonly and follow else None
@@ -307,6 +310,14 @@ class Store(View):
         if size > self.capacity:
             self._log.grow(size)
         prepare_ahead(self._log, self._background)
+
+    def compact(self) -> int:
+        """Give back all the space of what nobody needs, while the store serves; return how many bytes of the pool that
+        freed. A store in memory has no catalog and gives nothing back."""
+        self._log.guard_write()
+        if self._log.caller_holds_lock:
+            raise InvalidError("space cannot be given back within a batch: nothing is complete before its end")
+        return self._maintenance.compact() if self._maintenance is not None else 0
 
     def checkpoint(self) -> None:
         """Return when everything written before this call is in the catalog, so that a restart replays none of it.

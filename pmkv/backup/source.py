@@ -118,6 +118,7 @@ class KeyspaceSource:
 
     def filled(self, entries: KeyEntries) -> KeyEntries:
         """Return the entries with their values."""
+        _lease = self.keyspace._log.lease
         _, rows = self.keyspace._locate(entries.keys, self._now)
         entries.values = [self.keyspace._value(at, length, flags) for at, length, _, flags in rows.tolist()]
         return entries

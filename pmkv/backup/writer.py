@@ -287,7 +287,7 @@ def changed_segments(engine: Engine, since: Backup) -> np.ndarray:
             f"the backup {since.target.place} is of another store, with pool {before.pool_id}: make a whole backup, "
             "without since"
         )
-    log, now = LogEnd(**before.log), pool.generations
+    log, now = LogEnd.from_dict(before.log), pool.generations
     changed = np.zeros(pool.count, bool)
     for index, generation in before.generations.items():
         if int(index) < pool.count:

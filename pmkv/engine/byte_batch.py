@@ -108,14 +108,14 @@ def join(items: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
     return np.frombuffer(b"".join(items) or b"\0", np.uint8), bounds
 
 
-def cut_batches(sizes: np.ndarray, limit: int) -> Iterator[list[tuple[int, int, int]]]:
-    """Cut consecutive items into frames (first, last + 1, bytes) of up to `limit` bytes, and frames into batches of up
-    to 16 MiB."""
+def cut_batches(sizes: np.ndarray, limit: int, first_limit: int) -> Iterator[list[tuple[int, int, int]]]:
+    """Cut consecutive items into frames (first, last + 1, bytes) of up to `limit` bytes, the first one of up to
+    `first_limit`, and frames into batches of up to 16 MiB."""
     batch: list[tuple[int, int, int]] = []
     ends = np.cumsum(sizes)
     first, before, used = 0, 0, 0
     while first < len(sizes):
-        stop = max(first + 1, int(np.searchsorted(ends, before + limit, "right")))
+        stop = max(first + 1, int(np.searchsorted(ends, before + (limit if first else first_limit), "right")))
         length = int(ends[stop - 1]) - before
         if batch and used + length > MAX_BATCH:
             yield batch
@@ -129,5 +129,5 @@ def log_bytes(log: Log, count: int, length: int) -> int:
     """Return the most bytes of the log that one write of `count` records or rows takes, whose keys and values, or ids
     and rows, are `length` bytes."""
     body, part = length + RECORD_BYTES * count, chunk_size(log)
-    pieces = 2 * body // log.frame_limit if count > 1 else body // part  # frames, or parts of a value
+    pieces = 1 + 2 * body // log.frame_limit if count > 1 else body // part  # further frames, or parts of a value
     return frame_size(body) + pieces * PIECE_BYTES

@@ -7,12 +7,13 @@ the log waits for durability.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
 import numpy as np
 
-from ..errors import PmkvError, ReadOnlyError
+from ..errors import FullError, PmkvError, ReadOnlyError
 from ..index.lookup_batch import LookupBatch
 from ..index.run import Run
 from ..log.log import Log
@@ -20,6 +21,7 @@ from ..versions.index_stack import IndexStack
 from ..versions.layer import Layer
 from .one_process import OneProcess
 
+FULL_WAIT_S = 10.0  # a writer waits so long for the cleaner, then it is told that the pool is full
 T = TypeVar("T")
 
 
@@ -134,6 +136,20 @@ class Collection(OneProcess):
         if self._readonly is not None:
             raise ReadOnlyError(self._readonly)
 
+    def _with_room(self, write: Callable[[], T]) -> T:
+        """Call `write`; if the pool is full, call it again when the cleaner has made room. FullError: it cannot, or the
+        caller may not wait."""
+        deadline = None
+        while True:
+            try:
+                return write()
+            except FullError:
+                log, now = self._log, time.monotonic()
+                deadline = deadline or now + FULL_WAIT_S
+                may_wait = log.thread.deferral is None and not log.caller_holds_lock and now < deadline
+                if not (may_wait and log.await_space()):
+                    raise
+
     # looking up
 
     def as_writer(self, read: Callable[[], T]) -> T:
@@ -145,6 +161,7 @@ class Collection(OneProcess):
     def _look_up(self, wanted: LookupBatch) -> tuple[np.ndarray, int, np.ndarray]:
         """Look a batch up; return locations, the LSN to wait for, and the pool's bytes as of the lookup."""
         self._guard()
+        _lease = self._log.lease  # callers that use the locations hold one as well
         found, lsn, data, chain, runs = self._log.publisher.read(lambda: self._find_in_memory(wanted))
         if runs:
             chain.find_on_disk(wanted, found, runs, self._log.locks.state)

@@ -426,7 +426,8 @@ class Engine:
         layers = [layer for tree in views.trees.values() for layer in tree.layers.values() if layer.frozen]
         end = self.log.end_position()
         manifest = Manifest(end, views.last_table, views.collection_records(), views.view_records(), views.switches)
-        return FrozenState(manifest, [FrozenLayer.of(layer) for layer in layers], dead, unshared, self.log.appended)
+        frozen = [FrozenLayer.of(layer) for layer in layers]
+        return FrozenState(manifest, frozen, dead, unshared, self.log.appended, self.log.chunk_pins.freeze())
 
     def _freeze_memtables(self) -> None:
         """Freeze all memtables, and release previous versions first: no manifest names them, so a checkpoint must not
@@ -453,6 +454,12 @@ class Engine:
     def replay_cost(self) -> float:
         """Seconds that replaying the log from the last checkpoint would take; 0 for a store without checkpoints."""
         return replay_seconds(self.upkeep.complete_to, self.log.appended) if self.upkeep else 0.0
+
+    @property
+    def since_checkpoint(self) -> tuple[int, int]:
+        """Records and bytes that were written since the last checkpoint."""
+        before = self.upkeep.complete_to if self.upkeep else self.log.appended
+        return self.log.appended[1] - before[1], self.log.appended[2] - before[2]
 
     # batches and checks
 

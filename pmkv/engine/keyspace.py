@@ -33,7 +33,7 @@ from ..kernels.records import (
     write_records,
 )
 from ..log import large_values
-from ..log.format import Frame, Kind
+from ..log.format import OWNER, Frame, Kind
 from ..log.log import Log
 from ..log.segments import Reserve
 from ..versions.expired_records import Record
@@ -45,7 +45,6 @@ from .lookup_counts import LookupCounts
 from .seen_expired import SeenExpired
 from .watches import KeyWatches
 
-OWNER = 1 << 32  # a record's check is owned by its keyspace's number plus this: never a table's id
 MAX_ARRAY_BYTES = 4 << 20  # bytes of values that `get_spans` returns in one array
 RANDOM_KEYS, MAX_RANDOM_KEYS = 16, 4096  # looked at together for a random key, at first and at most
 YEAR_2001_MS = 978_307_200_000  # an earlier expiry is a mistake of the unit, most likely
@@ -115,16 +114,19 @@ class Keyspace(Collection):
 
     def get(self, key: bytes) -> bytes | None:
         """The value, or None."""
+        _lease = self._log.lease
         at, length, _, flags = self._look([key])[0]
         return self._value(at, length, flags) if at >= 0 else None
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """Return the values of `keys` at one moment, None for absent keys."""
+        _lease = self._log.lease
         at, length, _, flags = columns(self._rows(keys))
         return [self._value(*row) if row[0] >= 0 else None for row in zip(at, length, flags)]
 
     def get_spans(self, keys: Sequence[bytes]) -> BytesArray | None:
         """Return the values as `get_many` does, concatenated in one array; None if they are too long for that."""
+        _lease = self._log.lease
         rows = self._rows(keys)
         total = value_bytes(rows, FLAG_PARTS)
         if not 0 <= total <= MAX_ARRAY_BYTES:
@@ -134,6 +136,7 @@ class Keyspace(Collection):
 
     def entry(self, key: bytes) -> tuple[bytes, int] | None:
         """(value, expiry in unix ms or 0), or None."""
+        _lease = self._log.lease
         at, length, expiry, flags = self._look([key])[0]
         return (self._value(at, length, flags), expiry) if at >= 0 else None
 
@@ -148,6 +151,7 @@ class Keyspace(Collection):
 
     def sizes(self, keys: Sequence[bytes]) -> list[int | None]:
         """Return the lengths of several values at one moment."""
+        _lease = self._log.lease
         return [
             None if at < 0 else large_values.value_length(self._log, at) if flags & FLAG_PARTS else length
             for at, length, _, flags in zip(*columns(self._rows(keys)))
@@ -174,6 +178,7 @@ class Keyspace(Collection):
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return locations, and for each [offset of its value (negative: absent or expired by `now`), length, expiry,
         flags]."""
+        _lease = self._log.lease
         wanted = keys if isinstance(keys, KeyBatch) else self._wanted(keys)
         found, lsn, data = self._look_up(wanted)
         out = np.empty((found.size + 1, 4), np.int64)
@@ -284,13 +289,16 @@ class Keyspace(Collection):
         check_keys(keys)
         values, has_large = as_values(values, self._part)
         flags = np.zeros(len(keys), np.int64) if kinds is None else kinds.astype(np.int64)
-        if has_large:
-            values = list(values)
-            for i, value in enumerate(values):
-                if len(value) > self._part:
-                    values[i] = large_values.write(self._log, self.number, self.layer, self._owner, value, self._part)
-                    flags[i] |= FLAG_PARTS
-        self._log.wait_durable(self._write(keys, values, np.asarray(expiries, np.int64), flags))
+        times, log = np.asarray(expiries, np.int64), self._log
+
+        def write() -> int:
+            if not has_large:
+                return self._write(keys, values, times, flags)
+            with log.chunk_pins.writing():
+                where = log, self.number, self.layer, self._owner
+                return self._write(keys, *large_values.in_chunks(*where, values, times, flags, self._part))
+
+        log.wait_durable(self._with_room(write))
 
     def _write(
         self,
@@ -315,11 +323,12 @@ class Keyspace(Collection):
                 self._append(words[a:b], *spans, expiries[a:b], flags[a:b], length, purpose)
                 self.ordered.note(keys[a:b])
 
-            if total <= limit:  # nearly every call, and a server's tick: one frame needs no batch
+            first = self._log.appender.next_body(limit)
+            if total <= first:  # nearly every call, and a server's tick: one frame needs no batch
                 self._log.reserve([total], purpose)
                 self._log.atomic(lambda: append(0, len(keys), total))
             else:
-                for batch in cut_batches(sizes, limit):
+                for batch in cut_batches(sizes, limit, first):
                     self._log.reserve([length for _, _, length in batch], purpose)
                     self._log.run_batch(lambda batch=batch: [append(*part) for part in batch])
             return self._changed
@@ -391,6 +400,8 @@ class Keyspace(Collection):
             at, length, _, flags = self._look([key], counted=False)[0]
             if at >= 0:
                 raw = self._log.data[at : at + length].tobytes()  # of a value in parts: their list
+                if flags & FLAG_PARTS:
+                    raw = large_values.copied(self._log, self.number, self.layer, self._owner, at, raw, self._part)
                 self._log.wait_durable(self._write([key], [raw], np.array([deadline]), np.array([flags])))
             return at >= 0
 

@@ -60,7 +60,6 @@ class KeyspaceScan:
         self, prefix: bytes, start: bytes | None, stop: bytes | None, reverse: bool, limit: int | None
     ) -> Iterator[list[Entry]]:
         """Scan, yielding the living entries of one page of keys at a time."""
-        keyspace = self._keyspace
         low = max(prefix, start or b"")
         high = min((bound for bound in (stop, after_prefix(prefix)) if bound is not None), default=None)
         left = limit if limit is not None else float("inf")
@@ -69,18 +68,21 @@ class KeyspaceScan:
             keys = self._page(low, high, reverse, count)
             if not keys:
                 return
-            looked = keyspace._look(keys, asked=False, counted=False)
-            rows = [(key, *row) for key, row in zip(keys, looked, strict=True)]
-            if dead := [key for key, at, *_ in rows if at < 0]:
-                self._forget(dead)
-            living = [
-                (key, keyspace._value(at, size, flags), expiry) for key, at, size, expiry, flags in rows if at >= 0
-            ]
+            living = self._living(keys)
             yield living[: int(min(left, len(living)))]
             left -= len(living)
             if len(keys) < count:
                 return  # the page was not full: there are no more keys
             low, high = (low, keys[-1]) if reverse else (keys[-1] + b"\0", high)
+
+    def _living(self, keys: list[bytes]) -> list[Entry]:
+        """Return the living entries of these keys; the dead ones are forgotten."""
+        keyspace, _lease = self._keyspace, self._keyspace._log.lease
+        looked = keyspace._look(keys, asked=False, counted=False)
+        rows = [(key, *row) for key, row in zip(keys, looked, strict=True)]
+        if dead := [key for key, at, *_ in rows if at < 0]:
+            self._forget(dead)
+        return [(key, keyspace._value(at, size, flags), expiry) for key, at, size, expiry, flags in rows if at >= 0]
 
     def _page(self, low: bytes, high: bytes | None, reverse: bool, count: int) -> list[bytes]:
         """Return the next keys in order; dead ones are among them."""

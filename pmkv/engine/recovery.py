@@ -73,7 +73,8 @@ class Replayer:
 
     def stand_at(self, replay: Replay) -> None:
         """Let the log go on where a replay ended, whose frames are in memory."""
-        self._engine.pool.adopt(replay.segments)
+        moved = replay.moved
+        self._engine.pool.adopt(replay.segments, [index for index, *_ in moved.segments], dict(moved.reused))
         self._engine.log.resume(replay)
         self.reached = replay.end() if replay.lsn else None
 
@@ -119,7 +120,7 @@ class Replayer:
             case Kind.CONTROL:
                 decision = read_control(memoryview(self._engine.pool.medium.data), frame)
                 self._engine.carry_out(decision, frame.lsn, frame.time)
-            case Kind.PART | Kind.OPEN | Kind.MARK | Kind.NEXT:
+            case Kind.PART | Kind.OPEN | Kind.MARK | Kind.NEXT:  # MOVE frames stand beside the log
                 pass
             case _:
                 raise unknown_frame(frame)

@@ -34,9 +34,10 @@ class RowRead:
     ids: int64[n]; out: uint8[n * width], where the rows go; None: they are not needed as they are. cached: whether the
     row cache is asked, and offered what was found on file."""
 
-    __slots__ = ("_chain", "_runs", "batch", "data", "found", "lsn", "table")
+    __slots__ = ("_chain", "_lease", "_runs", "batch", "data", "found", "lsn", "table")
 
     def __init__(self, table: Table, ids: np.ndarray, out: np.ndarray | None = None, cached: bool = True) -> None:
+        self._lease = table._log.lease  # before the lookup, and until the rows were read
         self.table, self.batch = table, IdBatch(ids, out, cached)
         self.found, self.data, self.lsn = NO_SLOTS.view(np.uint64), NO_ROWS, 0
         self._chain: IndexStack | None = None

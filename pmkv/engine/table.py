@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -373,9 +374,13 @@ class Table(Collection):
         piece, lsn, before = self._atomic(self.width), 0, 0
         if ids.size > piece:  # short ones: one is made durable while the next is filled, and the last one is waited for
             piece = min(piece, PIPELINED_FRAMES * self._per_frame(self.width))
-        for start in range(0, ids.size, piece):
+
+        def write(start: int, stop: int) -> int:
             with self._log.locks.append:
-                lsn = self._write(ids[start : start + piece], raw[start * self.width : (start + piece) * self.width], 0)
+                return self._write(ids[start:stop], raw[start * self.width : stop * self.width], 0)
+
+        for start in range(0, ids.size, piece):
+            lsn = self._with_room(partial(write, start, start + piece))
             if start + piece < ids.size:
                 self._log.flush_piece(lsn, before)
                 before = lsn
@@ -427,7 +432,8 @@ class Table(Collection):
         step, piece = self._per_frame(width), self._atomic(width)
         for start in range(0, ids.size, piece):
             stop = min(start + piece, ids.size)
-            frames = [(a, min(a + step, stop)) for a in range(start, stop, step)]
+            first = start + max(1, self._log.appender.next_body(self._log.frame_limit) // (8 + width))
+            frames = [(start, min(first, stop)), *((a, min(a + step, stop)) for a in range(first, stop, step))]
             self._log.reserve([(b - a) * (8 + width) for a, b in frames], purpose)
 
             def append(frames: list[tuple[int, int]] = frames) -> list[Written]:

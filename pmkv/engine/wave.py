@@ -59,6 +59,7 @@ def run_wave(
     reads: for each key whether it has to be looked up; a key that has not, at any of its places, is found absent.
     may_write: `decide` may return records, so nobody else writes meanwhile. Raises FullError with nothing changed."""
     log, words = keyspace._log, np.empty(len(keys), np.uint64)
+    _lease = log.lease  # `decide` reads the records that were found
     if not may_write:
         found, read = log.deferring(lambda: _find(keyspace, keys, words, reads))
         decide(found)

@@ -67,6 +67,7 @@ class RunInfo:
     last: int
     deletes: int | None = None
     ids: tuple[int, int] | None = None
+    lists: int | None = None
 
     def may_have(self, low: int, high: int) -> bool:
         """Return whether the run may hold an id in [low, high]."""

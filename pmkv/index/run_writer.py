@@ -7,7 +7,7 @@ bounded whatever their size.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,8 @@ from .run_files import RunFileWriter
 
 SAMPLE_ENTRIES = 1 << 17  # entries examined to estimate how many there will be, within half a percent
 MarkedEntries = tuple[np.ndarray, np.ndarray, np.ndarray]  # slot hashes, locations, marks: 1 where a run has it
+# Takes slot hashes, locations, which of them are kept, and weights; returns the new locations and weights.
+Relocate = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 class _MergeInput:
@@ -72,7 +74,7 @@ def merge_two(newer: MarkedEntries, older: MarkedEntries) -> MarkedEntries:
 
 
 @dataclass(frozen=True)
-class _Compaction:
+class Compaction:
     """Selects the entries of the sources that the new run needs.
 
     data: the bytes of the pool; segments: the pool offset of its first segment, and the bytes of a segment."""
@@ -122,13 +124,29 @@ class _Compaction:
                     weights[index] += live
         return weights
 
-    def weigh(self, entries: MarkedEntries, keep: np.ndarray, weights: np.ndarray) -> None:
-        """Subtract the bytes of dropped entries of runs, add those of kept entries of memtables.
+    @property
+    def lists(self) -> int | None:
+        """Return how many entries of the sources that are runs are lists of chunks, None if that is not known."""
+        counts = [source.info.lists for source in self.sources if isinstance(source, Run)]
+        return None if None in counts else sum(counts)
+
+    def weigh(self, entries: MarkedEntries, keep: np.ndarray, weights: np.ndarray) -> int:
+        """Subtract the bytes of dropped entries of runs, add those of kept entries of memtables. Return the same for
+        the number of lists of chunks.
 
         No other record is read."""
         _, locations, marks = entries
         chunk_size = min(PART_SIZE, self.segments[1] // 4)
-        weigh(self.data, locations, marks, keep, self.width, *self.segments, chunk_size, weights)
+        return int(weigh(self.data, locations, marks, keep, self.width, *self.segments, chunk_size, weights))
+
+    def live_bytes(self) -> Generator[None, None, np.ndarray]:
+        """Return the bytes of each segment that a run of what is needed would refer to, in steps."""
+        weights, runs = self.weights(), [source for source in self.sources if isinstance(source, Run)]
+        if len(self.sources) > 1 or (self.bottom and any(run.info.deletes != 0 for run in runs)):
+            for entries, keep, _ in self.windows():
+                self.weigh(entries, keep, weights)
+                yield
+        return weights
 
 
 class _PageWriter:
@@ -191,6 +209,13 @@ class _PageWriter:
         self._out.write(np.pad(checks, (0, -checks.size % PAGE_WORDS)))
 
 
+def stay(
+    slot_hashes: np.ndarray, locations: np.ndarray, keep: np.ndarray, weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Leave records where they are: the default of `write_run`."""
+    return locations, weights
+
+
 def write_run(
     out: RunFileWriter,
     sources: Sequence[HashTable | Run],
@@ -205,23 +230,26 @@ def write_run(
     gone: np.ndarray,
     first: int,
     last: int,
+    relocate: Relocate = stay,
 ) -> Generator[None, None, RunInfo]:
     """Write one run that holds what the sources (newest first) say together, in steps; return its `RunInfo`.
 
     width: bytes of a row, 0 for a keyspace, where only entries of the same key replace each other. seed: of the slot
     hashes. segments: pool offset of the first segment, and bytes of a segment. bottom: nothing older lies below, so
-    deletes are dropped. added, gone: expiries, ascending. live, first, last: see `RunInfo`. If no entry is left, the
-    count is 0 and nothing is written."""
-    compaction = _Compaction(sources, pool_data, width, seed, segments, bottom)
+    deletes are dropped. added, gone: expiries, ascending. live, first, last: see `RunInfo`. relocate: moves records and
+    returns their new locations. If no entry is left, the count is 0 and nothing is written."""
+    compaction = Compaction(sources, pool_data, width, seed, segments, bottom)
     offset, expected, nonce = out.size, (yield from compaction.estimate()), secrets.randbits(63)
     writer, weights = _PageWriter(out, max(expected * 5 // 4, 1), nonce), np.empty(0, np.int64)
-    count, deletes = 0, 0
+    count, deletes, lists = 0, 0, compaction.lists
     ids: tuple[int, int] | None = None
     if expected:
         weights = compaction.weights()
         for entries, keep, needed in compaction.windows():
-            compaction.weigh(entries, keep, weights)
-            yield from writer.add(entries[0], entries[1], keep)
+            more = compaction.weigh(entries, keep, weights)
+            lists = None if lists is None else lists + more
+            locations, weights = relocate(*entries[:2], keep, weights)
+            yield from writer.add(entries[0], locations, keep)
             count += needed
             deletes += np.count_nonzero(entries[1][np.flatnonzero(keep)] & DELETE)
             ids = compaction.widened(ids, entries[0])
@@ -245,4 +273,5 @@ def write_run(
         last=last,
         deletes=int(deletes),
         ids=ids,
+        lists=lists,
     )

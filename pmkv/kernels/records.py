@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from ..runtime.jit import BOOL, BYTES, I64, I64_2D, IDS, INT, U8, U64, WORD, kernel
+from ..runtime.jit import BOOL, BYTES, I64, I64_2D, IDS, INT, U8, U64, WORD, WORDS, kernel
 from . import location
 from .hashing import check16
 from .memory import copy, load64, prefetch, store64
@@ -218,3 +218,53 @@ def gather_rows(data, locations, ids, width, owner, default, verify, out, found)
         if outside >= 0:
             return outside
     return -1
+
+
+@kernel(U8, U64, U64, INT, WORD, INT, U64)
+def move_rows(data, locations, ids, width, owner, at, moved):
+    """Copy ids, then their rows, to data[at...]; set moved[i] to the new location.
+
+    Rows are verified before they are copied. Return the first damaged i, or -1."""
+    rows = at + 8 * ids.size
+    for i in range(ids.size):
+        source = location.offset_of(locations[i])
+        check = location.check_of(locations[i])
+        if source + width > data.size or check16(data, source, width, owner, ids[i]) != check:
+            return i
+        store64(data, at + 8 * i, ids[i])
+        copy(data, rows + i * width, data, source, width)
+        moved[i] = location.make(rows + i * width, check)
+    return -1
+
+
+@kernel(BYTES, U64, WORD, I64)
+def verify_records(data, locations, owner, sizes):
+    """Set sizes[i] to the bytes of a record, deletes too; return the first damaged i, or -1."""
+    for i in range(locations.size):
+        at = location.offset_of(locations[i])
+        if at + RECORD_HEADER > data.size:
+            return i
+        head = load64(data, at)
+        length = RECORD_HEADER + np.int64((head >> U(32)) & U(0xFFFFFF)) + np.int64(head & U(0xFFFFFFFF))
+        if at + length > data.size or check16(data, at, length, owner, U(0)) != location.check_of(locations[i]):
+            return i
+        sizes[i] = padded(length)
+    return -1
+
+
+@kernel(U8, U64, I64, INT, U64)
+def move_records(data, locations, sizes, at, moved):
+    """Copy verified records of these sizes consecutively to data[at...]; set moved[i] to the new location."""
+    for i in range(locations.size):
+        copy(data, at, data, location.offset_of(locations[i]), sizes[i])
+        moved[i] = location.make(at, location.check_of(locations[i])) | (locations[i] & location.DELETE)
+        at += sizes[i]
+
+
+@kernel(BYTES, WORDS, U8)
+def mark_lists(data, locations, found):
+    """Set found[i] to whether the value of a record is a list of chunks; 0 for a record outside the data."""
+    for i in range(locations.size):
+        at = location.offset_of(locations[i])
+        is_list = at + RECORD_HEADER <= data.size and (load64(data, at) >> U(56)) & U(FLAG_PARTS) != U(0)
+        found[i] = is_list

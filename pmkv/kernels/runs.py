@@ -358,9 +358,10 @@ def weigh_chunks(data, at, stop, first, size, chunk_size, sign, out):
 def weigh(data, locations, marks, keep, width, first, size, chunk_size, out):
     """Add to out[segment] the bytes of entries kept and not marked; subtract those of entries marked and not kept.
 
-    Other records are not read. width: bytes of a row; 0: records of a keyspace. Segments of `size` bytes begin at pool
-    offset `first`; large values are cut into chunks of `chunk_size` bytes. A record whose header is damaged counts as
-    its header alone."""
+    Other records are not read. Return by how many records that list chunks this changes a run. width: bytes of a row;
+    0: records of a keyspace. Segments of `size` bytes begin at pool offset `first`; large values are cut into chunks of
+    `chunk_size` bytes. A record whose header is damaged counts as its header alone."""
+    lists = 0
     for i in range(locations.size):
         if width == 0 and i + AHEAD < locations.size and keep[i + AHEAD] != marks[i + AHEAD]:
             prefetch(data, location.offset_of(locations[i + AHEAD]))
@@ -381,6 +382,8 @@ def weigh(data, locations, marks, keep, width, first, size, chunk_size, out):
         out[segment] += sign * (RECORD_HEADER + padded(stop - key))
         if (word >> U(56)) & U(FLAG_PARTS) and stop - value >= 8:
             weigh_chunks(data, value, stop, first, size, chunk_size, sign, out)
+            lists += sign
+    return lists
 
 
 @kernel(WORDS, WORDS, WORD, U8, INT, INT, WORD)

@@ -27,6 +27,7 @@ from .format import (
     FRAME_HEADER,
     MAX_KEY,
     NEXT,
+    WORTH_SHARE,
     Flag,
     Kind,
     check_frame,
@@ -34,7 +35,7 @@ from .format import (
     frame_size,
     pack_frame,
 )
-from .replay import LogEnd, Replay
+from .replay import LogEnd, MovedEnd, Replay
 from .segments import Pool, Reserve
 
 HEADER_BYTES = FRAME_HEADER.itemsize
@@ -58,6 +59,7 @@ class LogHooks:
     on_busy: called when the first frame after a MARK has been appended.
     kick: asks another thread to flush what has been appended.
     look_ahead: asks another thread to call `prefault_pages`.
+    await_space: waits for a moment while a cleaner makes room, and returns whether it may.
     """
 
     on_durable: Callable[[], None] | None = None
@@ -68,6 +70,7 @@ class LogHooks:
     on_busy: Callable[[], None] | None = None
     kick: Callable[[], None] | None = None
     look_ahead: Callable[[], None] | None = None
+    await_space: Callable[[], bool] | None = None
 
 
 class FrameSink(Protocol):
@@ -109,6 +112,7 @@ class LogAppender:
     """
 
     sink: FrameSink  # set by the group commit that owns this appender
+    moved_end: Callable[[], MovedEnd]  # set by the log: what a cleaner has moved so far
 
     def __init__(
         self, pool: Pool, locks: StoreLocks, access: AccessGuard, hooks: LogHooks, now: Callable[[], int]
@@ -213,6 +217,12 @@ class LogAppender:
 
     # --- space
 
+    def next_body(self, limit: int) -> int:
+        """Return how long the body of the next frame should be at most: what is left in the segment, if that is worth a
+        frame, so that segments are filled. The caller holds `locks.append`."""
+        left = self.segment_stop - self.position - NEXT_FRAME_BYTES - HEADER_BYTES - ALIGN
+        return min(limit, left) if left >= limit // WORTH_SHARE else limit
+
     def reserve(self, lengths: Sequence[int], purpose: Reserve = Reserve.WRITE) -> None:
         """Prepare room for consecutive frames with bodies of these lengths, before the first of them is begun.
 
@@ -315,7 +325,7 @@ class LogAppender:
         assert not self.batch_depth, "a batch is never cut"
         self.finish_open_frame(0)
         segments = [[index, self.pool.generations[index]] for index in self.pool.taken]
-        return LogEnd(self.lsn, self.previous, self._last_offset, self.position, segments)
+        return LogEnd(self.lsn, self.previous, self._last_offset, self.position, segments, self.moved_end())
 
     def check(self) -> None:
         """Assert that the position lies in the current segment, which is the last one taken."""

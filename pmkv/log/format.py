@@ -69,15 +69,17 @@ MAX_KEY = 1 << 16  # bytes; so are the limits below
 MAX_VALUE = 512 << 20
 PART_SIZE = 1 << 20  # a longer value is split into chunks, one PART frame each
 MAX_FRAME = 1 << 20  # bodies are split at about this size, so that little is left unused at a segment's end
+WORTH_SHARE = 8  # a body is split to fill a segment if what is left there holds one part in so many of the longest
 MAX_BATCH = 16 << 20  # the longest atomic batch
+OWNER = 1 << 32  # a record's check is owned by its keyspace's number plus this: never a table's id
 
 
 class Kind(enum.IntEnum):
     """The kind of a frame, which tells what its body holds.
 
     PUT: records (kernels.records). ROWS: `count` ids, then as many rows (none with DELETED). PART: a chunk of a value.
-    MOVE: records or rows moved by a compaction. CONTROL: a decision as JSON. OPEN: a nonce. MARK: nothing. NEXT: the
-    index and generation of a segment."""
+    MOVE: records, rows or a chunk that a cleaner moved. CONTROL: a decision as JSON. OPEN: a nonce. MARK: nothing.
+    NEXT: the index and generation of a segment."""
 
     PUT = 1
     ROWS = 2
@@ -90,10 +92,15 @@ class Kind(enum.IntEnum):
 
 
 class Flag(enum.IntFlag):
-    """Flags of a frame. MORE: the batch goes on in the next frame. DELETED: the ids of this ROWS frame are deleted."""
+    """Flags of a frame. MORE: the batch goes on in the next frame. DELETED: the ids of this ROWS frame are deleted.
+    Of a MOVE frame, whose body is like that of a ROWS frame without any: RECORDS: like that of a PUT frame; CHUNK: like
+    that of a PART frame; DECISION: like that of a CONTROL frame, the creation of the table whose rows follow."""
 
     MORE = 1
     DELETED = 2
+    RECORDS = 4
+    CHUNK = 8
+    DECISION = 16
 
 
 class Frame(NamedTuple):
@@ -200,6 +207,12 @@ def check_frame(data: memoryview, offset: int, length: int, seed: int) -> int:
 def begins_frame(view: memoryview, offset: int) -> bool:
     """Return whether a frame seems to begin at an offset: its magic is there."""
     return bytes(view[offset + 8 : offset + 10]) == FRAME_MAGIC.to_bytes(2, "little")
+
+
+def begins_with_move(data: memoryview, offset: int) -> bool:
+    """Return whether the header at an offset says that it is one of a MOVE frame; it may be damaged."""
+    _, magic, kind, *_ = _FRAME.unpack_from(data, offset)
+    return magic == FRAME_MAGIC and kind == Kind.MOVE
 
 
 def unpack_frame(data: memoryview, offset: int, stop: int, seed: int) -> Frame | None:

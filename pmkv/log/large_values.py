@@ -7,13 +7,14 @@ location depends on its keyspace and on its number within the value.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from ..errors import CorruptionError
 from ..kernels import location
 from ..kernels.hashing import check16
+from ..kernels.records import FLAG_PARTS
 from .format import PART_SIZE, Kind
 from .log import Log
 
@@ -58,6 +59,43 @@ def _append(
     check = check16(log.data, at, chunk.size, owner, np.uint64(number))
     with log.locks.state:
         return np.uint64(at | check << CHECK_SHIFT), log.end()
+
+
+def in_chunks(
+    log: Log,
+    keyspace: int,
+    layer: int,
+    owner: np.uint64,
+    values: Sequence[bytes],
+    expiries: np.ndarray,
+    flags: np.ndarray,
+    size: int,
+) -> tuple[list[bytes], np.ndarray, np.ndarray]:
+    """Write the chunks of all values that are longer than `size`. Return what the records get: values, or lists of
+    chunks, their expiries as they are, and their flags. The caller pins what is written (`ChunkPins.writing`)."""
+    stored, flags = list(values), flags.copy()
+    for i, value in enumerate(stored):
+        if len(value) > size:
+            stored[i], flags[i] = write(log, keyspace, layer, owner, value, size), flags[i] | FLAG_PARTS
+    return stored, expiries, flags
+
+
+def copied(log: Log, keyspace: int, layer: int, owner: np.uint64, at: int, chunks: bytes, size: int) -> bytes:
+    """Return a list of chunks, which stands at offset `at`, for another record.
+
+    The chunks are written again if a cleaner is about to move them, else they are pinned. The caller holds
+    locks.append and enters the record before it releases that."""
+    segments = segments_of(log, chunks)
+    if segments & log.chunk_pins.emptying:
+        return write(log, keyspace, layer, owner, read(log, owner, at), size)
+    log.chunk_pins.name(segments)
+    return chunks
+
+
+def segments_of(log: Log, chunks: bytes) -> frozenset[int]:
+    """Return the segments in which the chunks of such a list stand."""
+    offsets = np.frombuffer(chunks, np.uint64, offset=8) & location.OFFSET_MASK
+    return frozenset(((offsets.astype(np.int64) - log.pool.start(0)) // log.pool.segment_size).tolist())
 
 
 def value_length(log: Log, at: int) -> int:

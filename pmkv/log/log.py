@@ -22,9 +22,11 @@ from ..runtime.locks import StoreLocks
 from .access import AccessGuard
 from .appender import LogAppender, LogHooks
 from .atomic_writes import AtomicWrites
+from .chunk_pins import ChunkPins
 from .durability import DurabilityGate
 from .format import Kind
 from .group_commit import GroupCommit
+from .moving import MoveWriter
 from .publishing import BatchPublisher
 from .replay import LogEnd, Replay
 from .segments import Pool, Reserve
@@ -78,6 +80,7 @@ class Log:
     guard_read, guard_write = _delegated("access.guard_read"), _delegated("access.guard_write")
     on_durable, on_failure = _delegated("hooks.on_durable"), _delegated("hooks.on_failure")
     on_cut, on_aborted = _delegated("hooks.on_cut"), _delegated("hooks.on_aborted")
+    lease = _delegated("pool.leases.current")
     on_group, on_busy = _delegated("hooks.on_group"), _delegated("hooks.on_busy")
 
     def __init__(
@@ -98,11 +101,15 @@ class Log:
         self.group_commit = GroupCommit(self.appender, self.locks, self.access, self.hooks, durability)
         self.gate = DurabilityGate(self.group_commit)
         self.atomic_writes = AtomicWrites(self.group_commit, self.publisher)
+        self.mover = MoveWriter(pool, self.locks, self.group_commit.failing, now)
+        self.appender.moved_end = self.mover.end
+        self.chunk_pins = ChunkPins(pool)
 
     def resume(self, replay: Replay) -> None:
         """Continue where a replay ended."""
         self.appender.resume(replay)
         self.group_commit.resume(replay)
+        self.mover.resume(replay.moved)
 
     def open_epoch(self) -> None:
         """Make durable again what recovery accepted, then begin a new epoch, so that no LSN is ever used twice."""
@@ -149,6 +156,11 @@ class Log:
     def is_idle(self) -> bool:
         """True if everything is durable and a MARK says so."""
         return self.appender.last_is_mark and self.durable == self.lsn
+
+    def await_space(self) -> bool:
+        """Wait for a moment while a cleaner makes room for writers; return False if none is there, or it cannot. The
+        caller holds no lock."""
+        return self.hooks.await_space is not None and self.hooks.await_space()
 
     def renew_locks(self) -> None:
         """Replace the locks in a forked child: threads of the parent may hold the old ones for ever."""

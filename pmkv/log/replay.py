@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,35 @@ MORE = Flag.MORE.value  # a plain int: arithmetic on enum flags costs more than 
 
 
 @dataclass(frozen=True)
+class MovedEnd:
+    """The end of all that a cleaner has moved, as far as the catalog refers to it."""
+
+    last: int = 0  # pool offset of the last MOVE frame; 0: nothing was ever moved
+    check: int = 0  # checksum of that frame
+    segments: list[list[int]] = field(default_factory=list)  # [index, generation, offset of the end] of each, in order
+    reused: list[list[int]] = field(default_factory=list)  # [index, least generation of the next use] of retired ones
+
+    def verify(self, pool: Pool) -> None:
+        """Raise CorruptionError unless the pool holds what was moved."""
+        for index, generation, _ in self.segments:
+            if pool.generations.get(index) != generation and pool.read_generation(index) != generation:
+                raise CorruptionError(
+                    f"the catalog counts on segment {index} (offset {pool.start(index):,}), which holds moved records, "
+                    f"with generation {generation}, its header has {pool.generations.get(index)}: the pool is damaged, "
+                    "or of another moment than the catalog; restore both from one backup"
+                )
+        if self.last:
+            index = (self.last - pool.start(0)) // pool.segment_size
+            frame = unpack_frame(memoryview(pool.medium.data), self.last, pool.stop(index), pool.seed(index))
+            if frame is None or frame.check != self.check:
+                raise CorruptionError(
+                    f"the catalog counts on records that were moved up to offset {self.last:,} of the pool, and the "
+                    "frame there is another one: the pool is damaged, or an older copy than the catalog; restore both "
+                    "from one backup"
+                )
+
+
+@dataclass(frozen=True)
 class LogEnd:
     """A position between two frames up to which the catalog is complete, and from which replay can go on."""
 
@@ -34,10 +63,16 @@ class LogEnd:
     last: int  # pool offset of that frame
     position: int  # pool offset of the next frame
     segments: list[list[int]]  # [index, generation] of each segment up to here, in the order of the log
+    moved: MovedEnd = MovedEnd()  # what lies beside the log
 
     def asdict(self) -> dict[str, Any]:
         """Return the fields by name, as the catalog records them."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> LogEnd:
+        """Return the end of a log from the catalog's record; one made before anything could be moved has no `moved`."""
+        return cls(**values | {"moved": MovedEnd(**values.get("moved", {}))})
 
     def check(self, pool: Pool) -> None:
         """Raise CorruptionError unless the log reaches this position and is the log that the catalog belongs to."""
@@ -52,8 +87,9 @@ class LogEnd:
                 raise CorruptionError(
                     f"the catalog is complete up to LSN {self.lsn} and counts on segment {index} (offset "
                     f"{pool.start(index):,}) with generation {generation}, its header has "
-                    f"{pool.generations.get(index)}: the pool is damaged, or older than the catalog"
+                    f"{pool.generations.get(index)}: the pool is damaged, or of another moment than the catalog"
                 )
+        self.moved.verify(pool)
         index = self.segments[-1][0]
         frame = unpack_frame(memoryview(pool.medium.data), self.last, pool.stop(index), pool.seed(index))
         if frame is None or (frame.lsn, frame.check) != (self.lsn, self.previous):
@@ -79,6 +115,7 @@ class Replay:
         self._pool, self._last, self._start = pool, last, start
         self._view = memoryview(pool.medium.data)
         self.segments = [index for index, _ in start.segments] if start else []
+        self.moved = start.moved if start else MovedEnd()
         self.position = start.position if start else 0
         self.lsn = start.lsn if start else 0
         self.previous = start.previous if start else 0
@@ -158,6 +195,12 @@ class Replay:
     def _enter_first(self) -> bool:
         """Enter the first segment; return False if the pool was never written to."""
         pool = self._pool
+        if any(generation > 1 for generation in pool.generations.values()):
+            raise CorruptionError(
+                "the catalog is missing, and parts of the log were cleaned and used again, so that the log alone does "
+                "not hold everything: restore `catalog` and `runs` from the backup that the pool is from, or salvage "
+                "what is whole"
+            )
         if 0 in pool.generations:
             self._enter_segment(0)
             return True
@@ -196,7 +239,8 @@ class Replay:
         it."""
         pool, missing = self._pool, lsn + 1 if lsn else 1 << EPOCH_SHIFT
         ranges = [(self.segments[-1], start + ALIGN)]
-        ranges += [(index, pool.start(index) + ALIGN) for index in pool.generations if index not in self.segments]
+        known = {*self.segments, *(index for index, *_ in self.moved.segments)}
+        ranges += [(index, pool.start(index) + ALIGN) for index in pool.generations if index not in known]
         for index, begin in ranges:
             for frame in self.whole_frames(begin, pool.stop(index), pool.seed(index)):
                 if frame.durable >= missing and self._frame_at(start, lsn, previous) is None:

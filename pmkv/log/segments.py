@@ -1,21 +1,25 @@
 """The pool: a medium cut into segments of equal size.
 
-The log takes each segment once, in the order of need, and takes only prepared ones: reserved, filled with zeros (or,
-for a fast log, known to read as zeros), with a durable header. Two segments are kept back so that a full pool can still
-be opened and emptied: the last one for the log's own frames (OPEN, MARK, NEXT), the last but one for deletes and for
-decisions that release something.
+The log takes segments in the order of need, and takes only prepared ones: reserved, filled with zeros (or, for a fast
+log, known to read as zeros), with a durable header. A cleaner moves what lives in old segments to others of its own,
+and retires the old ones: they are freed when no reader is left, and used again with a higher generation.
+
+Three segments are kept back so that a full pool can still be opened and emptied: the last one for the log's own frames
+(OPEN, MARK, NEXT), the last but one for the cleaner, the one before for deletes and for decisions that release
+something.
 
 Assumes that the caller holds the log's locks, except for `preallocate_segment`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import math
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -28,16 +32,18 @@ from .format import (
     POOL_MAGIC,
     VERSION,
     PoolHeader,
+    begins_with_move,
     pack_pool,
     pack_segment,
     seed_of,
     unpack_pool,
     unpack_segment,
 )
+from .leases import ReadLeases
 
 SEGMENT_SIZE = 64 << 20  # bytes
 MIN_SEGMENT_SIZE = 256 << 10  # bytes
-MIN_SEGMENTS = 16  # a pool with room for fewer full segments has smaller ones instead
+MIN_SEGMENTS = 128  # a pool with room for fewer full segments has smaller ones instead
 # Zeros are not written ahead of a log that grows faster than this: it is flushed in large groups, for which the file
 # system's metadata matters little, and half of what a bulk load writes would be zeros.
 FAST_LOG_BYTES_PER_S = 32 << 20
@@ -49,12 +55,13 @@ class Reserve(enum.IntEnum):
     """The purpose of a write; its value is the number of segments that must stay free when it takes one."""
 
     LOG = 0
-    DELETE = 1
-    WRITE = 2
+    CLEAN = 1
+    DELETE = 2
+    WRITE = 3
 
 
 def segment_size_for(capacity: int) -> int:
-    """Return 64 MiB, or less if the pool would have fewer than 16 such segments."""
+    """Return 64 MiB, or less if the pool would have fewer than 128 such segments: a cleaner needs some to be free."""
     size = (capacity - HEADER_PAGE) // MIN_SEGMENTS // HEADER_PAGE * HEADER_PAGE
     return min(SEGMENT_SIZE, max(MIN_SEGMENT_SIZE, size))
 
@@ -65,11 +72,26 @@ def head_of(medium: Medium) -> bytes:
     return medium.data[:ALIGN].tobytes() if is_written else bytes(ALIGN)
 
 
+class LogSpeed:
+    """Tells whether the log grows faster than FAST_LOG_BYTES_PER_S. is_fast: the last segment was filled so fast."""
+
+    def __init__(self) -> None:
+        self._taken_at = -math.inf  # when the last segment was taken, by the monotonic clock, in seconds
+        self.is_fast = False
+
+    def note(self, segment_size: int) -> None:
+        """Note that the log takes another segment now."""
+        now = time.monotonic()
+        self.is_fast, self._taken_at = segment_size > FAST_LOG_BYTES_PER_S * (now - self._taken_at), now
+
+
 class Pool:
     """The segments of one medium. `create` or `load` makes a pool.
 
-    taken: indexes of the log's segments, in its order. generations: by index, for segments with a valid header, which
-    are prepared and perhaps taken.
+    taken: indexes of the log's segments, in its order. moved: those of the segments that a cleaner has filled, in its
+    order. generations: by index, for segments with a valid header, which are prepared and perhaps in use. reused: by
+    index, for segments that were retired once: the least generation of their next use. leases: of readers, which
+    retired segments wait for. promised: segments that writers leave to a pass of the cleaner, beyond those kept back.
     """
 
     def __init__(self, medium: Medium, header: PoolHeader) -> None:
@@ -79,14 +101,16 @@ class Pool:
         self.hash_words = tuple(np.frombuffer(self.hash_key, "<u8"))  # the key in the form that kernels take
         self.generations: dict[int, int] = {}
         self.taken: list[int] = []
+        self.moved: list[int] = []
+        self.promised = 0
+        self.reused: dict[int, int] = {}
+        self.leases = ReadLeases()
         self._seeds: dict[int, int] = {}
         self._free: list[int] = []  # neither taken nor prepared, the next one last
         self._ready: list[int] = []  # prepared, not taken, the next one last
         self._being_prepared: set[int] = set()
-        self._preparing = threading.Lock()  # guards the four collections above
-        self._prepared = threading.Condition(self._preparing)
-        self._taken_at = -math.inf  # when the last segment was taken, by the monotonic clock, in seconds
-        self._is_fast = False  # the last segment was filled at more than FAST_LOG_BYTES_PER_S
+        self._prepared = threading.Condition()  # guards the four collections above
+        self._speed = LogSpeed()
         self.fill = True  # write zeros ahead; without a sync for every commit they gain nothing
         self.on_take: Callable[[], None] = lambda: None  # called when a segment is taken: time to prepare the next one
 
@@ -167,8 +191,18 @@ class Pool:
 
     @property
     def free(self) -> int:
-        """Number of segments that the log has not taken."""
-        return self.count - len(self.taken)
+        """Number of segments that are not in use."""
+        return self.count - self.used
+
+    @property
+    def used(self) -> int:
+        """Number of segments that hold the log, what was moved, or what a reader may still look at."""
+        return len(self.taken) + len(self.moved) + len(self.leases.retired)
+
+    @property
+    def is_scarce(self) -> bool:
+        """Return whether writers may have no further segment, about: read without a lock."""
+        return self.free <= kept_back(self, Reserve.WRITE)
 
     def start(self, index: int) -> int:
         """Return the offset where a segment begins."""
@@ -184,12 +218,19 @@ class Pool:
             self._seeds[index] = seed_of(self.pool_id, self.generations[index])
         return self._seeds[index]
 
-    def adopt(self, taken: list[int]) -> None:
-        """Make these segments the log, in this order, after a replay; all others are free."""
-        self.taken = taken
-        others = [index for index in range(self.count - 1, -1, -1) if index not in set(taken)]
-        self._ready = [index for index in others if index in self.generations]
-        self._free = [index for index in others if index not in self.generations]
+    def adopt(self, taken: list[int], moved: Sequence[int] = (), reused: Mapping[int, int] | None = None) -> None:
+        """Make these segments the log, in this order, and those what was moved, after a replay; all others are free.
+
+        A free segment with a valid header is prepared, unless it was retired since, or holds what a cleaner moved and
+        did not commit."""
+        self.taken, self.moved, self.reused = taken, list(moved), dict(reused or {})
+        in_use = {*taken, *moved}
+        others = [index for index in range(self.count - 1, -1, -1) if index not in in_use]
+        self._ready = [index for index in others if is_prepared(self, index)]
+        self._free = [index for index in others if index not in self._ready]
+        for index in self._free:
+            if generation := self.generations.pop(index, 0):
+                self.reused[index] = max(self.reused.get(index, 0), generation + 1)
 
     def take(self, purpose: Reserve) -> int:
         """Take a prepared segment as the next one of the log; return its index."""
@@ -197,8 +238,7 @@ class Pool:
         index = self._ready[-1]
         self.taken += [index]  # by no call, in which an exception could come
         del self._ready[-1]
-        now = time.monotonic()
-        self._is_fast, self._taken_at = self.segment_size > FAST_LOG_BYTES_PER_S * (now - self._taken_at), now
+        self._speed.note(self.segment_size)
         self.on_take()
         return index
 
@@ -208,6 +248,49 @@ class Pool:
             if index not in self._ready:
                 self._ready.append(index)
         del self.taken[kept:]
+
+    def take_for_moving(self) -> int:
+        """Take a prepared segment for what a cleaner moves; return its index."""
+        self.make_ready(1, Reserve.CLEAN)
+        index = self._ready[-1]
+        self.moved += [index]
+        del self._ready[-1]
+        self.promised = max(0, self.promised - 1)
+        self.on_take()
+        return index
+
+    # segments that were emptied
+
+    def retire(self, segments: Iterable[int]) -> None:
+        """Remove emptied segments from use: once no reader is left, `recycle` frees them.
+
+        The caller holds locks.append and locks.state; the manifest that is complete without them is committed, and no
+        index stack names them any more."""
+        gone = tuple(segments)
+        self.taken = [index for index in self.taken if index not in gone]
+        self.moved = [index for index in self.moved if index not in gone]
+        self.reused |= next_uses(self, gone)
+        self.leases.retire(gone)
+
+    def recycle(self) -> Iterator[int]:
+        """Free retired segments that no reader needs any more; yield the index of each. For a background thread, which
+        holds no lock."""
+        while True:
+            with self._prepared:
+                segments = self.leases.released()
+                self._being_prepared.update(segments)
+            if not segments:
+                return
+            for index in segments:
+                try:
+                    self.medium.discard(self.start(index), self.stop(index))
+                finally:
+                    self.generations.pop(index, None)
+                    with self._prepared:
+                        self._free[:0] = [index]
+                        self._being_prepared -= {index}
+                        self._prepared.notify_all()
+                yield index
 
     def make_ready(self, count: int, purpose: Reserve) -> None:
         """Have `count` segments prepared; raise FullError with nothing changed except that some may be prepared.
@@ -225,17 +308,18 @@ class Pool:
 
         They may not be: recovery may have taken one on a disk without room for another, and writes into that one must
         leave the next recovery its own. The log's first segment does not wait for others."""
-        return len(self._ready) >= purpose or len(self.taken) < 2
+        return len(self._ready) >= purpose or (len(self.taken) < 2 and not self.reused)
 
     def admit(self, purpose: Reserve, count: int = 0) -> None:
         """Raise FullError unless `count` segments may be taken for `purpose`.
 
         Also called (with 0) before a frame goes into the current segment, which may have been kept back for others."""
-        if self.free - count < purpose:
-            used = len(self.taken) * self.segment_size
+        if self.free - count < kept_back(self, purpose):
+            used = self.used * self.segment_size
             raise FullError(
                 f"the pool is full: {used:,} of {self.medium.data.size:,} bytes are in use and {int(purpose)} segments "
-                "are kept back for deletes and recovery; open the store with a larger capacity, or grow it"
+                "are kept back for deletes, cleaning and recovery; delete what nobody needs, views first, or "
+                "open the store with a larger capacity, or grow it"
             )
 
     def preallocate_segment(self) -> bool:
@@ -258,27 +342,35 @@ class Pool:
         A writer does not wait for the segment that the background thread is preparing, which may take long."""
         index, is_prepared = -1, False
         try:  # the lists are changed by no calls, in which an exception could come: no segment is lost
-            with self._preparing:
+            with self._prepared:
                 if not self._free:
                     return False
                 index = self._free[-1]
                 self._being_prepared |= {index}
                 del self._free[-1]
-            self.medium.prepare(self.start(index), self.stop(index), fill=fill and self.fill and not self._is_fast)
+            generation, fill = self.reused.get(index, 1), fill and self.fill and not self._speed.is_fast
+            if generation > 1 and not self.medium.discard(self.start(index), self.stop(index)):
+                fill = True  # it may hold bytes of an earlier use
+            self.medium.prepare(self.start(index), self.stop(index), fill=fill)
             # The header goes last: a segment with a valid header is completely prepared.
-            self._store(self.start(index), pack_segment(self.pool_id, index, 1))
-            self.generations[index], is_prepared = 1, True
+            self._store(self.start(index), pack_segment(self.pool_id, index, generation))
+            self._seeds.pop(index, None)
+            self.generations[index], is_prepared = generation, True
         finally:
-            with self._preparing:
-                if index in self._being_prepared:
-                    if is_prepared:
-                        self._ready[:0] = [index]
-                    else:
-                        self._free += [index]
-                    self._being_prepared -= {index}
-            with self._prepared:
-                self._prepared.notify_all()
+            if index >= 0:
+                self._end_preparation(index, is_prepared)
         return True
+
+    def _end_preparation(self, index: int, is_prepared: bool) -> None:
+        """Put a segment into the list where it belongs, once."""
+        with self._prepared:
+            if index in self._being_prepared:
+                if is_prepared:
+                    self._ready[:0] = [index]
+                else:
+                    self._free += [index]
+                self._being_prepared -= {index}
+            self._prepared.notify_all()
 
     def grow(self, capacity: int) -> None:
         """Extend the medium to `capacity` bytes; the new segments are free.
@@ -288,16 +380,50 @@ class Pool:
         with self._prepared:
             self._prepared.wait_for(lambda: not self._being_prepared)
             self.medium.grow(capacity)
-            known = set(self.taken) | set(self._free) | set(self._ready)
+            known = {*self.taken, *self.moved, *self.leases.retired, *self._free, *self._ready}
             self._free = [index for index in range(self.count - 1, -1, -1) if index not in known] + self._free
 
     def check(self) -> None:
         """Assert that each segment is taken, ready or free, once, and has a valid header if it is taken or ready."""
-        with self._preparing:
-            segments = self.taken + self._ready + self._free + list(self._being_prepared)
+        with self._prepared:
+            being_prepared = [index for index in self._being_prepared if index not in self.moved]
+            segments = self.taken + self.moved + self._ready + self._free + self.leases.retired + being_prepared
         assert sorted(segments) == list(range(self.count)), "a segment is lost or counted twice"
-        for index in self.taken + self._ready:
+        for index in self.taken + self.moved + self._ready:
             header = memoryview(self.medium.data)[self.start(index) : self.start(index) + ALIGN]
             assert unpack_segment(header, self.pool_id, index) == self.generations[index], (
                 f"the header of segment {index} is damaged"
             )
+
+
+def is_prepared(pool: Pool, index: int) -> bool:
+    """Return whether a segment that is not in use is ready to be taken: its header is valid, it was not retired since,
+    and a cleaner has not filled it in vain."""
+    start = pool.start(index) + ALIGN
+    return pool.generations.get(index, 0) >= pool.reused.get(index, 1) and not begins_with_move(
+        memoryview(pool.medium.data), start
+    )
+
+
+def next_uses(pool: Pool, segments: Iterable[int]) -> dict[int, int]:
+    """Return the generations that these segments will have when they are used again."""
+    return {index: pool.generations[index] + 1 for index in segments}
+
+
+def kept_back(pool: Pool, purpose: Reserve) -> int:
+    """Return how many segments must stay free when one is taken for `purpose`."""
+    return purpose + (pool.promised if purpose is Reserve.WRITE else 0)
+
+
+@contextlib.contextmanager
+def storing(pool: Pool, index: int) -> Iterator[None]:
+    """Keep the medium from growing while a cleaner stores to a segment and has not flushed it: the new mapping would
+    not show it."""
+    with pool._prepared:
+        pool._being_prepared |= {index}
+    try:
+        yield
+    finally:
+        with pool._prepared:
+            pool._being_prepared -= {index}
+            pool._prepared.notify_all()

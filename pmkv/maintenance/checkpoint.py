@@ -70,6 +70,7 @@ class FrozenState:
     dead_keys: list[Key]  # in the ordered directory, found dead by lookups
     main_only: set[str]  # keyspaces of which no view but main holds anything
     appended: tuple[int, int, int]  # frames, records and bytes that the log had appended
+    pinned: set[int]  # segments with chunks that no record lists yet
 
 
 class Checkpointer:
@@ -82,6 +83,7 @@ class Checkpointer:
 
     def checkpoint(self) -> Steps:
         """Take a checkpoint: a restart replays the log from here on."""
+        _lease = self._log.lease
         frozen = self._freeze()
         try:
             yield from self._checkpoint(frozen)
@@ -105,6 +107,8 @@ class Checkpointer:
         yield_gil()
         with self._log.locks.state:
             self._log.change_memory(lambda: self._adopt(frozen, runs))
+            self._log.chunk_pins.committed(frozen.pinned)
+        self._state.may_clean = True
         self._state.complete_to = frozen.appended
         self.count += 1
         self.committed_at = self._log.now()

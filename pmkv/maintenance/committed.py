@@ -49,6 +49,7 @@ class CommittedState:
         records = catalog.load()
         self.manifest = Manifest.from_records(records, self.open_run) if records is not None else None
         self.complete_to = 0, 0, 0  # of what the log appended, a checkpoint covers so many frames, records, bytes
+        self.may_clean = False  # a checkpoint was committed since the store was opened
         self.bytes_written = 0  # of run files
         self.pause: Callable[[], None] = no_yield  # called within steps; may raise to give the step up
         self.error: str | None = None  # why the last checkpoint or compaction failed; None if it did not

@@ -9,6 +9,8 @@ from ..index.run_files import RunFiles
 from ..log.log import Log
 from ..versions.layer import LayerTree
 from .checkpoint import Checkpointer, FrozenState
+from .cleaning import Cleaner
+from .cleaning_policy import MIN_WIN
 from .committed import CommittedState, Steps
 from .compaction import Compactor
 
@@ -27,6 +29,7 @@ class Maintenance(CommittedState):
     ) -> None:
         super().__init__(log, catalog, run_files, trees)
         self._checkpointer, self._compactor = Checkpointer(self, freeze), Compactor(self)
+        self.cleaner = Cleaner(self)
 
     def checkpoint(self) -> Steps:
         """Take a checkpoint: a restart replays the log from here on."""
@@ -35,6 +38,11 @@ class Maintenance(CommittedState):
     def compact(self) -> Steps:
         """Compact until every index stack has few runs."""
         return self._compactor.compact()
+
+    def clean(self, wanted: int | None = None, min_win: float = MIN_WIN) -> Steps:
+        """Empty segments that hold much of what nobody needs. wanted: segments to gain, None for all that is worth it;
+        min_win: the part of a segment that must be dead."""
+        return self.cleaner.clean(wanted, min_win)
 
     @property
     def may_compact_at_rest(self) -> bool:

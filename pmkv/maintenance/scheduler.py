@@ -11,14 +11,17 @@ import contextlib
 import logging
 import math
 import queue
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future
 
 from ..errors import ClosedError, PmkvError
 from ..log.log import Log
 from ..runtime.background import Background
 from ..runtime.scheduling import yield_cpu
+from .cleaning_schedule import CleaningSchedule, SinceCheckpoint
+from .committed import Steps
 from .maintenance import Maintenance
 
 CHECKPOINT_DUE_S = 0.1  # seconds of replay after which a checkpoint is due
@@ -28,6 +31,7 @@ CLOSE_LIMIT_S = 1.5  # seconds of closing after which an unfinished checkpoint i
 MAX_SEALS = 8  # seals after which a checkpoint is due: each leaves one more frozen memtable for reads to probe
 RETRY_S = 5.0  # seconds before a failed checkpoint or compaction is tried again
 THROTTLE_ABOVE_S = 2 * CHECKPOINT_DUE_S  # seconds of replay above which each flush waits: checkpoints do not keep up
+FULL_POLL_S = 0.1  # a writer that found no room tries again after so long, or after a pass of the cleaner
 THROTTLE_SHARE, MAX_THROTTLE_S = 0.5, 0.05  # a flush waits for this share of the excess, for at most so many seconds
 # Compactions have this many times the last checkpoint's duration before the next checkpoint: otherwise runs pile up,
 # and checkpoints, which probe each run, take ever longer.
@@ -46,13 +50,19 @@ class MaintenanceScheduler:
         background: Background,
         replay_seconds: Callable[[], float],
         seals: Callable[[], int],
+        releases: Callable[[], int],
+        since_checkpoint: SinceCheckpoint,
         is_cold: bool,
     ) -> None:
-        """replay_seconds: estimates a replay from the last checkpoint; seals: counts seals since the last checkpoint;
-        is_cold: the catalog names runs that were not read yet."""
+        """replay_seconds: estimates a replay from the last checkpoint; seals, releases: count seals, and decisions that
+        release something, since the last checkpoint; since_checkpoint: returns records and bytes written; is_cold: the
+        catalog names runs that were not read yet."""
         self._log, self._checkpointer, self._background = store_log, checkpointer, background
-        self._replay_seconds, self._seals = replay_seconds, seals
+        self._replay_seconds, self._seals, self._releases = replay_seconds, seals, releases
+        self.cleaning = CleaningSchedule(store_log, checkpointer.cleaner, since_checkpoint)
         self.is_cold = is_cold  # runs were not read since the store was opened: a read may wait for the disk
+        self._freed = threading.Event()  # a pass has ended since a writer began to wait for one
+        self._compact_requests: queue.SimpleQueue[Future[int]] = queue.SimpleQueue()  # likewise, passes of the cleaner
         self._requests: queue.SimpleQueue[Future[None]] = queue.SimpleQueue()  # checkpoints that callers wait for
         self._checkpoint_is_due = False
         self._compact_until = 0.0  # monotonic clock
@@ -64,6 +74,7 @@ class MaintenanceScheduler:
         """Begin: warm the runs up, and take a checkpoint if the replay at opening was long."""
         self._checkpointer.pause = self._check_close_deadline
         self._log.on_group = self._after_flush
+        self._log.hooks.await_space = self._await_space
         self._background.submit(self._warm)
         self._plan()
 
@@ -79,15 +90,39 @@ class MaintenanceScheduler:
             self._log.guard_write()  # the store was closed meanwhile: nobody is left to grant the request
         request.result()
 
+    def compact(self) -> int:
+        """Give back all the space that passes of the cleaner can gain; return how many bytes that is. Raises the error
+        of a pass."""
+        request: Future[int] = Future()
+        self._compact_requests.put(request)
+        self._background.submit(self._run)
+        while not request.done():
+            with contextlib.suppress(TimeoutError):
+                return request.result(timeout=1)
+            self._log.guard_write()  # the store was closed meanwhile: nobody is left to grant the request
+        return request.result()
+
     # when
 
     def _after_flush(self) -> None:
-        """Slow writers down if checkpoints do not keep up, and plan the next one.
+        """Slow writers down if checkpoints or the cleaner do not keep up, and plan the next of these.
 
         Runs in the thread that flushes, which writers wait for, and never in a server's event loop."""
-        if self._log.durability == "commit" and not self._log.pool.medium.inline and self._excess > 0:
-            time.sleep(min(self._excess * THROTTLE_SHARE, MAX_THROTTLE_S))
+        if self._log.durability == "commit" and not self._log.pool.medium.inline:
+            wait = max(min(self._excess * THROTTLE_SHARE, MAX_THROTTLE_S), self.cleaning.pace())
+            if wait > 0:
+                time.sleep(wait)
         self._plan()
+
+    def _await_space(self) -> bool:
+        """Let a writer that found no room wait for the end of a pass, or a moment. Return whether passes gain
+        anything."""
+        self.cleaning.is_demanded = True
+        self._freed.clear()
+        self._background.submit(self._run)
+        self._freed.wait(FULL_POLL_S)
+        self._log.guard_write()
+        return not self.cleaning.is_vain
 
     @property
     def _excess(self) -> float:
@@ -99,7 +134,11 @@ class MaintenanceScheduler:
         due = CHECKPOINT_DUE_S / IDLE_DUE_DIVISOR if self._log.is_idle else CHECKPOINT_DUE_S
         is_due = self._replay_seconds() > due or self._seals() > MAX_SEALS
         may_compact = self._log.is_idle and self._checkpointer.may_compact_at_rest
-        if self._checkpoint_is_due or not (is_due or may_compact) or self._log.readonly:
+        if self._log.is_idle and (self._releases() or self.cleaning.is_worth_checkpoint):
+            is_due = True  # what was dropped or written over gives nothing back before a checkpoint
+        is_due = is_due or self.cleaning.awaits_checkpoint
+        may_clean = self.cleaning.due() is not None
+        if self._checkpoint_is_due or not (is_due or may_compact or may_clean) or self._log.readonly:
             return
         if time.monotonic() >= self._retry_at:
             self._checkpoint_is_due = is_due
@@ -112,10 +151,67 @@ class MaintenanceScheduler:
         self._checkpoint_if_due()
         if self.is_cold:  # readers wait for the warm-up, and nobody for a compaction
             return
-        for _ in self._guarded(self._checkpointer.compact()):
-            self._background.catch_up()
-            self._checkpoint_if_due()
+        self._clean_if_due()
+        with contextlib.closing(self._guarded(self._checkpointer.compact())) as steps:
+            for _ in steps:
+                self._background.catch_up()
+                self._checkpoint_if_due()
+                if self.cleaning.is_pressing:
+                    break  # a pass writes these runs, too
         self._checkpoint_if_due()
+        self._clean_if_due()
+        if not self._checkpointer.is_compacting:  # else this runs within a pass
+            self._plan()  # for what became due meanwhile: there may be no later flush to notice it
+
+    def _clean_if_due(self) -> None:
+        """Let the cleaner run passes while they are due and give something; checkpoints that become due go first."""
+        if self.cleaning.awaits_checkpoint:
+            self._checkpoint_is_due = True
+            self._checkpoint_if_due()
+        while not (self._checkpointer.is_compacting or self._compact_requests.empty()):
+            self._compact_for(self._compact_requests.get_nowait())
+        while (due := self.cleaning.due()) is not None and not (self._log.closed or self._log.failed):
+            if self.cleaning.needs_checkpoint:
+                self._checkpoint_is_due = True
+                self._checkpoint_if_due()
+            begun, before, moved = time.monotonic(), self._segments_gained, self._bytes_gained
+            for _ in self._guarded(self._checkpointer.clean(due.wanted, due.min_win)):
+                self._background.catch_up()
+                self._checkpoint_if_due()
+            gained = self._bytes_gained - moved
+            self.cleaning.note(due, gained, self._segments_gained - before, time.monotonic() - begun)
+            self._freed.set()
+            self._checkpoint_if_due()
+            if gained <= 0:
+                break  # compactions are next, even if each checkpoint makes another pass due
+
+    @property
+    def _segments_gained(self) -> int:
+        """Return how many segments passes of the cleaner have freed beyond those that they filled."""
+        return self._checkpointer.cleaner.totals.freed - self._log.mover.taken
+
+    @property
+    def _bytes_gained(self) -> int:
+        """Return how many bytes passes of the cleaner have freed beyond those that they moved."""
+        return self._checkpointer.cleaner.totals.freed * self._log.pool.segment_size - self._log.mover.written
+
+    def _compact_for(self, request: Future[int]) -> None:
+        """Run passes until one gives nothing, and tell who waits for it."""
+        pool, first, before = self._log.pool, self._segments_gained, -math.inf
+        try:
+            self._take_checkpoint()
+            while self._segments_gained > before:
+                before = self._segments_gained
+                with contextlib.closing(self._checkpointer.clean()) as steps:
+                    for _ in steps:
+                        self._check_close_deadline()
+                        self._checkpoint_if_due()
+        except BaseException as error:
+            request.set_exception(error)
+            if not isinstance(error, PmkvError | OSError):
+                raise
+        else:
+            request.set_result(max(0, self._segments_gained - first) * pool.segment_size)
 
     def _checkpoint_if_due(self) -> None:
         requests = []
@@ -150,14 +246,15 @@ class MaintenanceScheduler:
         if self.on_checkpoint is not None:
             self.on_checkpoint()
 
-    def _guarded(self, steps: Iterator[None]) -> Iterator[None]:
+    def _guarded(self, steps: Steps) -> Generator[None, None, None]:
         """Run steps until the store is closed or failed, or one of them raises."""
         try:
-            for _ in steps:
-                yield_cpu()
-                yield
-                if self._log.closed or self._log.failed:
-                    return
+            with contextlib.closing(steps):
+                for _ in steps:
+                    yield_cpu()
+                    yield
+                    if self._log.closed or self._log.failed:
+                        return
         except (PmkvError, OSError) as error:
             self._note_failure(error)
 

@@ -49,6 +49,10 @@ class Medium(Protocol):
         fill=False: if the file system itself guarantees zeros in a range that was never written, no zeros are written.
         This is fast, but each flush of the range then waits for the metadata of the file system."""
 
+    def discard(self, start: int, stop: int) -> bool:
+        """Give the range (whole pages) back to the system where that is possible; it must be prepared before it is
+        stored to again. Until then, a power cut may bring any of its bytes back. Return whether it reads as zeros."""
+
     def flush(self, ranges: Sequence[Range], sync: bool = True) -> None:
         """Make the ranges durable, and everything flushed with sync=False before. OSError on failure.
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from pmkv.errors import FullError, InvalidError
 from pmkv.media.base import Granularity, Range
-from pmkv.media.reservation import reserve
+from pmkv.media.reservation import punch, reserve
 
 MAP_SHARED_VALIDATE, MAP_SYNC = 0x03, 0x80000  # not in the mmap module before Python 3.12 and 3.13
 
@@ -101,6 +101,9 @@ class DaxMedium:
         if self._device is None:
             self._reserve(start, stop)
         self._pmem.pmem_memset_persist(self._address(start), 0, stop - start)
+
+    def discard(self, start: int, stop: int) -> bool:
+        return self._device is None and punch(self._fd, start, stop)
 
     def flush(self, ranges: Sequence[Range], sync: bool = True) -> None:
         for start, stop in ranges:

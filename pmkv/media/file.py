@@ -28,7 +28,7 @@ import numpy as np
 from ..errors import FullError
 from ..runtime.scheduling import yield_cpu
 from .base import Granularity, Range
-from .reservation import reserve
+from .reservation import punch, reserve
 
 PAGE = mmap.PAGESIZE
 UNIT = Granularity.CACHE_LINE  # ranges begin at multiples of it, and end anywhere
@@ -95,6 +95,11 @@ class FileMedium:
                 raise FullError(f"no room for {stop - start:,} more bytes of {self.path}: {error.strerror}") from error
             raise
         self._drop_copies(start, stop)  # private copies from a former use of the range
+
+    def discard(self, start: int, stop: int) -> bool:
+        is_hole = punch(self._fd, start, stop)
+        self._drop_copies(start, stop)
+        return is_hole
 
     def _fill(self, start: int, stop: int) -> None:
         """Write zeros through a descriptor of its own.

@@ -32,6 +32,10 @@ class MemoryMedium:
     def prepare(self, start: int, stop: int, fill: bool = True) -> None:
         self.data[start:stop] = 0
 
+    def discard(self, start: int, stop: int) -> bool:
+        self.data[start:stop] = 0
+        return True
+
     def flush(self, ranges: Sequence[Range], sync: bool = True) -> None:
         pass
 

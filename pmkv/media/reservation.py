@@ -1,10 +1,13 @@
-"""Reserving space in a file: all of a range is allocated, or none of it."""
+"""Reserving space in a file, all of a range or none of it, and giving it back."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 
+from ..runtime.scheduling import yield_cpu
+
+PUNCH_PIECE_BYTES = 4 << 20  # per system call: the file is locked meanwhile, and a commit waits for it
 KEEP_SIZE, PUNCH_HOLE = 1, 2  # of fallocate(2)
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -28,3 +31,14 @@ def _is_hole(fd: int, start: int, stop: int) -> bool:
         return os.lseek(fd, start, os.SEEK_DATA) >= stop
     except OSError:  # ENXIO: no data from there to the end of the file
         return os.fstat(fd).st_size >= stop
+
+
+def punch(fd: int, start: int, stop: int) -> bool:
+    """Give the bytes from `start` to `stop` back to the file system, so that they read as zeros. Return False where it
+    cannot do that."""
+    for at in range(start, stop, PUNCH_PIECE_BYTES):
+        yield_cpu()
+        length = min(PUNCH_PIECE_BYTES, stop - at)
+        if _libc.fallocate(fd, KEEP_SIZE | PUNCH_HOLE, ctypes.c_long(at), ctypes.c_long(length)):
+            return False
+    return True

@@ -14,7 +14,8 @@ what a power cut leaves. The unit of all of them is 8 bytes.
   From then on the medium considers the rest clean: only a store or `rewrite`, not a second flush, makes it durable.
   After the failure, `revert` shows the cache or, if the kernel has evicted its pages meanwhile, the durable image.
 - No room (`room`, bytes that may be reserved in all): `prepare` and `grow` raise FullError and change nothing.
-- Metadata: a range whose `prepare` was cut short has any mixture of old bytes and zeros, and is not reserved any more.
+- Metadata: a range whose `prepare` was cut short, or that was discarded, has any mixture of old bytes and zeros, and is
+  not reserved any more.
 
 It also checks the engine's side of the contract: a store outside what `prepare` reserved (a SIGBUS or a full disk on a
 real medium), or a second store below what was flushed, is an AssertionError at the next flush.
@@ -37,7 +38,7 @@ LINE, SECTOR, BLOCK = 64 // UNIT, 512 // UNIT, 4096 // UNIT  # in units: what te
 
 RESERVED, FLUSHED, PENDING = 1, 2, 4  # flags of a unit; PENDING: the cache knows that it has to be written back
 
-Stage = Literal["prepare", "flush", "flushed", "rewrite", "rewritten"]
+Stage = Literal["prepare", "discard", "flush", "flushed", "rewrite", "rewritten"]
 Reached = Literal["none", "all", "prefix", "some"]
 
 
@@ -141,6 +142,13 @@ class SimulatedMedium:
         self._point("prepare")
         self._cache[units] = self._durable[units] = 0
         self._flags[units] = RESERVED
+
+    def discard(self, start: int, stop: int) -> bool:
+        units = slice(start // UNIT, -(-stop // UNIT))
+        self._flags[units] = 0
+        self._seen[units] = self._cache[units] = 0  # not durably: after a power cut any of it may be back
+        self._point("discard")
+        return True
 
     def flush(self, ranges: Sequence[Range], sync: bool = True) -> None:
         units = self._units(ranges)

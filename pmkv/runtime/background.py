@@ -21,10 +21,12 @@ class Background(threading.Thread):
     def __init__(self) -> None:
         super().__init__(name="pmkv-background", daemon=True)
         self._work: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
+        self._is_ending = False
 
     def submit(self, work: Callable[[], object]) -> None:
-        """Queue a function. It runs once the earlier ones have ended."""
-        self._work.put(work)
+        """Queue a function, which runs once the earlier ones have ended; drop it when `stop` was called."""
+        if not self._is_ending:  # else work that submits itself again would keep the end away for ever
+            self._work.put(work)
 
     def catch_up(self) -> None:
         """Run what was submitted meanwhile; called by long work now and then."""
@@ -38,6 +40,7 @@ class Background(threading.Thread):
 
     def stop(self) -> None:
         """Drop queued work, and wait until the function that runs has ended."""
+        self._is_ending = True
         with contextlib.suppress(queue.Empty):  # the thread may be quicker
             while True:
                 self._work.get_nowait()

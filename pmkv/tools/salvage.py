@@ -11,7 +11,6 @@ import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -56,7 +55,8 @@ def salvage(
         source = place.open_pool()
         with open_store(target, capacity=int(source.medium.data.size), durability="none") as store:
             copy = Copy(source, store, result.problems)
-            for frame in sorted(whole_frames(source), key=attrgetter("lsn")):
+            # of equal LSNs what a cleaner moved comes last: it is what was there then, and is still
+            for frame in sorted(whole_frames(source), key=lambda frame: (frame.lsn, frame.kind == Kind.MOVE)):
                 try:
                     result.records += copy.apply(frame)
                     result.frames += 1
@@ -70,8 +70,8 @@ def salvage(
 
 
 def whole_frames(pool: Pool) -> Iterator[Frame]:
-    """All of them, of every segment. Where a header is damaged its generation is taken to be 1, as no segment is
-    used twice in this version: the frames' own checksums decide."""
+    """All of them, of every segment. Where a header is damaged its generation is taken to be 1: the frames' own
+    checksums decide, and those of a segment that was used again are not found then."""
     replay = Replay(pool)
     for index in range(pool.count):
         seed = seed_of(pool.pool_id, pool.generations.get(index, 1))
@@ -100,6 +100,21 @@ class Copy:
                 decision = read_control(memoryview(self._data), frame)
                 self._decide(decision, self._store.view(decision.get("head", MAIN)))
                 self._heads.carry_out(decision, frame.lsn, frame.time)
+            case Kind.MOVE:
+                return self._moved(frame)
+        return 0
+
+    def _moved(self, frame: Frame) -> int:
+        """Do what the frames did from which a cleaner moved these records."""
+        if frame.flags & Flag.DECISION:
+            decision = read_control(memoryview(self._data), frame)
+            if frame.table not in self._names:  # else the frame that created the table is there, too
+                self._decide(decision, self._store)
+                self._heads.carry_out(decision, frame.lsn, frame.time)
+        elif frame.flags & Flag.RECORDS:
+            return self._put(frame, self._view(frame, keyspace_name(frame.table)))
+        elif frame.count and not frame.flags & Flag.CHUNK:
+            return self._rows(frame, self._view(frame, table_name(frame.table)))
         return 0
 
     def _view(self, frame: Frame, part: str) -> View:

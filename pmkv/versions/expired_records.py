@@ -11,7 +11,7 @@ set back before the expiries of all that are kept.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 EXPIRED_RECORDS_MAX = 4096  # of a keyspace; the catalog keeps them as one value of up to 150 KB
 
@@ -56,6 +56,20 @@ class ExpiredRecords:
         if self.newest <= now:
             return []
         return [(location, expiry) for location, expiry in self._expiries.items() if expiry > now]
+
+    @property
+    def places(self) -> list[int]:
+        """Return the locations of all records."""
+        return list(self._expiries)
+
+    def move(self, moved: Mapping[int, int]) -> None:
+        """Follow records that were moved: old and new locations; 0 for records that nobody needs any more."""
+        for old, new in moved.items():
+            expiry = self._expiries.pop(old, None)
+            if expiry is not None and new:
+                self._expiries[new] = expiry
+        self._oldest = [(expiry, place) for place, expiry in self._expiries.items()]
+        heapq.heapify(self._oldest)
 
     def to_record(self) -> list[list[int]]:
         """Return them as the catalog keeps them, in order."""

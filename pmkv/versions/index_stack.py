@@ -239,6 +239,11 @@ class IndexStack:
         nobody reads would keep its file on the disk."""
         self._frozen, self._runs, self._is_known = (), (), False
 
+    def clear_cache(self) -> None:
+        """Forget all cached locations: records were moved. The caller holds locks.state."""
+        if self.cache is not None:
+            self.cache.clear()
+
     def _drop_replaced(self, before: tuple[tuple[Run, ...], set[MemTable]] | None) -> None:
         """Drop cached locations and rows of every key in a run that only the old or only the new stack has, and of
         every key in a memtable that only the new one has. (The caches hold nothing from a memtable of the old one.)

@@ -23,6 +23,7 @@ from ..index.arena import HELD, Arena
 from ..index.location_cache import CacheBudget
 from ..index.memtable import MemTable
 from ..index.run import Run
+from ..log.format import OWNER
 from .expired_records import ExpiredRecords
 
 T = TypeVar("T")
@@ -67,6 +68,11 @@ class LayerTree:
     def number(self) -> int:
         """Return the number of the keyspace, or the id of the table."""
         return int(self.name.partition("/")[2])
+
+    @property
+    def owner(self) -> int:
+        """Return the owner of the checks of its records or rows."""
+        return self.number + (OWNER if self.keyed else 0)
 
     @property
     def keyed(self) -> bool:

@@ -195,7 +195,7 @@ class Manifest:
             for name, record in records.items()
             if name.startswith("view/")
         }
-        return cls(LogEnd(**log), last_table, collections, views, switches)
+        return cls(LogEnd.from_dict(log), last_table, collections, views, switches)
 
 
 def run_name(info: RunInfo) -> str:

@@ -22,6 +22,7 @@ from .manifest import CollectionRecord, LayerRecord, Manifest, ViewRecord
 
 MAIN, UNDO = "main", "undo"
 SEALING = ("seal", "snapshot", "promote", "rollback")
+RELEASING = ("drop_table", "clear", "promote", "rollback", "undo", "delete_view")
 NAMING = ("snapshot", "branch", "promote", "rollback", "undo", "delete_view")  # decisions about a named view
 KEYSPACES = 16
 
@@ -121,6 +122,7 @@ class ViewSet:
             self.maps[MAIN].put(name, tree.begin(0))
         self.last_table = 0  # table ids are never used again
         self.switches = 0, 0  # how often `main` was promoted, rolled back or undone, and the LSN of the last time
+        self.releases = 0  # decisions since the last freeze that may have released something
         self.seals = 0  # sealing decisions since the last freeze: each may have left one more memtable to probe
 
     # carrying out
@@ -128,6 +130,7 @@ class ViewSet:
     def carry_out(self, decision: dict[str, Any], lsn: int, time: int) -> set[str]:
         """Carry out what was decided in the frame `lsn`. Return the names of the views that may have changed."""
         self.seals += decision["op"] in SEALING
+        self.releases += decision["op"] in RELEASING
         head = self.maps[decision.get("head", MAIN)]
         match decision:
             case {"op": "create_table", "id": number}:
@@ -351,7 +354,7 @@ class ViewSet:
             for layer in tree.layers.values():
                 layer.freeze()
             tree.invalidate_stacks()
-        self.seals = 0
+        self.seals = self.releases = 0
 
     def collection_records(self) -> dict[str, CollectionRecord]:
         """Return a record of every collection that anything was ever done to."""

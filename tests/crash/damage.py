@@ -13,7 +13,7 @@ import numpy as np
 
 from pmkv.engine.engine import Engine
 from pmkv.errors import CorruptionError
-from pmkv.log.format import Frame, Kind
+from pmkv.log.format import ALIGN, Frame, Kind
 from pmkv.log.replay import Replay
 from pmkv.log.segments import Pool
 from pmkv.media.simulated import SimulatedMedium
@@ -27,7 +27,8 @@ Range = tuple[int, int]
 def silent_damage(medium: SimulatedMedium, state: Model, spaces: int, rng: random.Random, tries: int) -> Iterator[str]:
     """Places where damage to a store that ended in a MARK is not noticed."""
     pool = Pool.load(medium)
-    *frames, mark = list(Replay(pool))
+    replay = Replay(pool)
+    *frames, mark = list(replay)
     if mark.kind != Kind.MARK:
         yield f"the log ends in frame {mark.lsn} of kind {mark.kind}, not in a MARK"
     frames = [frame for frame in frames if frame.lsn <= mark.durable]  # not the NEXT that made room for the MARK
@@ -35,7 +36,7 @@ def silent_damage(medium: SimulatedMedium, state: Model, spaces: int, rng: rando
         what, damaged = damage_frame(medium, frames, mark, rng)
         if damaged is not None and is_silent(damaged):
             yield what
-    for start in [0] + [pool.start(index) for index in sorted(pool.generations)]:
+    for start in [0] + [pool.start(index) for index in sorted(replay.segments)]:  # others hold what a cleaner moved
         damaged = copy_of(medium)
         flip(damaged.data, start, start + 64, rng)
         if start <= mark.offset and is_silent(damaged):
@@ -122,11 +123,11 @@ def not_noticed(store: Bare, state: Model, spaces: int, what: str) -> Iterator[s
 
 
 def silent_loss(
-    medium: SimulatedMedium, files: Files, state: Model, spaces: int, rng: random.Random, tries: int
+    medium: SimulatedMedium, files: Files, of: Pool, state: Model, spaces: int, rng: random.Random, tries: int
 ) -> Iterator[str]:
     """Damage to catalog, files of runs and the records that they lead to, which is not noticed by opening or reading:
-    what is shown then is wrong."""
-    frames = [frame for frame in Replay(Pool.load(medium)) if frame.kind in (Kind.PUT, Kind.ROWS, Kind.PART)]
+    what is shown then is wrong. of: the pool as the store that was left has it."""
+    frames = [frame for frame in used_frames(of) if frame.kind in (Kind.PUT, Kind.ROWS, Kind.PART, Kind.MOVE)]
     kinds = ["lose the catalog", "change a record", "forget a record"]
     kinds += ["lose", "cut", "flip", "flip", "zero", "swap"] * bool(files.shelf.files)
     kinds += ["flip in the pool", "flip in the pool"] * bool(frames)
@@ -144,10 +145,17 @@ def silent_loss(
         try:
             store = Bare(open_engine(pool, damaged))
         except CorruptionError as error:
-            if kind == "lose the catalog":
+            if kind == "lose the catalog" and not of.reused:
                 yield f"the log alone is refused: {error}"
             continue
         yield from not_noticed(store, state, spaces, kind)
+
+
+def used_frames(pool: Pool) -> list[Frame]:
+    """All frames of the log, and of what was moved."""
+    replay = Replay(pool)
+    ranges = [(pool.start(index) + ALIGN, pool.stop(index), pool.seed(index)) for index in [*pool.taken, *pool.moved]]
+    return [frame for one in ranges for frame in replay.whole_frames(*one)]
 
 
 def damage_file(files: Files, kind: str, rng: random.Random) -> None:

@@ -30,8 +30,8 @@ def mixtures(points: list[Recorded], past: list[Recorded], rng: np.random.Genera
         others = past if past and rng.random() < 0.3 else points
         catalog = int(rng.integers(len(others)))
         runs = catalog if rng.random() < 0.6 else int(rng.integers(len(others)))
-        # what is derived from the log's own past is a sound beginning of it
-        sound = others is points and catalog == runs <= pool
+        # what is derived from the log's own past is a sound beginning of it, until segments are freed
+        sound = others is points and catalog == runs <= pool and points[catalog].freed == points[pool].freed
         files = mixed(others[catalog], others[runs], rng)
         counts.mixtures += 1
         wrong = shown(points[pool], files, rng, sound, counts)

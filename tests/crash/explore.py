@@ -80,6 +80,7 @@ class Knobs:
     left: int | None = None  # segments that are free when the history begins; 0: as few as writes may leave
     tier: int | None = 2  # so many runs of about one size are folded; None: there is no catalog, and no checkpoint
     views: int = 0  # at most, and `undo`
+    cleans: bool = False  # often
 
     @classmethod
     def drawn(cls, rng: random.Random, **fixed: Any) -> Knobs:
@@ -106,6 +107,7 @@ class Counts:
     twice: int = 0  # of these, after a crash during recovery
     checkpoints: int = 0
     folds: int = 0
+    freed: int = 0  # segments, by passes of the cleaner
     damages: int = 0  # to what was acknowledged, each noticed
     mixtures: int = 0  # of pool, catalog and files of different moments, each right or refused
     refused: int = 0  # of these
@@ -132,7 +134,7 @@ class History:
         self.noise = np.random.default_rng(seed)
         self.knobs = knobs or Knobs.drawn(self.rng)
         large = 2 * self.knobs.segment // 4 + 100
-        self.generator = Generator(self.rng, large, self.knobs.tier is not None, self.knobs.views)
+        self.generator = Generator(self.rng, large, self.knobs.tier is not None, self.knobs.views, self.knobs.cleans)
         self.past: list[Recorded] = []  # points of earlier lives
         self.counts = Counts(histories=1)
 
@@ -179,6 +181,7 @@ class History:
         if store.engine.upkeep is not None:
             self.counts.checkpoints += store.engine.upkeep.checkpoints
             self.counts.folds += store.engine.upkeep.compactions
+            self.counts.freed += store.engine.upkeep.cleaner.totals.freed
         self.counts.lives += 1
         self.counts.operations += life.submitted
 
@@ -189,9 +192,12 @@ class History:
             store.mark()
         if store.engine.log.failed or not store.engine.log.is_idle:
             return
-        silent = silent_damage(life.medium, life.states[-1], SPACES, self.rng, DAMAGES)
+        pool, state = store.engine.pool, life.states[-1]
+        silent: Iterator[str] = iter(())
+        if not pool.reused:  # else the log alone is not all that there is
+            silent = silent_damage(life.medium, state, SPACES, self.rng, DAMAGES)
         if life.files is not None:
-            silent = chain(silent, silent_loss(life.medium, life.files, life.states[-1], SPACES, self.rng, DAMAGES))
+            silent = chain(silent, silent_loss(life.medium, life.files, pool, state, SPACES, self.rng, DAMAGES))
         for what in silent:
             raise Violation(f"seed {self.seed}, life {self.counts.lives}: damage went unnoticed: {what}")
         self.counts.damages += DAMAGES

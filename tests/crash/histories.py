@@ -35,6 +35,7 @@ from tests.crash.steps import (
     Abandon,
     Begin,
     Checkpoint,
+    Clean,
     End,
     FailFlush,
     FailUpkeep,
@@ -70,8 +71,10 @@ class Generator:
     """Draws steps that make sense on the model so far; `large` is a value size that takes several PART frames; of views
     there are at most so many, and `undo`."""
 
-    def __init__(self, rng: random.Random, large: int, upkeep: bool = False, views: int = 0) -> None:
-        self.rng, self.large, self.upkeep, self.views = rng, large, upkeep, views
+    def __init__(
+        self, rng: random.Random, large: int, upkeep: bool = False, views: int = 0, cleans: bool = False
+    ) -> None:
+        self.rng, self.large, self.upkeep, self.views, self.cleans = rng, large, upkeep, views, cleans
 
     def step(self, model: Model) -> Any:
         """A step for a store whose state is `model`, which takes what the step does."""
@@ -100,13 +103,18 @@ class Generator:
 
     def _upkeep(self, model: Model) -> Any:
         """A step that only a store with a catalog can take."""
+        if self.cleans and self.rng.randrange(3):
+            dice = self.rng.randrange(10)
+            return Clean() if dice < 4 else self._overtaken(model) if dice < 7 else Begin("clean", 1 + 3 * (dice - 6))
         dice = self.rng.randrange(100)
         if self.views and dice < 14:
             return self._history_of_one(model) if dice < 9 else self._heated(model)
-        if dice < 34:
+        if dice < 25:
             return Checkpoint(self.rng.random() < 0.6)
+        if dice < 36:
+            return Clean()
         if dice < 52:
-            return Begin(self.rng.choice(("checkpoint", "fold")), self.rng.randrange(1, 9))
+            return Begin(self.rng.choice(("checkpoint", "fold", "clean")), self.rng.randrange(1, 9))
         if dice < 64:
             return Go(self.rng.randrange(1, 9))
         if dice < 72:
@@ -168,7 +176,8 @@ class Generator:
     def _overtaken(self, model: Model) -> Overtaken:
         space, key = self.rng.choice(SPACES), self.rng.choice(KEYS)
         write = self._applied(model, self.rng.choice((Put(space, key, self._bytes(8)), Delete(space, key))))
-        return Overtaken(space, key, (write, *[Checkpoint(True)] * self.rng.randrange(2)))
+        upkeep = self.rng.choice(((), (Checkpoint(True),), (Clean(),), (Clean(), Clean())))
+        return Overtaken(space, key, (write, *upkeep))
 
     def _several(self, model: Model, definitions: bool = True) -> tuple[Any, ...]:
         return tuple(self.operation(model, definitions) for _ in range(self.rng.randrange(2, 5)))

@@ -28,6 +28,7 @@ from tests.crash.steps import (
     Abandon,
     Begin,
     Checkpoint,
+    Clean,
     End,
     FailFlush,
     FailUpkeep,
@@ -46,7 +47,7 @@ ROW_CACHE_BYTES = 16 << 10  # some hundred rows
 NOW = 1_700_000_000_000  # the clock stands: two operations alike make two frames alike
 UNNOTICED = 30  # steps that a checkpoint or fold may take after a flush failed: a fold would begin again and again
 LOOK_BELOW = RunSet.find_on_disk
-UPKEEP = Checkpoint | Begin | Go | End | Abandon | FailUpkeep
+UPKEEP = Checkpoint | Clean | Begin | Go | End | Abandon | FailUpkeep
 
 
 class Violation(AssertionError):
@@ -64,6 +65,7 @@ class Recorded:
     acked: int
     submitted: int
     issued: int  # the highest LSN given out
+    freed: int = 0  # segments that this life has freed
 
     @property
     def allowed(self) -> list[Model]:
@@ -99,6 +101,7 @@ class Life:
     operations: list[Any] = field(default_factory=list)
     running: list[Running] = field(default_factory=list)  # each within the steps of the one before
     lsns: list[int] = field(default_factory=list)  # once open: of the log, when it came to each of the states
+    engine: Engine | None = None  # once open
 
     def __post_init__(self) -> None:
         self.submitted = len(self.states) - 1
@@ -106,7 +109,7 @@ class Life:
     def open(self, watched: bool = True) -> Bare:
         if watched:
             self._watch(self.record)
-        engine = open_engine(self.medium, self.files)
+        self.engine = engine = open_engine(self.medium, self.files)
         found = state_of(Bare(engine), SPACES)
         fitting = [state for state in possible(self.states) if state == found]
         if not fitting:
@@ -260,11 +263,15 @@ class Life:
         match step:
             case FailUpkeep(fault):
                 self.files.disk.arm(fault)
-            case Begin(kind, steps) if kind == "fold" or not self._in_checkpoint:
+            case Begin(kind, steps) if kind != "checkpoint" or not self._in_checkpoint:
                 self._begin(store, kind)
                 self._go(store, steps)
             case Checkpoint(fold) if not self._in_checkpoint:
                 for kind in ("checkpoint", "fold")[: 1 + fold]:
+                    self._begin(store, kind)
+                    self._go(store, None)
+            case Clean() if not self.running:
+                for kind in ("checkpoint", "clean"):
                     self._begin(store, kind)
                     self._go(store, None)
             case Go(steps):
@@ -283,7 +290,7 @@ class Life:
         if self._in_checkpoint:
             return  # folds go around checkpoints, not into them
         upkeep = store.engine.upkeep
-        steps = upkeep.checkpoint() if kind == "checkpoint" else upkeep.compact()
+        steps = {"checkpoint": upkeep.checkpoint, "fold": upkeep.compact, "clean": upkeep.clean}[kind]()
         self.running.append(Running(kind, steps, self.submitted))
 
     def _go(self, store: Bare, steps: int | None) -> None:
@@ -307,7 +314,7 @@ class Life:
             self.running.pop()
             if store.engine.log.failed:
                 raise FlushError("the store has had its last step") from error
-            if failures == self.files.disk.failed:
+            if failures == self.files.disk.failed and not (running.kind == "clean" and isinstance(error, FullError)):
                 raise Violation(f"a {running.kind} failed for no reason: {error}") from error
         finally:
             self.issued = max(self.issued, store.engine.log.lsn)
@@ -348,10 +355,12 @@ class Life:
             self.running.pop().steps.close()
 
     def record(self, stage: str) -> None:
-        if stage in ("prepare", "flush", "rewrite", "step", *STAGES):
+        if stage in ("prepare", "discard", "flush", "rewrite", "step", *STAGES):
             files = self.files.point() if self.files is not None else None
-            point = self.medium.point()
-            self.points.append(Recorded(point, files, stage, self.states, self.acked, self.submitted, self.issued))
+            upkeep = self.engine.upkeep if self.engine is not None else None
+            freed = upkeep.cleaner.totals.freed if upkeep is not None else 0
+            told = self.states, self.acked, self.submitted, self.issued, freed
+            self.points.append(Recorded(self.medium.point(), files, stage, *told))
 
 
 def open_engine(medium: SimulatedMedium, files: Files | None) -> Engine:

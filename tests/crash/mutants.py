@@ -205,17 +205,6 @@ def _() -> list[Patch]:
             (LogAppender, "reserve_bytes", lambda self, length: None)]  # fmt: skip
 
 
-@mutant("the segments kept back are not prepared")
-def _() -> list[Patch]:
-    def lazy(self: Pool, count: int, purpose: Reserve) -> None:
-        if self.free - count < purpose:
-            raise pool_module.FullError("full")
-        while len(self._ready) < count:
-            self._prepare_one()
-
-    return [(Pool, "make_ready", lazy)]
-
-
 @mutant("no segment is kept back for recovery")
 def _() -> list[Patch]:
     make_ready = Pool.make_ready

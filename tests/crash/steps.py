@@ -78,8 +78,13 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
+class Clean:
+    """A checkpoint, and a pass of the cleaner as a whole."""
+
+
+@dataclass(frozen=True)
 class Begin:
-    """The first steps of a checkpoint or fold; whatever comes then goes between its steps."""
+    """The first steps of a checkpoint, fold or pass of the cleaner; whatever comes then goes between its steps."""
 
     kind: str
     steps: int

@@ -19,6 +19,7 @@ import pytest
 
 from tests.crash.explore import Counts, Knobs, explore
 from tests.crash.mutants import MUTANTS, mutated
+from tests.crash.mutants_cleaning import CLEANING
 from tests.crash.mutants_upkeep import UPKEEP
 from tests.crash.mutants_versions import VERSIONS
 
@@ -33,7 +34,8 @@ FORK = get_context("fork")
 
 def kind_of(name: str) -> str:
     """What a mutant is about."""
-    return "versions" if name in VERSIONS else "upkeep" if name in UPKEEP else "log"
+    kinds = {"versions": VERSIONS, "upkeep": UPKEEP, "cleaning": CLEANING}
+    return next((kind for kind, names in kinds.items() if name in names), "log")
 
 
 def lightly(seed: int, kind: str) -> Counts | str:
@@ -43,6 +45,8 @@ def lightly(seed: int, kind: str) -> Counts | str:
     if kind == "log":
         return explore(seed, Knobs.drawn(rng, images=8, twice=0.25, tier=None, views=0))
     fixed = {"tier": 2, "steps": 11, "segments": 14, "room": None, "left": None}
+    if kind == "cleaning":
+        return explore(seed, Knobs.drawn(rng, images=2, views=2 * (seed % 2), cleans=True, **fixed | {"steps": 14}))
     if kind == "versions":
         return explore(seed, Knobs.drawn(rng, images=0 if seed % 4 else 3, views=3, **fixed))
     return explore(seed, Knobs.drawn(rng, images=3, views=0, **fixed))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import gc
 import multiprocessing
 import os
@@ -410,3 +411,55 @@ def test_a_store_that_was_closed_does_not_warn(tmp_path: Path, recwarn: pytest.W
         pass
     gc.collect()
     assert not [one for one in recwarn if one.category is ResourceWarning and "dropped" in str(one.message)]
+
+
+def test_compacting_gives_back_what_nobody_needs(tmp_path: Path) -> None:
+    with pmkv.open(tmp_path, capacity="8MiB") as store:
+        table = store.create_table("t", ("f4", 64))
+        for number in range(12):
+            table.put(np.arange(1000), np.full((1000, 64), number))
+        used = store.stats().space.used
+        assert store.compact() >= 0 and store.stats().space.used < used / 2
+        assert (table.get(np.arange(1000)) == 11).all() and store.stats().space.takes_writes
+        store.drop_table("t")
+        store.compact()
+        assert store.stats().space.used <= 2 * store.stats().segment_size
+        store.check()
+
+
+def test_emptied_segments_wait_for_readers_in_other_processes(tmp_path: Path) -> None:
+    with pmkv.open(tmp_path, capacity="8MiB") as store:
+        table, pool = store.create_table("t", ("f4", 64)), store._engine.pool
+        for number in range(12):
+            table.put(np.arange(1000), np.full((1000, 64), number))
+        reader = os.open(tmp_path / "pmkv.json", os.O_RDONLY)
+        fcntl.flock(reader, fcntl.LOCK_SH)  # as a readonly store holds it
+        before = store.stats().space.used
+        store.compact()
+        assert not pool.leases.may_reuse() and pool.leases.retired, "they are retired, and not free"
+        os.close(reader)
+        store.compact()
+        assert pool.leases.may_reuse() and not pool.leases.retired and store.stats().space.used < before / 2
+    with pmkv.open(tmp_path, readonly=True) as reader, pytest.raises(BlockingIOError):
+        assert reader.stats().readonly
+        handle = os.open(tmp_path / "pmkv.json", os.O_RDONLY)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_a_store_in_memory_gives_nothing_back() -> None:
+    with pmkv.open(pool=":memory:", capacity="8MiB") as store:
+        store.put(b"k", b"v")
+        assert store.compact() == 0 and store.stats().space.live > 0
+
+
+def test_a_pool_is_overwritten_many_times_while_it_serves(tmp_path: Path) -> None:
+    with pmkv.open(tmp_path, capacity="8MiB") as store:
+        table, rng = store.create_table("t", ("f4", 64)), np.random.default_rng(1)
+        model = np.zeros(8000)
+        for number in range(100):
+            ids = rng.permutation(8000)[:600]
+            table.put(ids, np.repeat(np.full((600, 1), number), 64, 1))
+            model[ids] = number
+        rows = table.get(np.arange(8000))
+        assert (rows == model[:, None]).all()
+        store.check()

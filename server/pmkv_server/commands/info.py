@@ -186,6 +186,9 @@ def _pmkv(server) -> Fields:
     """Return the figures of `store.stats()`."""
     promotions, lsn = server.switches.latest
     figures = {"version": f"{promotions}-{lsn}", **server.store.stats().asdict()}
+    space = figures.pop("space")
+    figures |= {f"space_{name}": int(one) if isinstance(one, bool) else one for name, one in space.items()}
+    figures |= {f"space_pinned_by_{name}": size for name, size in figures.pop("space_pinned_by").items()}
     return {f"pmkv_{name}": value for name, value in figures.items()}
 
 

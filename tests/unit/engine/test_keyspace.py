@@ -233,8 +233,9 @@ def test_join_and_cut() -> None:
     assert blob.tobytes() == b"abcde" and bounds.tolist() == [[0, 2], [2, 2], [2, 5]]
     assert join([])[1].shape == (0, 2)
     sizes = np.array([10] * 25)
-    assert list(cut_batches(sizes, 100)) == [[(0, 10, 100), (10, 20, 100), (20, 25, 50)]]
-    assert list(cut_batches(np.array([500, 1]), 100)) == [[(0, 1, 500), (1, 2, 1)]]
+    assert list(cut_batches(sizes, 100, 45)) == [[(0, 4, 40), (4, 14, 100), (14, 24, 100), (24, 25, 10)]]
+    assert list(cut_batches(sizes, 100, 100)) == [[(0, 10, 100), (10, 20, 100), (20, 25, 50)]]
+    assert list(cut_batches(np.array([500, 1]), 100, 50)) == [[(0, 1, 500), (1, 2, 1)]]
 
 
 def test_a_clock_that_was_ahead_once_hides_nothing_from_scans(engine: Engine, clock: Clock) -> None:

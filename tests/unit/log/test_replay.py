@@ -272,7 +272,7 @@ def test_a_writer_beside_a_reader_is_no_damage(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_segment_taken_beside_a_reader_is_no_damage() -> None:
-    log = make_log(small_medium(12, PAGE_SEGMENT))
+    log = make_log(small_medium(13, PAGE_SEGMENT))
     pool = Pool.load(log.pool.medium)
     for _ in range(30):
         append(log, bytes(900))

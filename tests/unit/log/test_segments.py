@@ -10,8 +10,16 @@ import pytest
 from xxhash import xxh3_64_intdigest
 
 from pmkv.errors import CorruptionError, FormatError, FullError
-from pmkv.log.format import HEADER_PAGE
-from pmkv.log.segments import FAST_LOG_BYTES_PER_S, MIN_SEGMENT_SIZE, SEGMENT_SIZE, Pool, Reserve, segment_size_for
+from pmkv.log.format import HEADER_PAGE, Kind, pack_frame
+from pmkv.log.segments import (
+    FAST_LOG_BYTES_PER_S,
+    MIN_SEGMENT_SIZE,
+    SEGMENT_SIZE,
+    Pool,
+    Reserve,
+    is_prepared,
+    segment_size_for,
+)
 from pmkv.media.memory import MemoryMedium
 from tests.engines import SEGMENT, copy_of, small_medium
 
@@ -23,7 +31,7 @@ def pool() -> Pool:
 
 @pytest.mark.parametrize(
     ("capacity", "size"),
-    [(1 << 40, SEGMENT_SIZE), (1 << 30, (1 << 26) - 4096), (1 << 24, (1 << 20) - 4096), (1 << 21, MIN_SEGMENT_SIZE)],
+    [(1 << 40, SEGMENT_SIZE), (1 << 33, (1 << 26) - 4096), (1 << 30, (1 << 23) - 4096), (1 << 21, MIN_SEGMENT_SIZE)],
 )
 def test_a_small_pool_has_smaller_segments(capacity: int, size: int) -> None:
     assert segment_size_for(capacity) == size
@@ -95,8 +103,8 @@ def test_segments_lie_side_by_side_and_are_whole_when_taken(pool: Pool) -> None:
     pool.check()
 
 
-def test_two_segments_are_kept_back(pool: Pool) -> None:
-    for purpose, left in ((Reserve.WRITE, 2), (Reserve.DELETE, 1), (Reserve.LOG, 0)):
+def test_three_segments_are_kept_back(pool: Pool) -> None:
+    for purpose, left in ((Reserve.WRITE, 3), (Reserve.DELETE, 2), (Reserve.CLEAN, 1), (Reserve.LOG, 0)):
         while pool.free > left:
             pool.take(purpose)
         with pytest.raises(FullError, match=r"the pool is full: .* open the store with a larger capacity"):
@@ -114,7 +122,7 @@ def test_what_is_kept_back_is_prepared_before_the_disk_is_full(pool: Pool, monke
 
     monkeypatch.setattr(pool.medium, "prepare", full)
     with pytest.raises(FullError, match="disk"):
-        pool.make_ready(4, Reserve.WRITE)
+        pool.make_ready(3, Reserve.WRITE)
     pool.take(Reserve.DELETE)
     pool.check()
 
@@ -131,7 +139,7 @@ def test_a_failed_preparation_loses_no_segment(pool: Pool, monkeypatch: pytest.M
 def test_one_more_than_is_kept_back_is_prepared_ahead(pool: Pool) -> None:
     while pool.preallocate_segment():
         pass
-    assert sorted(pool.generations) == [0, 1, 2]
+    assert sorted(pool.generations) == [0, 1, 2, 3]
     taken = []
     pool.on_take = lambda: taken.append(pool.taken[-1])
     pool.take(Reserve.WRITE)
@@ -142,11 +150,11 @@ def test_one_more_than_is_kept_back_is_prepared_ahead(pool: Pool) -> None:
 
 
 def test_a_grown_pool_has_more_segments(pool: Pool) -> None:
-    while pool.free > 2:
+    while pool.free > Reserve.WRITE:
         pool.take(Reserve.WRITE)
     pool.grow(HEADER_PAGE + 12 * SEGMENT + 100)
     assert pool.count == 12
-    assert [pool.take(Reserve.WRITE) for _ in range(4)] == [6, 7, 8, 9]
+    assert [pool.take(Reserve.WRITE) for _ in range(4)] == [5, 6, 7, 8]
     pool.check()
 
 
@@ -217,7 +225,7 @@ def test_zeros_are_written_ahead_of_a_slow_log_only(pool: Pool, monkeypatch: pyt
     monkeypatch.setattr("pmkv.log.segments.time.monotonic", lambda: clock[0])
     monkeypatch.setattr(pool.medium, "prepare", lambda start, stop, fill: filled.append(fill))
     pool.take(Reserve.WRITE)
-    for seconds in (2.0, 1e-6, 2.0):
+    for seconds in (2.0, 1e-6):
         clock[0] += seconds * SEGMENT / FAST_LOG_BYTES_PER_S
         pool.take(Reserve.WRITE)
         filled.clear()
@@ -227,3 +235,61 @@ def test_zeros_are_written_ahead_of_a_slow_log_only(pool: Pool, monkeypatch: pyt
     filled.clear()
     pool.make_ready(len(pool._ready) + 1 - Reserve.WRITE, Reserve.WRITE)
     assert filled == [False], "somebody waits for it"
+
+
+def test_a_retired_segment_is_used_again_when_the_last_reader_is_gone(pool: Pool) -> None:
+    first, second, third = (pool.take(Reserve.LOG) for _ in range(3))
+    seed, reader = pool.seed(first), pool.leases.current
+    pool.medium.data[pool.start(first) + 64 : pool.stop(first)] = 7
+    pool.retire([first])
+    assert list(pool.recycle()) == [] and pool.taken == [second, third] and pool.free == 5
+    pool.check()
+    del reader
+    assert list(pool.recycle()) == [first] and pool.free == 6
+    pool.check()
+    while first not in pool.generations:
+        pool._prepare_one()
+    assert pool.generations[first] == 2 and pool.seed(first) != seed
+    assert not pool.medium.data[pool.start(first) + 64 : pool.stop(first)].any()
+    pool.check()
+
+
+def test_a_reader_from_before_holds_back_what_is_retired_later(pool: Pool) -> None:
+    segments, reader = [pool.take(Reserve.LOG) for _ in range(3)], pool.leases.current
+    pool.retire(segments[:1])
+    pool.retire(segments[1:2])
+    assert list(pool.recycle()) == []
+    del reader
+    assert list(pool.recycle()) == segments[:2]
+
+
+def test_after_a_replay_retired_segments_are_prepared_anew(pool: Pool) -> None:
+    for _ in range(4):
+        pool.take(Reserve.LOG)
+    again = Pool.load(copy_of(pool.medium))
+    again.adopt([1], [2], {3: 2})
+    assert again.free == 6 and is_prepared(again, 0) and 3 in again._free and 3 not in again.generations
+    again.check()
+    while again._free:
+        again._prepare_one()
+    assert again.generations == {0: 1, 1: 1, 2: 1, 3: 2, **dict.fromkeys(range(4, 8), 1)}
+
+
+def test_a_segment_that_a_cleaner_filled_in_vain_is_prepared_anew(pool: Pool) -> None:
+    index = pool.take_for_moving()
+    at = pool.start(index) + 64
+    pool.medium.data[at : at + 64] = np.frombuffer(pack_frame(Kind.MOVE, 0, 0, 0, 0, 0, 0, 0, 0, 0), np.uint8)
+    again = Pool.load(copy_of(pool.medium))
+    again.adopt([])
+    assert index in again._free and again.reused[index] == 2
+
+
+def test_writers_leave_what_is_promised_to_the_cleaner(pool: Pool) -> None:
+    pool.promised = 2
+    while pool.free > Reserve.WRITE + 2:
+        pool.take(Reserve.WRITE)
+    assert pool.is_scarce
+    with pytest.raises(FullError):
+        pool.take(Reserve.WRITE)
+    assert pool.take_for_moving() == pool.moved[-1] and pool.promised == 1
+    pool.take(Reserve.DELETE)

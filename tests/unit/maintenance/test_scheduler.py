@@ -120,7 +120,7 @@ def test_folds_go_on_beside_checkpoints_that_are_always_due(tmp_path: Path, monk
             if upkeep.is_compacting:
                 return
             upkeep.is_compacting = True
-            while len(steps) < 100:
+            while len(steps) < 100 or steps[-1] == steps[0]:
                 steps.append(upkeep.checkpoints)
                 time.sleep(0.001)
                 yield
@@ -129,10 +129,7 @@ def test_folds_go_on_beside_checkpoints_that_are_always_due(tmp_path: Path, monk
         upkeep.compact = fold
         monkeypatch.setattr("pmkv.maintenance.scheduler.CHECKPOINT_DUE_S", -1.0)
         store.put(b"k", b"v")
-        deadline = time.monotonic() + 10
-        while len(steps) < 100 and time.monotonic() < deadline:
-            time.sleep(0.001)
-        assert len(steps) == 100 and steps[-1] > steps[0]
+        until(lambda: len(steps) >= 100 and steps[-1] > steps[0])
         monkeypatch.undo()
 
 
@@ -157,7 +154,7 @@ def test_folds_come_after_the_warm_up(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def nothing_is_left_to_replay(store: pmkv.Store) -> bool:
     """Some time soon, although nobody writes."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while store.stats().replay_records and time.monotonic() < deadline:
         time.sleep(0.001)
     return not store.stats().replay_records
@@ -200,7 +197,7 @@ def test_a_store_at_rest_is_checkpointed_sooner(tmp_path: Path, monkeypatch: pyt
 
 def until(is_so: Callable[[], bool]) -> None:
     """Wait, but not for ever."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not is_so():
         assert time.monotonic() < deadline
         time.sleep(0.001)
@@ -215,7 +212,10 @@ def test_a_store_at_rest_folds_what_is_left(tmp_path: Path) -> None:
         for number in range(TIER - 1):
             store.put(b"%d" % number, b"v")
             store.checkpoint()
-        until(lambda: len(store.keyspace(0).chain.runs) == 1 and not upkeep.may_compact_at_rest)
+        cleaning = store._maintenance.cleaning
+        until(lambda: len(store.keyspace(0).chain.runs) <= 2)  # 2 if this machine is slow: some were folded before
+        until(lambda: store._log.is_idle and upkeep.cleaner.is_possible and cleaning.due() is None)
+        until(lambda: not upkeep.may_compact_at_rest)  # behind what the cleaner committed
         looks.clear()
         store.put(b"more", b"v")  # and a MARK again, when nobody writes
         until(lambda: store._log.is_idle)

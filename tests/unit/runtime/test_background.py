@@ -69,6 +69,21 @@ def test_stopping_waits_for_the_piece_at_hand_and_forgets_the_rest(background: B
     assert not background.is_alive()
 
 
+def test_work_that_submits_itself_again_ends_too(background: Background) -> None:
+    begun = threading.Event()
+
+    def again() -> None:
+        begun.set()
+        background.submit(again)
+        background.submit(again)
+        background.catch_up()
+
+    background.submit(again)
+    assert begun.wait(PATIENCE)
+    background.stop()
+    assert not background.is_alive()
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="threads have priorities of their own on Linux")
 def test_it_leaves_the_processor_to_who_serves(background: Background) -> None:
     found: queue.SimpleQueue[int] = queue.SimpleQueue()

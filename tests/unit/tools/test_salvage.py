@@ -58,8 +58,7 @@ def raises_or_serves(path: Path, model: dict[bytes, bytes], lost: set[bytes]) ->
 @pytest.mark.parametrize("segment", [0, 1])
 def test_a_zeroed_header_of_a_segment_loses_nothing(tmp_path: Path, segment: int) -> None:
     model = numbered(tmp_path / "old", 40, 60_000)
-    size = next(frame for frame in frames_of(tmp_path / "old") if frame.kind == Kind.NEXT).offset // (256 << 10)
-    assert size >= 1, "the log has more than one segment"
+    assert any(frame.kind == Kind.NEXT for frame in frames_of(tmp_path / "old")), "the log has more than one segment"
     with pmkv.open(tmp_path / "old", readonly=True) as store:
         start = 4096 + segment * store.stats().segment_size
     overwrite(tmp_path / "old", start, bytes(64))

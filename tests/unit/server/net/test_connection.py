@@ -156,12 +156,12 @@ async def test_nothing_more_is_read_while_much_waits_for_a_worker(connect: Any, 
 async def test_replies_held_for_durability_are_bounded_too(connect: Any, store: Any, gate: Gate) -> None:
     wire = connect()
     gate.shut()
-    wire.send(request("SET", "a", b"x" * 500_000))
+    wire.send(request("SET", "a", b"x" * 100_000))
     await settled()
     asked = 0
     for _ in range(40):
-        wire.send(request("GET", "a") * 2)
-        asked += 2
+        wire.send(request("GET", "a") * 10)
+        asked += 10
         await settled()
     assert wire.transport.sent == b""
     assert wire.connection.outbox.held_size < PAUSE_BYTES + 2 * 600_000

@@ -1,0 +1,54 @@
+"""Mutants of the cleaner, and of what keeps readers and crashes from what it frees. `mutants` says what one is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pmkv.log import segments as segments_module
+from pmkv.log.leases import ReadLeases
+from pmkv.log.moving import MoveWriter
+from pmkv.log.segments import Pool
+from pmkv.maintenance import cleaning as cleaning_module
+from pmkv.maintenance.committed import CommittedState
+from pmkv.versions.manifest import Manifest
+from tests.crash.mutants import MUTANTS, Patch, mutant
+
+commit = CommittedState.commit
+others = set(MUTANTS)
+
+
+@mutant("moved records are committed before they are durable")
+def _() -> list[Patch]:
+    return [(MoveWriter, "sync", lambda self: None)]
+
+
+@mutant("emptied segments are freed before the manifest without them is committed")
+def _() -> list[Patch]:
+    def hasty(self: CommittedState, manifest: Manifest, *names: Any) -> None:
+        pool, left = self.log.pool, {index for index, _ in manifest.end.segments}
+        for index in {index for index, _ in self.manifest.end.segments} - left if self.manifest else ():
+            pool.medium.discard(pool.start(index), pool.stop(index))
+        commit(self, manifest, *names)
+
+    return [(CommittedState, "commit", hasty)]
+
+
+@mutant("emptied segments are used again while readers look at them")
+def _() -> list[Patch]:
+    def released(self: ReadLeases) -> tuple[int, ...]:
+        gone, self.retired = tuple(self.retired), []
+        self._waiting.clear()
+        return gone
+
+    return [(ReadLeases, "released", released)]
+
+
+@mutant("segments are used again in their old generation")
+def _() -> list[Patch]:
+    def same(pool: Pool, some: Any) -> dict[int, int]:
+        return {index: pool.generations[index] for index in some}
+
+    return [(segments_module, "next_uses", same), (cleaning_module, "next_uses", same)]
+
+
+CLEANING = set(MUTANTS) - others

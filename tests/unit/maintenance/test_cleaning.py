@@ -1,0 +1,224 @@
+"""Passes of the cleaner over small engines, step by step, with files in memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pmkv.engine.engine import Engine
+from pmkv.errors import CorruptionError, FullError
+from pmkv.index.lookup_batch import IdBatch
+from pmkv.kernels.location import OFFSET_MASK
+from pmkv.log.segments import Reserve
+from pmkv.stats import stats_of
+from tests.engines import contents
+from tests.unit.maintenance.test_checkpoint import FAR, World, exhaust
+
+PAUSE = 3  # steps of a pass between two operations
+
+
+def overwrite(engine: Engine, rounds: int, ids: int = 200) -> None:
+    """Write the same rows and keys again and again."""
+    if "t" not in engine.tables:
+        engine.create_table("t", ("f4", 16))
+    rng = np.random.default_rng(rounds)
+    for number in range(rounds):
+        some = rng.permutation(ids)[: ids // 2]
+        engine.table("t").put(some, np.repeat(some[:, None] + number, 16, 1))
+        engine.keyspaces[1].put_many({b"key %d" % i: b"%d of round %d" % (i, number) for i in some.tolist()})
+
+
+def clean(world: World, **how: Any) -> int:
+    """A checkpoint and a pass; return how many segments came back."""
+    world.checkpoint()
+    totals = world.engine.upkeep.cleaner.totals
+    before = totals.freed
+    exhaust(world.engine.upkeep.clean(**how))
+    world.engine.check()
+    return totals.freed - before
+
+
+def test_dead_space_comes_back_and_nothing_is_lost() -> None:
+    world = World(60)
+    overwrite(world.engine, 14)
+    before, free = contents(world.engine), world.engine.pool.free
+    assert clean(world) >= 8 and world.engine.pool.free > free + 6
+    again = world.reopen()
+    assert contents(world.engine) == before == contents(again)
+    again.check()
+    assert again.pool.free == world.engine.pool.free and again.recovery.records == 0
+
+
+def test_a_pool_is_written_many_times_over() -> None:
+    world = World(24)
+    for number in range(30):
+        overwrite(world.engine, 3)
+        world.engine.table("t").put([0], np.full((1, 16), number))
+        clean(world)
+    assert max(world.engine.pool.generations.values()) > 2
+    again = world.reopen()
+    assert contents(world.engine) == contents(again)
+    overwrite(again, 3)
+    exhaust(again.upkeep.checkpoint())
+    before = contents(again)
+    exhaust(again.upkeep.clean())
+    assert again.upkeep.cleaner.totals.freed and contents(again) == before
+    again.check()
+
+
+def test_all_versions_are_kept_and_come_back_when_their_views_go() -> None:
+    world = World(100)
+    overwrite(world.engine, 3)
+    world.engine.versions.snapshot("old")
+    overwrite(world.engine, 3)
+    world.engine.versions.branch("other")
+    world.engine.view("other").table("t").put([1, 2], np.ones((2, 16)))
+    old = world.engine.view("old").table("t").get(np.arange(200))
+    other = world.engine.view("other").table("t").get(np.arange(200))
+    overwrite(world.engine, 6)
+    clean(world)
+    for engine in (world.engine, world.reopen()):
+        assert (engine.view("old").table("t").get(np.arange(200)) == old).all()
+        assert (engine.view("other").table("t").get(np.arange(200)) == other).all()
+    used = world.engine.pool.used
+    for name in ("old", "other"):
+        world.engine.versions.delete_view(name)
+    clean(world)
+    assert world.engine.pool.used < used
+
+
+def test_what_was_dropped_and_deleted_gives_all_back() -> None:
+    world = World(60)
+    overwrite(world.engine, 10)
+    world.engine.drop_table("t")
+    world.engine.clear_all()
+    clean(world)
+    clean(world)
+    assert world.engine.pool.used <= 2
+    assert contents(world.reopen()) == contents(world.engine)
+
+
+def test_a_reader_under_way_keeps_what_it_looks_at() -> None:
+    world = World(60)
+    overwrite(world.engine, 10)
+    table, pool = world.engine.table("t"), world.engine.pool
+    expected = table.get(np.arange(200))
+    lease = world.engine.log.lease
+    found, _, data = table._find(IdBatch(np.arange(200)))
+    world.checkpoint()
+    lease, (found, _, data) = world.engine.log.lease, table._find(IdBatch(np.arange(200)))
+    clean(world)
+    assert pool.leases.retired
+    raw = b"".join(data[at : at + 64].tobytes() for at in (found & OFFSET_MASK).astype(np.int64).tolist())
+    assert raw == expected.tobytes()
+    del lease
+    world.engine.upkeep.cleaner.recycle()
+    assert not pool.leases.retired
+    pool.check()
+
+
+def test_a_checkpoint_and_writes_beside_a_pass() -> None:
+    world = World(100)
+    overwrite(world.engine, 10)
+    world.checkpoint()
+    for number, _ in enumerate(world.engine.upkeep.clean()):
+        if number % PAUSE == 0:
+            world.engine.table("t").put([number % 200], np.full((1, 16), -number))
+            world.engine.keyspaces[1].delete(b"key %d" % (number % 200))
+        if number % 7 == 5:
+            world.checkpoint()
+        assert contents(world.reopen()) == contents(world.engine)
+    world.engine.check()
+    assert world.engine.upkeep.cleaner.totals.freed and contents(world.reopen()) == contents(world.engine)
+
+
+def test_long_values_and_copied_lists_of_their_chunks() -> None:
+    world = World(100)
+    keyspace = world.engine.keyspaces[0]
+    long = {b"long %d" % i: bytes([i]) * (9000 + i) for i in range(4)}
+    for _ in range(3):
+        keyspace.put_many(long)
+        overwrite(world.engine, 3)
+    world.engine.versions.snapshot("before")
+    world.checkpoint()
+    assert keyspace.expire(b"long 1", FAR), "the list of its chunks stands in two layers now"
+    overwrite(world.engine, 6)
+    world.checkpoint()
+    steps = world.engine.upkeep.clean()
+    next(step for step in steps if world.engine.log.chunk_pins.emptying)
+    assert keyspace.expire(b"long 2", FAR), "while its chunks are moved"
+    exhaust(steps)
+    overwrite(world.engine, 5)
+    clean(world)
+    for engine in (world.engine, world.reopen()):
+        for view in ("main", "before"):
+            found = {key: engine.view(view).keyspaces[0].get(key) for key in long}
+            assert found == long
+    assert world.engine.upkeep.cleaner.totals.freed > 10
+
+
+def test_a_value_being_written_is_not_taken_for_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(100)
+    overwrite(world.engine, 3)
+    write = type(world.engine.keyspaces[0])._write
+
+    def late(self: Any, *how: Any) -> int:
+        monkeypatch.undo()
+        overwrite(world.engine, 6)
+        clean(world)
+        return write(self, *how)
+
+    monkeypatch.setattr(type(world.engine.keyspaces[0]), "_write", late)
+    world.engine.keyspaces[0].put(b"long", b"x" * 9000)
+    clean(world)
+    assert world.engine.keyspaces[0].get(b"long") == world.reopen().keyspaces[0].get(b"long") == b"x" * 9000
+
+
+def test_damage_is_reported_and_never_copied() -> None:
+    world = World(60)
+    overwrite(world.engine, 10)
+    world.checkpoint()
+    table, pool = world.engine.table("t"), world.engine.pool
+    where = int(table._find(IdBatch(np.array([7])))[0][0] & OFFSET_MASK)
+    index = (where - pool.start(0)) // pool.segment_size
+    pool.medium.data[where] ^= 1
+    exhaust(world.engine.upkeep.clean())
+    assert world.engine.upkeep.cleaner.totals.freed > 5
+    assert index in pool.taken and f"segment {index} cannot be emptied" in stats_of(world.engine, None).upkeep_error
+    with pytest.raises(CorruptionError, match="row 7 of table 't'"):
+        table.get([7])
+    pool.medium.data[where] ^= 1
+    assert table.get([7], return_found=True)[1].all()
+
+
+def test_a_pass_that_finds_no_room_leaves_everything_as_it_was() -> None:
+    world = World(40)
+    overwrite(world.engine, 9)
+    world.checkpoint()
+    before = contents(world.engine)
+    while world.engine.pool.free > Reserve.LOG + 1:
+        world.engine.pool.take_for_moving()
+    with pytest.raises(FullError):
+        for _ in range(3):
+            exhaust(world.engine.upkeep.clean())
+            world.engine.pool.take_for_moving()
+    assert contents(world.engine) == before
+
+
+def test_a_full_pool_is_emptied_by_deletes() -> None:
+    world = World(20)
+    engine = world.engine
+    table = engine.create_table("t", ("f4", 64))
+    with pytest.raises(FullError):
+        for first in range(0, 10_000, 10):
+            table.put(np.arange(first, first + 10), np.zeros((10, 64)))
+    count = len(table)
+    for first in range(0, count, 100):
+        table.delete(np.arange(first, first + 100))
+        if engine.pool.free <= Reserve.DELETE:
+            clean(world)
+    clean(world)
+    assert len(table) == 0 and engine.pool.used <= 5
+    table.put([1], np.ones((1, 64)))
