@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pmkv.engine.engine import Engine
+from pmkv.engine.row_reads import RowRead
 from pmkv.errors import CorruptionError, FullError
 from pmkv.index.lookup_batch import IdBatch
 from pmkv.kernels.location import OFFSET_MASK
@@ -105,15 +106,15 @@ def test_a_reader_under_way_keeps_what_it_looks_at() -> None:
     overwrite(world.engine, 10)
     table, pool = world.engine.table("t"), world.engine.pool
     expected = table.get(np.arange(200))
-    lease = world.engine.log.lease
-    found, _, data = table._find(IdBatch(np.arange(200)))
     world.checkpoint()
-    lease, (found, _, data) = world.engine.log.lease, table._find(IdBatch(np.arange(200)))
+    read = RowRead(table, np.arange(200), np.empty(200 * table.width, np.uint8))
+    read.begin_alone()
     clean(world)
     assert pool.leases.retired
-    raw = b"".join(data[at : at + 64].tobytes() for at in (found & OFFSET_MASK).astype(np.int64).tolist())
-    assert raw == expected.tobytes()
-    del lease
+    assert read.rows(np.zeros(table.width, np.uint8))[0].tobytes() == expected.tobytes()
+    world.engine.upkeep.cleaner.recycle()
+    assert pool.leases.retired, "its lease ends with the read"
+    del read
     world.engine.upkeep.cleaner.recycle()
     assert not pool.leases.retired
     pool.check()
@@ -181,7 +182,7 @@ def test_damage_is_reported_and_never_copied() -> None:
     overwrite(world.engine, 10)
     world.checkpoint()
     table, pool = world.engine.table("t"), world.engine.pool
-    where = int(table._find(IdBatch(np.array([7])))[0][0] & OFFSET_MASK)
+    where = int(table._look_up(IdBatch(np.array([7])))[0][0] & OFFSET_MASK)
     index = (where - pool.start(0)) // pool.segment_size
     pool.medium.data[where] ^= 1
     exhaust(world.engine.upkeep.clean())

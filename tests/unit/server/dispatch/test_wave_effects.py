@@ -45,7 +45,7 @@ class Bench:
 
 @pytest.fixture
 def bench() -> Iterator[Bench]:
-    with pmkv.open(pool=":memory:", capacity="64MiB") as store:
+    with pmkv.open(pool=":memory:", capacity="512MiB") as store:
         yield Bench(store)
 
 
