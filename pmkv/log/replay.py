@@ -185,7 +185,7 @@ class Replay:
     def end(self) -> LogEnd:
         """Return the position where the pass ended, from which another one can go on."""
         segments = [[index, self._pool.generations[index]] for index in self.segments]
-        return LogEnd(self.lsn, self.previous, self.last_offset, self.position, segments)
+        return LogEnd(self.lsn, self.previous, self.last_offset, self.position, segments, self.moved)
 
     @property
     def undurable(self) -> list[tuple[int, int]]:
