@@ -24,6 +24,7 @@ SECTIONS = {
     "restart": "kill -9 to the first correct read, and what checkpoints and folds cost",
     "codecs": "rows a second that are pooled, by the codec of the table, beside f4",
     "imports": "rows a second of files, beside puts from memory",
+    "pooling": "rows in DRAM: pools beside torch's EmbeddingBag, reads beside numpy.take, 26 tables in a call",
     "larger_than_dram": "lookups a second in a table larger than memory, beside a memory map, LMDB, swap and DRAM",
     "space": "overwrites of a full pool: bytes written for each byte of users, speed and latency, what comes back",
     "versions": "snapshot, branch, promote, roll back: what they cost, and readers and writers beside them",
@@ -59,8 +60,8 @@ def main(
 ) -> None:
     """Measure pmkv, beside a redis-server where there is one.
 
-    Sections: network, commands, tables, index, start, restart, codecs, imports, larger_than_dram, space, versions; all
-    of them when none is named.
+    Sections: network, commands, tables, index, start, restart, codecs, imports, pooling, larger_than_dram, space,
+    versions; all of them when none is named.
     """
     options = {"restart": {"ids": ids}, "versions": {"ids": ids, "load": parse_size(load), "kept": kept}}
     options["larger_than_dram"] = {"table": parse_size(table), "limit": parse_size(limit)}

@@ -6,6 +6,8 @@ caller holds locks.state.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 
 from ..kernels.miss_curve import note_ids
@@ -20,6 +22,15 @@ SAMPLES_MIN = 200  # before anything is told
 SAMPLES_MAX = 1 << 17  # after so many the older ones count half
 
 
+class CachedTable(Protocol):
+    """The rows of one table in DRAM. owner: its number; row_bytes: what one row takes."""
+
+    owner: np.uint64
+
+    @property
+    def row_bytes(self) -> int: ...
+
+
 class MissCurve:
     """Hit ratios of caches of several sizes. budget: bytes of the row cache."""
 
@@ -28,13 +39,13 @@ class MissCurve:
         self.bits = max(SAMPLE_BITS_MIN, int(rows / TRACKED_IDS).bit_length())
         self._edges = np.array([int(size * budget) >> self.bits for size in SIZES], np.int64)
         self._counts = np.zeros(len(SIZES) + 1, np.int64)
-        self._gathered: list[tuple[np.ndarray, int, int]] = []
+        self._gathered: list[tuple[np.ndarray, CachedTable]] = []
         self._waiting, self._noted = 0, 0.0  # ids in `_gathered`, and those that `_counts` was sampled from
         self._arrays: tuple[np.ndarray, ...] | None = None  # made with the first ids: most stores in tests need none
 
-    def note(self, ids: np.ndarray, table: int, weight: int) -> None:
-        """Take in a lookup of ids. table: its number; weight: the bytes that a row takes in the cache."""
-        self._gathered.append((ids.copy(), table, weight))
+    def note(self, ids: np.ndarray, rows: CachedTable) -> None:
+        """Take in a lookup of ids of a table."""
+        self._gathered.append((ids.copy(), rows))
         self._waiting += ids.size
         if self._waiting >= NOTED_AT_ONCE:
             self._look()
@@ -46,10 +57,10 @@ class MissCurve:
             keys = np.zeros(2 * numbers, np.uint64), np.zeros(2 * numbers, np.int64)
             last = np.zeros(numbers, np.uint64), np.zeros(numbers, np.int64), np.zeros(numbers + 1, np.int64)
             self._arrays = (*keys, *last, np.zeros(2, np.int64))
-        for ids, table, weight in gathered:
-            seed = table * SEED_FACTOR % (1 << 64)  # else id 2 of table 1 would be id 1 of table 2
+        for ids, rows in gathered:
+            seed = int(rows.owner) * SEED_FACTOR % (1 << 64)  # else id 2 of table 1 would be id 1 of table 2
             self._noted += ids.size
-            note_ids(ids, seed, weight, self.bits, *self._arrays, self._edges, self._counts)
+            note_ids(ids, seed, rows.row_bytes, self.bits, *self._arrays, self._edges, self._counts)
         if self._counts.sum() > SAMPLES_MAX:
             self._counts //= 2
             self._noted /= 2

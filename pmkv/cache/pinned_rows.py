@@ -13,11 +13,11 @@ import numpy as np
 
 from ..kernels import pinned_rows
 from ..kernels.pinned_rows import ABSENT, PRESENT, UNKNOWN
-from .row_cache import HUGE_PAGES_FROM, RowBudget, reserve, use_huge_pages
+from .row_cache import HUGE_PAGES_FROM, AllCopied, RowBudget, reserve, use_huge_pages
 
 WORD_BYTES = 8
 PINNED_BLOCK_BYTES = 1 << 20  # taken from the budget at a time
-TAKEN_IDS, TAKEN_BYTES = 1 << 12, 1 << 20  # of a batch whose rows are copied under the lock, in some ten microseconds
+TAKEN_IDS, TAKEN_BYTES = 1 << 12, 1 << 20  # of a batch whose rows are copied under the lock
 LOADED_IDS = 1 << 12  # ids that are loaded at a time
 SEARCHED_IDS = 1 << 18  # ids among which the next to be loaded are searched at a time
 
@@ -74,6 +74,7 @@ class PinnedRows:
         self.words, self.rows = reserve(count * WORD_BYTES).view(np.uint64), reserve(count * self.stride)
         if self.rows.nbytes >= HUGE_PAGES_FROM:
             use_huge_pages(self.rows)
+            use_huge_pages(self.words)
         self.reserved, self.nbytes = pinned_bytes(width, count), 0
         self.hits = self.misses = self.admitted = self.evicted = 0
         self.known = 0  # ids of which it is known whether there is a row
@@ -84,20 +85,28 @@ class PinnedRows:
         self._take_block()
         budget.need()
 
-    def find(self, ids: np.ndarray, found: np.ndarray, out: np.ndarray | None = None) -> PinnedHits:
+    def find(self, ids: np.ndarray, found: np.ndarray, out: np.ndarray | None = None) -> PinnedHits | AllCopied:
         """Do as `RowCache.find`. Ids of which it is known that there is no row are not missed."""
-        self._budget.curve.note(ids, int(self.owner), self.stride + WORD_BYTES)
+        self._budget.curve.note(ids, self)
         if out is not None and ids.size <= TAKEN_IDS and out.size <= TAKEN_BYTES:
             missed, stamps = np.empty(ids.size, np.int64), np.empty(0, np.uint64)
             hits, missing = pinned_rows.take_pinned(
                 self.words, self.rows, self.stride, self.width, self._floor, ids, found, missed, out
             )
+            if hits == ids.size:
+                self.hits += hits
+                return AllCopied(hits)
         else:
             stamps, missed = np.empty(ids.size, np.uint64), np.empty(ids.size, np.int64)
             hits, missing = pinned_rows.find_pinned(self.words, self._floor, ids, found, stamps, missed)
         self.hits += hits
         self.misses += missing
         return PinnedHits(self, ids, stamps, missed[:missing], hits)
+
+    @property
+    def row_bytes(self) -> int:
+        """Return the bytes that a row takes."""
+        return self.stride + WORD_BYTES
 
     def lacks(self, ids: np.ndarray, found: np.ndarray) -> bool:
         """Return whether one of the ids whose found[i] is 0 is unknown. Counts nothing."""

@@ -38,6 +38,8 @@ SLOTS_PER_ROW = 2  # with so many, hardly any set is full
 PERIODS = 8  # of counting hits per byte: lookups of one period are so many times fewer than the bytes of the budget
 HUGE_PAGES_FROM = 16 << 20  # bytes of an array in use from which it grows by huge pages, which are 2 MiB
 MAP_NORESERVE, MADV_HUGEPAGE = 0x4000, 14
+# called with few ids only, so without a look at how many
+take_few_rows = getattr(row_cache.take_rows, "holding", row_cache.take_rows)
 _libc = ctypes.CDLL(None)
 
 
@@ -220,6 +222,25 @@ class RowHits:
         return lost
 
 
+class AllCopied:
+    """Holds what a lookup found all rows of, and copied under the lock: nothing is left to do."""
+
+    __slots__ = ("count",)
+    missed = slots = np.empty(0, np.int64)
+    rows, stride = np.empty(0, np.uint8), 0
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def copy_to(self, out: np.ndarray, found: np.ndarray) -> int:
+        """Do nothing; no row was lost."""
+        return 0
+
+    def drop_changed(self, found: np.ndarray) -> int:
+        """Do nothing; no row was lost."""
+        return 0
+
+
 class RowCache:
     """A cache of id -> row, for rows of `width` bytes.
 
@@ -249,6 +270,11 @@ class RowCache:
         return SET_META_WORDS * 8 + WAYS * self.stride
 
     @property
+    def row_bytes(self) -> int:
+        """Return the bytes that a row takes."""
+        return self.set_bytes // WAYS
+
+    @property
     def nbytes(self) -> int:
         return self.sets * self.set_bytes
 
@@ -265,19 +291,22 @@ class RowCache:
     def _shape(self) -> tuple[int, int, np.uint64, int]:
         return self.sets, self.mask, self.seed, self._floor
 
-    def find(self, ids: np.ndarray, found: np.ndarray, out: np.ndarray | None = None) -> RowHits:
+    def find(self, ids: np.ndarray, found: np.ndarray, out: np.ndarray | None = None) -> RowHits | AllCopied:
         """Set found (uint64), where it is 0, to CACHED if the row is here; return the hits. out: uint8[n * width], to
         which the rows of a short batch are copied at once."""
-        self._budget.curve.note(ids, int(self.owner), self.set_bytes // WAYS)
+        self._budget.curve.note(ids, self)
         if not self.sets:
             missed = np.flatnonzero(found == 0)
             self.misses += missed.size
             return RowHits(self, missed, missed.view(np.uint64), missed, 0)
         if out is not None and ids.size <= FEW_ELEMENTS:
             slots, missed = np.empty((2, ids.size), np.int64)
-            hits, missing = row_cache.take_rows(
+            hits, missing = take_few_rows(
                 self.meta, self.rows, self.stride, self.width, *self._shape, ids, found, slots, missed, out
             )
+            if hits == ids.size:
+                self.hits += hits
+                return AllCopied(hits)
             slots = stamps = missed[:0]
         else:
             slots, stamps, missed = np.empty((3, ids.size), np.int64)

@@ -58,9 +58,10 @@ def take_pinned(words, rows, stride, width, floor, ids, found, missed, out):
     """Do as `find_pinned`, and copy the row of each hit to out[i * width :]. The caller holds the lock meanwhile."""
     hits, missing = 0, 0
     for i in range(ids.size):
-        if i + AHEAD < ids.size and state_of(words, ids[i + AHEAD], floor) == PRESENT:
+        if i + 2 * AHEAD < ids.size and 0 <= ids[i + 2 * AHEAD] < words.size:
+            prefetch(words, ids[i + 2 * AHEAD])
             for line in range(0, min(width, PREFETCH_BYTES), 64):
-                prefetch(rows, ids[i + AHEAD] * stride + line)
+                prefetch(rows, ids[i + 2 * AHEAD] * stride + line)
         if found[i] != U(0):
             continue
         state = state_of(words, ids[i], floor)

@@ -108,28 +108,30 @@ def copy_rows(meta, rows, stride, width, slots, stamps, found, out):
 def take_rows(meta, rows, stride, width, sets, mask, seed, floor, ids, found, slots, missed, out):
     """Do as `find_rows`, and copy the row of each hit to out[i * width :]. The caller holds the lock meanwhile.
 
-    For few ids: their rows are prefetched while the next ids are looked up."""
+    Rows are prefetched while the next ids are looked up, some at a time."""
     hits, missing = 0, 0
-    for i in range(ids.size):
-        if i + AHEAD < ids.size and found[i + AHEAD] == U(0):
-            prefetch(meta, SET_META_WORDS * set_of(mix(U(ids[i + AHEAD]), seed), sets, mask))
-        if found[i] != U(0):
-            continue
-        at = way_of(meta, SET_META_WORDS * set_of(mix(U(ids[i]), seed), sets, mask), ids[i], floor)
-        if at < 0:
-            missed[missing] = i
-            missing += 1
-            continue
-        hits += 1
-        found[i] = CACHED
-        slots[i] = at >> 1
-        for line in range(0, min(width, PREFETCH_BYTES), 64):
-            prefetch(rows, slots[i] * stride + line)
-        if meta[at + 1] & USES_MASK != USES_MASK:
-            meta[at + 1] += U(1)
-    for i in range(ids.size if hits else 0):
-        if found[i] == CACHED:
-            copy(out, i * width, rows, slots[i] * stride, width)
+    for first in range(0, ids.size, CHECK_PIECE):
+        stop = min(first + CHECK_PIECE, ids.size)
+        for i in range(first, stop):
+            if i + CHECK_PIECE < ids.size and found[i + CHECK_PIECE] == U(0):
+                prefetch(meta, SET_META_WORDS * set_of(mix(U(ids[i + CHECK_PIECE]), seed), sets, mask))
+            if found[i] != U(0):
+                continue
+            at = way_of(meta, SET_META_WORDS * set_of(mix(U(ids[i]), seed), sets, mask), ids[i], floor)
+            if at < 0:
+                missed[missing] = i
+                missing += 1
+                continue
+            hits += 1
+            found[i] = CACHED
+            slots[i] = at >> 1
+            for line in range(0, min(width, PREFETCH_BYTES), 64):
+                prefetch(rows, slots[i] * stride + line)
+            if meta[at + 1] & USES_MASK != USES_MASK:
+                meta[at + 1] += U(1)
+        for i in range(first, stop):
+            if found[i] == CACHED:
+                copy(out, i * width, rows, slots[i] * stride, width)
     return hits, missing
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -11,6 +12,14 @@ from pmkv.cache import miss_curve
 from pmkv.cache.miss_curve import SAMPLE_BITS_MIN, SIZES, MissCurve
 
 ROW = 64
+
+
+@dataclass
+class Cached:
+    """Rows of a table."""
+
+    owner: np.uint64
+    row_bytes: int = ROW
 
 
 def lru(ids: np.ndarray, rows: int) -> float:
@@ -34,7 +43,7 @@ def test_it_is_near_what_an_lru_cache_does(monkeypatch: pytest.MonkeyPatch) -> N
     ids = rng.permutation(30_000)[np.searchsorted(shares, rng.random(120_000) * shares[-1])]
     curve = MissCurve(2000 * ROW)
     for first in range(0, ids.size, 1000):
-        curve.note(ids[first : first + 1000], 7, ROW)
+        curve.note(ids[first : first + 1000], Cached(np.uint64(7)))
     ratios = curve.ratios()
     assert list(ratios) == list(SIZES) and sorted(ratios.values()) == list(ratios.values())
     for size in SIZES:
@@ -43,7 +52,7 @@ def test_it_is_near_what_an_lru_cache_does(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_nothing_is_told_of_few_lookups() -> None:
     curve = MissCurve(1 << 20)
-    curve.note(np.arange(10_000), 7, ROW)
+    curve.note(np.arange(10_000), Cached(np.uint64(7)))
     assert curve.ratios() == {}
 
 
@@ -52,10 +61,10 @@ def test_tables_are_told_apart_and_old_lookups_count_less(monkeypatch: pytest.Mo
     monkeypatch.setattr(miss_curve, "SAMPLES_MAX", 50)
     ids, curve = np.arange(1 << 13), MissCurve(1 << 22)
     for seed in (1, 2):
-        curve.note(ids, seed, ROW)
+        curve.note(ids, Cached(np.uint64(seed)))
     assert curve.ratios()[1.0] < 0.3
     for _ in range(20):
-        curve.note(ids, 1, ROW)
+        curve.note(ids, Cached(np.uint64(1)))
     assert curve.ratios()[1.0] > 0.8 and curve._counts.sum() < 200
 
 
