@@ -123,8 +123,8 @@ def connected(function: Callable) -> Callable:
 def main() -> None:
     """pmkv: crash-consistent storage for online features and embeddings.
 
-    serve starts a server; check, dump, backup and restore work on a data directory; all other commands talk to a
-    running server.
+    serve starts a server; check, dump, backup, restore and compact work on a data directory; all other commands talk to
+    a running server.
     """
 
 
@@ -457,6 +457,29 @@ def backup(
     with store, progress_bar("backup") as progress:
         made = _run(store.backup, target, None if all_views else view, since, progress=progress)
     _tell_backup(made.entries, made.bytes, made.pieces, made.lsn, made.manifest)
+
+
+@main.command()
+@click.option("--data", type=click.Path(exists=True, file_okay=False), help="A data directory that is not in use.")
+@setting("pool", help='With --data, medium of the pool: "auto" (a file in the data directory) or a path.')
+@connected
+def compact(data: str | None, pool: str, host: str, port: int, password: str) -> None:
+    """Give back the space of what nobody needs: of a running server, or with --data of a directory.
+
+    A store does so by itself when space gets short, and at rest. The freed parts of the pool's file are given back to
+    the file system, where that can make holes.
+    """
+    if data is None:
+        freed = _ask(host, port, password, "STORE.COMPACT", timeout=None)
+    else:
+        try:
+            with pmkv.open(data, pool=pool) as store:
+                freed = store.compact()
+        except LockedError as problem:
+            raise click.ClickException(f"{problem}. Or ask the server that has it: `pmkv compact --port ...`") from None
+        except PmkvError as problem:
+            raise click.ClickException(str(problem)) from None
+    click.echo(f"{freed:,} bytes freed")
 
 
 def _tell_backup(entries: int, size: int, pieces: int, lsn: int, manifest: str) -> None:

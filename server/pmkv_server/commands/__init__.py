@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from pmkv_server.commands import admin, backup, connection, expiry, info, keys, strings, tables, transactions, views
+from pmkv_server.commands import (
+    admin,
+    backup,
+    connection,
+    expiry,
+    info,
+    keys,
+    space,
+    strings,
+    tables,
+    transactions,
+    views,
+)
 from pmkv_server.commands.registry import (
     COMMANDS,
     Command,
@@ -23,6 +35,7 @@ __all__ = [
     "expiry",
     "info",
     "keys",
+    "space",
     "strings",
     "tables",
     "transactions",

@@ -23,6 +23,7 @@ TITLES = {
     "views": "Views: snapshots, branches, versions",
     "connection": "Connection",
     "backup": "Backups",
+    "space": "Space",
     "admin": "Server",
     "info": "Statistics",
 }

@@ -257,6 +257,23 @@ def test_backup_and_restore(tmp_path: Path) -> None:
     assert nothing.exit_code == 1 and "there is no backup in" in nothing.output
 
 
+def test_compact_a_directory(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with pmkv.open(data, capacity="64MiB") as store:
+        store.put_many({b"%d" % i: b"x" * 100_000 for i in range(200)})
+        store.put(b"kept", b"1")
+        store.checkpoint()
+        store.keyspace(0).delete_many([b"%d" % i for i in range(200)])
+        refused = run("compact", "--data", str(data))
+        assert refused.exit_code == 1 and "Or ask the server that has it: `pmkv compact --port ...`" in refused.output
+    before = sum(file.stat().st_blocks * 512 for file in data.iterdir())
+    done = run("compact", "--data", str(data))
+    assert re.fullmatch(r"[0-9,]+ bytes freed\n", done.output), done.output
+    assert sum(file.stat().st_blocks * 512 for file in data.iterdir()) < before / 4
+    with pmkv.open(data) as store:
+        assert dict(store.scan()) == {b"kept": b"1"}
+
+
 def test_a_backup_by_a_running_server(tmp_path: Path) -> None:
     with served("--data", str(tmp_path / "data"), "--backup-dir", str(tmp_path / "backups")) as server:
         run("put", "a", "1", "--port", str(server.port))

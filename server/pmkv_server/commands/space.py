@@ -1,0 +1,28 @@
+"""STORE.COMPACT: give the space of what nobody needs back, while the server serves."""
+
+from __future__ import annotations
+
+import asyncio
+
+from pmkv_server.commands.registry import CommandError, Group
+from pmkv_server.net.session import Session
+from pmkv_server.resp.scan import Reply, integer
+
+group = Group("space")
+command = group.command
+
+
+async def _compact(session: Session, arguments: list[bytes]) -> Reply:
+    return integer(await asyncio.to_thread(session.server.store.compact))
+
+
+@command("store.compact", 1, "write blocking loop no_multi", waits=_compact)
+def compact(session: Session, arguments: list[bytes]) -> Reply:
+    """Give back the space of what nobody needs.
+
+    Reply with how many bytes of the pool that freed. The server does so by itself when space gets short, and at rest.
+    Other clients are served meanwhile.
+
+    Syntax: STORE.COMPACT
+    """
+    raise CommandError("ERR Command not allowed inside a transaction")
