@@ -168,7 +168,31 @@ def _of_the_store(stats: Any) -> Iterator[Metric]:
         "dram",
         {f"{size:g}": ratio for size, ratio in stats.row_cache_curve.items()},
     )
+    yield from _of_space(stats.space)
     yield _labelled("pmkv_table_rows", "Number of live rows in a table.", "table", stats.tables)
+
+
+def _of_space(space: Any) -> Iterator[Metric]:
+    yield GaugeMetricFamily(
+        "pmkv_takes_writes", "1 while a segment is left for writers, 0 while the pool is full.", int(space.takes_writes)
+    )
+    yield _labelled(
+        "pmkv_space_bytes",
+        "Bytes of the pool: free, reserved for deletes, cleaning and recovery, and by estimate live or dead.",
+        "kind",
+        {kind: getattr(space, kind) for kind in ("live", "dead", "reserved", "free")},
+    )
+    yield _labelled(
+        "pmkv_space_pinned_bytes",
+        "Estimated bytes that deleting a view, this one alone, would give back.",
+        "view",
+        space.pinned_by,
+    )
+    for name, value, help_text in (
+        ("pmkv_space_moved_bytes", space.moved, "Bytes that the cleaner has moved since the start."),
+        ("pmkv_space_freed_bytes", space.freed, "Bytes of the segments that the cleaner has freed since the start."),
+    ):
+        yield CounterMetricFamily(name, help_text, value)
 
 
 def _labelled(name: str, help_text: str, label: str, values: Mapping[str, float]) -> Metric:

@@ -61,6 +61,14 @@ def test_our_own_names(scraped: dict[str, dict[str, float]]) -> None:
     assert scraped["process_resident_memory_bytes"][""] > 0
 
 
+def test_of_space(scraped: dict[str, dict[str, float]]) -> None:
+    assert scraped["pmkv_takes_writes"] == {"": 1}
+    assert scraped["pmkv_space_bytes"].keys() == {"live", "dead", "reserved", "free"}
+    assert sum(scraped["pmkv_space_bytes"].values()) <= scraped["pmkv_pool_capacity_bytes"][""]
+    assert scraped["pmkv_space_pinned_bytes"].keys() == {"v1", "undo"}
+    assert scraped["pmkv_space_moved_bytes_total"] == scraped["pmkv_space_freed_bytes_total"] == {"": 0}
+
+
 def test_of_views(scraped: dict[str, dict[str, float]]) -> None:
     assert scraped["pmkv_views"] == {"": 3}, "main, v1 and undo"
     assert scraped["pmkv_promotions_total"] == {"": 1}
