@@ -212,7 +212,8 @@ class PinnedRows:
         self.changes += 1
         self._budget.give(self.nbytes)
         self._budget.sharers.discard(self)
-        self.reserved = self.nbytes = self._limit = 0
+        self.words, self.rows = self.words[:0].copy(), self.rows[:0].copy()  # the curve may refer to this object yet
+        self.reserved = self.nbytes = self._limit = self.known = self.count = 0
 
     def check(self) -> None:
         """Assert that the bytes are accounted for, and what is known counted."""

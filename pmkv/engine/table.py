@@ -274,6 +274,8 @@ class Table(Collection):
 
     def may_wait(self, ids: np.ndarray) -> bool:
         """Return whether reading these ids (int64[n]) may have to wait for the disk, about."""
+        if not self.chain.reads.is_cold:  # nearly always, and without the lock: many tables are asked for one command
+            return False
         with self._log.locks.state:
             return not self.is_gone and self._shown().may_wait(ids)
 

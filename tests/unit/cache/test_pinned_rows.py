@@ -87,6 +87,7 @@ def test_a_block_is_taken_at_a_time_and_from_other_caches() -> None:
             one.check()
         assert budget.free_for(None) == budget.size - budget.marks.nbytes - COUNT * row
         pinned.close()
+        assert pinned.words.size == pinned.rows.size == 0 and len(pinned) == 0
         assert budget.used == budget.marks.nbytes + cache.nbytes
 
 
