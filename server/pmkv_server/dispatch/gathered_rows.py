@@ -1,4 +1,4 @@
-"""Answer the TABLE.GETs of many connections for one table by one lookup, and one copy of the rows.
+"""Answer the TABLE.GETs, TABLE.EXISTSs and TABLE.PUTs of many connections for one table by one call of it each.
 
 Only such without options take part. What the table refuses, or would have to read from disk, is left to each command.
 """
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pmkv_server.commands.registry import name_of
-from pmkv_server.resp.scan import Scan, bulk
+from pmkv_server.resp.scan import OK, OTHER, Scan, bulk
 
 if TYPE_CHECKING:
     from pmkv_server.dispatch.tick import Dispatcher
@@ -20,72 +20,96 @@ if TYPE_CHECKING:
     from pmkv_server.server import Server
 
 log = logging.getLogger("pmkv.server")
+IDS = np.dtype("<i8")
 
-TABLE_GET = -1  # its number in scans: below those of commands for waves
-GATHERED_BYTES = 256 << 10  # of rows that are read at once; one command may ask for more, and is then run alone
+# Their numbers in scans: below those of commands for waves
+TABLE_GET, TABLE_EXISTS, TABLE_PUT = -1, -2, -3
+NAMES = {TABLE_GET: "table.get", TABLE_EXISTS: "table.exists", TABLE_PUT: "table.put"}
+GATHERED_BYTES = 256 << 10  # of rows that are read or written at once; longer commands run alone
 OF_ONE_CONNECTION = 64  # commands
 
-Request = tuple["Connection", list[np.ndarray]]  # the bytes of the ids of its next commands
+Words = list[np.ndarray]  # the bytes of a command's ids, and of its rows if it has some
+Request = tuple["Connection", list[Words]]  # the next commands of a connection
 
 
 class GatheredRows:
-    """Answers the TABLE.GETs with which connections go on. Runs on the loop's thread."""
+    """Answers the commands for tables with which connections go on. Runs on the loop's thread."""
 
     def __init__(self, server: Server, dispatcher: Dispatcher) -> None:
         self._server, self._dispatcher, self._store = server, dispatcher, server.store
 
     def serve(self, active: list[Connection], found: Scan) -> None:
-        """Answer those of which several are for one table."""
-        tables: dict[tuple[Any, bytes], list[Request]] = {}
+        """Answer those of which several are alike and for one table."""
+        groups: dict[tuple[int, Any, bytes], list[Request]] = {}
         for connection in active:
-            row = connection.row
-            if connection.has_rows() and found.number(row) == TABLE_GET and connection.session.plain:
-                name, wanted = self._next(connection, found)
+            if connection.has_rows() and found.number(connection.row) < OTHER and connection.session.plain:
+                number, name, wanted = self._next(connection, found)
                 if wanted:
-                    tables.setdefault((connection.session.view, name), []).append((connection, wanted))
+                    groups.setdefault((number, connection.session.view, name), []).append((connection, wanted))
         if not (self._dispatcher.workers.exclusive or self._store.is_cold):
-            for (view, name), requests in tables.items():
+            for (number, view, name), requests in groups.items():
                 if sum(len(wanted) for _, wanted in requests) > 1:
-                    self._answer(view, name, requests)
+                    self._answer(number, view, name, requests)
 
-    def _next(self, connection: Connection, found: Scan) -> tuple[bytes, list[np.ndarray]]:
-        """Return the table of a connection's next commands, and the ids of each."""
-        name, wanted = b"", []
+    def _next(self, connection: Connection, found: Scan) -> tuple[int, bytes, list[Words]]:
+        """Return the number and the table of a connection's next commands, as long as these are alike, and their
+        words."""
+        kind, name, wanted = found.number(connection.row), b"", []
         for row in range(connection.row, min(connection.row_end, connection.row + OF_ONE_CONNECTION)):
             _, first, count, number = found.rows[row].tolist()
-            if number != TABLE_GET or count != 3:
+            if number != kind or count != (4 if kind == TABLE_PUT else 3):
                 break
-            start, stop, ids, end = found.bounds[first + 1 : first + 3].ravel().tolist()
-            table = bytes(found.data[start:stop])
-            if (wanted and table != name) or (end - ids) % 8 or ids == end:
+            (start, stop), *spans = found.bounds[first + 1 : first + count].tolist()
+            table, length = bytes(found.data[start:stop]), spans[0][1] - spans[0][0]
+            if (wanted and table != name) or not length or length % IDS.itemsize:
                 break
             name = table
-            wanted.append(found.blob[ids:end])
-        return name, wanted
+            wanted.append([found.blob[start:stop] for start, stop in spans])
+        return kind, name, wanted
 
-    def _answer(self, view: Any, name: bytes, requests: list[Request]) -> None:
-        ids = np.concatenate([one for _, wanted in requests for one in wanted]).view("<i8")
+    def _answer(self, number: int, view: Any, name: bytes, requests: list[Request]) -> None:
+        commands = [words for _, wanted in requests for words in wanted]
         deferral, began = self._dispatcher.deferral, perf_counter_ns()
         deferral.lsn = 0
         deferral.min_lsn = max(connection.outbox.newest_lsn for connection, _ in requests)
         try:
-            table = view.table(name_of(name))
-            if ids.size * table.row_dtype.itemsize > GATHERED_BYTES or table.may_wait(ids):
-                return
-            rows = table.get(ids).tobytes()
-        except Exception as problem:
-            log.debug("the rows of %d ids were not read at once: %s", ids.size, problem)
+            replies = _replies(number, view.table(name_of(name)), commands)
+        except Exception as problem:  # perhaps of one of them alone
+            log.debug("%d %ss were not done at once: %s", len(commands), NAMES[number], problem)
             return
         finally:
             self._dispatcher.note_pending()
-        width, stop, commands = len(rows) // ids.size, 0, 0
+        if replies is None:
+            return
+        self._dispatcher.wrote |= number == TABLE_PUT
+        stop = 0
         for connection, wanted in requests:
-            replies = []
-            for one in wanted:
-                start, stop = stop, stop + one.size // 8 * width
-                replies.append(bulk(rows[start:stop]))
-            connection.outbox.add(b"".join(replies), len(wanted), deferral.lsn)
+            start, stop = stop, stop + len(wanted)
+            connection.outbox.add(b"".join(replies[start:stop]), len(wanted), deferral.lsn)
             connection.row += len(wanted)
-            connection.session.last_command = "table.get"
-            commands += len(wanted)
-        self._server.stats.count("table.get", commands, perf_counter_ns() - began)
+            connection.session.last_command = NAMES[number]
+        self._server.stats.count(NAMES[number], len(commands), perf_counter_ns() - began)
+
+
+def _replies(number: int, table: Any, commands: list[Words]) -> list[bytes] | None:
+    """Do what all these commands want of a table; return the reply to each, or None if they are to be run alone."""
+    ids, width = np.concatenate([words[0] for words in commands]).view(IDS), table.row_dtype.itemsize
+    if ids.size * width > GATHERED_BYTES or (number != TABLE_PUT and table.may_wait(ids)):
+        return None
+    if number == TABLE_PUT:
+        # the log has what each has written, so no two write one row
+        if np.unique(ids).size < ids.size or any(
+            words[1].size != words[0].size // IDS.itemsize * width for words in commands
+        ):
+            return None
+        table.put(ids, np.concatenate([words[1] for words in commands]).tobytes())
+        return [OK] * len(commands)
+    if number == TABLE_EXISTS:
+        rows, width = table.contains(ids).astype(np.uint8).tobytes(), 1
+    else:
+        rows = table.get(ids).tobytes()
+    replies, stop = [], 0
+    for words in commands:
+        start, stop = stop, stop + words[0].size // IDS.itemsize * width
+        replies.append(bulk(rows[start:stop]))
+    return replies

@@ -1,8 +1,8 @@
 """Serve, in one *tick*, all connections that have sent something.
 
 A tick scans all short inboxes together, then each long one alone. It serves the commands found in rounds: the leading
-commands of all connections that are for waves are carried out together (`waves`), then the leading TABLE.GETs of one
-table (`gathered_rows`); then each connection's other commands run one by one, up to its next one for a wave.
+commands of all connections that are for waves are carried out together (`waves`), then the leading ones for rows of
+one table (`gathered_rows`); then each connection's other commands run one by one, up to its next one for a wave.
 Connections are concurrent, so any order between them is legal; the order within one connection is kept. One flush,
 requested at the end, makes durable what the commands of one scan wrote. Replies that depend on it wait in their
 connection, in order (`held_replies`).

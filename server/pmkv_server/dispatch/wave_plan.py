@@ -41,6 +41,7 @@ PLAN_COLUMNS = 11
 FIRST_KEY, LAST_KEY, KEY_STEP, WRITES = 2, 3, 4, 5  # columns of a row of `specs`, after the action and its parameter
 MOST_COMMANDS, MOST_KEYS, ONLY_BLIND, MOST_BYTES = range(4)  # of `limits`
 KEY_BYTES = 4096  # a command with a longer key is left out
+MOST_ARGUMENTS = 4096  # as is one with more arguments
 TIME_LIMIT = 1 << 61  # ms; times beyond are left out, as few additions away a number has more than 64 bits
 LONGEST_NUMBER = 18  # digits; likewise
 LEFT_OUT = -1
@@ -228,7 +229,8 @@ def plan_wave(data, bounds, rows, ranges, specs, limits, commands, keys, reads, 
             command[OWNER], command[COMMAND], command[ACTION], command[PARAMETER] = owner, number, spec[0], spec[1]
             command[ARGUMENT], command[ARGUMENTS] = rows[row, 1], rows[row, 2]
             end = command[ARGUMENT] + command[ARGUMENTS] - 1
-            fits = bounds[end, 1] - bounds[command[ARGUMENT], 0] <= limits[MOST_BYTES]
+            fits = command[ARGUMENTS] <= MOST_ARGUMENTS
+            fits = fits and bounds[end, 1] - bounds[command[ARGUMENT], 0] <= limits[MOST_BYTES]
             fits = fits and _read_arguments(data, bounds, command)
             if fits and limits[ONLY_BLIND] and not _is_blind(command[ACTION], command[OPTIONS]):
                 break

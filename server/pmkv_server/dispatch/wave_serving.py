@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pmkv.errors import PmkvError
 from pmkv_server.commands import admit
 from pmkv_server.commands.execution import run
 from pmkv_server.commands.registry import Command
@@ -93,7 +94,7 @@ class WaveServing:
         try:
             outcome = self.waves.carry_out(plan, keyspace, [c.session.protocol for c in owners], rooms)
         except Exception as problem:
-            log.debug("a wave of %d commands was not carried out: %s", len(plan.commands), problem)
+            note_failure(plan, problem)
             return None
         finally:
             self._dispatcher.note_pending()
@@ -137,7 +138,7 @@ class WaveServing:
             outcome = self.waves.carry_out_in_worker(plan, keyspace, protocols, pause)
             replies, shares = outcome.replies, outcome.shares()
         except Exception as problem:
-            log.debug("a wave of %d commands was not carried out: %s", len(plan.commands), problem)
+            note_failure(plan, problem)
         answers, first = [], 0
         for connection, share, count in zip(owners, shares, plan.counts):
             some: list[Answer] = []
@@ -162,3 +163,9 @@ def leave_out(found: Scan, ranges: np.ndarray, plan: Plan) -> None:
     """Let the commands of a plan be run by their functions."""
     for (row, _), count in zip(ranges.tolist(), plan.counts):
         found.rows[row : row + count, 3] = OTHER
+
+
+def note_failure(plan: Plan, problem: Exception) -> None:
+    """Log why a wave was not carried out, if its commands will not say that themselves: a mistake in the code."""
+    if not isinstance(problem, PmkvError | OSError | MemoryError):
+        log.error("a wave of %d commands failed; they are run one by one", len(plan.commands), exc_info=problem)

@@ -17,7 +17,7 @@ import numpy as np
 from pmkv import BytesArray, WaveFound, WaveRecords, run_wave
 from pmkv_server.commands import COMMANDS, execution
 from pmkv_server.commands.registry import Command
-from pmkv_server.dispatch.gathered_rows import TABLE_GET
+from pmkv_server.dispatch.gathered_rows import NAMES
 from pmkv_server.dispatch.wave_effects import (
     CARRIED_OUT,
     CURSOR_PLACES,
@@ -37,7 +37,6 @@ from pmkv_server.resp.scan import Scan, name_table
 if TYPE_CHECKING:
     from pmkv_server.server import Server
 
-GATHERED = {TABLE_GET: COMMANDS[b"table.get"]}
 MOST_COMMANDS = 2048  # of one wave
 MOST_KEYS = 8192
 SPACE_BYTES = 8 << 20  # half of it for replies, half for values
@@ -145,7 +144,7 @@ class Waves:
     def name_table(self) -> np.ndarray:
         """Return the table by which a scan numbers the commands."""
         numbered = [(entry.name.encode(), entry.arity, number) for number, entry in enumerate(self._entries, 1)]
-        numbered += [(entry.name.encode(), entry.arity, number) for number, entry in GATHERED.items()]
+        numbered += [(name.encode(), COMMANDS[name.encode()].arity, number) for number, name in NAMES.items()]
         return name_table(numbered)
 
     def plan(self, found: Scan, ranges: np.ndarray, only_blind: bool = False) -> Plan:

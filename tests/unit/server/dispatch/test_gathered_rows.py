@@ -1,4 +1,4 @@
-"""TABLE.GETs of many connections: one read of a table, and the replies that each would get alone."""
+"""Commands for tables of many connections: one call of a table, and the replies that each would get alone."""
 
 from __future__ import annotations
 
@@ -35,6 +35,15 @@ def asked(name: str, *ids: int) -> bytes:
     return request("TABLE.GET", name, np.array(ids, "<i8").tobytes())
 
 
+def existing(name: str, *ids: int) -> bytes:
+    return request("TABLE.EXISTS", name, np.array(ids, "<i8").tobytes())
+
+
+def written(name: str, values: dict[int, int]) -> bytes:
+    ids, numbers = (np.array(list(some), "<i8").tobytes() for some in (values, values.values()))
+    return request("TABLE.PUT", name, ids, numbers)
+
+
 def rows(*ids: int) -> bytes:
     raw = b"".join(np.array([2 * i, 2 * i + 1] if i < 100 else [0, 0], "<i8").tobytes() for i in ids)
     return b"$%d\r\n%b\r\n" % (len(raw), raw)
@@ -56,6 +65,39 @@ async def test_those_for_one_table_are_one_read(connect: Any, reads: list, serve
     wires[0].transport.sent.clear()
     (listed,) = await wires[0].answers("CLIENT LIST")
     assert "cmd=table.get" in listed
+
+
+async def test_puts_and_questions_for_one_table_are_one_call_each(
+    connect: Any, reads: list, store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    puts, put = [], Table.put
+
+    def watched(table: Table, ids: Any, *arguments: Any, **options: Any) -> Any:
+        puts.append(np.asarray(ids).tolist())
+        return put(table, ids, *arguments, **options)
+
+    monkeypatch.setattr(Table, "put", watched)
+    wires = [connect() for _ in range(3)]
+    wires[0].send(written("dense", {1: 10, 2: 20}) + written("dense", {4: 11}) + asked("dense", 1, 2))
+    wires[1].send(written("dense", {3: 30}) + existing("dense", 1, 3, 9))
+    wires[2].send(existing("dense", 4) + existing("dense", 1))
+    await settled()
+    assert wires[0].replies() == ["OK", "OK", '"\\n' + "\\x00" * 7 + "\\x14" + "\\x00" * 7 + '"']
+    assert wires[1].replies() == ["OK", '"\\x01\\x01\\x00"'] and len(wires[2].replies()) == 2
+    assert puts == [[1, 2, 4, 3]] and reads == [[1, 2]]
+    wires[0].send(written("dense", {1: 1, 2: 2}) + written("dense", {2: 3}))
+    await settled()
+    assert puts[1:] == [[1, 2], [2]], "none is lost in the log, although the second overwrites it"
+    assert store.table("dense").get([1, 2, 3, 4]).tolist() == [1, 3, 30, 11]
+
+
+async def test_rows_of_a_wrong_length_are_refused_alone(connect: Any, reads: list, store: Any) -> None:
+    first, second = connect(), connect()
+    first.send(request("TABLE.PUT", "dense", bytes(8), bytes(16)))
+    second.send(request("TABLE.PUT", "dense", bytes(16), bytes(8)))
+    await settled()
+    assert all(wire.replies()[0].startswith("-ERR rows: ") for wire in (first, second))
+    assert not store.table("dense").contains([0]).any()
 
 
 async def test_each_view_has_its_own(connect: Any, reads: list, store: Any) -> None:

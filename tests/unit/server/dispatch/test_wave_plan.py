@@ -11,6 +11,7 @@ from pmkv_server.commands.actions import EXPIRES, GET_OLD, GT, KEEPTTL, LT, NX, 
 from pmkv_server.dispatch.wave_plan import (
     ACTION,
     KEY_BYTES,
+    MOST_ARGUMENTS,
     NUMBER,
     OPTIONS,
     PLAN_COLUMNS,
@@ -71,6 +72,8 @@ def test_limits_end_a_plan_without_leaving_anything_out() -> None:
 def test_what_is_long_is_left_out() -> None:
     assert Planned([f"GET {'k' * (KEY_BYTES + 1)}"]).is_left_out and not Planned([f"GET {'k' * KEY_BYTES}"]).is_left_out
     assert Planned([f"SET a {'v' * 100}"], length=90).is_left_out
+    many = ["MGET " + " ".join("k" * (MOST_ARGUMENTS - 1)), "MGET " + " ".join("k" * MOST_ARGUMENTS)]
+    assert [Planned([line], keys=2 * MOST_ARGUMENTS).is_left_out for line in many] == [False, True]
 
 
 def test_only_what_looks_nothing_up() -> None:
