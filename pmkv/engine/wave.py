@@ -69,9 +69,9 @@ def run_wave(
     with log.locks.append, log.locks.state:
         found, read = log.deferring(lambda: _find(keyspace, keys, words, reads))
         records = decide(found)
-        written = log.deferring(lambda: _append(keyspace, keys, words, records))[1] if records is not None else 0
+        written = _append(keyspace, keys, words, records) if records is not None else 0
     log.wait_durable(max(read, written))
-    return read, written
+    return read, written if log.durability == "commit" else 0
 
 
 def _find(keyspace: Keyspace, keys: BytesArray, words: np.ndarray, reads: np.ndarray) -> WaveFound:
@@ -97,16 +97,14 @@ def _find(keyspace: Keyspace, keys: BytesArray, words: np.ndarray, reads: np.nda
     return WaveFound(log.data, numbers, rows, now, keyspace._part)
 
 
-def _append(keyspace: Keyspace, keys: BytesArray, words: np.ndarray, records: WaveRecords) -> None:
-    """Append records and index them. The caller holds locks.append and locks.state."""
+def _append(keyspace: Keyspace, keys: BytesArray, words: np.ndarray, records: WaveRecords) -> int:
+    """Append records and index them; return the LSN to wait for. The caller holds locks.append and locks.state."""
     log, which = keyspace._log, records.keys
     words, bounds, values = words[which], keys.bounds[which], records.values
     total = record_sizes(bounds, values.bounds, np.empty(which.size, np.int64))
     purpose = Reserve.DELETE if records.are_deletes else Reserve.WRITE
     if total > log.frame_limit:
-        lsn = keyspace._write(BytesArray(keys.blob, bounds), values, records.expiries, records.flags, purpose)
-        log.wait_durable(lsn)
-        return
+        return keyspace._write(BytesArray(keys.blob, bounds), values, records.expiries, records.flags, purpose)
     keyspace._guard()  # again: the view may have been deleted since
 
     def append() -> None:
@@ -116,4 +114,4 @@ def _append(keyspace: Keyspace, keys: BytesArray, words: np.ndarray, records: Wa
 
     log.reserve([total], purpose)
     log.atomic(append)
-    log.wait_durable(keyspace._changed)
+    return keyspace._changed

@@ -77,20 +77,22 @@ def _() -> list[Patch]:
 
 @mutant("a wave does not wait for what it has written")
 def _() -> list[Patch]:
-    def unwaited(*arguments: Any) -> None:
+    def unwaited(*arguments: Any) -> int:
         append_wave(*arguments)
-        arguments[0]._log.thread.deferral.lsn = 0
+        return 0
 
     return [(wave, "_append", unwaited)]
 
 
 @mutant("the records of a wave are written one by one")
 def _() -> list[Patch]:
-    def unjoined(keyspace: Keyspace, keys: BytesArray, words: Any, records: Any) -> None:
+    def unjoined(keyspace: Keyspace, keys: BytesArray, words: Any, records: Any) -> int:
+        lsn = 0
         for i in range(records.keys.size):
             one = slice(i, i + 1)
             some = records.keys[one], records.values[one], records.expiries[one], records.flags[one]
-            append_wave(keyspace, keys, words, records._replace(**dict(zip(records._fields, some))))
+            lsn = append_wave(keyspace, keys, words, records._replace(**dict(zip(records._fields, some))))
+        return lsn
 
     return [(wave, "_append", unjoined)]
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 # The LSN that they depend on; the replies of each connection; how many these are
 FastReplies = tuple[int, list["Connection"], Replies, list[int]]
 
-DIRECT_SEND_BYTES = 256 << 10  # if all replies of a batch are more, the transports send them
+DIRECT_SEND_BYTES = 2 << 20  # if all replies of a batch are more, the transports send them
 
 
 def is_enabled() -> bool:
