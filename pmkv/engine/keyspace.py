@@ -365,11 +365,11 @@ class Keyspace(Collection):
         before = self.chain.enter(wanted, locations, lsn)
         if self.watches:
             self.watches.mark(words)
-        if np.count_nonzero(expiries):
-            tally.expiries.add(expiries[(expiries != 0) & (locations & location.DELETE == 0)].tolist())
+        if np.count_nonzero(expiries):  # a delete has none
+            tally.expiries.add([expiry for expiry in expiries.tolist() if expiry])
         if tally.expiries:
             read_expiries(data, before, gone := np.empty(before.size, np.int64))
-            tally.gone.add(gone[gone != 0].tolist())
+            tally.gone.add([expiry for expiry in gone.tolist() if expiry])
 
     def delete(self, key: bytes) -> bool:
         """Delete a key; return whether it existed."""

@@ -176,7 +176,7 @@ class Waves:
     ) -> Outcome:
         began = perf_counter_ns()
         owners = np.zeros((len(plan.counts), OWNER_COLUMNS), np.int64)
-        owners[:, PROTOCOL], owners[:, ROOM] = protocols, rooms
+        owners[:, PROTOCOL], owners[:, ROOM] = protocols if 3 in protocols else 2, rooms
         some = buffers.state, owners, buffers.space, buffers.cursor
         spans = buffers.keys, buffers.places, buffers.expiries, buffers.kinds
 
@@ -194,13 +194,13 @@ class Waves:
         else:
             read = written = 0
             decide(WaveFound(plan.blob, _NO_NUMBERS, _NO_ROWS, 0, 0))
-        replies, commands, hits, misses = buffers.cursor[[REPLIES, CARRIED_OUT, HITS, MISSES]].tolist()
-        lookups = self._server.store.lookups
-        lookups.hits += hits
-        lookups.misses += misses
+        cursor, lookups = buffers.cursor.tolist(), self._server.store.lookups
+        lookups.hits += cursor[HITS]
+        lookups.misses += cursor[MISSES]
+        commands = cursor[CARRIED_OUT]
         self._count(buffers.calls, commands, perf_counter_ns() - began)
         lsns = read, max(read, written)
-        return Outcome(buffers.space[:replies], owners, *lsns, commands, plan.may_write, self._names)
+        return Outcome(buffers.space[: cursor[REPLIES]], owners, *lsns, commands, plan.may_write, self._names)
 
     def _count(self, calls: np.ndarray, commands: int, nanoseconds: int) -> None:
         """Count the commands of a wave, each with its part of the time."""
