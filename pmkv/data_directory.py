@@ -21,8 +21,12 @@ from .media.base import Granularity, Medium
 from .media.dax import DaxMedium, probe
 from .media.file import FileMedium
 from .media.memory import MemoryMedium
+from .runtime.byte_locks import is_any_held_below, let_go_of_byte, share_byte
 
 IDENTITY = "pmkv.json"
+# Bytes of the file IDENTITY that readonly stores lock: this one means that they may read by any commit of the catalog,
+# the one after it commit 0, and so on.
+ANY_COMMIT = 0
 DAMAGED_CATALOG = FOLDER + ".damaged"
 log = logging.getLogger("pmkv")
 DEFAULT_CAPACITY = 16 << 30  # bytes of a new pool
@@ -50,6 +54,7 @@ class DataDirectory:
         self._catalog: LmdbCatalog | None = None
         self.catalog_damage: CorruptionError | None = None  # why the catalog was left aside
         self._lock = self._pool_lock = -1
+        self._stands_on: list[int] = []  # commits of the catalog that a readonly store reads by
         if self.path is not None:
             self._enter(self.path)
 
@@ -58,7 +63,7 @@ class DataDirectory:
             if not (path / IDENTITY).exists():
                 raise UnknownNameError(f"{path} holds no store to be read: there is no {IDENTITY} in it")
             self._lock = os.open(path / IDENTITY, os.O_RDONLY | os.O_CLOEXEC)
-            fcntl.flock(self._lock, fcntl.LOCK_SH)  # so that a writer uses no segment again that this store may read
+            share_byte(self._lock, ANY_COMMIT)  # so that a writer uses no segment again that this store may read
             return
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -158,18 +163,28 @@ class DataDirectory:
             (self.path / DAMAGED_CATALOG).rename(self.path / FOLDER)
         raise self.catalog_damage
 
-    @property
-    def has_readers(self) -> bool:
-        """Return whether somebody has the directory open readonly. One who opens it later reads the catalog of then."""
+    def has_readers_before(self, commit: int) -> bool:
+        """Return whether a readonly store stands on an earlier commit of the catalog, or is just being opened. One that
+        is opened later reads the catalog of then."""
         assert self.path is not None
         handle = os.open(self.path / IDENTITY, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
+            return is_any_held_below(handle, ANY_COMMIT + 1 + commit)
         finally:
             os.close(handle)
-        return False
+
+    def stand_on(self, commit: int) -> None:
+        """Tell writers that this readonly store reads by a commit of the catalog, and still by those of before."""
+        share_byte(self._lock, ANY_COMMIT + 1 + commit)
+        self._stands_on.append(commit)
+
+    def leave_earlier(self) -> None:
+        """Tell writers that it reads by the commit alone that it was said last to stand on."""
+        *earlier, last = self._stands_on
+        for commit in {*earlier} - {last}:
+            let_go_of_byte(self._lock, ANY_COMMIT + 1 + commit)
+        let_go_of_byte(self._lock, ANY_COMMIT)
+        self._stands_on = [last]
 
     def _lock_pool(self, path: Path) -> None:
         """Lock the pool itself, so that one process writes it whatever happened to the directory's lock file."""

@@ -106,7 +106,8 @@ class Store(View):
         self._backing_up = threading.Lock()
         # nothing that threads hold refers to this object, so that it notices when a program drops it
         if place.path is not None and not engine.log.readonly:
-            engine.pool.leases.may_reuse = lambda: not place.has_readers
+            engine.pool.leases.may_reuse = lambda commit: not place.has_readers_before(commit)
+            engine.pool.hold_back_emptied(engine.upkeep.catalog.commits if engine.upkeep else 0)
         engine.pool.on_take = lambda: prepare_ahead(engine.log, background)
         kept = KeptIds(place.path / "row_ids") if place.path is not None and not engine.log.readonly else None
         self._loader = loader = RowLoader(lambda: list(engine.tables.values()), lambda: bool(engine.log.closed), kept)
@@ -119,7 +120,7 @@ class Store(View):
                 lambda: engine.replay_cost, lambda: engine.heads.seals, lambda: engine.heads.releases,
                 lambda: engine.since_checkpoint, engine.is_cold,
             )  # fmt: skip
-        self._follower = Follower(engine, place.pool_length) if self.readonly else None
+        self._follower = Follower(engine, place) if self.readonly else None
         self._follow_thread = FollowThread(self) if self.readonly and follow else None
         if self._follow_thread is not None:
             self._follow_thread.start()

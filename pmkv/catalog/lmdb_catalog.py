@@ -52,6 +52,10 @@ class Catalog(Protocol):
     def load(self) -> dict[str, Any] | None:
         """Return the whole state, verified; None if nothing was ever committed."""
 
+    @property
+    def commits(self) -> int:
+        """Return the number of the commit that was made or loaded last, 0 for none."""
+
     def renew(self) -> dict[str, Any] | None:
         """Return the state that another process has committed since a readonly catalog was opened or renewed, and keep
         to that from now on; None if there is none. CorruptionError: it cannot be read, perhaps as the next commit is
@@ -101,6 +105,10 @@ class MemoryCatalog:
     def load(self) -> dict[str, Any] | None:
         state, root = self._sealer.open(self._records.items())
         return state if root.commit else None
+
+    @property
+    def commits(self) -> int:
+        return self._sealer.open(self._records.items())[1].commit
 
     def renew(self) -> dict[str, Any] | None:
         return self.load()
@@ -300,6 +308,10 @@ class LmdbCatalog:
             )
         self._root = root
         return state if root.commit else None
+
+    @property
+    def commits(self) -> int:
+        return self._root.commit if self._root is not None else 0
 
     def renew(self) -> dict[str, Any] | None:
         if self._absent:

@@ -11,11 +11,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+import weakref
+from typing import TYPE_CHECKING, Protocol
 
 from ..errors import CorruptionError
 from ..log.format import Frame, begins_frame
+from ..log.leases import Lease
 from ..log.replay import MORE, Replay
 from .recovery import Appended, replay_seconds
 
@@ -24,17 +25,34 @@ if TYPE_CHECKING:
 
 APPLIED_AT_ONCE = 1 << 14  # records that are entered under one hold of the locks, about: readers wait for that
 REBUILT_AFTER_SECONDS = 0.25  # of replay: memory is rebuilt from a newer manifest when it has so much more than that
+REBUILT_AFTER_IDLE_SECONDS = 30.0  # likewise, so that the writer may use segments again that it has emptied since
 MANIFEST_ATTEMPTS = 3  # to read a manifest and its runs, which the writer may just be replacing
 log = logging.getLogger("pmkv")
 
 
+class Place(Protocol):
+    """The part of a data directory that a follower uses."""
+
+    def pool_length(self) -> int:
+        """Return how long the pool is now, in bytes."""
+
+    def stand_on(self, commit: int) -> None:
+        """Tell writers that this store reads by a commit of the catalog, and still by those of before."""
+
+    def leave_earlier(self) -> None:
+        """Tell writers that it reads by the last one alone."""
+
+
 class Follower:
-    """Brings the memory of one readonly engine up to what its writer has made. Safe for threads.
+    """Brings the memory of one readonly engine up to what its writer has made. Safe for threads."""
 
-    length: returns how long the pool is now, in bytes."""
-
-    def __init__(self, engine: Engine, length: Callable[[], int]) -> None:
-        self._engine, self._length = engine, length
+    def __init__(self, engine: Engine, place: Place) -> None:
+        self._engine, self._place = engine, place
+        self._former: list[weakref.ref[Lease]] = []  # of those who may still read by an earlier manifest
+        self._rebuilt_at = time.monotonic()
+        if engine.upkeep is not None:
+            place.stand_on(engine.upkeep.catalog.commits)
+            place.leave_earlier()
         self._turn = threading.Lock()  # one thread follows at a time; taken before all locks of the store
         self._read = 0, 0, 0  # frames, records and bytes that memory has beyond the manifest, of those read on
         self._tried_at = 0.0  # when a newer manifest was looked for last, by the monotonic clock
@@ -55,7 +73,7 @@ class Follower:
         engine = self._engine
         with self._turn:
             engine.log.guard_read()
-            if (length := self._length()) > engine.log.data.size:
+            if (length := self._place.pool_length()) > engine.log.data.size:
                 self._map_again(length)
             before, switches = engine.log.lsn, engine.heads.switches
             try:
@@ -63,8 +81,10 @@ class Follower:
             except CorruptionError:  # the log was begun anew, or a frame that was read is no part of it any more
                 count = 1
                 self._rebuild(always=True)
-            if replay_seconds((0, 0, 0), self._read) > REBUILT_AFTER_SECONDS and self._is_time():
+            is_old = time.monotonic() - self._rebuilt_at > REBUILT_AFTER_IDLE_SECONDS
+            if (is_old or replay_seconds((0, 0, 0), self._read) > REBUILT_AFTER_SECONDS) and self._is_time():
                 self._rebuild()
+            self._let_go()
             changed = engine.log.lsn != before
         on_switch = engine.versions.on_main_changed
         if changed and engine.heads.switches != switches and on_switch is not None:
@@ -126,7 +146,18 @@ class Follower:
                     f"memory was being rebuilt from a newer state, and that failed ({error}): open the store again"
                 )
                 raise
-            self._read = 0, 0, 0
+            self._read, self._rebuilt_at = (0, 0, 0), time.monotonic()
+            if engine.upkeep is not None:
+                self._place.stand_on(engine.upkeep.catalog.commits)
+                leases = engine.pool.leases
+                self._former.append(weakref.ref(leases.current))
+                leases.current = Lease()
+
+    def _let_go(self) -> None:
+        """Tell the writer that nobody reads by an earlier manifest any more, once that is so."""
+        if self._former and all(lease() is None for lease in self._former):
+            self._former = []
+            self._place.leave_earlier()
 
     def _renew(self) -> bool:
         """Stand on the manifest that was committed last; return whether it is another one."""

@@ -27,22 +27,23 @@ class ReadLeases:
     def __init__(self) -> None:
         self.current = Lease()
         self.retired: list[int] = []
-        self.may_reuse: Callable[[], bool] = lambda: True  # False while another process may read retired segments
-        self._waiting: deque[tuple[weakref.ref[Lease], tuple[int, ...]]] = deque()
+        # False while another process may read segments that are retired as of this commit of the catalog
+        self.may_reuse: Callable[[int], bool] = lambda commit: True
+        self._waiting: deque[tuple[weakref.ref[Lease], int, tuple[int, ...]]] = deque()
 
-    def retire(self, segments: tuple[int, ...]) -> None:
+    def retire(self, segments: tuple[int, ...], commit: int = 0) -> None:
         """Let these segments wait for all readers of now. The caller holds locks.state, and no index names them any
-        more."""
+        more. commit: of the catalog, the first one whose readers do without them."""
         self.retired = [*self.retired, *segments]
-        self._waiting.append((weakref.ref(self.current), segments))
+        self._waiting.append((weakref.ref(self.current), commit, segments))
         self.current = Lease()
 
     def released(self) -> tuple[int, ...]:
         """Take the segments that the next dead lease held back; empty if there are none, or a reader is left.
 
         Leases are looked at from the oldest on: a reader with an older one may have looked up later."""
-        if not self._waiting or self._waiting[0][0]() is not None or not self.may_reuse():
+        if not self._waiting or self._waiting[0][0]() is not None or not self.may_reuse(self._waiting[0][1]):
             return ()
-        segments = self._waiting.popleft()[1]
+        segments = self._waiting.popleft()[2]
         self.retired = [index for index in self.retired if index not in segments]
         return segments

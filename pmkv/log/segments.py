@@ -261,8 +261,9 @@ class Pool:
 
     # segments that were emptied
 
-    def retire(self, segments: Iterable[int]) -> None:
-        """Remove emptied segments from use: once no reader is left, `recycle` frees them.
+    def retire(self, segments: Iterable[int], commit: int = 0) -> None:
+        """Remove emptied segments from use: once no reader is left, `recycle` frees them. commit: as of
+        `ReadLeases.retire`.
 
         The caller holds locks.append and locks.state; the manifest that is complete without them is committed, and no
         index stack names them any more."""
@@ -270,7 +271,15 @@ class Pool:
         self.taken = [index for index in self.taken if index not in gone]
         self.moved = [index for index in self.moved if index not in gone]
         self.reused |= next_uses(self, gone)
-        self.leases.retire(gone)
+        self.leases.retire(gone, commit)
+
+    def hold_back_emptied(self, commit: int) -> None:
+        """Let segments that were emptied by an earlier opening wait for readers in other processes, which may have been
+        there before this `commit` of the catalog. Called once, after `adopt`."""
+        emptied = tuple(index for index in self._free if index in self.reused)
+        if emptied and not self.leases.may_reuse(commit):
+            self._free = [index for index in self._free if index not in emptied]
+            self.leases.retire(emptied, commit)
 
     def recycle(self) -> Iterator[int]:
         """Free retired segments that no reader needs any more; yield the index of each. For a background thread, which

@@ -335,7 +335,7 @@ class Cleaner:
             for run in layer.runs
             for index in run.info.segments
         }
-        self._state.log.pool.retire(freed - named)
+        self._state.log.pool.retire(freed - named, self._state.catalog.commits)
         self._state.log.appender.commit()  # its commit point counts the segments of the log
 
 

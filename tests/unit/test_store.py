@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import gc
 import multiprocessing
 import os
@@ -21,6 +20,7 @@ import pytest
 import pmkv
 from pmkv.engine.table import PIPELINED_FRAMES
 from pmkv.errors import ClosedError, FlushError, InvalidError, LockedError, ReadOnlyError
+from pmkv.runtime.byte_locks import is_any_held_below, let_go_of_byte, share_byte
 from tests.engines import at_the_same_time
 
 SMALL = "8MiB"
@@ -433,17 +433,37 @@ def test_emptied_segments_wait_for_readers_in_other_processes(tmp_path: Path) ->
         for number in range(12):
             table.put(np.arange(1000), np.full((1000, 64), number))
         reader = os.open(tmp_path / "pmkv.json", os.O_RDONLY)
-        fcntl.flock(reader, fcntl.LOCK_SH)  # as a readonly store holds it
+        share_byte(reader, 1)  # as a readonly store holds it that stands on commit 0
         before = store.stats().space.used
         store.compact()
-        assert not pool.leases.may_reuse() and pool.leases.retired, "they are retired, and not free"
+        commit = store._engine.upkeep.catalog.commits
+        assert not pool.leases.may_reuse(commit) and pool.leases.retired, "they are retired, and not free"
+        share_byte(reader, 1 + commit)
+        let_go_of_byte(reader, 1)
+        store.compact()
+        assert pool.leases.may_reuse(commit) and not pool.leases.retired and store.stats().space.used < before / 2
+        os.close(reader)
+    with pmkv.open(tmp_path, readonly=True):
+        handle = os.open(tmp_path / "pmkv.json", os.O_RDONLY)
+        assert is_any_held_below(handle, 1 << 40)
+        os.close(handle)
+
+
+def test_a_restarted_writer_waits_for_readers_of_before(tmp_path: Path) -> None:
+    with pmkv.open(tmp_path, capacity="8MiB") as store:
+        table = store.create_table("t", ("f4", 64))
+        reader = os.open(tmp_path / "pmkv.json", os.O_RDONLY)
+        share_byte(reader, 0)
+        for number in range(12):
+            table.put(np.arange(1000), np.full((1000, 64), number))
+        store.compact()
+        assert store._engine.pool.leases.retired
+    with pmkv.open(tmp_path) as store:
+        assert store._engine.pool.leases.retired, "the reader may still look at what was emptied"
+        store.check()
         os.close(reader)
         store.compact()
-        assert pool.leases.may_reuse() and not pool.leases.retired and store.stats().space.used < before / 2
-    with pmkv.open(tmp_path, readonly=True) as reader, pytest.raises(BlockingIOError):
-        assert reader.stats().readonly
-        handle = os.open(tmp_path / "pmkv.json", os.O_RDONLY)
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        assert not store._engine.pool.leases.retired
 
 
 def test_a_store_in_memory_gives_nothing_back() -> None:

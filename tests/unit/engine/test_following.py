@@ -30,6 +30,23 @@ from pmkv.log import replay as replay_module
 from pmkv.log.segments import Pool
 from tests.engines import Clock, small_medium
 
+
+class Place:
+    """A directory with a pool of this length, and the commits that a reader said to stand on."""
+
+    def __init__(self, length: int) -> None:
+        self.length, self.stands_on = length, [-1]
+
+    def pool_length(self) -> int:
+        return self.length
+
+    def stand_on(self, commit: int) -> None:
+        self.stands_on.append(commit)
+
+    def leave_earlier(self) -> None:
+        del self.stands_on[:-1]
+
+
 Pair = tuple[Engine, Engine, Follower]
 
 
@@ -40,7 +57,7 @@ def make_pair(segments: int = 64) -> Pair:
     files = MemoryCatalog(pool.pool_id), MemoryRunFiles(pool.pool_id)
     writer = Engine(pool, files=files, now=clock, rows=1 << 20)
     reader = Engine(Pool.load(medium), readonly=True, files=files, now=clock, rows=1 << 20)
-    return writer, reader, Follower(reader, lambda: medium.data.size)
+    return writer, reader, Follower(reader, Place(medium.data.size))
 
 
 def shown(engine: Engine) -> dict[str, Any]:
@@ -202,7 +219,7 @@ def test_a_pool_that_grew_is_mapped_again() -> None:
     reader.pool.medium, writer_medium = small_medium(8), writer.pool.medium
     reader.pool.medium.data = writer_medium.data[: small_medium(8).data.size]
     reader.pool.medium.grow = lambda _: setattr(reader.pool.medium, "data", writer_medium.data)  # type: ignore[method-assign]
-    follower = Follower(reader, lambda: length)
+    follower = Follower(reader, Place(length))
     table = writer.create_table("t", ("f4", 256))
     for _ in range(20):
         table.put(np.arange(10), np.ones((10, 256)))
@@ -279,3 +296,19 @@ def test_a_follower_without_a_safeguard_is_noticed(
                     assert reader.keyspaces[0].get(b"of two") is not None or reader.keyspaces[0].get(b"batch") is None
                 follower.refresh()
                 assert shown(reader) == shown(writer)
+
+
+def test_a_writer_is_told_by_which_commit_a_reader_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following, "REBUILT_AFTER_SECONDS", -1.0)
+    monkeypatch.setattr(Follower, "_is_time", lambda self: True)
+    writer, reader, _ = make_pair()
+    follower = Follower(reader, place := Place(reader.log.data.size))
+    assert place.stands_on == [0], "nothing was ever committed"
+    writer.create_table("t", ("f4", 2)).put([1], [[1, 2]])
+    list(writer.upkeep.checkpoint())
+    reading = reader.log.lease  # as a reader holds it that has looked something up
+    follower.refresh()
+    assert place.stands_on == [0, 1], "somebody may still read by the earlier one"
+    del reading
+    follower.refresh()
+    assert place.stands_on == [1]
