@@ -61,6 +61,7 @@ SLOW = (
     "unit/catalog/test_btree_check.py::test_no_damage_of_a_page",
     "unit/client/test_commands.py",
     "unit/examples/test_many_tables.py",
+    "unit/engine/test_following.py",
     "unit/test_follow_thread.py",
     "unit/client/test_deltas.py",
     "unit/client/test_loaders.py",

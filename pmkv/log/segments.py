@@ -176,8 +176,9 @@ class Pool:
         """Read a segment's header and return its generation, 0 if the header is not valid."""
         start = self.start(index)
         generation = unpack_segment(memoryview(self.medium.data)[start : start + ALIGN], self.pool_id, index)
-        if generation:
+        if generation and self.generations.get(index) != generation:
             self.generations[index] = generation
+            self._seeds.pop(index, None)  # a writer beside a readonly store uses the segment again
         return generation
 
     def _store(self, at: int, header: bytes) -> None:

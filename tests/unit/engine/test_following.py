@@ -312,3 +312,37 @@ def test_a_writer_is_told_by_which_commit_a_reader_reads(monkeypatch: pytest.Mon
     del reading
     follower.refresh()
     assert place.stands_on == [1]
+
+
+@pytest.mark.parametrize("honest", [True, False])
+def test_segments_are_used_again_beside_a_reader_that_goes_on(honest: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With many times what the pool holds written, and each row read between refreshes; a writer that does not wait for
+    the reader is noticed."""
+    monkeypatch.setattr(following, "REBUILT_AFTER_SECONDS", -1.0)
+    monkeypatch.setattr(Follower, "_is_time", lambda self: True)
+    writer, reader, _ = make_pair(segments=24)
+    follower = Follower(reader, place := Place(reader.log.data.size))
+    if honest:
+        writer.pool.leases.may_reuse = lambda commit: min(place.stands_on) >= commit
+    table, ids, used = writer.create_table("t", ("f4", 16)), np.arange(100), set()
+    follower.refresh()
+
+    def run() -> None:
+        for number in range(300):
+            writer.upkeep.cleaner.recycle()
+            if writer.pool.free < 12:
+                list(writer.upkeep.checkpoint())
+                list(writer.upkeep.clean())
+            table.put(ids, np.full((100, 16), number))
+            used.update(writer.pool.reused.items())
+            if number % 7 == 0 or honest:
+                follower.refresh()
+            rows = reader.table("t").get(ids)
+            assert (rows == rows[0, 0]).all() and number - 7 <= rows[0, 0] <= number
+
+    if honest:
+        run()
+        assert len(used) > 12 and shown(reader) == shown(writer)
+    else:
+        with pytest.raises((AssertionError, PmkvError)):
+            run()
