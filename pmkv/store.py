@@ -33,6 +33,7 @@ from .log.durability import DurabilityWait
 from .log.flusher import Flusher
 from .log.format import epoch_of
 from .log.log import Log
+from .log.segments import hold_back_emptied
 from .maintenance.scheduler import MaintenanceScheduler
 from .runtime.background import Background
 from .runtime.memory_limit import default_dram, memory_limit
@@ -107,7 +108,7 @@ class Store(View):
         # nothing that threads hold refers to this object, so that it notices when a program drops it
         if place.path is not None and not engine.log.readonly:
             engine.pool.leases.may_reuse = lambda commit: not place.has_readers_before(commit)
-            engine.pool.hold_back_emptied(engine.upkeep.catalog.commits if engine.upkeep else 0)
+            hold_back_emptied(engine.pool, engine.upkeep.catalog.commits if engine.upkeep else 0)
         engine.pool.on_take = lambda: prepare_ahead(engine.log, background)
         kept = KeptIds(place.path / "row_ids") if place.path is not None and not engine.log.readonly else None
         self._loader = loader = RowLoader(lambda: list(engine.tables.values()), lambda: bool(engine.log.closed), kept)

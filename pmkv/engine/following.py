@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 APPLIED_AT_ONCE = 1 << 14  # records that are entered under one hold of the locks, about: readers wait for that
 REBUILT_AFTER_SECONDS = 0.25  # of replay: memory is rebuilt from a newer manifest when it has so much more than that
+REBUILT_AFTER_SHARE = 16  # likewise, when the writer has written one part in so many of the pool
+LOOKED_FOR_AFTER_SECONDS = 0.25  # a newer manifest is not looked for again before
 REBUILT_AFTER_IDLE_SECONDS = 30.0  # likewise, so that the writer may use segments again that it has emptied since
 MANIFEST_ATTEMPTS = 3  # to read a manifest and its runs, which the writer may just be replacing
 log = logging.getLogger("pmkv")
@@ -81,8 +83,7 @@ class Follower:
             except CorruptionError:  # the log was begun anew, or a frame that was read is no part of it any more
                 count = 1
                 self._rebuild(always=True)
-            is_old = time.monotonic() - self._rebuilt_at > REBUILT_AFTER_IDLE_SECONDS
-            if (is_old or replay_seconds((0, 0, 0), self._read) > REBUILT_AFTER_SECONDS) and self._is_time():
+            if self._is_due() and self._is_time():
                 self._rebuild()
             self._let_go()
             changed = engine.log.lsn != before
@@ -92,9 +93,16 @@ class Follower:
                 on_switch()
         return count
 
+    def _is_due(self) -> bool:
+        """Return whether memory should stand on a newer manifest: it has much beyond the present one, or the writer may
+        need the segments that it has emptied since."""
+        is_old = time.monotonic() - self._rebuilt_at > REBUILT_AFTER_IDLE_SECONDS
+        is_much = self._read[2] > self._engine.log.data.size // REBUILT_AFTER_SHARE
+        return is_old or is_much or replay_seconds((0, 0, 0), self._read) > REBUILT_AFTER_SECONDS
+
     def _is_time(self) -> bool:
         """Return whether a newer manifest may be looked for: not again at once, when there was none."""
-        is_time = time.monotonic() - self._tried_at > 1.0
+        is_time = time.monotonic() - self._tried_at > LOOKED_FOR_AFTER_SECONDS
         if is_time:
             self._tried_at = time.monotonic()
         return is_time

@@ -274,14 +274,6 @@ class Pool:
         self.reused |= next_uses(self, gone)
         self.leases.retire(gone, commit)
 
-    def hold_back_emptied(self, commit: int) -> None:
-        """Let segments that were emptied by an earlier opening wait for readers in other processes, which may have been
-        there before this `commit` of the catalog. Called once, after `adopt`."""
-        emptied = tuple(index for index in self._free if index in self.reused)
-        if emptied and not self.leases.may_reuse(commit):
-            self._free = [index for index in self._free if index not in emptied]
-            self.leases.retire(emptied, commit)
-
     def recycle(self) -> Iterator[int]:
         """Free retired segments that no reader needs any more; yield the index of each. For a background thread, which
         holds no lock."""
@@ -418,6 +410,15 @@ def is_prepared(pool: Pool, index: int) -> bool:
 def next_uses(pool: Pool, segments: Iterable[int]) -> dict[int, int]:
     """Return the generations that these segments will have when they are used again."""
     return {index: pool.generations[index] + 1 for index in segments}
+
+
+def hold_back_emptied(pool: Pool, commit: int) -> None:
+    """Let segments that were emptied by an earlier opening wait for readers in other processes, which may have been
+    there before this `commit` of the catalog. Called once, after `adopt`."""
+    emptied = tuple(index for index in pool._free if index in pool.reused)
+    if emptied and not pool.leases.may_reuse(commit):
+        pool._free = [index for index in pool._free if index not in emptied]
+        pool.leases.retire(emptied, commit)
 
 
 def kept_back(pool: Pool, purpose: Reserve) -> int:

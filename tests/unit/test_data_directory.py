@@ -86,7 +86,7 @@ def test_readonly_beside_a_writer_sees_what_was_durable_and_writes_nothing(tmp_p
     with pmkv.open(tmp_path, capacity=CAPACITY) as writer:
         writer.put(b"early", b"1")
         before = (tmp_path / "pool").read_bytes()[: 2 << 20]
-        with pmkv.open(tmp_path, readonly=True) as reader:
+        with pmkv.open(tmp_path, readonly=True, follow=False) as reader:
             writer.put(b"late", b"2")
             assert reader.get(b"early") == b"1" and reader.get(b"late") is None
             for write in (

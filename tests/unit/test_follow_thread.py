@@ -21,7 +21,7 @@ from pmkv.follow_thread import LOOK_S, FollowThread
 
 WRITER = """
 import sys, numpy as np, pmkv
-store = pmkv.open(sys.argv[1], capacity="32MiB")
+store = pmkv.open(sys.argv[1], capacity="256MiB")
 table = store.create_table("t", ("f4", 64), exist_ok=True)
 print("ready", flush=True)
 for line in sys.stdin:
@@ -81,9 +81,9 @@ def test_a_reader_follows_by_itself(writer: Writer, tmp_path: Path) -> None:
         assert reader.create_table("t", ("f4", 64), exist_ok=True) is table  # nothing is to be written
         with pytest.raises(InvalidError, match="follow=False"):
             reader.backup(tmp_path / "backup")
-        writer.do("store.grow('64MiB'); table.put(np.arange(100_000), np.ones((100_000, 64))); store.checkpoint()")
+        writer.do("store.grow('512MiB'); table.put(np.arange(100_000), np.ones((100_000, 64))); store.checkpoint()")
         soon(lambda: len(table) == 100_000)
-        assert reader.capacity == 64 << 20
+        assert reader.capacity == 512 << 20
 
 
 def test_refresh_shows_whole_batches_and_survives_the_writer(writer: Writer, tmp_path: Path) -> None:
