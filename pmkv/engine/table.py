@@ -434,7 +434,7 @@ class Table(Collection):
         step, piece = self._per_frame(width), self._atomic(width)
         for start in range(0, ids.size, piece):
             stop = min(start + piece, ids.size)
-            first = start + max(1, self._log.appender.next_body(self._log.frame_limit) // (8 + width))
+            first = start + min(step, max(1, self._log.appender.next_body(self._log.frame_limit) // (8 + width)))
             frames = [(start, min(first, stop)), *((a, min(a + step, stop)) for a in range(first, stop, step))]
             self._log.reserve([(b - a) * (8 + width) for a, b in frames], purpose)
 
