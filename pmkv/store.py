@@ -344,9 +344,6 @@ class Store(View):
         place or report: only what changed since then is written, and a restore needs both. progress: called with how
         many entries were looked at, and of how many. `pmkv.restore` makes a store of it."""
         self._log.guard_read()
-        if self._follower is not None and self._follow_thread is not None:
-            raise InvalidError("a backup of a store that follows its writer would hold several states: open it with "
-                               "follow=False, or let the writer make the backup")  # fmt: skip
         if self._log.caller_holds_lock:
             raise InvalidError("a backup cannot be written within a batch: it would stop all other writers")
         if not self._backing_up.acquire(blocking=False):
@@ -354,7 +351,9 @@ class Store(View):
         try:
             before = since.manifest if isinstance(since, BackupReport) else since
             earlier = Backup.open(os.fspath(before)) if before is not None else None
-            return write_backup(self._engine, open_target(target), view, earlier, progress)
+            follower = self._follower  # must not follow meanwhile: a backup is of one state
+            with follower.standing_still() if follower is not None else contextlib.nullcontext():
+                return write_backup(self._engine, open_target(target), view, earlier, progress)
         finally:
             self._backing_up.release()
 

@@ -78,7 +78,7 @@ def test_a_store_without_a_checkpoint_has_no_catalog(tmp_path: Path) -> None:
     assert {path.name for path in folder.iterdir()} == before
     with pmkv.open(folder, capacity=CAPACITY) as store:
         store.checkpoint()
-        assert {path.name for path in folder.iterdir()} == before | {"catalog", "runs"}
+        assert {path.name for path in folder.iterdir()} == before | {"catalog", "runs", "row_ids"}
     with pmkv.open(folder, capacity=CAPACITY) as store:
         assert store.get(b"key") == b"value"
     assert check(folder).is_whole

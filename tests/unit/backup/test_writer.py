@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -310,3 +311,20 @@ def test_a_readonly_store(store: pmkv.Store, tmp_path: Path) -> None:
     with pmkv.open(tmp_path / "store", readonly=True) as frozen:
         frozen.backup(tmp_path / "backup", view=None)
     assert restored(tmp_path / "backup", tmp_path) == {"main": state, "v1": state}
+
+
+def test_a_store_that_follows_stands_still_meanwhile(store: pmkv.Store, tmp_path: Path) -> None:
+    """A backup is of one state, also of a readonly store beside its writer."""
+    with pmkv.open(tmp_path / "store", readonly=True) as following:
+        state = contents(following)
+
+        def write(done: int, total: int) -> None:
+            store.put(b"later", b"%d" % done)
+            time.sleep(0.2)  # the thread that follows looks several times
+
+        following.backup(tmp_path / "backup", progress=write)
+        following.refresh()
+        assert following.get(b"later") is not None
+    pmkv.restore(tmp_path / "backup", tmp_path / "copy")
+    with pmkv.open(tmp_path / "copy") as copy:
+        assert contents(copy) == state
