@@ -95,7 +95,7 @@ def test_a_step_that_fails_writes_nothing(monkeypatch: pytest.MonkeyPatch) -> No
             raise pmkv.errors.FullError("no room")
 
         with monkeypatch.context() as broken:
-            broken.setattr(type(store.table("b")), "put", full)
+            broken.setattr(type(store.table("b")), "put_stored", full)
             with pytest.raises(pmkv.errors.FullError):
                 optimizer.step()
         assert optimizer.steps == 0
