@@ -39,12 +39,15 @@ class MoveWriter:
         self.resume(MovedEnd())
 
     def resume(self, moved: MovedEnd) -> None:
-        """Go on where the manifest says that the last pass ended. What a cleaner wrote after it counts for nothing."""
-        self._sealed = moved.last, moved.check
+        """Go on after the last pass, of which the manifest says where it ended. What a cleaner wrote behind that counts
+        for nothing.
+
+        The next frame goes to another segment: the same bytes may stand behind the end already, seen but never made
+        durable, and a medium need not write what is not new."""
+        self._sealed, self._is_sealed = (moved.last, moved.check), True
         self._previous, self._unsynced = moved.check, 0
         self._ends = {index: end for index, _, end in moved.segments}
-        self._position = moved.last + SEAL_BYTES if moved.last else 0
-        self._stop = self.pool.stop(self._index(moved.last)) if moved.last else 0
+        self._position = self._stop = moved.last + SEAL_BYTES if moved.last else 0
 
     def _index(self, offset: int) -> int:
         return (offset - self.pool.start(0)) // self.pool.segment_size
@@ -84,12 +87,12 @@ class MoveWriter:
         self._append(flags, length, fill, table, layer, lsn, count)
 
     def seal(self, lsn: int) -> None:
-        """Append the empty frame that ends a pass, and make everything durable."""
-        if self._position:
+        """Append the empty frame that ends a pass, and make everything durable, if anything was appended."""
+        if not self._is_sealed:
             self._append(0, 0, lambda _: None, 0, 0, lsn, 0)
             self.sync()
             with self._locks.state:
-                self._sealed = self._position - SEAL_BYTES, self._previous
+                self._sealed, self._is_sealed = (self._position - SEAL_BYTES, self._previous), True
 
     def sync(self) -> None:
         """Make durable what was appended."""
@@ -109,7 +112,7 @@ class MoveWriter:
         self, flags: int, length: int, fill: Callable[[int], None], table: int, layer: int, lsn: int, count: int
     ) -> None:
         start, pool = self._position, self.pool
-        index = self._index(start)
+        index, self._is_sealed = self._index(start), False
         header = pack_frame(Kind.MOVE, flags, table, count, length, layer, lsn, 0, self._now(), self._previous)
         with self._failing, storing(pool, index):
             view = memoryview(pool.medium.data)

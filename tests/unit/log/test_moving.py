@@ -67,7 +67,21 @@ def test_the_next_process_goes_on_behind_the_last_complete_pass() -> None:
     move(log, b"in vain")
     log.mover.resume(end)
     move(log, b"another")
-    assert moved_frames(log.pool)[:3] == [(Flag.RECORDS, b"complete"), (0, b""), (Flag.RECORDS, b"another")]
+    assert len(log.pool.moved) == 2, "where the same bytes may stand, and never became durable, nothing is written"
+    assert moved_frames(log.pool)[:2] == [(Flag.RECORDS, b"complete"), (0, b"")]
+    assert moved_frames(log.pool)[-1] == (Flag.RECORDS, b"another")
+
+
+def test_a_pass_that_moved_nothing_needs_no_end() -> None:
+    log = make_log()
+    log.mover.seal(7)
+    assert log.mover.end() == MovedEnd()
+    move(log, b"body")
+    log.mover.seal(7)
+    end = log.mover.end()
+    log.mover.resume(end)
+    log.mover.seal(8)
+    assert log.mover.end() == end
 
 
 def test_an_opening_refuses_a_pool_without_all_that_was_moved() -> None:
