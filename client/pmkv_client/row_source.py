@@ -64,10 +64,6 @@ class RowSource:
     def dtype(self) -> np.dtype[Any]:
         return self.table.dtype
 
-    @property
-    def is_remote(self) -> bool:
-        return isinstance(self.store, Client)
-
     def check(self, ids: np.ndarray) -> np.ndarray:
         """Return ids as int64. IndexError: one is out of range."""
         if ids.size and (int(ids.min()) < 0 or int(ids.max()) >= self.rows):

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..kernels import pinned_rows
 from ..kernels.pinned_rows import ABSENT, PRESENT, UNKNOWN
-from .row_cache import HUGE_PAGES_FROM, AllCopied, RowBudget, reserve, use_huge_pages
+from .row_cache import HUGE_PAGES_FROM, AllCopied, Hits, RowBudget, reserve, use_huge_pages
 
 WORD_BYTES = 8
 PINNED_BLOCK_BYTES = 1 << 20  # taken from the budget at a time
@@ -27,16 +27,16 @@ def pinned_bytes(width: int, count: int) -> int:
     return count * (-(-width // 8) * 8 + WORD_BYTES)
 
 
-class PinnedHits:
+class PinnedHits(Hits):
     """Holds what one lookup found: see `row_cache.RowHits`, whose methods these are."""
 
-    __slots__ = ("_changes", "_ids", "_pinned", "_stamps", "_words", "count", "missed", "rows", "slots", "stride")
+    __slots__ = ("_changes", "_ids", "_pinned", "_stamps", "_words", "rows", "slots", "stride")
 
     def __init__(self, pinned: PinnedRows, ids: np.ndarray, stamps: np.ndarray, missed: np.ndarray, count: int) -> None:
         """stamps: empty if the rows were copied during the lookup."""
         self._pinned, self._changes, self._words = pinned, pinned.changes, pinned.words
         self.rows, self.stride, self._ids, self.slots, self._stamps = pinned.rows, pinned.stride, ids, ids, stamps
-        self.missed, self.count = missed, count
+        super().__init__(missed, count)
 
     def copy_to(self, out: np.ndarray, found: np.ndarray) -> int:
         """Copy the rows of all hits to `out`, uint8[n * width]. Where a row was changed since the lookup, set found[i]
@@ -54,12 +54,6 @@ class PinnedHits:
         if not self.count or self._pinned.changes == self._changes:
             return 0
         return self._lose(pinned_rows.drop_changed_pinned(self._words, self._ids, self._stamps, found), found)
-
-    def _lose(self, lost: int, found: np.ndarray) -> int:
-        if lost:
-            self.missed = np.flatnonzero(found == 0)
-            self.count -= lost
-        return lost
 
 
 class PinnedRows:

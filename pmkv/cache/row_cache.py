@@ -184,19 +184,36 @@ class RowBudget:
                 cache.end_period()
 
 
-class RowHits:
+class Hits:
+    """Counts the hits of one lookup, and holds the positions of what is missing."""
+
+    __slots__ = ("count", "missed")
+
+    def __init__(self, missed: np.ndarray, count: int) -> None:
+        self.missed, self.count = missed, count
+
+    def _lose(self, lost: int, found: np.ndarray) -> int:
+        """Take note that so many rows were changed meanwhile, where found[i] is 0 now; return how many."""
+        if lost:
+            self.missed = np.flatnonzero(found == 0)
+            self.count -= lost
+        return lost
+
+
+class RowHits(Hits):
     """Holds what one lookup found in a cache: slots and stamps by position in the batch, and what is missing.
 
     The arrays of the cache are kept, so that the rows can be read after the lock was released. The methods need no
     lock."""
 
-    __slots__ = ("_cache", "_changes", "_meta", "_stamps", "_width", "count", "missed", "rows", "slots", "stride")
+    __slots__ = ("_cache", "_changes", "_meta", "_stamps", "_width", "rows", "slots", "stride")
 
     def __init__(self, cache: RowCache, slots: np.ndarray, stamps: np.ndarray, missed: np.ndarray, count: int) -> None:
         """slots: empty if the rows were copied during the lookup."""
         self._cache, self._changes = cache, cache.changes
         self._meta, self.rows, self.stride, self._width = cache.meta, cache.rows, cache.stride, cache.width
-        self.slots, self._stamps, self.missed, self.count = slots, stamps, missed, count
+        self.slots, self._stamps = slots, stamps
+        super().__init__(missed, count)
 
     def copy_to(self, out: np.ndarray, found: np.ndarray) -> int:
         """Copy the rows of all hits to `out`, uint8[n * width]. Where a slot was replaced since the lookup, set
@@ -214,12 +231,6 @@ class RowHits:
         if not self.count or self._cache.changes == self._changes:
             return 0
         return self._lose(row_cache.drop_changed(self._meta, self.slots, self._stamps, found), found)
-
-    def _lose(self, lost: int, found: np.ndarray) -> int:
-        if lost:
-            self.missed = np.flatnonzero(found == 0)
-            self.count -= lost
-        return lost
 
 
 class AllCopied:

@@ -17,18 +17,18 @@ import numpy as np
 from ..errors import CorruptionError
 from ..index.run import Run, RunInfo
 from ..index.run_files import RunFileWriter
-from ..index.run_writer import Compaction, write_run
+from ..index.run_writer import Compaction
 from ..kernels.location import CHECK_SHIFT, OFFSET_MASK
 from ..kernels.probe import hash_keys
 from ..kernels.records import key_bounds
 from ..log.format import ALIGN, WORTH_SHARE, Kind, frame_size, unpack_frame
 from ..log.replay import MovedEnd
 from ..log.segments import Reserve, next_uses
-from ..versions.index_stack import net_expiries
-from ..versions.layer import LayerTree, live_of
+from ..versions.layer import LayerTree
 from ..versions.manifest import CollectionRecord, Manifest
 from .cleaning_policy import MIN_WIN, Candidate, choose_victims
 from .committed import CommittedState, Steps
+from .compaction import write_output
 from .compaction_policy import CompactionPlan
 from .relocation import Relocation
 
@@ -49,11 +49,12 @@ class LiveLayer:
 
 @dataclass
 class CleaningTotals:
-    """Counts what passes did since the store was opened. bytes: moved."""
+    """Counts what passes did since the store was opened: those that were committed, the records that they moved, and
+    the segments that they freed."""
 
     passes: int = 0
     records: int = 0
-    freed: int = 0  # segments
+    freed: int = 0
 
 
 class Cleaner:
@@ -240,28 +241,9 @@ class Cleaner:
     ) -> Generator[None, None, RunInfo]:
         """Write one run in place of all runs of a layer, with what it names in other places."""
         plan, log = layer.plan, self._state.log
-        inputs, tree = plan.inputs, plan.tree
-        compaction = self._compaction(plan)
-        lists = compaction.lists != 0
+        tree, lists = plan.tree, self._compaction(plan).lists != 0
         relocation = Relocation(log, tree, plan.layer, layer.lsn, emptied, chunks, lists)
-        added, gone = net_expiries(
-            *(np.concatenate([getattr(run, which) for run in inputs]) for which in ("added", "gone"))
-        )
-        info = yield from write_run(
-            out,
-            list(inputs),
-            pool_data=log.data,
-            width=tree.width,
-            seed=np.uint64(tree.seed),
-            segments=self._state.segments,
-            bottom=plan.bottom,
-            live=live_of(inputs),
-            added=added,
-            gone=gone,
-            first=inputs[-1].info.first,
-            last=inputs[0].info.last,
-            relocate=relocation,
-        )
+        info = yield from write_output(self._state, out, plan, relocation)
         self.totals.records += relocation.records
         return info
 

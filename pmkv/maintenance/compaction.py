@@ -13,7 +13,7 @@ import numpy as np
 from ..errors import CorruptionError
 from ..index.run import Run, RunInfo
 from ..index.run_files import RunFileWriter
-from ..index.run_writer import write_run
+from ..index.run_writer import Relocate, stay, write_run
 from ..versions.index_stack import net_expiries
 from ..versions.layer import live_of
 from ..versions.manifest import Manifest
@@ -70,7 +70,7 @@ class Compactor:
         with state.new_file(max(plan.inputs[0].info.last for plan in plans)) as out:
             for plan in plans:
                 try:
-                    infos.append((yield from self._write(out, plan)))
+                    infos.append((yield from write_output(state, out, plan)))
                 except CorruptionError:  # the next attempt compacts the other runs without these
                     self._unreadable |= {run.name for run in plan.inputs}
                     raise
@@ -97,24 +97,28 @@ class Compactor:
             if (tree := self._state.trees().get(plan.tree.name)) is not None:
                 plan.in_tree(tree, run)
 
-    def _write(self, out: RunFileWriter, plan: Plan) -> Generator[None, None, RunInfo]:
-        """Write the output of one plan."""
-        inputs, tree = plan.inputs, plan.tree
-        added, gone = (np.concatenate([getattr(run, which) for run in inputs]) for which in ("added", "gone"))
-        added, gone = net_expiries(added, gone)
-        return (
-            yield from write_run(
-                out,
-                list(inputs),
-                pool_data=self._state.log.data,
-                width=tree.width,
-                seed=np.uint64(tree.seed),
-                segments=self._state.segments,
-                bottom=plan.bottom,
-                live=live_of(inputs),
-                added=added,
-                gone=gone,
-                first=inputs[-1].info.first,
-                last=inputs[0].info.last,
-            )
+
+def write_output(
+    state: CommittedState, out: RunFileWriter, plan: Plan, relocate: Relocate = stay
+) -> Generator[None, None, RunInfo]:
+    """Write the output of one plan, in steps. relocate: as of `write_run`."""
+    inputs, tree = plan.inputs, plan.tree
+    added, gone = (np.concatenate([getattr(run, which) for run in inputs]) for which in ("added", "gone"))
+    added, gone = net_expiries(added, gone)
+    return (
+        yield from write_run(
+            out,
+            list(inputs),
+            pool_data=state.log.data,
+            width=tree.width,
+            seed=np.uint64(tree.seed),
+            segments=state.segments,
+            bottom=plan.bottom,
+            live=live_of(inputs),
+            added=added,
+            gone=gone,
+            first=inputs[-1].info.first,
+            last=inputs[0].info.last,
+            relocate=relocate,
         )
+    )

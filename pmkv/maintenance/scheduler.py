@@ -1,8 +1,9 @@
-"""When checkpoints and compactions run: in a store's background thread, as the log grows or its writers rest.
+"""When checkpoints, compactions and passes of the cleaner run: in a store's background thread, as the log grows, free
+space gets short, or writers rest.
 
-`Maintenance` knows how a checkpoint and a compaction are made; this module only decides when, slows writers down that
-outrun checkpoints, and retries after errors. The log holds everything until a checkpoint has been committed, so a
-failure costs time at the next opening and nothing else.
+`Maintenance` knows how these are made, and `cleaning_schedule` when a pass is due; this module starts them, slows
+writers down that outrun them, and retries after errors. The log holds everything until a checkpoint has been committed,
+so a failure costs time at the next opening and nothing else.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ log = logging.getLogger("pmkv")
 
 
 class MaintenanceScheduler:
-    """Schedules the checkpoints and compactions of one store. `checkpoint` may be called by any thread; the rest runs
-    in the background thread, in the thread that flushes, or in the one that closes the store."""
+    """Schedules the checkpoints, compactions and passes of one store. `checkpoint` and `compact` may be called by any
+    thread; the rest runs in the background thread, in the thread that flushes, or in the one that closes the store."""
 
     def __init__(
         self,
@@ -62,8 +63,8 @@ class MaintenanceScheduler:
         self.cleaning = CleaningSchedule(store_log, checkpointer.cleaner, since_checkpoint)
         self.is_cold = is_cold  # runs were not read since the store was opened: a read may wait for the disk
         self._freed = threading.Event()  # a pass has ended since a writer began to wait for one
-        self._compact_requests: queue.SimpleQueue[Future[int]] = queue.SimpleQueue()  # likewise, passes of the cleaner
         self._requests: queue.SimpleQueue[Future[None]] = queue.SimpleQueue()  # checkpoints that callers wait for
+        self._compact_requests: queue.SimpleQueue[Future[int]] = queue.SimpleQueue()  # likewise, passes of the cleaner
         self._checkpoint_is_due = False
         self._compact_until = 0.0  # monotonic clock
         self._close_deadline = math.inf  # monotonic clock
@@ -261,7 +262,7 @@ class MaintenanceScheduler:
     def _note_failure(self, error: Exception) -> None:
         self._checkpointer.error = str(error)
         self._retry_at = time.monotonic() + RETRY_S
-        log.warning("a checkpoint or fold was not finished, and will be tried again: %s", error)
+        log.warning("a checkpoint, compaction or cleaning was not finished, and will be tried again: %s", error)
 
     def _warm(self) -> None:
         for _ in self._guarded(self._checkpointer.warm()):

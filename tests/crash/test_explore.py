@@ -1,6 +1,6 @@
 """Exploration at its two sizes, its own counts, and hypothesis on top to shrink what fails.
 
-    make test            60,000 images
+    make test           100,000 images
     make test-long      3,000,000 images, and the share of them that is opened as files by pmkv.open
 
 PMKV_TEST_SEED sets the first seed, PMKV_TEST_IMAGES the number of images.
@@ -23,7 +23,7 @@ from tests.crash.explore import Counts, History, Knobs, explore_for
 
 pytestmark = pytest.mark.crash
 
-QUICK, LONG = 60_000, 3_000_000
+QUICK, LONG = 100_000, 3_000_000
 MEMORY = Path("/dev/shm")
 FIRST_SEED = int(os.environ.get("PMKV_TEST_SEED", 1))
 IMAGES = int(os.environ.get("PMKV_TEST_IMAGES", 0))

@@ -26,7 +26,7 @@ def test_a_table_is_made_once_and_keeps_its_rows(store: pmkv.Store) -> None:
     first.put(np.array([1]), np.ones((1, 3), "f4"))
     again = RowSource(store, "t", 10, 3)
     assert again.get(np.array([1, 2])).tolist() == [[1, 1, 1], [0, 0, 0]]
-    assert not again.is_whole() and not again.is_remote and list(again.batches()) == [(0, 10)]
+    assert not again.is_whole() and list(again.batches()) == [(0, 10)]
     with pytest.raises(pmkv.errors.ExistsError):
         RowSource(store, "t", 10, 4)
 
