@@ -67,17 +67,22 @@ def load(store: pmkv.Store, rows: int) -> pmkv.Table:
     return table
 
 
-def overwrite(store: pmkv.Store, table: pmkv.Table, draw: Draw, batches: int, course: Course) -> None:
+def overwrite(store: pmkv.Store, table: pmkv.Table, draw: Draw, batches: int, course: Course) -> int:
+    """Write batches one after the other; return how many were left when the pool was full."""
     random, values = np.random.default_rng(2), np.ones((BATCH, WIDTH), "u1")
     for number in range(batches):
         ids = draw(random, BATCH)
         begun = time.perf_counter()
-        table.put(ids, values)
+        try:
+            table.put(ids, values)
+        except pmkv.FullError:
+            return batches - number
         course.seconds.append(time.perf_counter() - begun)
         if number % max(1, batches // 200) == 0:
             space = store.stats().space
             course.used.append(space.used / space.capacity)
             course.amplification.append(space.write_amplification)
+    return 0
 
 
 def rest(store: pmkv.Store, live: int) -> float:
@@ -91,11 +96,19 @@ def rest(store: pmkv.Store, live: int) -> float:
 
 
 def emptied(store: pmkv.Store, table: pmkv.Table, folder: Path) -> tuple[int, int]:
-    """Delete everything, and return how many segments beyond those reserved are in use, and bytes on disk, after the
-    seconds that the store is given."""
+    """Delete everything, in pieces as a full pool wants it. Return how many segments beyond those reserved are in use,
+    and bytes on disk, after the seconds that the store is given."""
     ids = np.fromiter((id for ids, _ in table.scan() for id in ids), np.int64)
-    table.delete(ids)
-    deadline, pool = time.monotonic() + REST_S, store._log.pool
+    deadline, pool, first = time.monotonic() + REST_S, store._log.pool, 0
+    while first < ids.size:
+        try:
+            table.delete(ids[first : first + BATCH])
+            first += BATCH
+        except pmkv.FullError:  # the cleaner makes room, given time
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.1)
+    deadline = time.monotonic() + REST_S
     while pool.used > Reserve.WRITE and time.monotonic() < deadline:
         time.sleep(0.1)
     return max(0, pool.used - Reserve.WRITE), disk_bytes(folder)
@@ -108,9 +121,13 @@ def one_case(folder: Path, kind: str, percent: int, pool: int) -> Iterator[Compa
     with pmkv.open(folder, capacity=pool) as store:
         table = load(store, rows)
         before = store.stats()
-        overwrite(store, table, drawer(kind, rows), TIMES * rows // BATCH, course)
+        batches = TIMES * rows // BATCH
+        left = overwrite(store, table, drawer(kind, rows), batches, course)
+        yield Figure(f"{name}: writes refused, the pool was full", "part of all", [left / batches], 0.0)
         after = store.stats()
-        written = TIMES * rows * (8 + WIDTH)
+        written = max(1, batches - left) * BATCH * (8 + WIDTH)
+        if len(course.seconds) < TENTHS:
+            return
         bar = BARS[kind, percent]
         appended = after.space.write_amplification
         yield Figure(f"{name}: bytes written to the pool", "for each byte of users", [appended], bar)
