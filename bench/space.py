@@ -8,6 +8,7 @@ everything is deleted.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -96,19 +97,12 @@ def rest(store: pmkv.Store, live: int) -> float:
 
 
 def emptied(store: pmkv.Store, table: pmkv.Table, folder: Path) -> tuple[int, int]:
-    """Delete everything, in pieces as a full pool wants it. Return how many segments beyond those reserved are in use,
+    """Delete everything, if the pool has room for that in one. Return how many segments beyond those reserved are in use,
     and bytes on disk, after the seconds that the store is given."""
     ids = np.fromiter((id for ids, _ in table.scan() for id in ids), np.int64)
-    deadline, pool, first = time.monotonic() + REST_S, store._log.pool, 0
-    while first < ids.size:
-        try:
-            table.delete(ids[first : first + BATCH])
-            first += BATCH
-        except pmkv.FullError:  # the cleaner makes room, given time
-            if time.monotonic() > deadline:
-                break
-            time.sleep(0.1)
-    deadline = time.monotonic() + REST_S
+    with contextlib.suppress(pmkv.FullError):  # then what is left in use says so
+        table.delete(ids)
+    deadline, pool = time.monotonic() + REST_S, store._log.pool
     while pool.used > Reserve.WRITE and time.monotonic() < deadline:
         time.sleep(0.1)
     return max(0, pool.used - Reserve.WRITE), disk_bytes(folder)
