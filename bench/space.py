@@ -97,7 +97,7 @@ def rest(store: pmkv.Store, live: int) -> float:
 
 
 def emptied(store: pmkv.Store, table: pmkv.Table, folder: Path) -> tuple[int, int]:
-    """Delete everything, if the pool has room for that in one. Return how many segments beyond those reserved are in use,
+    """Delete everything, if there is room for that in one. Return how many segments beyond those reserved are in use,
     and bytes on disk, after the seconds that the store is given."""
     ids = np.fromiter((id for ids, _ in table.scan() for id in ids), np.int64)
     with contextlib.suppress(pmkv.FullError):  # then what is left in use says so
