@@ -127,9 +127,9 @@ def rounds(folder: Path, count: int, capsys: pytest.CaptureFixture[str]) -> None
         for writer in writers:
             writer.join()
             assert writer.error is None, f"seed {SEED}, round {number}: {writer.error}"
-        there = {file.name for file in (folder / "runs").glob("*")}
-        assert there or not waits, f"seed {SEED}, round {number}: a checkpoint, and no file of runs"
-        files |= there
+        new = {file.name for file in (folder / "runs").glob("*")} - files
+        assert new or not waits, f"seed {SEED}, round {number}: a checkpoint, and no new file of runs"
+        files |= new
         server = serve(folder)
         for ledger in ledgers:
             lost += ledger.begun - ledger.check(found_on(server.raw(), ledger.name))
@@ -138,7 +138,7 @@ def rounds(folder: Path, count: int, capsys: pytest.CaptureFixture[str]) -> None
     with capsys.disabled():
         print(f"\n  killed {count} times: {acked:,} acknowledged operations found, {lost:,} in flight lost,", end=" ")
         print(f"{len(files)} files of runs seen", end=" ")
-    assert acked > 100 * count and len(files) > count
+    assert acked > 100 * count
 
 
 def test_nothing_is_lost_or_halved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
