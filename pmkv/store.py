@@ -35,6 +35,7 @@ from .log.format import epoch_of
 from .log.log import Log
 from .log.segments import hold_back_emptied
 from .maintenance.scheduler import MaintenanceScheduler
+from .maintenance.space import PinReport
 from .runtime.background import Background
 from .runtime.memory_limit import default_dram, memory_limit
 from .runtime.sizes import parse_size
@@ -114,6 +115,7 @@ class Store(View):
         self._loader = loader = RowLoader(lambda: list(engine.tables.values()), lambda: bool(engine.log.closed), kept)
         if engine.dram.rows is not None:
             engine.dram.rows.on_need = lambda: loader.request(background)
+        self._log.hooks.what_pins_most = PinReport(self._log, lambda: engine.heads)
         self._maintenance: MaintenanceScheduler | None = None
         if engine.upkeep is not None:
             self._maintenance = MaintenanceScheduler(
@@ -194,10 +196,18 @@ class Store(View):
         is noticed first."""
         return self._engine.batch(reserve)
 
-    def deferred(self) -> contextlib.AbstractContextManager[DurabilityWait]:
+    def deferred(self, may_await_space: bool = False) -> contextlib.AbstractContextManager[DurabilityWait]:
         """Calls of this thread inside do not wait until they are durable; `.lsn` of the object says what their
-        results depend on."""
-        return self._log.deferred()
+        results depend on.
+
+        may_await_space: a write that finds the pool full waits, as without `deferred`, until the cleaner has made
+        room; else it raises FullError at once."""
+        return self._log.deferred(may_await_space)
+
+    def await_space(self, frees: bool = False) -> bool:
+        """Wait for a moment while the cleaner makes room for a write that has raised FullError; return whether trying
+        again is of use. frees: that write makes something dead, as a delete does."""
+        return self._log.await_space(frees)
 
     def wait(self, lsn: int) -> None:
         """Return when everything up to this LSN is durable."""

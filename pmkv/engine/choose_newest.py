@@ -7,11 +7,13 @@ durations; NaN and NaT have no order and are refused.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import InvalidError
+from ..log.room import with_room
 
 if TYPE_CHECKING:
     from .table import Table
@@ -67,7 +69,7 @@ def put_newer(table: Table, ids: np.ndarray, raw: np.ndarray, field: str) -> int
                 log.wait_durable(table._write(ids[some], lines[some].reshape(-1), 0))
             return some.size
 
-        count, depends_on = log.exclusively(write_newer)
+        count, depends_on = with_room(log, partial(log.exclusively, write_newer))
         written, lsn = written + count, max(lsn, depends_on)  # what was left alone may be pending, too
     log.wait_durable(lsn)
     return int(written)

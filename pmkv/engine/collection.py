@@ -7,13 +7,12 @@ the log waits for durability.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import TypeVar
 
 import numpy as np
 
-from ..errors import FullError, PmkvError, ReadOnlyError
+from ..errors import PmkvError, ReadOnlyError
 from ..index.lookup_batch import LookupBatch
 from ..index.run import Run
 from ..log.log import Log
@@ -21,7 +20,6 @@ from ..versions.index_stack import IndexStack
 from ..versions.layer import Layer
 from .one_process import OneProcess
 
-FULL_WAIT_S = 10.0  # a writer waits so long for the cleaner, then it is told that the pool is full
 T = TypeVar("T")
 
 
@@ -135,20 +133,6 @@ class Collection(OneProcess):
         self._guard()
         if self._readonly is not None:
             raise ReadOnlyError(self._readonly)
-
-    def _with_room(self, write: Callable[[], T]) -> T:
-        """Call `write`; if the pool is full, call it again when the cleaner has made room. FullError: it cannot, or the
-        caller may not wait."""
-        deadline = None
-        while True:
-            try:
-                return write()
-            except FullError:
-                log, now = self._log, time.monotonic()
-                deadline = deadline or now + FULL_WAIT_S
-                may_wait = log.thread.deferral is None and not log.caller_holds_lock and now < deadline
-                if not (may_wait and log.await_space()):
-                    raise
 
     # looking up
 

@@ -31,6 +31,7 @@ from ..index.location_cache import CacheBudget
 from ..index.run_files import RunFiles
 from ..log.decisions import append_control
 from ..log.log import Log, unix_ms
+from ..log.room import with_room
 from ..log.segments import Pool
 from ..maintenance.checkpoint import FrozenLayer, FrozenState
 from ..maintenance.maintenance import Maintenance
@@ -305,23 +306,21 @@ class Engine:
             return self.table(name, head)
         optional: dict[str, Any] = {"default": initial, "dram": dram_choice(dram)}
         self.log.guard_write()
-        with self.log.locks.append, self.log.locks.state:
-            view = self.open_views[self.head_entry(head).name]
-            existing = view.tables.get(name)
-            if existing is None:
-                number = self.heads.last_table + 1
-                stored = codec_fields(wanted)
-                decision = {
-                    "op": "create_table",
-                    "id": number,
-                    "name": name,
-                    "descr": stored.pop("descr"),
-                    "rows": rows,
-                }
-                optional |= stored
-                check_fits(self.dram.rows, optional["dram"], wanted.width, rows, None, name)
-                self.decide(decision | {key: one for key, one in optional.items() if one is not None}, head)
-            table = view.tables[name]
+
+        def create() -> tuple[Table | None, Table]:
+            with self.log.locks.append, self.log.locks.state:
+                view = self.open_views[self.head_entry(head).name]
+                existing = view.tables.get(name)
+                if existing is None:
+                    check_fits(self.dram.rows, optional["dram"], wanted.width, rows, None, name)
+                    fields = codec_fields(wanted)
+                    decision = {"op": "create_table", "id": self.heads.last_table + 1, "name": name}
+                    decision |= {"descr": fields.pop("descr"), "rows": rows}
+                    given = {key: one for key, one in (optional | fields).items() if one is not None}
+                    self.decide(decision | given, head)
+                return existing, view.tables[name]
+
+        existing, table = with_room(self.log, create)
         self.log.wait_durable(table.layer)
         if existing is not None and not exist_ok:
             raise ExistsError(f"there is a table {name!r} already, with rows of {existing.row_dtype}")
@@ -369,9 +368,11 @@ class Engine:
         """Remove a table with all its rows."""
         self.log.guard_write()
         self.table(name, head)
-        lsn, _ = self.log.exclusively(
-            lambda: self.decide({"op": "drop_table", "id": self.table(name, self.head_entry(head).name).id}, head)
-        )
+
+        def drop() -> int:
+            return self.decide({"op": "drop_table", "id": self.table(name, self.head_entry(head).name).id}, head)
+
+        lsn, _ = with_room(self.log, lambda: self.log.exclusively(drop), frees=True)
         self.log.wait_durable(lsn)
 
     def table(self, name: str, view: str = MAIN) -> Table:
@@ -381,9 +382,12 @@ class Engine:
     def clear_all(self, head: str = MAIN) -> None:
         """Empty all keyspaces at once (FLUSHALL)."""
         self.log.guard_write()
-        with self.log.locks.append, self.log.locks.state:
-            lsn = self.decide({"op": "clear", "keyspaces": list(range(KEYSPACES))}, self.head_entry(head).name)
-        self.log.wait_durable(lsn)
+
+        def clear() -> int:
+            with self.log.locks.append, self.log.locks.state:
+                return self.decide({"op": "clear", "keyspaces": list(range(KEYSPACES))}, self.head_entry(head).name)
+
+        self.log.wait_durable(with_room(self.log, clear, frees=True))
 
     def _clear(self, head: str, number: int) -> int:
         """Empty one keyspace; return the decision's LSN. The caller holds locks.append and locks.state."""

@@ -18,7 +18,7 @@ from ..errors import CorruptionError, InvalidError, PmkvError
 from ..index.hash_table import check_cursor
 from ..index.lookup_batch import KeyBatch, lives
 from ..kernels import location
-from ..kernels.probe import hash_keys
+from ..kernels.probe import RECORD_HEADER, hash_keys
 from ..kernels.records import (
     DAMAGED,
     FLAG_DELETE,
@@ -35,11 +35,13 @@ from ..kernels.records import (
 from ..log import large_values
 from ..log.format import OWNER, Frame, Kind
 from ..log.log import Log
+from ..log.room import with_room
 from ..log.segments import Reserve
 from ..versions.expired_records import Record
 from ..versions.layer import Layer
 from .byte_batch import BytesArray, as_values, check_keys, cut_batches, join
 from .collection import Collection
+from .deletion import delete_in_pieces
 from .keyspace_scan import KeyspaceScan
 from .lookup_counts import LookupCounts
 from .seen_expired import SeenExpired
@@ -298,7 +300,7 @@ class Keyspace(Collection):
                 where = log, self.number, self.layer, self._owner
                 return self._write(keys, *large_values.in_chunks(*where, values, times, flags, self._part))
 
-        log.wait_durable(self._with_room(write))
+        log.wait_durable(with_room(log, write))
 
     def _write(
         self,
@@ -376,20 +378,21 @@ class Keyspace(Collection):
         return self.delete_many([key]) == 1
 
     def delete_many(self, keys: Sequence[bytes]) -> int:
-        """Delete keys; return how many of them existed. Possible in a full pool, too."""
+        """Delete keys; return how many of them existed. Atomic up to 8 MiB of keys. Possible in a full pool, too, of
+        which space comes back between short pieces."""
         self._guard_write()
 
-        def delete_present() -> int:
-            looked = self._look(keys, counted=False)
-            present = list(dict.fromkeys(key for key, row in zip(keys, looked, strict=True) if row[0] >= 0))
+        def delete_present(start: int, stop: int) -> int:
+            some = keys[start:stop]
+            looked = self._look(some, counted=False)
+            present = list(dict.fromkeys(key for key, row in zip(some, looked, strict=True) if row[0] >= 0))
             if present:
                 empty, none = [b""] * len(present), np.zeros(len(present), np.int64)
                 self._log.wait_durable(self._write(present, empty, none, none + FLAG_DELETE, Reserve.DELETE))
             return len(present)
 
-        count, lsn = self._log.exclusively(delete_present)
-        self._log.wait_durable(lsn)
-        return count
+        sizes = np.fromiter(map(len, keys), np.int64, len(keys)) + RECORD_HEADER
+        return delete_in_pieces(self._log, sizes, delete_present)
 
     def expire(self, key: bytes, at_ms: int) -> bool:
         """Give a key another expiry (unix ms; 0: none). False where there is no such key."""
@@ -405,7 +408,7 @@ class Keyspace(Collection):
                 self._log.wait_durable(self._write([key], [raw], np.array([deadline]), np.array([flags])))
             return at >= 0
 
-        is_there, lsn = self._log.exclusively(write_again)
+        is_there, lsn = with_room(self._log, lambda: self._log.exclusively(write_again), frees=True)
         self._log.wait_durable(lsn)
         return is_there
 
@@ -413,10 +416,13 @@ class Keyspace(Collection):
         """Remove every key (FLUSHDB): one frame, whatever the size."""
         self._guard_write()
         self._guard()
-        with self._log.locks.append, self._log.locks.state:
-            self._guard()
-            lsn = self._clear(self.number)
-        self._log.wait_durable(lsn)
+
+        def clear() -> int:
+            with self._log.locks.append, self._log.locks.state:
+                self._guard()
+                return self._clear(self.number)
+
+        self._log.wait_durable(with_room(self._log, clear, frees=True))
 
     # looking around
 

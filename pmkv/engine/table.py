@@ -22,6 +22,7 @@ from ..kernels import location
 from ..kernels.records import locate_rows
 from ..log.format import MAX_BATCH, Flag, Frame, Kind
 from ..log.log import Log
+from ..log.room import with_room
 from ..log.segments import Reserve
 from ..runtime.jit import FEW_ELEMENTS
 from ..runtime.scheduling import no_yield, yield_cpu
@@ -32,6 +33,7 @@ from .array_forms import as_id_array, as_row_array, in_form, out_array
 from .casting import add_rows, cast_default
 from .choose_newest import put_newer
 from .collection import Collection
+from .deletion import delete_in_pieces
 from .entity_ids import KEPT_KEY, as_keys, ids_of_keys, refuse_collisions
 from .extension_dtypes import is_extension
 from .initializer import Initializer
@@ -207,7 +209,7 @@ class Table(Collection):
             new = np.unique(within[~self.contains(within)])
             self._log.wait_durable(self._write(new, self._initial_rows(new), 0) if new.size else 0)
 
-        _, lsn = self._log.exclusively(write_new)
+        _, lsn = with_room(self._log, lambda: self._log.exclusively(write_new))
         self._log.wait_durable(lsn)
 
     # reading
@@ -349,7 +351,7 @@ class Table(Collection):
             rows = np.array(keys, self.row_dtype)[~found][first]
             self._log.wait_durable(self._write(new, rows.view(np.uint8), 0) if new.size else self._changed)
 
-        _, lsn = self._log.exclusively(add_new)
+        _, lsn = with_room(self._log, lambda: self._log.exclusively(add_new))
         self._log.wait_durable(lsn)
 
     # writing
@@ -382,7 +384,7 @@ class Table(Collection):
                 return self._write(ids[start:stop], raw[start * self.width : stop * self.width], 0)
 
         for start in range(0, ids.size, piece):
-            lsn = self._with_room(partial(write, start, start + piece))
+            lsn = with_room(self._log, partial(write, start, start + piece))
             if start + piece < ids.size:
                 self._log.flush_piece(lsn, before)
                 before = lsn
@@ -396,34 +398,37 @@ class Table(Collection):
         change = self.decoded(self._rows(rows, self._bounded(ids), shape), (ids.size,))
         self._guard_write()
         unique, where = np.unique(ids, return_inverse=True)
+        label, newest, piece = f"a sum in table {self.name!r}", 0, self._atomic(self.width)
 
-        def write_sums() -> None:
-            raw, found = self._gather(unique, self._zeros)
+        def write_sums(some: np.ndarray, where: np.ndarray, change: np.ndarray) -> None:
+            raw, found = self._gather(some, self._zeros)
             if self._initial is not None:
                 missing = np.flatnonzero(found == 0)
-                initial = self._initial_rows(unique[missing])
-                raw.reshape(unique.size, self.width)[missing] = initial.reshape(missing.size, self.width)
-            label = f"a sum in table {self.name!r}"
-            sums = add_rows(self.decoded(raw, (unique.size,)), where, change, label)
-            self._log.wait_durable(self._write(unique, self._codec.encode(sums, label), 0) if unique.size else 0)
+                initial = self._initial_rows(some[missing])
+                raw.reshape(some.size, self.width)[missing] = initial.reshape(missing.size, self.width)
+            sums = add_rows(self.decoded(raw, (some.size,)), where, change, label)
+            self._log.wait_durable(self._write(some, self._codec.encode(sums, label), 0))
 
-        _, lsn = self._log.exclusively(write_sums)
-        self._log.wait_durable(lsn)
+        for start in range(0, unique.size, piece):  # each is added once, even if it has to wait for room
+            chosen = slice(None) if unique.size <= piece else np.flatnonzero(where // piece == start // piece)
+            write = partial(write_sums, unique[start : start + piece], where[chosen] - start, change[chosen])
+            newest = with_room(self._log, partial(self._log.exclusively, write))[1]
+        self._log.wait_durable(newest)
 
     def delete(self, ids: npt.ArrayLike) -> int:
-        """Delete rows; return how many of the ids existed. Possible in a full pool, too."""
+        """Delete rows; return how many of the ids existed. Atomic up to a million ids. Possible in a full pool, too, of
+        which space comes back between short pieces."""
         ids, _ = self._shaped_ids(ids)
         self._guard_write()
 
-        def delete_present() -> int:
-            present = np.unique(ids[self.contains(ids)])
+        def delete_present(start: int, stop: int) -> int:
+            some = ids[start:stop]
+            present = np.unique(some[self.contains(some)])
             if present.size:
                 self._log.wait_durable(self._write(present, IDS_ONLY, Flag.DELETED))
             return int(present.size)
 
-        count, lsn = self._log.exclusively(delete_present)
-        self._log.wait_durable(lsn)
-        return count
+        return delete_in_pieces(self._log, np.broadcast_to(ids.itemsize, ids.shape), delete_present)
 
     def _write(self, ids: np.ndarray, raw: np.ndarray, flags: int) -> int:
         """Append frames and index them, in atomic batches; return the LSN to wait for.

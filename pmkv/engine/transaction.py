@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from ..errors import ConflictError
 from ..log.format import frame_size
+from ..log.room import with_room
 from .array_forms import as_id_array, in_form, out_array
 from .byte_batch import check_keys, log_bytes
 from .casting import add_rows
@@ -83,7 +84,7 @@ class Transaction(OneProcess):
         log = self._engine.log
         parts = [*self._keyspaces.values(), *self._tables.values()]
         try:
-            _, lsn = log.exclusively(lambda: self._apply(parts))
+            _, lsn = with_room(log, lambda: log.exclusively(lambda: self._apply(parts)))
         except ConflictError:
             log.wait_durable(log.lsn)  # whatever it conflicts with may be pending
             raise

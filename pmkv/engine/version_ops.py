@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import ConflictError, ExistsError, InvalidError, UnknownViewError
 from ..log.decisions import reserve_controls
+from ..log.room import with_room
 from ..versions.view_set import MAIN, UNDO, ViewEntry, ViewSet
 from .open_view import OpenView
 from .version_plan import KeyspaceChoice, Plan, TableNames, check_view_name, plan_promote, plan_rollback, plan_undo
@@ -31,13 +32,13 @@ class VersionOperations:
         self._engine = engine
         self.on_main_changed: Callable[[], None] | None = None
 
-    def _decide(self, body: Callable[[ViewSet], T]) -> T:
+    def _decide(self, body: Callable[[ViewSet], T], frees: bool = False) -> T:
         """Call `body` in a batch of its own, then wait until the whole log is durable: even a refusal tells of writes
-        that may be pending. Return its result."""
+        that may be pending. Return its result. frees: the decision makes something dead."""
         log = self._engine.log
         log.guard_write()
         try:
-            return log.run_batch(lambda: body(self._engine.heads))
+            return with_room(log, lambda: log.run_batch(lambda: body(self._engine.heads)), frees)
         finally:
             log.wait_durable(log.lsn)
 
@@ -101,7 +102,7 @@ class VersionOperations:
                 raise InvalidError("`main` cannot be deleted")
             self._engine.decide({"op": "delete_view", "name": name})
 
-        self._decide(decide)
+        self._decide(decide, frees=True)
 
     def _exchange(self, op: str, source: ViewEntry, plan: Plan, head: str, force: bool) -> bool:
         """Carry out a plan, unless it conflicts or would change nothing. Return whether it did."""

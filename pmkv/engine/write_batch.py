@@ -10,6 +10,7 @@ from types import TracebackType
 
 from ..log.durability import DurabilityWait
 from ..log.log import Log
+from ..log.room import with_room
 
 
 class WriteBatch:
@@ -21,10 +22,11 @@ class WriteBatch:
 
     def __enter__(self) -> None:
         thread = self._log.thread
-        self._outer, self._inner = thread.deferral, DurabilityWait(thread.min_lsn)
+        self._outer, may_await_space = thread.deferral, self._log.may_await_space
+        self._inner = DurabilityWait(thread.min_lsn, may_await_space)
         try:
             thread.deferral = self._inner
-            self._batch.__enter__()
+            with_room(self._log, self._batch.__enter__)
         except BaseException:
             thread.deferral = self._outer
             raise

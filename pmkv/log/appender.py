@@ -59,7 +59,9 @@ class LogHooks:
     on_busy: called when the first frame after a MARK has been appended.
     kick: asks another thread to flush what has been appended.
     look_ahead: asks another thread to call `prefault_pages`.
-    await_space: waits for a moment while a cleaner makes room, and returns whether it may.
+    await_space: waits for a moment while a cleaner makes room, and returns whether it may; its argument says whether
+        the write that waits makes something dead itself.
+    what_pins_most: returns a sentence about the views that pin most, for the error about a full pool.
     """
 
     on_durable: Callable[[], None] | None = None
@@ -70,7 +72,8 @@ class LogHooks:
     on_busy: Callable[[], None] | None = None
     kick: Callable[[], None] | None = None
     look_ahead: Callable[[], None] | None = None
-    await_space: Callable[[], bool] | None = None
+    await_space: Callable[[bool], bool] | None = None
+    what_pins_most: Callable[[], str] | None = None
 
 
 class FrameSink(Protocol):

@@ -22,12 +22,13 @@ class DurabilityWait:
 
     lsn: the highest LSN that must be durable before the results may be revealed, 0 for none.
     min_lsn: the same of earlier results; later reads must not show an older state than this.
+    may_await_space: a write that finds the pool full may nevertheless wait for the cleaner.
     """
 
-    __slots__ = ("lsn", "min_lsn")
+    __slots__ = ("lsn", "may_await_space", "min_lsn")
 
-    def __init__(self, min_lsn: int = 0) -> None:
-        self.lsn, self.min_lsn = 0, min_lsn
+    def __init__(self, min_lsn: int = 0, may_await_space: bool = False) -> None:
+        self.lsn, self.min_lsn, self.may_await_space = 0, min_lsn, may_await_space
 
 
 class ThreadState(threading.local):
@@ -83,10 +84,11 @@ class DurabilityGate:
         return result, inner.lsn
 
     @contextlib.contextmanager
-    def deferred(self) -> Iterator[DurabilityWait]:
-        """Let calls of this thread inside not wait; yield the object that collects what they would wait for."""
+    def deferred(self, may_await_space: bool = False) -> Iterator[DurabilityWait]:
+        """Let calls of this thread inside not wait until they are durable; yield the object that collects what they
+        would wait for. may_await_space: they may wait until there is room in the pool."""
         outer = self.thread.deferral
-        self.thread.deferral = inner = DurabilityWait(self.thread.min_lsn)
+        self.thread.deferral = inner = DurabilityWait(self.thread.min_lsn, may_await_space)
         try:
             yield inner
         except BaseException:

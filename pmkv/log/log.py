@@ -157,10 +157,16 @@ class Log:
         """True if everything is durable and a MARK says so."""
         return self.appender.last_is_mark and self.durable == self.lsn
 
-    def await_space(self) -> bool:
+    @property
+    def may_await_space(self) -> bool:
+        """Return whether this thread may wait for room: it holds no lock, and has not put off its waits."""
+        deferral = self.thread.deferral
+        return not self.caller_holds_lock and (deferral is None or deferral.may_await_space)
+
+    def await_space(self, frees: bool = False) -> bool:
         """Wait for a moment while a cleaner makes room for writers; return False if none is there, or it cannot. The
-        caller holds no lock."""
-        return self.hooks.await_space is not None and self.hooks.await_space()
+        caller holds no lock. frees: the write that waits makes something dead itself."""
+        return self.hooks.await_space is not None and self.hooks.await_space(frees)
 
     def renew_locks(self) -> None:
         """Replace the locks in a forked child: threads of the parent may hold the old ones for ever."""

@@ -124,8 +124,9 @@ class CleaningSchedule:
     def note(self, due: Due, gained: int, segments: int, seconds: float) -> None:
         """Note what a pass gave: bytes freed less bytes moved, and segments freed less segments filled."""
         now = time.monotonic()
-        self._vain, self.is_demanded = 0 if gained > 0 else self._vain + 1, False
-        if gained > 0:
+        is_gain = gained >= MIN_WIN * self._log.pool.segment_size  # less is lost again at the ends of segments
+        self._vain, self.is_demanded = 0 if is_gain else self._vain + 1, False
+        if is_gain:
             self._gain_rate += (gained / max(seconds, 1e-3) - self._gain_rate) / 2
             self._not_before = now + seconds * (1 / self.share - 1)
         else:

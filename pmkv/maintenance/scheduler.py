@@ -115,15 +115,22 @@ class MaintenanceScheduler:
                 time.sleep(wait)
         self._plan()
 
-    def _await_space(self) -> bool:
-        """Let a writer that found no room wait for the end of a pass, or a moment. Return whether passes gain
-        anything."""
+    def _await_space(self, frees: bool) -> bool:
+        """Let a writer that found no room wait for the end of a pass, or a moment. Return whether there is hope: passes
+        gain something, or something has become dead since. frees: the write makes something dead itself."""
         self.cleaning.is_demanded = True
         self._freed.clear()
         self._background.submit(self._run)
+        if not (frees or self._may_gain):
+            return False
         self._freed.wait(FULL_POLL_S)
         self._log.guard_write()
-        return not self.cleaning.is_vain
+        return frees or self._may_gain
+
+    @property
+    def _may_gain(self) -> bool:
+        """Return whether a pass may gain something: the last ones did, or something has become dead since."""
+        return not self.cleaning.is_vain or self.cleaning.is_worth_checkpoint or self._releases() > 0
 
     @property
     def _excess(self) -> float:

@@ -6,6 +6,8 @@ has met them; so what lives is estimated too high rather than too low.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ..log.log import Log
@@ -13,6 +15,9 @@ from ..log.segments import Reserve
 from ..versions.layer import Layer
 from ..versions.view_set import MAIN, ViewEntry, ViewSet
 from .cleaning import Cleaner
+
+REPORT_S = 1.0
+NAMED_VIEWS = 3  # in the error about a full pool
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,30 @@ def space_of(log: Log, views: ViewSet, cleaner: Cleaner | None) -> SpaceStats:
         dead=used - live,
         pinned_by={name: pinned(views, view) for name, view in views.maps.items() if name != MAIN},
     )
+
+
+class PinReport:
+    """Tells which views pin most, for the error about a full pool; it looks once a second at most."""
+
+    def __init__(self, log: Log, views: Callable[[], ViewSet]) -> None:
+        self._log, self._views = log, views
+        self._report, self._valid_until = "", 0.0  # by the monotonic clock
+
+    def __call__(self) -> str:
+        """Return a sentence to append, nothing if no view pins anything. The caller holds no lock."""
+        if time.monotonic() >= self._valid_until:
+            with self._log.locks.state:
+                self._report = what_pins_most(self._views())
+            self._valid_until = time.monotonic() + REPORT_S
+        return self._report
+
+
+def what_pins_most(views: ViewSet) -> str:
+    """Return a sentence about the views that pin most, nothing if none pins anything. The caller holds locks.state."""
+    pins = {name: pinned(views, view) for name, view in views.maps.items() if name != MAIN}
+    most = sorted((name for name in pins if pins[name]), key=lambda name: -pins[name])[:NAMED_VIEWS]
+    named = ", ".join(f"{name!r} about {pins[name]:,} bytes" for name in most)
+    return f". Of the views these pin most: {named}" if most else ""
 
 
 def bytes_of(layer: Layer) -> int:

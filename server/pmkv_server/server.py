@@ -26,6 +26,7 @@ from pmkv_server.net.listeners import bind
 from pmkv_server.net.output_limits import WATCH_S, OutputLimits
 from pmkv_server.net.session import Session
 from pmkv_server.signals import StopSignals
+from pmkv_server.space_wait import SpaceWait
 from pmkv_server.stats import Stats
 from pmkv_server.system_errors import NO_DESCRIPTOR, describe
 from pmkv_server.version_events import VersionEvents
@@ -123,6 +124,11 @@ class Server:
         return TransactionWaves(self)
 
     @functools.cached_property
+    def space_wait(self) -> SpaceWait:
+        """The wait for room in a full pool, of all commands and requests."""
+        return SpaceWait(self.store)
+
+    @functools.cached_property
     def backups(self) -> ServerBackups:
         """The backups below the server's backup directory."""
         return ServerBackups(self.config.backup_dir)
@@ -161,6 +167,7 @@ class Server:
         if self._rest:
             await self._rest.cleanup()
         self._executor.shutdown(wait=False, cancel_futures=True)
+        self.space_wait.close()
         await self.loop.run_in_executor(None, self.store.close, self._checkpoint_at_end)
         log.info("stopped")
 

@@ -40,13 +40,19 @@ def is_heavy(session: Session, entry: Command, arguments: list[bytes]) -> bool:
     return sum(map(len, arguments)) > HEAVY_BYTES and "loop" not in entry.flags
 
 
-def run(session: Session, entry: Command, arguments: list[bytes]) -> Reply:
-    """Return the reply of a command, and count it."""
+def run(session: Session, entry: Command, arguments: list[bytes], may_wait: bool = False) -> Reply:
+    """Return the reply of a command, and count it.
+
+    may_wait: raise FullError if a write finds the pool full, with nothing done and nothing counted"""
     stats, lookups = session.server.stats, session.server.store.lookups
     began, before = perf_counter_ns(), (lookups.hits, lookups.misses)
     try:
         reply = entry.function(session, arguments)
     except Exception as problem:
+        if may_wait and isinstance(problem, errors.FullError):
+            raise
+        if entry.name == "exec" and session.queue is not None:
+            session.end()  # for want of room, and there is no other attempt
         reply = failure(problem)
         stats.by_command[entry.name].failed += 1
         stats.count_error(reply)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
+from pmkv.errors import FullError
 from pmkv_server.commands.execution import HEAVY_ARGUMENTS, HEAVY_BYTES, is_heavy
 from pmkv_server.commands.registry import MAX_REPLY_BYTES, Command, CommandError, Group
 from pmkv_server.commands.strings import LONG_VALUE_BYTES, some_value_is_long, value_is_long
@@ -72,6 +73,7 @@ def exec_(session: Session, arguments: list[bytes]) -> Reply:
     """Run the queued commands as one batch, or none if a watched key was written."""
     if session.queue is None:
         raise CommandError("ERR EXEC without MULTI")
+    is_over = True
     try:
         if session.broken:
             raise CommandError(_ABORTED)
@@ -80,8 +82,12 @@ def exec_(session: Session, arguments: list[bytes]) -> Reply:
                 return NULL_ARRAY[session.protocol]
             queue, session.queue = session.queue, None
             return _reply(session, queue)
+    except FullError:  # it may be tried again
+        is_over = False
+        raise
     finally:
-        session.end()
+        if is_over:
+            session.end()
 
 
 def _reply(session: Session, queue: list[Queued]) -> Reply:

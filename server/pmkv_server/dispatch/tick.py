@@ -14,12 +14,14 @@ Connections that send commands for waves only and wait for the replies take the 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any
 
+from pmkv.errors import FullError
 from pmkv.runtime.scheduling import GilYielder
 from pmkv_server.commands import COMMANDS, admit
 from pmkv_server.commands.execution import HEAVY_ARGUMENTS, is_heavy, run, uses_store
@@ -27,6 +29,7 @@ from pmkv_server.commands.registry import Command
 from pmkv_server.dispatch import fast_path
 from pmkv_server.dispatch.gathered_rows import GatheredRows
 from pmkv_server.dispatch.held_replies import HeldReplies
+from pmkv_server.dispatch.retries import Retries
 from pmkv_server.dispatch.wave_serving import WaveServing
 from pmkv_server.dispatch.workers import Workers
 from pmkv_server.net.inbox import WINDOW_BYTES
@@ -66,6 +69,7 @@ class Dispatcher:
         self.workers = Workers(self, self._store, loop, executor)
         self.fast_path = fast_path.FastPath(server, self) if fast_path.is_enabled() else None
         self.held_replies = HeldReplies(server, loop, self.fast_path)
+        self.retries = Retries(self, server.space_wait)
 
     def add(self, connection: Connection) -> None:
         """Put a connection, whose inbox has work, on the ready list."""
@@ -229,8 +233,31 @@ class Dispatcher:
         else:
             self.wrote |= entry.writes
             words = entry.owned(arguments) if memoryview in map(type, arguments) else arguments
-            outbox.add(run(session, entry, words), 1, self.deferral.lsn)
+            try:
+                outbox.add(run(session, entry, words, may_wait=True), 1, self.deferral.lsn)
+            except FullError:
+                self.retries.add(connection, entry, words)
             self.note_pending()
+
+    def execute_again(self, connection: Connection, entry: Command, words: list[bytes], is_last: bool) -> bool:
+        """Run a command again that has found the pool full; return whether its connection goes on: not if it was full
+        again, and this was not the last attempt."""
+        done = False
+
+        def run_again() -> list[Connection]:
+            nonlocal done
+            self.deferral.lsn, self.deferral.min_lsn = 0, connection.outbox.newest_lsn
+            self.wrote |= entry.writes
+            with contextlib.suppress(FullError):
+                reply = run(connection.session, entry, words, may_wait=not is_last)
+                connection.outbox.add(reply, 1, self.deferral.lsn)
+                done = True
+            return []
+
+        self._serve([connection], run_again)
+        if done:
+            self.workers.finish([connection])
+        return done
 
     def note_pending(self) -> None:
         """Let a flush follow if what was just served depends on one: a read also notes expired keys."""
@@ -249,7 +276,7 @@ class Dispatcher:
     def is_idle(self) -> bool:
         """Say whether no command is under way and no reply is held."""
         fast = self.fast_path
-        waiting = self.is_tick_due or self.held_replies.connections or self.workers.running
+        waiting = self.is_tick_due or self.held_replies.connections or self.workers.running or self.retries.waiting
         return not (waiting or (fast is not None and fast.held))
 
 

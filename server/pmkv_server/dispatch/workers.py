@@ -70,7 +70,7 @@ class Workers:
 
         def begin() -> None:
             try:
-                with self._store.deferred() as deferral:
+                with self._store.deferred(may_await_space=True) as deferral:
                     deferral.min_lsn = newest_lsn
                     result = work()
                 if writes or deferral.lsn > self._store.durable_lsn:  # a read, too, may write: see `note_pending`

@@ -15,6 +15,7 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.payload import Payload
 
+from pmkv.errors import FullError
 from pmkv_server.parsing import strict_int
 
 from .problems import Problem, invalid
@@ -37,6 +38,7 @@ class Server(Protocol):
     saving: Any
     switches: Any
     sessions: Any  # connections of RESP
+    space_wait: Any
 
     async def durable(self, lsn: int) -> None: ...
 
@@ -71,9 +73,13 @@ async def run(request: web.Request, work: Callable[[], T], size: int = 0) -> T:
     server = request.app[SERVER]
     # The version is taken before the read, so that the data is of this version or a later one.
     request.setdefault(PROMOTIONS, server.switches.latest[0])
-    outcome, lsn = await off_loop(
-        lambda: _deferred(server.store, work), INLINE_BYTES + 1 if server.store.is_cold else size
-    )
+    size = INLINE_BYTES + 1 if server.store.is_cold else size
+    outcome, lsn = await off_loop(lambda: _deferred(server.store, work), size)
+    if isinstance(outcome, Failure) and isinstance(outcome.error, FullError):
+        async for _ in server.space_wait.attempts(frees=request.method == "DELETE"):
+            outcome, lsn = await off_loop(lambda: _deferred(server.store, work), size)
+            if not (isinstance(outcome, Failure) and isinstance(outcome.error, FullError)):
+                break
     try:
         await server.durable(lsn)
     except Exception as error:

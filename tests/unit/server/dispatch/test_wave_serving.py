@@ -22,7 +22,7 @@ async def test_a_full_pool_refuses_writes_and_nothing_else(connect: Any, store: 
     long, refused = b"x" * 900_000, []
     for i in range(100):
         wire.send(request("SET", f"k{i}", long))
-        await settled()
+        await until(lambda: wire.transport.sent)
         (reply,) = wire.replies()
         if reply != "OK":
             refused.append(reply)

@@ -13,6 +13,7 @@ import pmkv
 from pmkv_server.bgsave import BackgroundSave
 from pmkv_server.config import Config
 from pmkv_server.rest import RUNNER, application
+from pmkv_server.space_wait import SpaceWait
 from pmkv_server.stats import Stats
 from pmkv_server.version_events import VersionEvents
 
@@ -25,6 +26,7 @@ class Stand:
     def __init__(self, store: Any, password: str = "") -> None:
         self.store, self.config = store, Config(password=password)
         self.stats, self.saving, self.switches, self.sessions = Stats(), BackgroundSave(), VersionEvents(), {}
+        self.space_wait = SpaceWait(store)
         self.switches.attach(store, asyncio.get_running_loop(), self.durable)
         self.gate = asyncio.Event()
         self.gate.set()
