@@ -25,7 +25,7 @@ SECTIONS = {
     "codecs": "rows a second that are pooled, by the codec of the table, beside f4",
     "imports": "rows a second of files, beside puts from memory",
     "pooling": "rows in DRAM: pools beside torch's EmbeddingBag, reads beside numpy.take, 26 tables in a call",
-    "larger_than_dram": "lookups a second in a table larger than memory, beside a memory map, LMDB, swap and DRAM",
+    "larger_than_dram": "a recommendation model on tables larger than memory, beside swap, memory maps, LMDB, RocksDB",
     "space": "overwrites of a full pool: bytes written for each byte of users, speed and latency, what comes back",
     "versions": "snapshot, branch, promote, roll back: what they cost, and readers and writers beside them",
 }
@@ -45,8 +45,15 @@ SECTIONS = {
 @click.option("--load", default="1GiB", show_default=True, help="What is loaded into a branch at once: versions.")
 @click.option("--kept", default=1_000, show_default=True, help="Snapshots that are kept while main is read: versions.")
 @click.option("--pool", default="256MiB", show_default=True, help="Size of the pool: space.")
-@click.option("--table", default="1GiB", show_default=True, help="Size of the table: larger_than_dram.")
-@click.option("--limit", default="256MiB", show_default=True, help="Memory for it: larger_than_dram.")
+@click.option("--limit", default="256MiB", show_default=True, help="Memory for the tables: larger_than_dram.")
+@click.option(
+    "--times",
+    default="0.5,1,2,4,8",
+    show_default=True,
+    callback=lambda context, option, text: tuple(map(float, text.split(","))),
+    help="Sizes of the tables as multiples of it: larger_than_dram.",
+)
+@click.option("--seconds", default=10.0, show_default=True, help="Of each run: larger_than_dram.")
 def main(
     names: tuple[str, ...],
     rounds: int,
@@ -55,8 +62,9 @@ def main(
     load: str,
     kept: int,
     pool: str,
-    table: str,
     limit: str,
+    times: tuple[float, ...],
+    seconds: float,
 ) -> None:
     """Measure pmkv, beside a redis-server where there is one.
 
@@ -64,7 +72,7 @@ def main(
     versions; all of them when none is named.
     """
     options = {"restart": {"ids": ids}, "versions": {"ids": ids, "load": parse_size(load), "kept": kept}}
-    options["larger_than_dram"] = {"table": parse_size(table), "limit": parse_size(limit)}
+    options["larger_than_dram"] = {"limit": parse_size(limit), "times": times, "seconds": seconds}
     options["space"] = {"pool": parse_size(pool)}
     console = Console(width=None if sys.stdout.isatty() else 140)
     measured: dict[str, list[report.Measured]] = {}

@@ -1,120 +1,119 @@
-"""A table larger than memory: lookups a second of pmkv, a memory map, LMDB, and NumPy in DRAM and in swap.
+"""Tables larger than memory: a recommendation model on pmkv, torch in swap and on a memory map, LMDB and RocksDB.
 
-Each side runs in a process of its own under a memory limit (NumPy in DRAM without one). Ids are drawn by Zipf's law
-from a random permutation, in batches of 3,328 (26 tables of 128). Files are taken out of the page cache first. The
-second half of each run counts. The limit is for data; PROGRAM_BYTES more are for Python and the draws.
+Each side runs in a process of its own under a memory limit (`all in DRAM` without one): inferences in batches of 128,
+of which each looks up one row in each of 26 tables, by Zipf's law from a random permutation. Files are taken out of the
+page cache first. The second half of each run counts. All sides must give the same outputs as `all in DRAM`, to the last
+bit. The limit is for data; PROGRAM_BYTES more are for what a batch takes. What a process has before it opens its tables
+(Python, torch, the model) does not count.
 """
 
 from __future__ import annotations
 
-import mmap
+import contextlib
 import multiprocessing
 import os
+import shutil
 import time
-from collections.abc import Callable
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-import lmdb
 import numpy as np
 
 import pmkv
 
+from . import larger_chart
+from .dlrm import BATCH, ROW_BYTES, TABLES, WIDTH, Model, Requests
+from .larger_sides import DRAM, LMDB, PMKV, RANDOM, ROCKSDB, SIDES, SWAP, forget, has_rocksdb, load, open_side
 from .measure import Comparison
 from .memory_limit import memory_limit
+from .servers import BenchError
+from .swap_file import swap_file
 
-WIDTH, BATCH = 64, 26 * 128  # f4 in a row, ids in a batch
-LOAD_IDS = 1 << 15  # rows that are written at once
-DRAWN = 64  # batches that are drawn at once
 EXPONENTS = (0.99, 1.05, 1.2)
-DRAM_SHARE = 2  # pmkv is given one part in so many of the limit as `dram`; the rest is for pages and Python
-PROGRAM_BYTES = 192 << 20  # of Python, NumPy and the draws, which every side has beside the limit
-SIDES = ("memmap", "LMDB", "swap", "DRAM")
-Lookup = Callable[[np.ndarray], np.ndarray]
+TIMES = (0.5, 1.0, 2.0, 4.0, 8.0)  # sizes of all tables together, as multiples of the limit
+SKEW, SIZE = 1.05, 4.0  # of the runs along the sizes, and along the exponents
+PROGRAM_BYTES = 32 << 20
+CHART = Path("build/larger_than_dram.png")
+LOOKUP_BARS = {(SWAP, 1.05): 8.0, (RANDOM, 1.05): 8.0, (LMDB, 1.05): 3.0, (ROCKSDB, 1.05): 3.0, (SWAP, 1.2): 10.0}
+INFERENCE_BARS = {(SWAP, 1.05): 6.0}
 
 
-def rows_of(ids: np.ndarray) -> np.ndarray:
-    """Return rows that tell their id."""
-    return np.repeat(ids.astype("f4")[:, None], WIDTH, axis=1)
+@dataclass(frozen=True)
+class Job:
+    """One run: a side, the folder of its files, the rows of each table, the exponent, seconds, the memory limit, and
+    the file by which a process joins the group that has it."""
+
+    side: str
+    folder: Path
+    rows: int
+    exponent: float
+    seconds: float
+    limit: int
+    group: Path | None
 
 
-def load(folder: Path, rows: int) -> None:
-    """Write the table for all sides that read files."""
-    plain = np.lib.format.open_memmap(folder / "rows.npy", "w+", "f4", (rows, WIDTH))
-    tree = lmdb.open(str(folder / "lmdb"), map_size=rows * WIDTH * 16, sync=False, writemap=True)
-    with pmkv.open(folder / "pmkv", capacity=rows * WIDTH * 5 + (1 << 28), durability="interval") as store:
-        table = store.create_table("rows", ("f4", WIDTH), rows=rows)
-        for first in range(0, rows, LOAD_IDS):
-            ids = np.arange(first, min(first + LOAD_IDS, rows))
-            plain[ids] = rows_of(ids)
-            table.put(ids, rows_of(ids))
-            with tree.begin(write=True) as transaction:
-                cursor = transaction.cursor()
-                cursor.putmulti([(b"%012d" % id, row.tobytes()) for id, row in zip(ids, rows_of(ids))], append=True)
-        store.checkpoint()
-    plain.flush()
-    tree.sync(True)
-    tree.close()
+@dataclass
+class Result:
+    """What one run gave: seconds of each batch and of its lookups, second half only, and the checksum of the outputs of
+    each batch from the first on."""
+
+    batches: list[float] = field(default_factory=list)
+    lookups: list[float] = field(default_factory=list)
+    sums: list[int] = field(default_factory=list)
+
+    @property
+    def inferences(self) -> float:
+        """Inferences a second."""
+        return BATCH * len(self.batches) / sum(self.batches)
+
+    @property
+    def looked_up(self) -> float:
+        """Rows looked up a second, the time of the model not counted."""
+        return TABLES * BATCH * len(self.lookups) / sum(self.lookups)
+
+    def milliseconds(self, percentile: float) -> float:
+        """Return a percentile of the time of a batch."""
+        return 1000 * float(np.percentile(self.batches, percentile))
 
 
-def forget(folder: Path) -> None:
-    """Take all files below a folder out of the page cache: pages that others read would be free hits."""
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+def run(job: Job, answer: Connection) -> None:
+    """Infer for some seconds, and send the result. Runs in a process of its own."""
+    import torch
 
-
-def open_side(side: str, folder: Path, rows: int, dram: int) -> Lookup:
-    """Return the function that looks ids up."""
-    if side == "pmkv":
-        return pmkv.open(folder / "pmkv", dram=dram, readonly=True).table("rows").get
-    if side == "LMDB":
-        transaction = lmdb.open(str(folder / "lmdb"), readonly=True, readahead=False, lock=False).begin(buffers=True)
-        return lambda ids: np.stack([np.frombuffer(transaction.get(b"%012d" % id), "f4") for id in ids])
-    if side == "memmap":
-        plain = np.load(folder / "rows.npy", mmap_mode="r")
-        plain._mmap.madvise(mmap.MADV_RANDOM)
-        return lambda ids: plain[ids]
-    memory = np.empty((rows, WIDTH), "f4")
-    for first in range(0, rows, LOAD_IDS):
-        ids = np.arange(first, min(first + LOAD_IDS, rows))
-        memory[ids] = rows_of(ids)
-    return lambda ids: memory[ids]
-
-
-def run(
-    side: str, folder: Path, rows: int, dram: int, exponent: float, seconds: float, group: Path | None,
-    answer: Connection,
-) -> None:  # fmt: skip
-    """Look batches up for some seconds and send the lookups a second of the second half. Runs in its own process."""
-    shares = np.cumsum(1 / np.arange(1, rows + 1) ** exponent)
-    random = np.random.default_rng(1)
-    order = random.permutation(rows)
-    if group is not None:
-        group.write_text(f"{os.getpid()}\n")
-    lookup = open_side(side, folder, rows, dram)
-    spent, counted, taken = 0.0, 0, 0.0
-    while spent < seconds:
-        for ids in order[np.searchsorted(shares, random.random((DRAWN, BATCH)) * shares[-1])]:
+    model, requests = Model(torch), iter(Requests(job.rows, job.exponent))
+    ids, dense = next(requests)
+    model.predict(dense, torch.zeros(TABLES, BATCH, WIDTH))  # what torch makes at the first call is no data
+    if job.side == PMKV:
+        with pmkv.open(pool=":memory:", capacity=1 << 26) as store:  # nor are compiled kernels
+            store.create_table("warm", ("f4", WIDTH)).put(np.arange(9), np.zeros((9, WIDTH)))
+            store.gather({"warm": np.arange(9)})
+    if job.group is not None:
+        job.group.write_text(f"{os.getpid()}\n")
+    result, spent = Result(), 0.0
+    with open_side(job.side, torch, job.folder, job.rows, job.limit, job.group) as lookup:
+        while spent < job.seconds:
             begin = time.perf_counter()
-            found = lookup(ids)
+            rows = lookup(ids)
+            found = time.perf_counter()
+            outputs = model.predict(dense, rows)
             took = time.perf_counter() - begin
-            assert (found[:, -1] == ids.astype("f4")).all(), f"{side} has other rows"
             spent += took
-            if spent > seconds / 2:
-                counted, taken = counted + ids.size, taken + took
-            if spent > seconds:
-                break
-    answer.send(counted / taken)
+            result.sums.append(zlib.crc32(outputs.tobytes()))
+            if spent > job.seconds / 2:
+                result.batches.append(took)
+                result.lookups.append(found - begin)
+            ids, dense = next(requests)
+    answer.send(result)
 
 
-def measured(*arguments: object) -> float | None:
+def measured(job: Job) -> Result | None:
     """Run one side in a process of its own; return None if the process ended without a result."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=run, args=(*arguments, theirs))
+    process = context.Process(target=run, args=(job, theirs))
     process.start()
     theirs.close()
     try:
@@ -125,61 +124,84 @@ def measured(*arguments: object) -> float | None:
         process.join()
 
 
-def has_swap(nbytes: int) -> bool:
-    """Return whether the system has so much free swap space."""
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("SwapFree:"):
-            return int(line.split()[1]) * 1024 > nbytes
-    return False
+def compare_outputs(side: str, sums: Sequence[int], expected: Sequence[int]) -> None:
+    """Raise BenchError unless a side gave the outputs of `all in DRAM`, as far as both went."""
+    for number, (one, other) in enumerate(zip(sums, expected)):
+        if one != other:
+            raise BenchError(f"{side} gives other outputs than all in DRAM in batch {number}")
+
+
+@contextlib.contextmanager
+def sides_here(folder: Path, swap_bytes: int) -> Iterator[list[str]]:
+    """Yield the sides that can run here, `all in DRAM` first; say which cannot, and why."""
+    sides = [DRAM, *(side for side in SIDES if side not in (DRAM, SWAP, ROCKSDB))]
+    if has_rocksdb():
+        sides.append(ROCKSDB)
+    else:
+        print("RocksDB is left out: pip install rocksdict")
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(swap_file(folder / "swap", swap_bytes))
+            sides.append(SWAP)
+        except BenchError as error:
+            print(f"swap is left out: {error}")
+        yield sides
 
 
 def section(
-    folder: Path, rounds: int, table: int = 1 << 30, limit: int = 256 << 20, seconds: float = 10.0,
-    exponents: tuple[float, ...] = EXPONENTS,
+    folder: Path, rounds: int, limit: int = 256 << 20, seconds: float = 10.0,
+    times: Sequence[float] = TIMES, exponents: Sequence[float] = EXPONENTS,
 ) -> list[Comparison]:  # fmt: skip
     """Compare pmkv with each of the other sides. A side that cannot run here is left out, and that is said."""
-    rows = table // (4 * WIDTH)
-    sides = [side for side in SIDES if side != "swap" or has_swap(table)]
-    if "swap" not in sides:
-        print(f"swap is left out: the system has less than {table:,} bytes of free swap space")
-    with memory_limit(limit + PROGRAM_BYTES) as group:
-        load(folder, rows)
-        found: list[Comparison] = []
-        for exponent in exponents:
-            rates: dict[str, float] = {}
-            for side in ("pmkv", *sides):
-                forget(folder)
-                limited = None if side == "DRAM" else group
-                rate = measured(side, folder, rows, limit // DRAM_SHARE, exponent, seconds, limited)
-                if rate is None:
-                    print(f"{side} ended without a result at Zipf {exponent}")
-                else:
-                    rates[side] = rate
-            what = f"{table / limit:g} times the limit, Zipf {exponent}"
-            found += [Comparison(what, "lookups/s", [rates["pmkv"]], [rate], sides=("pmkv", side))
-                      for side, rate in rates.items() if side != "pmkv"]  # fmt: skip
-    chart(folder.parent / "larger_than_dram.png", found)
-    return found
-
-
-def chart(path: Path, found: list[Comparison]) -> None:
-    """Draw lookups a second of all sides by skew; without matplotlib say that there is no chart."""
     try:
-        from matplotlib.figure import Figure as Drawing
+        import torch  # noqa: F401
     except ImportError:
-        print("no chart: matplotlib is not installed (pip install pmkv[bench])")
-        return
-    drawing = Drawing(figsize=(8, 4.5))
-    axes = drawing.subplots()
-    skews = list(dict.fromkeys(one.name for one in found))
-    lines = {"pmkv": {one.name: one.ours[0] for one in found}}
-    for one in found:
-        lines.setdefault(one.sides[1], {})[one.name] = one.theirs[0]
-    for side, rates in lines.items():
-        axes.plot([skews.index(name) for name in rates], list(rates.values()), marker="o", label=side)
-    axes.set_xticks(range(len(skews)), [name.rpartition(", ")[2] for name in skews])
-    axes.set(yscale="log", ylabel="lookups a second", title=f"A table of {skews[0].rpartition(',')[0]}")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    drawing.savefig(path, dpi=120)
-    print(f"chart: {path}")
+        raise BenchError("torch is not installed: make ml") from None
+    print("ids are drawn by Zipf's law; a histogram of reuse from Meta is not at hand")
+    results: dict[tuple[float, float, str], Result] = {}
+    swap_bytes = int(max(times) * limit) + (1 << 28)
+    with memory_limit(limit + PROGRAM_BYTES) as group, sides_here(folder, swap_bytes) as sides:
+        for size in times:
+            place = folder / f"{size:g}"
+            place.mkdir()
+            rows = int(size * limit) // (TABLES * ROW_BYTES)
+            load(place, rows)
+            for exponent in exponents if size == SIZE else (SKEW,):
+                for side in sides:
+                    forget(place)
+                    limited = None if side == DRAM else group
+                    result = measured(Job(side, place, rows, exponent, seconds, limit, limited))
+                    if result is None:
+                        print(f"{side} ended without a result at {size:g} times the limit, Zipf {exponent}")
+                        continue
+                    results[size, exponent, side] = result
+                    if (size, exponent, DRAM) in results:
+                        compare_outputs(side, result.sums, results[size, exponent, DRAM].sums)
+                    print(row_of(size, exponent, side, result), flush=True)
+            shutil.rmtree(place)
+    command = f'make bench ARGS="larger_than_dram --limit {limit >> 20}MiB --seconds {seconds:g}"'
+    larger_chart.draw(CHART, results, larger_chart.caption_of(command, limit, seconds), SKEW)
+    return comparisons(results)
+
+
+def row_of(size: float, exponent: float, side: str, result: Result) -> str:
+    """Return a row of a Markdown table."""
+    times = " | ".join(f"{result.milliseconds(percentile):.3g}" for percentile in (50, 99))
+    return f"| {size:g} | {exponent:g} | {side} | {result.inferences:,.0f} | {result.looked_up:,.0f} | {times} |"
+
+
+def comparisons(results: dict[tuple[float, float, str], Result]) -> list[Comparison]:
+    """Compare pmkv with the other sides in all runs, with the bars of a table of SIZE times the limit."""
+    found = []
+    for (size, exponent, side), theirs in results.items():
+        ours = results.get((size, exponent, PMKV))
+        if side == PMKV or ours is None:
+            continue
+        what = f"{size:g} times the limit, Zipf {exponent:g}"
+        for unit, bars, rates in (
+            ("lookups/s", LOOKUP_BARS, (ours.looked_up, theirs.looked_up)),
+            ("inferences/s", INFERENCE_BARS, (ours.inferences, theirs.inferences)),
+        ):
+            bar = bars.get((side, exponent)) if size == SIZE else None
+            found.append(Comparison(what, unit, [rates[0]], [rates[1]], bar, ("pmkv", side)))
+    return found

@@ -38,9 +38,8 @@ class ColdReads:
         self.pages = 0  # read from disk since the beginning
         self._missing, self._pages = 0, 0.0  # not in the average yet
 
-    def learn(self, before: float, missing: int) -> None:
-        """Take in a batch that had so many ids neither in memory nor in the row cache. before: `pages_read` then."""
-        pages = pages_read() - before
+    def learn(self, pages: float, missing: int) -> None:
+        """Take in a batch that had so many ids neither in memory nor in the row cache. pages: read from disk for it."""
         self.pages += int(pages)
         self._missing += missing
         self._pages += pages
@@ -58,7 +57,9 @@ def address_of(data: np.ndarray) -> np.uint64:
 def start_rows(data: np.ndarray, locations: np.ndarray, width: int) -> None:
     """Start to read the pages of the pool on which these rows stand."""
     pages = np.empty(2 * locations.size, np.int64)
-    start_reads(address_of(data), np.unique(pages[: row_pages(locations, width, pages)]))
+    pages = pages[: row_pages(locations, width, pages)]
+    pages.sort()
+    start_reads(address_of(data), pages)
 
 
 def start_slots(data: np.ndarray, first: int, capacity: int, slot_hashes: np.ndarray) -> None:
@@ -66,4 +67,5 @@ def start_slots(data: np.ndarray, first: int, capacity: int, slot_hashes: np.nda
     the page where its slots begin."""
     pages = np.empty(slot_hashes.size, np.int64)
     slot_pages(slot_hashes, capacity, first, pages)
-    start_reads(address_of(data), np.unique(pages))
+    pages.sort()
+    start_reads(address_of(data), pages)

@@ -211,7 +211,7 @@ class PinnedRows:
 
     def check(self) -> None:
         """Assert that the bytes are accounted for, and what is known counted."""
-        assert self.nbytes == self._limit * (self.stride + WORD_BYTES) <= self._budget.used <= self._budget.size
+        assert self.nbytes == self._limit * (self.stride + WORD_BYTES) <= self._budget.used <= self._budget.limit
         ids = np.empty(self.count, np.int64)
         known = [
             pinned_rows.ids_in_state(self.words, self._floor, 0, self.count, state, ids)[0]

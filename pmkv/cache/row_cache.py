@@ -95,11 +95,24 @@ class Sharer(Protocol):
     def end_period(self) -> None: ...
 
 
+class Lender(Protocol):
+    """Another budget, whose free bytes may be used until `on_take` is called."""
+
+    size: int
+    on_take: Callable[[], None] | None
+
+    @property
+    def free(self) -> int: ...
+
+
 class RowBudget:
     """The bytes of DRAM that all row caches of a store share, among them those of the doorkeeper, which remembers the
-    latest offers."""
+    latest offers. What can be reserved is of `size`; caches may grow by what `lender` has free, too."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, lender: Lender | None = None) -> None:
+        self._lender = lender
+        if lender is not None:
+            lender.on_take = self._keep_limit
         self.marks = reserve(max(size // DOORKEEPER_SHARE // 8, 1) * 8).view(np.uint64)
         self.size, self.used, self.curve = size, self.marks.nbytes, MissCurve(size)
         self._leftover: list[tuple[np.ndarray, np.ndarray, int, int]] = []  # meta, rows, sets in use, bytes of a set
@@ -107,9 +120,9 @@ class RowBudget:
         self._period = 0  # lookups until the last period ended
         self.on_need: Callable[[], None] | None = None  # called when rows should be loaded, under locks.state
 
-    def renewed(self) -> RowBudget:
+    def renewed(self, lender: Lender) -> RowBudget:
         """Return a budget of the same size that nobody shares yet."""
-        new = RowBudget(self.size)
+        new = RowBudget(self.size, lender)
         new.on_need = self.on_need
         return new
 
@@ -117,6 +130,32 @@ class RowBudget:
         """Tell that rows should be loaded."""
         if self.on_need is not None:
             self.on_need()
+
+    @property
+    def limit(self) -> int:
+        """Return the bytes that can be in use now."""
+        return self.size + (self._lender.free if self._lender is not None else 0)
+
+    @property
+    def largest(self) -> int:
+        """Return the bytes that can ever be in use."""
+        return self.size + (self._lender.size if self._lender is not None else 0)
+
+    def _keep_limit(self) -> None:
+        """Let the caches that make least of their bytes give up what the lender has taken back."""
+        while self.used > self.limit:
+            least = self._least(None)
+            if least is None:
+                if not self._leftover:
+                    return
+                self.release_some()
+            else:
+                least.shrink(self.used - self.limit)
+
+    def _least(self, taker: Sharer | None) -> Sharer | None:
+        """Return the cache that has the fewest hits per byte, of those that have bytes to give up."""
+        others = (one for one in self.sharers if one is not taker and one.can_shrink)
+        return min(others, key=lambda one: one.hits_per_byte(), default=None)
 
     def promised(self, taker: Sharer | None = None) -> int:
         """Return the bytes that are reserved for others than `taker`, and that they do not use yet."""
@@ -129,7 +168,7 @@ class RowBudget:
 
     def take(self, nbytes: int, taker: Sharer | None = None) -> bool:
         """Take so many bytes of the budget; return False if they are not left."""
-        if self.used + nbytes + self.promised(taker) > self.size:
+        if self.used + nbytes + self.promised(taker) > self.limit:
             return False
         self.used += nbytes
         return True
@@ -146,8 +185,7 @@ class RowBudget:
         self._end_period()
         is_reserved = taker.nbytes + nbytes <= taker.reserved
         while not self.take(nbytes, taker):
-            others = (one for one in self.sharers if one is not taker and one.can_shrink)
-            least = min(others, key=lambda one: one.hits_per_byte(), default=None)
+            least = self._least(taker)
             if least is None:
                 return False
             if not is_reserved and 2 * least.hits_per_byte() >= taker.expected_hits() / (taker.nbytes + nbytes):
@@ -374,7 +412,7 @@ class RowCache:
         """Reserve address space for as many rows as the budget has room for; return False if nothing is left."""
         if not self._budget.take_over(FIRST_SETS * self.set_bytes, self):
             return False
-        sets = self._budget.size // self.set_bytes
+        sets = self._budget.largest // self.set_bytes
         self.meta = reserve(sets * SET_META_WORDS * 8).view(np.uint64)
         self.rows = reserve(sets * WAYS * self.stride)
         self.sets, self.mask = FIRST_SETS, FIRST_SETS - 1
@@ -457,7 +495,7 @@ class RowCache:
             return
         wanted = self.bytes_for(rows) // self.set_bytes
         for _ in range(GROWTHS_PER_EXPECT):
-            if self.sets >= wanted or self._budget.used + GROWTH_BYTES > self._budget.size:
+            if self.sets >= wanted or self._budget.used + GROWTH_BYTES > self._budget.limit:
                 return
             self._grow(OFFERS_PER_SET * (wanted - self.sets))
 
@@ -475,7 +513,7 @@ class RowCache:
 
     def check(self) -> None:
         """Assert that rows are found where they stand, and that no id is there twice."""
-        assert self.nbytes <= self._budget.used <= self._budget.size
+        assert self.nbytes <= self._budget.used <= self._budget.limit
         ids = self.ids()
         assert np.unique(ids).size == ids.size
         found, slots, missed = np.zeros(ids.size, np.uint64), np.empty(ids.size, np.int64), np.empty(ids.size, np.int64)

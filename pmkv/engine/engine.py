@@ -79,7 +79,8 @@ class Engine:
         unix ms; files: the catalog and the run files, None for a store in memory; hot: bytes of the location cache;
         rows: bytes of the row cache, 0 for none."""
         self.pool, self.log = pool, Log(pool, durability, now)
-        self.dram = IndexMemory(Arena(), CacheBudget(hot), RowBudget(rows) if rows else None)
+        locations = CacheBudget(hot)
+        self.dram = IndexMemory(Arena(), locations, RowBudget(rows, locations) if rows else None)
         self.context = EngineContext(
             self.log, verify, files[0] if files else None, self._clear, self._made_table, self._top_in, self._expire,
             self._set_dram,
@@ -126,8 +127,9 @@ class Engine:
         interrupted. The caller holds locks.state."""
         if self._aside is None:
             self._aside = self.open_views
-        rows = self.dram.rows.renewed() if self.dram.rows is not None else None
-        self.dram = IndexMemory(Arena(), CacheBudget(self.dram.budget.size), rows)
+        locations = CacheBudget(self.dram.budget.size)
+        rows = self.dram.rows.renewed(locations) if self.dram.rows is not None else None
+        self.dram = IndexMemory(Arena(), locations, rows)
         former, self.heads, self.open_views = self.heads, ViewSet(self._new_tree), {}
         return former
 

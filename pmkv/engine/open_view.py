@@ -25,7 +25,7 @@ from .entity_ids import KEPT_KEY, KEYS_SUFFIX
 from .keyspace import Keyspace
 from .lookup_counts import LookupCounts
 from .pooling import bags_of
-from .row_reads import RowRead
+from .row_reads import RowRead, started_together
 from .table import Neighbours, Table
 
 T = TypeVar("T")
@@ -203,7 +203,7 @@ class OpenView:
             rows, found = read.rows(read.table._default(default))
             return read.table.filled(rows, found, read.batch.ids, default)[0]
 
-        found = self._at_once(reads, lambda: [rows_of(read) for read in reads])
+        found = self._at_once(reads, lambda: [rows_of(read) for read in started_together(reads)])
         return {name: rows.reshape(shape) for name, rows, shape in zip(wanted, found, shapes)}
 
     def pool_many(self, wanted: Mapping[str, tuple[npt.ArrayLike, ...]], mode: str = "sum") -> dict[str, np.ndarray]:
@@ -213,7 +213,7 @@ class OpenView:
             table = self.table(name)
             bags.append(bags_of(table, ids, offsets, weights[0] if weights else None, mode))
             reads.append(RowRead(table, bags[-1].ids))
-        found = self._at_once(reads, lambda: [read.pool(some) for read, some in zip(reads, bags)])
+        found = self._at_once(reads, lambda: [read.pool(some) for read, some in zip(started_together(reads), bags)])
         return {read.table.name: rows.reshape(-1, *read.table.shape) for read, rows in zip(reads, found)}
 
     def _at_once(self, reads: list[RowRead], finish: Callable[[], T]) -> T:

@@ -1,16 +1,19 @@
 """Reads of rows: ids are looked up under locks.state, then their rows are copied, or pooled where they stand.
 
 A read of several tables looks all of them up in one hold of the lock, so that all are of one moment, and reads the rows
-after it. Rows stand in the row cache, or in the log; of these, each is verified against its location.
+after it. Rows stand in the row cache, or in the log; of these, each is verified against its location. What several
+tables have on the disk is started together, so that a read waits twice, however many tables it is of: for pages of the
+indexes, and for pages of the log.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..cache.cold_reads import COLD_IDS, start_rows
+from ..cache.cold_reads import COLD_IDS, pages_read, start_rows
 from ..errors import CorruptionError
 from ..index.lookup_batch import IdBatch, lives
 from ..index.run import Run
@@ -34,7 +37,7 @@ class RowRead:
     ids: int64[n]; out: uint8[n * width], where the rows go; None: they are not needed as they are. cached: whether the
     row cache is asked, and offered what was found on file."""
 
-    __slots__ = ("_chain", "_lease", "_runs", "batch", "data", "found", "lsn", "table")
+    __slots__ = ("_chain", "_is_located", "_lease", "_runs", "batch", "data", "found", "lsn", "table")
 
     def __init__(self, table: Table, ids: np.ndarray, out: np.ndarray | None = None, cached: bool = True) -> None:
         self._lease = table._log.lease  # before the lookup, and until the rows were read
@@ -42,6 +45,7 @@ class RowRead:
         self.found, self.data, self.lsn = NO_SLOTS.view(np.uint64), NO_ROWS, 0
         self._chain: IndexStack | None = None
         self._runs: tuple[Run, ...] = ()
+        self._is_located = False  # by `locate`
 
     def begin(self) -> None:
         """Look the ids up in memory, and note what it depends on. The caller holds locks.state."""
@@ -56,13 +60,33 @@ class RowRead:
         found = self.table._log.publisher.read(lambda: self.table._find_in_memory(self.batch))
         self.found, self.lsn, self.data, self._chain, self._runs = found
 
+    @property
+    def missing(self) -> int:
+        """Return how many ids neither memory nor the row cache has."""
+        return self.batch.hits.missed.size if self.batch.hits is not None else 0
+
+    def start(self) -> None:
+        """Start to read the index pages of what is missing. None of these three is needed, or needs a lock."""
+        if self._chain is not None and self.missing:
+            before = pages_read()
+            self._chain.start_on_disk(self.batch, self.found, self._runs)
+            self.batch.pages += pages_read() - before
+
+    def locate(self) -> None:
+        """Look up on file what is missing, and start to read the pages where the rows stand."""
+        if self.batch.is_started:
+            self._find_on_disk()
+            self._is_located = True
+            before = pages_read()
+            start_rows(self.data, self.found, self.table.width)
+            self.batch.pages += pages_read() - before
+
     def rows(self, default: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return rows as uint8[n * width], `default` where there is none, and found as uint8[n]."""
         batch = self.batch
         assert batch.out is not None
-        if batch.hits is not None:
-            batch.hits.copy_to(batch.out, self.found)
-        self._find_on_disk()
+        if (batch.hits is not None and batch.hits.copy_to(batch.out, self.found)) or not self._is_located:
+            self._find_on_disk()
         return self._gather(batch.out, default)
 
     def _gather(self, out: np.ndarray, default: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -72,10 +96,11 @@ class RowRead:
         if batch.hits is not None and batch.hits.count == found.size:
             present[:] = 1
             return out, present
-        step = COLD_IDS if batch.cold else max(found.size, 1)
+        before, must_start = pages_read(), batch.cold and not self._is_located
+        step = COLD_IDS if must_start else max(found.size, 1)
         for first in range(0, found.size, step):
             part, rows = slice(first, first + step), slice(first * width, (first + step) * width)
-            if batch.cold:
+            if must_start:
                 start_rows(self.data, found[part], width)
             bad = gather_rows(
                 self.data, found[part], batch.ids[part], width, table._owner, default, table._verify, out[rows],
@@ -83,13 +108,15 @@ class RowRead:
             )  # fmt: skip
             if bad >= 0:
                 self._complain(first + bad)
+        batch.pages += pages_read() - before
         if batch.offer is not None and batch.hits is not None:
             batch.offer(batch, found, batch.hits.missed, out)
         return out, present
 
     def pool(self, bags: Bags) -> np.ndarray:
         """Return the rows reduced, one row for each bag."""
-        self._find_on_disk()
+        if not self._is_located:
+            self._find_on_disk()
         return self._pool_in_place(bags) if self._may_pool_in_place(bags) else self._pool_gathered(bags)
 
     def _may_pool_in_place(self, bags: Bags) -> bool:
@@ -123,8 +150,10 @@ class RowRead:
         """Pool rows where they stand, once more if the row cache has changed one meanwhile."""
         batch, found, hits = self.batch, self.found, self.batch.hits
         while True:
-            pooled = bags.zeros()
+            pooled, before = bags.zeros(), pages_read() if self.missing else 0.0
             bad = self._reduce(bags, pooled)
+            if self.missing:
+                batch.pages += pages_read() - before
             if bad >= 0:
                 self._complain(bad)
             if hits is None or not hits.drop_changed(found):
@@ -155,14 +184,17 @@ class RowRead:
         batch, table, found = self.batch, self.table, self.found[missed]
         some, out, present = batch.some(missed), *(np.empty(missed.size * n, np.uint8) for n in (table.width, 1))
         gather_rows(self.data, found, some.ids, table.width, table._owner, table._default(0), False, out, present)
-        some.moment, some.pages_before = batch.moment, batch.pages_before
+        some.moment, some.pages = batch.moment, batch.pages
         if batch.offer is not None:
             batch.offer(some, found, np.arange(missed.size), out)
 
     def _find_on_disk(self) -> None:
         """Look up on file what memory has not."""
         if self._runs and self._chain is not None:
+            before = pages_read() if self.missing else 0.0
             self._chain.find_on_disk(self.batch, self.found, self._runs, self.table._log.locks.state)
+            if self.missing:
+                self.batch.pages += pages_read() - before
 
     def _complain(self, bad: int) -> None:
         table, where = self.table, self.found[bad]
@@ -173,3 +205,20 @@ class RowRead:
             f"{int(where & location.OFFSET_MASK):,} of the pool, is damaged: "
             "its check does not hold; restore a backup, or write the row again"
         )
+
+
+def started_together(reads: Sequence[RowRead]) -> Iterator[RowRead]:
+    """Yield all reads, to be ended in turn; of some at a time, what may be on the disk is started together before."""
+    first = 0
+    while first < len(reads):
+        stop, missing = first + 1, reads[first].missing
+        while stop < len(reads) and missing + reads[stop].missing <= COLD_IDS:
+            missing += reads[stop].missing
+            stop += 1
+        if stop > first + 1 and 0 < missing <= COLD_IDS:  # one read starts by itself what it needs
+            for read in reads[first:stop]:
+                read.start()
+            for read in reads[first:stop]:
+                read.locate()
+        yield from reads[first:stop]
+        first = stop

@@ -12,6 +12,7 @@ same hold of the lock as the write.
 from __future__ import annotations
 
 import mmap
+from collections.abc import Callable
 from weakref import WeakSet
 
 import numpy as np
@@ -41,6 +42,7 @@ class CacheBudget:
         self.marks = np.frombuffer(mmap.mmap(-1, max(size // 64, 1) * 8, flags=mmap.MAP_PRIVATE), np.uint64)
         self.size, self.used = size, self.marks.nbytes
         self.sharers: WeakSet[LocationCache] = WeakSet()
+        self.on_take: Callable[[], None] | None = None  # called when `free` has become less
         self._period = 0  # lookups until the last period ended
         self._spare: list[tuple[Arena, int]] = []  # arena and base of large blocks that caches gave up, not zeroed
         self._offered = 0
@@ -50,11 +52,18 @@ class CacheBudget:
         if self.used + n > self.size:
             return False
         self.used += n
+        if self.on_take is not None:
+            self.on_take()
         return True
 
     def give(self, n: int) -> None:
         """Return so many bytes to the budget."""
         self.used -= n
+
+    @property
+    def free(self) -> int:
+        """Return the bytes that nobody uses: others may, until they are taken."""
+        return max(self.size - self.used - self.kept, 0)
 
     @property
     def kept(self) -> int:

@@ -23,7 +23,7 @@ from ..runtime.scheduling import no_yield
 from .arena import HELD
 from .hash_table import HashTable
 from .location_cache import LocationCache
-from .run import Run, find_in_runs
+from .run import Run, find_in_runs, start_in_runs
 
 NOTHING = np.empty((0, 2), np.int64)
 NEVER = -1, -1
@@ -56,7 +56,8 @@ class IdBatch:
     def __init__(self, ids: np.ndarray, out: np.ndarray | None = None, cached: bool = False) -> None:
         self.ids, self.out, self.cached = ids, out, cached
         self.hits: CachedRows | None = None  # of the row cache
-        self.cold, self.pages_before = False, 0.0  # pages that this thread had read from disk before the lookup
+        self.cold, self.is_started = False, False  # is_started: reads of the index pages were started already
+        self.pages = 0.0  # that were read from disk for this batch
         # takes (batch, locations, positions, all rows), and offers the rows at these positions to the row cache
         self.offer: Callable[[IdBatch, np.ndarray, np.ndarray, np.ndarray], None] | None = None
         self.moment = NEVER  # stamp of the index stack when its memory was probed for this batch
@@ -85,7 +86,12 @@ class IdBatch:
         hot.find(self.ids, found)
 
     def in_runs(self, runs: Iterable[Run], seed: np.uint64, found: np.ndarray) -> None:
-        find_in_runs(runs, seed, self.ids, found, self.cold)
+        find_in_runs(runs, seed, self.ids, found, self.cold and not self.is_started)
+
+    def start_in_runs(self, runs: Iterable[Run], seed: np.uint64, found: np.ndarray) -> None:
+        """Start to read the pages that `in_runs` reads."""
+        start_in_runs(runs, seed, self.ids, found)
+        self.is_started = True
 
     def enter(self, index: HashTable, locations: np.ndarray, lock: AbstractContextManager[object] = HELD) -> np.ndarray:
         return index.insert(self.ids, locations, lock)

@@ -273,10 +273,22 @@ def find_in_runs(runs: Iterable[Run], seed: np.uint64, ids: np.ndarray, found: n
         for first in range(0, ids.size, COLD_IDS):
             find_in_runs(runs, seed, ids[first : first + COLD_IDS], found[first : first + COLD_IDS], cold)
         return
-    slot_hashes, positions = np.empty(ids.size, np.uint64), np.empty(ids.size, np.int64)
-    left = missing_slot_hashes(ids, seed, found, slot_hashes, positions)
+    slot_hashes, positions, left = _missing(ids, seed, found)
     for run in runs if cold else ():
         run.start_reads(slot_hashes[:left])
     for run in runs:
         if left:
             left = run.find_slot_hashes(slot_hashes[:left], positions[:left], found)
+
+
+def start_in_runs(runs: Iterable[Run], seed: np.uint64, ids: np.ndarray, found: np.ndarray) -> None:
+    """Start to read the pages that `find_in_runs` reads for ids whose found[i] is 0, some thousand at most."""
+    slot_hashes, _, left = _missing(ids, seed, found)
+    for run in runs if left else ():
+        run.start_reads(slot_hashes[:left])
+
+
+def _missing(ids: np.ndarray, seed: np.uint64, found: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    """Return the slot hashes of the ids whose found[i] is 0, their positions, and how many there are."""
+    slot_hashes, positions = np.empty(ids.size, np.uint64), np.empty(ids.size, np.int64)
+    return slot_hashes, positions, int(missing_slot_hashes(ids, seed, found, slot_hashes, positions))

@@ -57,7 +57,7 @@ def slot_pages(slot_hashes, capacity, first, pages):
 
 @kernel(WORD, I64)
 def start_reads(base, pages):
-    """Start to read these pages, ascending, of what is mapped at the address `base`; return the number of calls."""
+    """Start to read these pages, ascending, mapped at the address `base`, each once or more; return how many calls."""
     calls, first = 0, 0
     while first < pages.size:
         stop = first + 1

@@ -1,9 +1,9 @@
 """Index stacks: what answers lookups of one collection in one view, newest first.
 
 An index stack has, from the top layer down: the *memtable*, which takes writes; the *frozen memtables*, until a
-checkpoint has written them; the row cache (of a table) and the location cache, shortcuts past all below them; the
-*runs* on file. Whatever a higher one
-says of a key hides the lower ones, a delete too. Nothing in a layer is newer than what lies above it, and a checkpoint
+checkpoint has written them; a cache, a shortcut past all below it: of a table the row cache, of a keyspace, and where
+there is no row cache, the location cache; the *runs* on file. Whatever a higher one says of a key hides the lower ones,
+a delete too. Nothing in a layer is newer than what lies above it, and a checkpoint
 writes all frozen memtables: so no frozen memtable ever lies below a run on file.
 
 Memtables and the caches are read under locks.state; runs never change and are read without it. So a lookup has two
@@ -21,7 +21,7 @@ from functools import partial
 
 import numpy as np
 
-from ..cache.cold_reads import ColdReads, pages_read
+from ..cache.cold_reads import ColdReads
 from ..cache.dram_choice import ALL, reserved_bytes
 from ..cache.pinned_rows import PinnedRows, pinned_bytes
 from ..cache.row_cache import RowBudget, RowCache
@@ -50,6 +50,7 @@ WALKED_ENTRIES_MAX = 1 << 12  # of replaced runs that are walked to drop their k
 LOCKED_KEYS_MAX = 1 << 12  # keys of a memtable that a count looks up under locks.state
 ADMITTED_BYTES = 256 << 10  # of rows that are admitted to the row cache under one hold of locks.state
 COUNTED_KEYS = 1 << 14  # keys looked up at once before that; locks.state is held for the part of it in memory
+SEED_FACTOR = 0x9E3779B97F4A7C15
 Window = tuple[np.ndarray, np.ndarray, np.ndarray]  # slot hashes, keys64, locations
 
 
@@ -183,11 +184,12 @@ class IndexStack:
         self._frozen, self._runs, self._is_known = tuple(frozen), tuple(runs), True
         if not runs:
             self._remove_caches()
-        elif self.cache is None and self._may_cache:
+        elif self.cache is None and self.rows is None and self._may_cache:
             dram = self.tree.dram
-            self.cache = LocationCache(dram.heap, dram.budget, self.seed)
             if dram.rows is not None and not self.tree.keyed:
                 self.rows = self._make_rows(dram.rows)
+            else:
+                self.cache = LocationCache(dram.heap, dram.budget, self._cache_seed)
         self._reserve()
         if isinstance(self.rows, PinnedRows) and not self.rows.is_complete and self.tree.dram.rows is not None:
             self.tree.dram.rows.need()  # what was written is on file now
@@ -211,11 +213,17 @@ class IndexStack:
             return False
         return isinstance(self.rows, PinnedRows) or pinned_bytes(tree.width, bound) <= budget.free_for(self.rows)
 
+    @property
+    def _cache_seed(self) -> int:
+        """Return a seed far from those of other tables, which differ in few bits: all caches ask one doorkeeper, and it
+        would take id 2 of table 1 for id 1 of table 2."""
+        return int(self.seed) * SEED_FACTOR % (1 << 64)
+
     def _make_rows(self, budget: RowBudget) -> RowCache | PinnedRows:
         tree = self.tree
         if self._pins(budget) and tree.decision is not None:
             return PinnedRows(budget, tree.width, tree.decision["rows"], tree.number)
-        return RowCache(budget, tree.width, tree.number, int(self.seed))
+        return RowCache(budget, tree.width, tree.number, self._cache_seed)
 
     def _reserve(self) -> None:
         """Reserve for the row cache what the owner of the table chose, as far as others leave it."""
@@ -250,7 +258,7 @@ class IndexStack:
 
         before: runs and memtables of the old stack; None if not known. Clears the caches then, and if the runs and
         memtables are large or damaged."""
-        if self.cache is None:
+        if self.cache is None and self.rows is None:
             return
         old_runs, old_memtables = before or ((), set())
         runs = set(old_runs) ^ set(self._runs)
@@ -322,7 +330,7 @@ class IndexStack:
             if not batch.hits.missed.size:
                 return
             if batch.offer is None:
-                batch.offer, batch.pages_before = partial(self.admit_rows, runs, lock), pages_read()
+                batch.offer = partial(self.admit_rows, runs, lock)
         if isinstance(batch, IdBatch):
             batch.cold = self.rows is not None and self.reads.is_cold
         if found.all():
@@ -335,6 +343,11 @@ class IndexStack:
             if which.size:
                 with lock:
                     self._admit_to_cache(batch, found, which, runs)
+
+    def start_on_disk(self, batch: IdBatch, found: np.ndarray, runs: tuple[Run, ...]) -> None:
+        """Start to read the index pages that `find_on_disk` reads, if they may have to come from the disk."""
+        if self.rows is not None and self.reads.is_cold:
+            batch.start_in_runs(runs, self.seed, found)
 
     def _admit_to_cache(self, batch: LookupBatch, found: np.ndarray, which: np.ndarray, runs: tuple[Run, ...]) -> None:
         """Offer locations to the cache. The caller holds locks.state."""
@@ -368,7 +381,7 @@ class IndexStack:
         rows = self.rows
         if rows is None:
             return
-        self.reads.learn(batch.pages_before, missed.size)
+        self.reads.learn(batch.pages, missed.size)
         if not rows.wants():
             return
         if not rows.keeps_absent:

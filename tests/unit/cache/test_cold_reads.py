@@ -9,48 +9,38 @@ import numpy as np
 import pytest
 
 import pmkv
-from pmkv.cache import cold_reads
 from pmkv.cache.cold_reads import COLD_IDS, COLD_SHARE, MEASURED_IDS, WARM_SHARE, ColdReads
 
 N = 100
 
 
-class Disk:
-    """Counts pages as the system does."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.pages = 0.0
-        monkeypatch.setattr(cold_reads, "pages_read", lambda: self.pages)
-
-    def read(self, reads: ColdReads, share: float, times: int = 1) -> bool:
-        for _ in range(times):
-            before = self.pages
-            self.pages += share * MEASURED_IDS
-            reads.learn(before, MEASURED_IDS)
-        return reads.is_cold
+def read(reads: ColdReads, share: float, times: int = 1) -> bool:
+    for _ in range(times):
+        reads.learn(share * MEASURED_IDS, MEASURED_IDS)
+    return reads.is_cold
 
 
-def test_a_table_is_cold_until_its_reads_have_shown_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
-    disk, reads = Disk(monkeypatch), ColdReads()
-    assert reads.is_cold and disk.read(reads, 1.0, 10)
-    assert not disk.read(reads, 0.0, 40)
-    assert disk.read(reads, 5 * COLD_SHARE, 3), "a few reads that waited are enough"
+def test_a_table_is_cold_until_its_reads_have_shown_otherwise() -> None:
+    reads = ColdReads()
+    assert reads.is_cold and read(reads, 1.0, 10)
+    assert not read(reads, 0.0, 40)
+    assert read(reads, 5 * COLD_SHARE, 3), "a few reads that waited are enough"
     assert reads.pages >= 10 * MEASURED_IDS
 
 
-def test_between_the_bounds_it_stays_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    disk, cold, warm = Disk(monkeypatch), ColdReads(), ColdReads()
+def test_between_the_bounds_it_stays_as_it_was() -> None:
+    cold, warm = ColdReads(), ColdReads()
     share = (COLD_SHARE + WARM_SHARE) / 2
-    disk.read(warm, 0.0, 40)
-    assert disk.read(cold, share, 100) and not disk.read(warm, share, 100)
+    read(warm, 0.0, 40)
+    assert read(cold, share, 100) and not read(warm, share, 100)
 
 
-def test_few_ids_are_gathered_before_they_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    disk, reads = Disk(monkeypatch), ColdReads()
+def test_few_ids_are_gathered_before_they_count() -> None:
+    reads = ColdReads()
     for _ in range(MEASURED_IDS - 1):
-        reads.learn(disk.pages, 1)
+        reads.learn(0.0, 1)
     assert reads.share == 1.0
-    reads.learn(disk.pages, 1)
+    reads.learn(0.0, 1)
     assert reads.share < 1.0
 
 

@@ -283,3 +283,40 @@ def test_a_cache_grows_for_rows_that_are_to_come() -> None:
     small = make(1 << 14)
     small.expect(1 << 20)
     small.check()
+
+
+class Lender:
+    """Another budget of so many bytes."""
+
+    def __init__(self, size: int) -> None:
+        self.size = self.free = size
+        self.on_take: Any = None
+
+
+def test_caches_use_what_another_budget_has_free_until_it_takes_it_back() -> None:
+    lender = Lender(1 << 18)
+    budget = RowBudget(1 << 18, lender)
+    cache = make(budget)
+    ids, _ = zipf(0.8, 60_000, 200_000)
+    read(cache, ids)
+    assert 1.9 * budget.size < budget.used <= 2 * budget.size
+    for free in (100_000, 0):
+        lender.free = free
+        lender.on_take()
+        assert budget.size + free - 2 * cache.set_bytes < budget.used <= budget.size + free
+        cache.check()
+    kept = cache.ids()
+    assert kept.size > 1000 and look(cache, kept).all()
+    assert budget.free_for(None) < budget.size, "what is lent cannot be reserved"
+
+
+def test_tables_whose_seeds_differ_in_a_bit_have_other_doorkeepers(tmp_path: Path) -> None:
+    with pmkv.open(tmp_path, capacity="64MiB") as store:
+        stacks = [store.create_table(name, "i8").chain for name in ("a", "b")]
+        for name in ("a", "b"):
+            store.table(name).put([1], [1])
+        store.checkpoint()
+        assert store.gather({"a": [1], "b": [1]})["b"].tolist() == [1]
+        seeds = [int(stack.rows.seed) for stack in stacks]
+        assert (seeds[0] ^ seeds[1]).bit_length() > 40
+        assert all(stack.cache is None for stack in stacks), "rows take the place of locations"

@@ -11,6 +11,7 @@ import pytest
 
 import pmkv
 from pmkv.cache.row_cache import RowHits
+from pmkv.engine import row_reads
 from pmkv.engine.row_reads import RowRead
 from pmkv.errors import CorruptionError
 from pmkv.index.lookup_batch import IdBatch
@@ -136,3 +137,34 @@ def test_several_tables_are_looked_up_in_one_hold_of_the_lock_and_read_without_i
     assert held == [False, False]
     assert {name: rows.reshape(-1).tolist() for name, rows in found.items()} == {"a": [1, 2], "b": [1, 2]}
     assert store.gather({"b": [1]})["b"].tolist() == [9]
+
+
+@pytest.mark.parametrize("limit", [3000, 100], ids=["all tables at once", "some tables at a time"])
+def test_what_several_tables_have_on_the_disk_is_started_before_any_is_read(store: pmkv.Store, limit: int) -> None:
+    tables = [store.create_table(name, "i8") for name in ("a", "b", "c")]
+    for number, table in enumerate(tables):
+        table.put(IDS, IDS + number)
+    store.checkpoint()
+    events, start, rows = [], IdBatch.start_in_runs, RowRead.rows
+    asked = {"a": IDS[:60] - 30, "b": IDS[:30], "c": IDS[:200]}
+
+    def started(batch: IdBatch, *rest: object) -> None:
+        events.append(f"start {batch.ids.size}")
+        start(batch, *rest)
+
+    def read(read: RowRead, default: np.ndarray) -> object:
+        events.append(f"read {read.batch.ids.size}")
+        return rows(read, default)
+
+    with (
+        patch.object(row_reads, "COLD_IDS", limit),
+        patch.object(IdBatch, "start_in_runs", started),
+        patch.object(RowRead, "rows", read),
+    ):
+        found = store.gather(asked, default=-1)
+    for number, (name, ids) in enumerate(asked.items()):
+        assert (found[name] == np.where(ids >= 0, ids + number, -1)).all()
+    ends = ["start 60", "start 30", "start 200"] if limit == 3000 else ["start 60", "start 30"]
+    assert events == [*ends, "read 60", "read 30", "read 200"]
+    pooled = store.pool({name: (IDS[:100], [0, 50]) for name in asked})
+    assert pooled["b"].tolist() == [sum(range(1, 51)), sum(range(51, 101))]
