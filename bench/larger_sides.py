@@ -30,9 +30,26 @@ PMKV, SERVED, RANDOM, READAHEAD, LMDB, ROCKSDB, SWAP, DRAM = SIDES = (
 )  # fmt: skip
 KEY = struct.Struct(">q")  # of a row in LMDB and RocksDB: its number
 ROCKS_CACHE_SHARE = 4  # RocksDB is given one part in so many of the limit as its block cache, as it recommends
-SERVE = "import os, sys, pmkv_server.server, pmkv_server.cli as cli\n"
-SERVE += "sys.argv[1] and open(sys.argv[1], 'w').write(str(os.getpid()))\ndel sys.argv[1]\ncli.main()"
+SERVE = "import sys; from bench.larger_sides import serve; serve(sys.argv.pop(1))"
 Lookup = Callable[[np.ndarray], Any]
+
+
+def warm() -> None:
+    """Load the kernels that reads need, as they are no data."""
+    with pmkv.open(pool=":memory:", capacity=1 << 26) as store:
+        store.create_table("warm", ("f4", WIDTH)).put(np.arange(9), np.zeros((9, WIDTH)))
+        store.gather({"warm": np.arange(9)})
+
+
+def serve(group: str) -> None:
+    """Run the command line of pmkv, which `sys.argv` has, in a group with a memory limit, if one is given."""
+    import pmkv_server.server  # noqa: F401
+    from pmkv_server import cli
+
+    warm()
+    if group:
+        Path(group).write_text(f"{os.getpid()}\n")
+    cli.main()
 
 
 def has_rocksdb() -> bool:
@@ -131,7 +148,8 @@ def _embedded(folder: Path, limit: int) -> Iterator[Callable[[np.ndarray], np.nd
 def _served(folder: Path, limit: int, group: Path | None) -> Iterator[Callable[[np.ndarray], np.ndarray]]:
     port = servers.free_port()
     options = "--data", str(folder / "pmkv"), "--port", str(port), "--rest-port", "0", "--dram", str(limit // 2)
-    process = servers.start([sys.executable, "-c", SERVE, str(group or ""), "serve", *options], port, folder / "served")
+    command = [sys.executable, "-c", SERVE, str(group or ""), "serve", *options]
+    process = servers.start(command, port, folder / "served", cwd=Path(__file__).parent.parent)
     try:
         with pmkv_client.connect(f"pmkv://127.0.0.1:{port}") as client:
             yield lambda ids: np.stack(list(client.gather(dict(zip(NAMES, ids))).values()))

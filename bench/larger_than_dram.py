@@ -15,18 +15,16 @@ import os
 import shutil
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
 
-import pmkv
-
 from . import larger_chart
 from .dlrm import BATCH, ROW_BYTES, TABLES, WIDTH, Model, Requests
-from .larger_sides import DRAM, LMDB, PMKV, RANDOM, ROCKSDB, SIDES, SWAP, forget, has_rocksdb, load, open_side
+from .larger_sides import DRAM, LMDB, PMKV, RANDOM, ROCKSDB, SIDES, SWAP, forget, has_rocksdb, load, open_side, warm
 from .measure import Comparison
 from .memory_limit import memory_limit
 from .servers import BenchError
@@ -87,9 +85,7 @@ def run(job: Job, answer: Connection) -> None:
     ids, dense = next(requests)
     model.predict(dense, torch.zeros(TABLES, BATCH, WIDTH))  # what torch makes at the first call is no data
     if job.side == PMKV:
-        with pmkv.open(pool=":memory:", capacity=1 << 26) as store:  # nor are compiled kernels
-            store.create_table("warm", ("f4", WIDTH)).put(np.arange(9), np.zeros((9, WIDTH)))
-            store.gather({"warm": np.arange(9)})
+        warm()
     if job.group is not None:
         job.group.write_text(f"{os.getpid()}\n")
     result, spent = Result(), 0.0
@@ -131,21 +127,19 @@ def compare_outputs(side: str, sums: Sequence[int], expected: Sequence[int]) -> 
             raise BenchError(f"{side} gives other outputs than all in DRAM in batch {number}")
 
 
-@contextlib.contextmanager
-def sides_here(folder: Path, swap_bytes: int) -> Iterator[list[str]]:
-    """Yield the sides that can run here, `all in DRAM` first; say which cannot, and why."""
+def sides_here(folder: Path, swap_bytes: int) -> list[str]:
+    """Return the sides that can run here, `all in DRAM` first; say which cannot, and why."""
     sides = [DRAM, *(side for side in SIDES if side not in (DRAM, SWAP, ROCKSDB))]
     if has_rocksdb():
         sides.append(ROCKSDB)
     else:
         print("RocksDB is left out: pip install rocksdict")
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(swap_file(folder / "swap", swap_bytes))
+    try:
+        with swap_file(folder / "swap", swap_bytes):
             sides.append(SWAP)
-        except BenchError as error:
-            print(f"swap is left out: {error}")
-        yield sides
+    except BenchError as error:
+        print(f"swap is left out: {error}")
+    return sides
 
 
 def section(
@@ -160,7 +154,8 @@ def section(
     print("ids are drawn by Zipf's law; a histogram of reuse from Meta is not at hand")
     results: dict[tuple[float, float, str], Result] = {}
     swap_bytes = int(max(times) * limit) + (1 << 28)
-    with memory_limit(limit + PROGRAM_BYTES) as group, sides_here(folder, swap_bytes) as sides:
+    sides = sides_here(folder, swap_bytes)
+    with memory_limit(limit + PROGRAM_BYTES) as group:
         for size in times:
             place = folder / f"{size:g}"
             place.mkdir()
@@ -170,7 +165,8 @@ def section(
                 for side in sides:
                     forget(place)
                     limited = None if side == DRAM else group
-                    result = measured(Job(side, place, rows, exponent, seconds, limit, limited))
+                    with swap_file(folder / "swap", swap_bytes) if side == SWAP else contextlib.nullcontext():
+                        result = measured(Job(side, place, rows, exponent, seconds, limit, limited))
                     if result is None:
                         print(f"{side} ended without a result at {size:g} times the limit, Zipf {exponent}")
                         continue

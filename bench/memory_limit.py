@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from .servers import BenchError
 
 ROOT = Path("/sys/fs/cgroup")
+REMOVE_ATTEMPTS = 25
 
 
 @contextlib.contextmanager
@@ -27,8 +29,16 @@ def memory_limit(nbytes: int, root: Path = ROOT) -> Iterator[Path]:
             raise BenchError(f"{group / setting} cannot be written: {error.strerror}") from error
         yield group / "cgroup.procs"
     finally:
-        with contextlib.suppress(OSError):  # a process that has just ended may still be in it
+        _remove(group)
+
+
+def _remove(group: Path) -> None:
+    """Remove a group. A process that has just ended may still be in it, for some milliseconds."""
+    for _ in range(REMOVE_ATTEMPTS):
+        with contextlib.suppress(OSError):
             group.rmdir()
+            return
+        time.sleep(0.02)
 
 
 def _group_of(root: Path) -> tuple[Path, str]:
