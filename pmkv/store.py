@@ -38,6 +38,7 @@ from .maintenance.scheduler import MaintenanceScheduler
 from .maintenance.space import PinReport
 from .runtime.background import Background
 from .runtime.memory_limit import default_dram, memory_limit
+from .runtime.memory_nodes import memory_nodes
 from .runtime.sizes import parse_size
 from .stats import Stats, stats_of
 from .versions.view_set import MAIN, ViewInfo
@@ -55,6 +56,8 @@ def open_store(
     *,
     capacity: int | str | None = None,
     dram: int | str = "auto",
+    dram_nodes: int | str | None = None,
+    far_nodes: int | str | None = None,
     durability: str = "commit",
     pool: str | os.PathLike[str] = "auto",
     require: str = "page",
@@ -67,6 +70,8 @@ def open_store(
     path: the data directory (not needed with pool=":memory:"); capacity: bytes of the pool, a larger one than
     before grows it, None leaves it as it is (16 GiB when new);
     dram: budget of what is cached, "auto" for half of the control group's memory limit, 1 GiB if there is none;
+    dram_nodes: NUMA nodes of indexes and caches, as numactl names them ("0", "0-3", "0,2", "all", "!1"); far_nodes: of
+    the rows of the row cache, such as a CXL node; None: any;
     durability: "commit" (an acknowledged write survives a loss of power),
     "interval" (synced once a second)
     or "none"; pool: "auto" (a file in the directory), a path, "/dev/dax0.0" or ":memory:"; require: the coarsest
@@ -78,6 +83,7 @@ def open_store(
     LockedError: another process has it; FormatError: written by another version, or not a pool; CorruptionError:
     damaged."""
     budget = default_dram(memory_limit()) if dram == AUTO else parse_size(dram)
+    nodes = memory_nodes(dram_nodes, far_nodes)
     attempts = READER_ATTEMPTS if readonly else 1
     size = None if capacity is None else parse_size(capacity)
     while True:
@@ -86,7 +92,8 @@ def open_store(
         try:
             found, hot = place.open_pool(), budget // CACHE_SHARE
             rows = budget - hot if place.reads_from_disk and not is_switched_off() else 0
-            engine = Engine(found, durability, readonly, verify_reads, files=place.open_files(), hot=hot, rows=rows)
+            memory = {"hot": hot, "rows": rows, "nodes": nodes}
+            engine = Engine(found, durability, readonly, verify_reads, files=place.open_files(), **memory)
             return Store(place, engine, budget, follow)
         except BaseException as error:
             place.close()

@@ -65,7 +65,9 @@ class PinnedRows:
         """owner: the number of the table, which the checks of its rows cover."""
         self._budget, self.width, self.count, self.owner = budget, width, count, np.uint64(owner)
         self.stride = -(-width // 8) * 8
-        self.words, self.rows = reserve(count * WORD_BYTES).view(np.uint64), reserve(count * self.stride)
+        near = budget.nodes.bind_near
+        self.words = near(reserve(count * WORD_BYTES)).view(np.uint64)
+        self.rows = near(reserve(count * self.stride))
         if self.rows.nbytes >= HUGE_PAGES_FROM:
             use_huge_pages(self.rows)
             use_huge_pages(self.words)

@@ -23,6 +23,7 @@ import numpy as np
 from ..kernels import row_cache
 from ..kernels.row_cache import SET_META_WORDS, WAYS
 from ..runtime.jit import FEW_ELEMENTS
+from ..runtime.memory_nodes import ANYWHERE, MemoryNodes
 from .miss_curve import MissCurve
 
 SWITCH = "PMKV_ROW_CACHE"
@@ -109,11 +110,12 @@ class RowBudget:
     """The bytes of DRAM that all row caches of a store share, among them those of the doorkeeper, which remembers the
     latest offers. What can be reserved is of `size`; caches may grow by what `lender` has free, too."""
 
-    def __init__(self, size: int, lender: Lender | None = None) -> None:
-        self._lender = lender
+    def __init__(self, size: int, lender: Lender | None = None, nodes: MemoryNodes = ANYWHERE) -> None:
+        """nodes: where the memory is taken from."""
+        self._lender, self.nodes = lender, nodes
         if lender is not None:
             lender.on_take = self._keep_limit
-        self.marks = reserve(max(size // DOORKEEPER_SHARE // 8, 1) * 8).view(np.uint64)
+        self.marks = nodes.bind_near(reserve(max(size // DOORKEEPER_SHARE // 8, 1) * 8)).view(np.uint64)
         self.size, self.used, self.curve = size, self.marks.nbytes, MissCurve(size)
         self._leftover: list[tuple[np.ndarray, np.ndarray, int, int]] = []  # meta, rows, sets in use, bytes of a set
         self.sharers: WeakSet[Any] = WeakSet()
@@ -122,7 +124,7 @@ class RowBudget:
 
     def renewed(self, lender: Lender) -> RowBudget:
         """Return a budget of the same size that nobody shares yet."""
-        new = RowBudget(self.size, lender)
+        new = RowBudget(self.size, lender, self.nodes)
         new.on_need = self.on_need
         return new
 
@@ -413,8 +415,8 @@ class RowCache:
         if not self._budget.take_over(FIRST_SETS * self.set_bytes, self):
             return False
         sets = self._budget.largest // self.set_bytes
-        self.meta = reserve(sets * SET_META_WORDS * 8).view(np.uint64)
-        self.rows = reserve(sets * WAYS * self.stride)
+        self.meta = self._budget.nodes.bind_near(reserve(sets * SET_META_WORDS * 8)).view(np.uint64)
+        self.rows = self._budget.nodes.bind_far(reserve(sets * WAYS * self.stride))
         self.sets, self.mask = FIRST_SETS, FIRST_SETS - 1
         return True
 

@@ -37,6 +37,7 @@ from ..maintenance.checkpoint import FrozenLayer, FrozenState
 from ..maintenance.maintenance import Maintenance
 from ..maintenance.memory_merge import merge_in_memory
 from ..media.base import Medium
+from ..runtime.memory_nodes import ANYWHERE, MemoryNodes
 from ..versions.expired_records import Record
 from ..versions.layer import IndexMemory, Layer, LayerTree
 from ..versions.manifest import Manifest
@@ -72,15 +73,16 @@ class Engine:
         files: tuple[Catalog, RunFiles] | None = None,
         hot: int = DEFAULT_CACHE_BYTES,
         rows: int = 0,
+        nodes: MemoryNodes = ANYWHERE,
     ) -> None:
         """Recover an engine from a pool.
 
         readonly: write nothing, not even an epoch; verify: check every record and row that is read; now: the clock,
         unix ms; files: the catalog and the run files, None for a store in memory; hot: bytes of the location cache;
-        rows: bytes of the row cache, 0 for none."""
+        rows: bytes of the row cache, 0 for none; nodes: where memory is taken from."""
         self.pool, self.log = pool, Log(pool, durability, now)
         locations = CacheBudget(hot)
-        self.dram = IndexMemory(Arena(), locations, RowBudget(rows, locations) if rows else None)
+        self.dram = IndexMemory(Arena(nodes), locations, RowBudget(rows, locations, nodes) if rows else None, nodes)
         self.context = EngineContext(
             self.log, verify, files[0] if files else None, self._clear, self._made_table, self._top_in, self._expire,
             self._set_dram,
@@ -129,7 +131,7 @@ class Engine:
             self._aside = self.open_views
         locations = CacheBudget(self.dram.budget.size)
         rows = self.dram.rows.renewed(locations) if self.dram.rows is not None else None
-        self.dram = IndexMemory(Arena(), locations, rows)
+        self.dram = IndexMemory(Arena(self.dram.nodes), locations, rows, self.dram.nodes)
         former, self.heads, self.open_views = self.heads, ViewSet(self._new_tree), {}
         return former
 

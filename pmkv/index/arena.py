@@ -14,6 +14,8 @@ from contextlib import AbstractContextManager
 
 import numpy as np
 
+from ..runtime.memory_nodes import ANYWHERE, MemoryNodes
+
 PAGE_WORDS = 4096 // 8
 RESERVED = 1 << 38  # bytes of address space, not of memory; halved until the system grants it
 MAP_NORESERVE = 0x4000
@@ -26,9 +28,9 @@ _libc = ctypes.CDLL(None)
 class Arena:
     """Hands out and takes back zeroed pages of `words`, a uint64 array."""
 
-    def __init__(self) -> None:
+    def __init__(self, nodes: MemoryNodes = ANYWHERE) -> None:
         self._mmap = self._reserve(RESERVED)
-        self.words = np.frombuffer(self._mmap, np.uint64)
+        self.words = nodes.bind_near(np.frombuffer(self._mmap, np.uint64))
         self._top = 0
         self._free: dict[int, list[int]] = defaultdict(list)
         self.used = 0  # words handed out

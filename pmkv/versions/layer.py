@@ -24,6 +24,7 @@ from ..index.location_cache import CacheBudget
 from ..index.memtable import MemTable
 from ..index.run import Run
 from ..log.format import OWNER
+from ..runtime.memory_nodes import ANYWHERE, MemoryNodes
 from .expired_records import ExpiredRecords
 
 T = TypeVar("T")
@@ -33,11 +34,12 @@ EXPECTED_ENTRIES_MAX = 1 << 20  # entries for which a new memtable has slots fro
 @dataclass(frozen=True)
 class IndexMemory:
     """Holds the memory of all layers. heap: of memtables; budget: of location caches; rows: of row caches, None if
-    there are none."""
+    there are none; nodes: where it is taken from."""
 
     heap: Arena
     budget: CacheBudget
     rows: RowBudget | None = None
+    nodes: MemoryNodes = ANYWHERE
 
 
 @dataclass(frozen=True)

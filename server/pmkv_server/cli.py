@@ -136,6 +136,8 @@ def main() -> None:
 @setting("rest-port", type=RestPort(), help='Port of REST; 0 takes a free port, "off" starts no REST.')
 @setting("capacity", help="Size of the pool: 16GiB when new, else as it is; a larger size grows it.")
 @setting("dram", help="DRAM budget; a quarter of it is for the cache of locations.")
+@setting("dram-nodes", help="NUMA nodes of indexes and caches, as numactl names them: 0, 0-3, 0,2, all, !1.")
+@setting("far-nodes", help="NUMA nodes of the rows of the row cache, such as a CXL node.")
 @setting(
     "durability",
     type=click.Choice(["commit", "interval", "none"]),

@@ -19,6 +19,8 @@ class Config:
     rest_port: int | None = 7380  # None: no REST
     capacity: str | None = None  # None: as the pool is, 16 GiB for a new one
     dram: str = "auto"
+    dram_nodes: str | None = None  # None: any NUMA nodes
+    far_nodes: str | None = None  # None: as dram_nodes
     durability: str = "commit"
     pool: str = "auto"
     require: str = "page"

@@ -139,6 +139,8 @@ class Server:
             config.data,
             capacity=config.capacity,
             dram=config.dram,
+            dram_nodes=config.dram_nodes,
+            far_nodes=config.far_nodes,
             durability=config.durability,
             pool=config.pool,
             require=config.require,
