@@ -82,6 +82,7 @@ SLOW = (
     "unit/runtime/test_kernel_cache.py::test_what_is_in_the_cache_needs_nothing_that_only_compiling_needs",
     "unit/server/dispatch/test_retries.py::test_a_server_takes",
     "unit/server/rest/test_openapi.py::test_it_is_valid",
+    "property/test_space_soak.py",
     "unit/server/test_cli.py",
     "unit/test_deploy.py",
     "unit/test_one_owner.py",

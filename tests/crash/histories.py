@@ -41,6 +41,7 @@ from tests.crash.steps import (
     FailUpkeep,
     Go,
     Group,
+    Grow,
     InTurn,
     Look,
     Mark,
@@ -97,7 +98,7 @@ class Generator:
         if dice < 94:
             return Transaction(self._several(model.copy(), definitions=False))
         if dice < 97:
-            return Mark()
+            return Mark() if dice < 96 else Grow()
         reached = self.rng.choice(("none", "all", "prefix", "some"))
         return FailFlush(reached, self.rng.random() < 0.5, self.rng.randrange(1 << 30))
 
@@ -105,6 +106,8 @@ class Generator:
         """A step that only a store with a catalog can take."""
         if self.cleans and self.rng.randrange(3):
             dice = self.rng.randrange(10)
+            if dice == 9:
+                return InTurn((Unawaited(self._several(model)), Grow()))
             return Clean() if dice < 4 else self._overtaken(model) if dice < 7 else Begin("clean", 1 + 3 * (dice - 6))
         dice = self.rng.randrange(100)
         if self.views and dice < 14:

@@ -34,6 +34,7 @@ from tests.crash.steps import (
     FailUpkeep,
     Go,
     Group,
+    Grow,
     InTurn,
     Look,
     Mark,
@@ -135,6 +136,8 @@ class Life:
         elif isinstance(step, Mark):
             with contextlib.suppress(FullError):
                 store.mark()
+        elif isinstance(step, Grow):
+            self._grow(store)
         elif isinstance(step, InTurn):
             for one in step.steps:
                 self.take(store, one)
@@ -142,6 +145,13 @@ class Life:
             self._keep_up(store, step)
         else:
             self._wait_for(store, step)
+
+    def _grow(self, store: Bare) -> None:
+        """Add a segment to the pool, after which everything appended so far is durable; nothing if there is no room."""
+        log, submitted = store.engine.log, self.submitted
+        with contextlib.suppress(FullError):
+            log.grow(log.pool.medium.data.size + log.pool.segment_size)
+            self.acked = max(self.acked, submitted)
 
     # operations
 

@@ -1,10 +1,14 @@
-"""Mutants of the cleaner, and of what keeps readers and crashes from what it frees. `mutants` says what one is."""
+"""Mutants of the cleaner, of what keeps readers and crashes from what it frees, and of growing. `mutants` says what one
+is."""
 
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import patch
 
 from pmkv.log import segments as segments_module
+from pmkv.log.appender import LogAppender
+from pmkv.log.group_commit import GroupCommit
 from pmkv.log.leases import ReadLeases
 from pmkv.log.moving import MoveWriter
 from pmkv.log.segments import Pool
@@ -13,7 +17,7 @@ from pmkv.maintenance.committed import CommittedState
 from pmkv.versions.manifest import Manifest
 from tests.crash.mutants import MUTANTS, Patch, mutant
 
-commit = CommittedState.commit
+commit, grow = CommittedState.commit, GroupCommit.grow
 others = set(MUTANTS)
 
 
@@ -49,6 +53,35 @@ def _() -> list[Patch]:
         return {index: pool.generations[index] for index in some}
 
     return [(segments_module, "next_uses", same), (cleaning_module, "next_uses", same)]
+
+
+@mutant("growing drops what was appended and not flushed")
+def _() -> list[Patch]:
+    def hasty(self: GroupCommit, capacity: int) -> None:
+        with self.locks.append, self.locks.state:
+            self.pool.grow(capacity)
+            self.appender.map_medium()
+
+    return [(GroupCommit, "grow", hasty)]
+
+
+@mutant("after growing, appends go to the mapping of before")
+def _() -> list[Patch]:
+    def grown(self: GroupCommit, capacity: int) -> None:
+        with patch.object(LogAppender, "map_medium", lambda _: None):
+            grow(self, capacity)
+
+    return [(GroupCommit, "grow", grown)]
+
+
+@mutant("what growing has made durable is not known to be")
+def _() -> list[Patch]:
+    def hasty(self: GroupCommit, capacity: int) -> None:
+        durable = self.durable
+        grow(self, capacity)
+        self.durable = durable
+
+    return [(GroupCommit, "grow", hasty)]
 
 
 CLEANING = set(MUTANTS) - others

@@ -43,6 +43,11 @@ class Mark:
 
 
 @dataclass(frozen=True)
+class Grow:
+    """The pool is made larger by a segment, whatever is under way."""
+
+
+@dataclass(frozen=True)
 class Unawaited:
     """Operations that nobody waits for yet, nor reads."""
 
