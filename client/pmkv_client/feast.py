@@ -63,6 +63,7 @@ class PmkvOnlineStoreConfig(FeastConfigBaseModel):
     url: str = "pmkv://localhost:7379"  # pmkv://:password@host:port/db
     view: str = "main"  # of pmkv: a branch or snapshot to read and write instead of `main`
     inline_bytes: int = 48  # room in a row for each feature that is a string, bytes, a list or a map
+    return_expired: bool = False  # return values that are older than the ttl of their view, too
     options: dict[str, Any] = {}  # of redis-py, such as socket_timeout
 
 
@@ -74,6 +75,7 @@ class Wanted:
     name: str  # of the view, with its version
     features: list[str]
     ids: np.ndarray
+    with_expired: bool  # values that are older than the view's ttl are returned, too
 
 
 @dataclass
@@ -286,7 +288,8 @@ class FeatureTables:
 
 
 class PmkvOnlineStore(OnlineStore):
-    """Feast's online store over a pmkv server. Values that are older than the `ttl` of their view are not returned."""
+    """Feast's online store over a pmkv server. Values that are older than the `ttl` of their view are not returned,
+    unless the setting `return_expired` is true."""
 
     _versioned_read_supported = True
 
@@ -509,7 +512,8 @@ def _name(view: Any, config: RepoConfig) -> str:
 
 def _wanted(config: RepoConfig, view: Any, protos: Sequence[Any], features: list[str] | None) -> Wanted:
     names = list(features) if features else [field.name for field in view.features]
-    return Wanted(view, _name(view, config), names, entity_ids(entity_keys(protos)))
+    with_expired = config.online_store.return_expired
+    return Wanted(view, _name(view, config), names, entity_ids(entity_keys(protos)), with_expired)
 
 
 def _all_wanted(
@@ -536,7 +540,7 @@ def _as_dicts(wanted: Wanted, found: Rows) -> list[Row]:
     if found.layout is None:
         return [(None, None)] * len(wanted.ids)
     times = found.rows[TIME]
-    shown = found.layout.found(found.rows) & ~_expired(wanted.view, times)
+    shown = found.layout.found(found.rows) & (wanted.with_expired | ~_expired(wanted.view, times))
     columns = [found.layout.decode(found.rows, feature, found.long) for feature in wanted.features]
     result: list[Row] = []
     for row, is_shown in enumerate(shown.tolist()):
@@ -574,7 +578,8 @@ def _fill(wanted: Wanted, found: Rows, indexes: Sequence[Sequence[int]], length:
         times = [
             Timestamp(seconds=at // MICROSECONDS, nanos=at % MICROSECONDS * 1000) for at in found.rows[TIME].tolist()
         ]
-    shown = [status == FieldStatus.PRESENT for status in statuses]
+    hidden = {FieldStatus.NOT_FOUND} if wanted.with_expired else {FieldStatus.NOT_FOUND, FieldStatus.OUTSIDE_MAX_AGE}
+    shown = [status not in hidden for status in statuses]
     placed_statuses, placed_times = [statuses[row] for row in order], [times[row] for row in order]
     for feature in wanted.features:
         values = [NULL] * len(wanted.ids)

@@ -30,21 +30,23 @@ def normalized(default: Any, dtype: np.dtype, shape: tuple[int, ...]) -> dict[st
         return None
     if isinstance(default, dict) and not default.keys().isdisjoint(DRAWN):
         return _drawn(default, dtype)
-    if isinstance(default, dict) and set(default) == {"row"}:
+    create = {"create": True} if isinstance(default, dict) and default.get("create") else {}
+    keys = set(default) - {"create"} if isinstance(default, dict) else set()
+    if keys == {"row"}:
         row = base64.b64decode(default["row"])
         if len(row) != dtype.itemsize * math.prod(shape):
             raise InvalidError(f"default={default!r} is no row of {dtype} and shape {shape}")
-        return {"row": default["row"]}
-    value = default["value"] if isinstance(default, dict) and set(default) == {"value"} else default
+        return {"row": default["row"], **create}
+    value = default["value"] if keys == {"value"} else default
     if isinstance(value, dict):
-        raise InvalidError(f"default={default!r}: known are \"zeros\", a value, and {{'uniform': (low, high)}} or "
-                           "{'normal': (mean, deviation)} with a 'seed'")  # fmt: skip
+        raise InvalidError(f"default={default!r}: known are \"zeros\", a value (or {{'value': value}}), and "
+                           "{'uniform': (low, high)} or {'normal': (mean, deviation)} with a 'seed'")  # fmt: skip
     filled = cast_default(value, shape, dtype, f"rows of {dtype}")
-    if not any(filled.tobytes()):
+    if not any(filled.tobytes()) and not create:
         return None
     if isinstance(value, int | float) and math.isfinite(value):
-        return {"value": value}
-    return {"row": base64.b64encode(filled.tobytes()).decode()}
+        return {"value": value, **create}
+    return {"row": base64.b64encode(filled.tobytes()).decode(), **create}
 
 
 def _drawn(default: dict[str, Any], dtype: np.dtype) -> dict[str, Any]:

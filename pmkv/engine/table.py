@@ -6,6 +6,7 @@ dtypes are checked here, so that kernels need not. Waiting for durability happen
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..cache.dram_choice import DramChoice, dram_choice
-from ..errors import CorruptionError, ExistsError, InvalidError, UnknownNameError
+from ..errors import CorruptionError, ExistsError, FullError, InvalidError, UnknownNameError
 from ..index.hash_table import check_cursor
 from ..index.lookup_batch import IdBatch, lives, new_keys
 from ..kernels import location
@@ -189,13 +190,15 @@ class Table(Collection):
         return self._codec.encode(self._initial.rows(ids), f"default rows of table {self.name!r}")
 
     def _initialize(self, ids: np.ndarray, raw: np.ndarray, present: np.ndarray) -> None:
-        """Put the table's default in place of absent rows, after a gather; write these, if the first read does."""
+        """Put the table's default in place of absent rows, after a gather; write these, if the first read does and
+        there is room: a read never fails because a write would."""
         initial, missing = self._initial, np.flatnonzero(present == 0)
         if initial is None or not missing.size:
             return
         raw.reshape(ids.size, self.width)[missing] = self._initial_rows(ids[missing]).reshape(missing.size, self.width)
-        if initial.creates and self._readonly is None and not self._log.readonly:
-            self._create(ids[missing])
+        if initial.creates and self._readonly is None and not (self._log.readonly or self._log.failed):
+            with contextlib.suppress(FullError):
+                self._create(ids[missing])
 
     def _create(self, ids: np.ndarray) -> None:
         """Write the default rows of ids that have none, unless this thread has locks that come after locks.append: the

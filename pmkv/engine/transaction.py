@@ -189,10 +189,12 @@ class TableWrites(OneProcess):
     def get(
         self, ids: npt.ArrayLike, default: Any = None, return_found: bool = False, out: Any = None, as_: str = "numpy"
     ) -> Any:
-        """Rows, as written here or as stored. out, as_: as those of `Table.get`."""
+        """Rows, as written here or as stored. out, as_: as those of `Table.get`. Writes no absent rows, whatever the
+        table's default: a transaction that is given up has written nothing."""
         wanted, shape = as_id_array(ids, f"ids of table {self._table.name!r}")
-        rows, found = self._table.as_writer(lambda: self._table.get(wanted, default, return_found=True))
+        rows, found = self._table.as_writer(lambda: self._table.get(wanted, 0, return_found=True))
         absent = self._table.absent_rows(wanted, default)
+        rows[~found] = absent[~found]
         for written, raw in self._writes:
             values = None if raw is None else self._table.decoded(raw, written.shape)
             place = {int(one): at for at, one in enumerate(written)}  # the last of equal ids wins

@@ -52,7 +52,7 @@ def _of_rows(store: Any, name: str, ids: np.ndarray, face: str, beside: Sequence
     table = store.table(name)
     match face:
         case "get":
-            rows, found = table.get(ids, return_found=True)
+            rows, found = table.get(ids, default=0, return_found=True)  # a look must not create any
             return [row.tobytes() if there else None for row, there in zip(rows, found)]
         case "contains":
             return table.contains(ids).tolist()
@@ -61,7 +61,10 @@ def _of_rows(store: Any, name: str, ids: np.ndarray, face: str, beside: Sequence
         case "scan":
             return {int(one): row.tobytes() for some, rows in table.scan() for one, row in zip(some, rows)}
         case "gather":
-            gathered = store.gather(dict.fromkeys((name, *beside), ids))
+            names = (name, *beside)
+            if any("create" in (store.table(one).default or {}) for one in names):  # a look must not create any
+                return {one: store.table(one).contains(ids).tolist() for one in names}
+            gathered = store.gather(dict.fromkeys(names, ids))
             return {one: [row.tobytes() for row in rows] for one, rows in gathered.items()}
     raise AssertionError(face)
 
@@ -108,7 +111,10 @@ def _rows_of(model: OpenView, operation: Any, face: str, beside: Sequence[str]) 
             return len(table.rows)
         case "scan":
             return table.rows
-    return {name: _filled(model.tables[name], operation.ids) for name in (operation.name, *beside)}
+    tables = {name: model.tables[name] for name in (operation.name, *beside)}
+    if any(table.is_created_by_reads for table in tables.values()):
+        return {name: [one in table.rows for one in operation.ids] for name, table in tables.items()}
+    return {name: _filled(table, operation.ids) for name, table in tables.items()}
 
 
 def _filled(table: Rows, ids: Sequence[int]) -> list[bytes]:

@@ -24,6 +24,8 @@ UNDO = "undo"
 CONFLICT = "conflict"  # what a promote or undo gives that is refused
 NOTHING = "nothing"  # to promote
 
+CREATED = -2  # the default of tables whose absent rows are written by the first read
+
 Entry = tuple[bytes, int]  # value, expiry
 Part = int | tuple[str, int]
 Tables = Sequence[str] | None
@@ -44,6 +46,10 @@ class Rows:
 
     def copy(self) -> Rows:
         return Rows(self.descr, self.bound, dict(self.rows), self.number, self.default)
+
+    @property
+    def is_created_by_reads(self) -> bool:
+        return self.default == CREATED
 
     @property
     def absent(self) -> bytes:

@@ -465,4 +465,18 @@ def _() -> list[Patch]:
     return [(choose_newest, "newest_of_each", last_of_each)]
 
 
+# --- rows that the first read writes
+
+
+@mutant("a read leaves it to the next one to write the rows that it creates")
+def _() -> list[Patch]:
+    return [(Table, "_create", lambda table, ids: None)]
+
+
+@mutant("a read creates only the first of the rows that it reads")
+def _() -> list[Patch]:
+    create = Table._create
+    return [(Table, "_create", lambda table, ids: create(table, ids[:1]))]
+
+
 assert EPOCH_SHIFT == 40 and Kind.NEXT == 8  # what the mutants above take for granted

@@ -24,7 +24,7 @@ from pmkv.errors import FullError, UnknownNameError
 from pmkv.kernels.records import FLAG_DELETE
 from pmkv.log.large_values import chunk_size
 from pmkv.view import View
-from tests.crash.model import SPACES, Model, OpenView, Rows
+from tests.crash.model import CREATED, SPACES, Model, OpenView, Rows
 from tests.crash.model import View as ModelView
 
 QUANTISED = ("<f4", (16,))  # rows of this dtype are stored in int8; all numbers of a row are equal, so it is exact
@@ -180,8 +180,9 @@ class CreateTable(Operation):
         histories."""
         dense = self.bound is not None
         codec, dram = "int8" if self.descr == QUANTISED else None, "all" if dense and self.default == 0 else None
+        default = {"value": CREATED, "create": True} if self.default == CREATED else self.default
         table = store.create_table(
-            self.name, np.dtype(self.descr), rows=self.bound, default=self.default, codec=codec, dram=dram
+            self.name, np.dtype(self.descr), rows=self.bound, default=default, codec=codec, dram=dram
         )
         if dense and dram is None:
             table.set_dram("all")
@@ -258,6 +259,30 @@ class AddRows(Operation):
 
     def on_store(self, store: Any) -> Any:
         return store.table(self.name).add(np.array(self.ids, np.int64), self.rows)
+
+
+@dataclass(frozen=True)
+class ReadRows(Operation):
+    """Of a table whose absent rows are written by the first read. FullError: they were read, and there was no room."""
+
+    name: str
+    ids: tuple[int, ...]
+
+    def on_model(self, model: OpenView) -> Any:
+        table = model.tables[self.name]
+        before = len(table.rows)
+        read = [table.rows.setdefault(id_, table.absent) for id_ in self.ids]
+        if len(table.rows) > before:
+            model.touch(model.part(self.name))
+        return read
+
+    def on_store(self, store: Any) -> Any:
+        ids, table = np.array(self.ids, np.int64), store.table(self.name)
+        rows = table.get(ids)
+        if not table.contains(ids).all():
+            table.put(ids, rows)  # raises FullError, as it had to when these were read
+            raise AssertionError(f"table {self.name!r} has not written what was read, though there was room")
+        return [row.tobytes() for row in rows]
 
 
 @dataclass(frozen=True)
@@ -448,7 +473,8 @@ def read_view(store: Any, model: OpenView, spaces: int) -> None:
                 f"keyspace {number} counts {count} keys, shows {len(items)} in order and has {len(shown)}"
             )
     for name, table in store.tables().items():
-        shown = model.tables[name] = Rows(table.row_dtype, table.rows)
+        default = (table.default or {}).get("value", 0)
+        shown = model.tables[name] = Rows(table.row_dtype, table.rows, default=default)
         for ids, scanned in table.scan():
             width = table.row_dtype.itemsize
             rows, found = table.get(ids, return_found=True)  # through the row cache, which a scan passes by

@@ -53,10 +53,12 @@ def widened(array: Array) -> Array:
     return array.astype("<f4") if array.dtype.name in SHORT_FLOATS else array
 
 
-def decode(body: bytes, form: str, row: Row, limit: int) -> Message:
-    """Decode a request about one table. Raises Problem 400 or 415."""
+def decode(body: bytes, form: str, row: Row, limit: int, stored: Row | None = None) -> Message:
+    """Decode a request about one table. Raises Problem 400 or 415.
+
+    stored: the layout of its rows if a JSON body says that they are `encoded`; None: such a table has no codec."""
     if form == JSON:
-        return _from_json(body, row)
+        return _from_json(body, row, stored)
     if form == ARROW:
         return Message(_from_arrow(arrow.read_arrow(body), row))
     arrays = {"ids": npy.read_npy(body)} if form == NPY else npy.read_npz(body, limit)
@@ -79,10 +81,11 @@ def decode_ids(body: bytes, form: str, limit: int) -> dict[str, Array]:
     return {name: jsonrows.to_integers(ids, f"tables.{name}") for name, ids in tables.items()}
 
 
-def _from_json(body: bytes, row: Row) -> Message:
+def _from_json(body: bytes, row: Row, stored: Row | None) -> Message:
     value = jsonrows.parse(body) if body else {}
     if not isinstance(value, dict):
         raise invalid("the body must be a JSON object")
+    row = stored if stored is not None and value.get("encoded") is True else row
     message = Message()
     for name, item in value.items():
         if name in INTEGERS:

@@ -62,6 +62,11 @@ DRAM: Schema = {
     "description": 'How much DRAM the rows may count on in `main`: "all", bytes (or "64MiB"), a share of the row cache '
     "(0.25), or null for what reads make of it.",
 }
+ENCODED: Schema = {
+    "type": "boolean",
+    "default": False,
+    "description": "Of a table with a codec: rows are as they are stored, for int8 and int4 the bytes of each.",
+}
 FORCE: Schema = {"type": ["boolean", "null"], "default": False, "description": "Go on even if that drops later writes."}
 PARTS: dict[str, Schema] = {
     "tables": {"type": ["array", "null"], "items": STRING, "description": "Only these tables; default: all."},
@@ -131,12 +136,14 @@ SCHEMAS: dict[str, Schema] = {
         default={**NUMBER_OR_NULL, "description": "Fills absent rows; null is NaN.", "default": 0},
         return_found={"type": "boolean", "default": False},
         fields={"type": ["array", "null"], "items": STRING, "description": "Of a structured table: only these."},
+        encoded=ENCODED,
     ),
     "RowsToPut": record(
         "ids rows",
         ids=IDS,
         rows=ROWS,
         newer={"type": ["string", "null"], "description": "A field: rows with a greater stored value are left alone."},
+        encoded=ENCODED,
     ),
     "RowsToAdd": record("ids rows", ids=IDS, rows=ROWS),
     "RowsToPool": record(
@@ -148,7 +155,10 @@ SCHEMAS: dict[str, Schema] = {
     ),
     "RowsToDelete": record("ids", ids=IDS),
     "RowsToScan": record(
-        "", cursor={"type": ["string", "integer"], "default": "0"}, count={"type": "integer", "default": 1000}
+        "",
+        cursor={"type": ["string", "integer"], "default": "0"},
+        count={"type": "integer", "default": 1000},
+        encoded=ENCODED,
     ),
     "Rows": record("rows", rows=ROWS, found={"type": "array", "items": {"type": "boolean"}}),
     "Scanned": record(
@@ -233,6 +243,7 @@ ROW_OPTIONS = {
     "cursor": parameter("cursor", "query", STRING, "As in the JSON body."),
     "count": parameter("count", "query", {"type": "integer", "minimum": 1}, "As in the JSON body."),
     "newer": parameter("newer", "query", STRING, "As in the JSON body."),
+    "encoded": parameter("encoded", "query", {"type": "boolean"}, "As in the JSON body."),
 }
 HEADERS: Schema = {"Pmkv-Version": {"schema": STRING, "description": "The version of main and its LSN: n-lsn."}}
 
@@ -395,8 +406,10 @@ def paths() -> dict[str, dict[str, Schema]]:
 def row_paths() -> dict[str, dict[str, Schema]]:
     base, put = "/v1/tables/{table}/rows:", "404 413 415 507"
     return {
-        f"{base}get": {"post": rows("getRows", "Read rows", "RowsToGet", "Rows", "default return_found fields")},
-        f"{base}put": {"post": rows("putRows", "Write rows", "RowsToPut", "Count", "newer", put)},
+        f"{base}get": {
+            "post": rows("getRows", "Read rows", "RowsToGet", "Rows", "default return_found fields encoded")
+        },
+        f"{base}put": {"post": rows("putRows", "Write rows", "RowsToPut", "Count", "newer encoded", put)},
         f"{base}add": {
             "post": rows(
                 "addRows", "Add to rows element by element; absent rows count as zeros", "RowsToAdd", "Count", "", put
@@ -407,7 +420,9 @@ def row_paths() -> dict[str, dict[str, Schema]]:
         },
         f"{base}delete": {"post": rows("deleteRows", "Delete rows", "RowsToDelete", "Count")},
         f"{base}scan": {
-            "post": rows("scanRows", "Read ids and rows from a cursor on", "RowsToScan", "Scanned", "cursor count")
+            "post": rows(
+                "scanRows", "Read ids and rows from a cursor on", "RowsToScan", "Scanned", "cursor count encoded"
+            )
         },
     }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ CURSOR = "Pmkv-Cursor"
 KNOWN = {"name", "dtype", "shape", "rows", "default", "codec", "dram"}
 MAX_COUNT = 1 << 20
 MODES = ("sum", "mean", "max")
+NO_IDS = np.empty(0, np.int64)
 
 
 def describe(table: Any) -> dict[str, Any]:
@@ -131,12 +132,21 @@ async def _message(request: web.Request, *options: str) -> tuple[Any, Message]:
     table = await run(request, lambda: view.table(request.match_info["table"]))
     form = body_format(request)
     body = await read_body(request)
-    row = Row(np.dtype("<f4") if table.dtype.name in SHORT_FLOATS else table.dtype, table.shape)
-    message = await off_loop(lambda: codec.decode(body, form, row, MAX_BODY_BYTES), len(body))
+    row, stored = _row(table.dtype, table.shape), None
+    if "encoded" in options and table.codec is not None:
+        none = await run(request, lambda: table.get(NO_IDS, encoded=True))
+        stored = _row(none.dtype, none.shape[1:])
+        row = stored if _flag(given, "encoded") else row
+    message = await off_loop(lambda: codec.decode(body, form, row, MAX_BODY_BYTES, stored), len(body))
     if unknown := message.options.keys() - set(options):
         raise invalid(f"unknown {', '.join(sorted(unknown))} in the body")
     message.options.update({name: value for name, value in given.items() if name != "at"})
     return table, message
+
+
+def _row(dtype: np.dtype[Any], shape: tuple[int, ...]) -> Row:
+    """Return the layout of rows in a body, where short floats travel as f4."""
+    return Row(np.dtype("<f4") if dtype.name in SHORT_FLOATS else dtype, shape)
 
 
 async def _encoded(
@@ -152,24 +162,27 @@ async def _encoded(
 
 
 async def rows_get(request: web.Request) -> web.Response:
-    table, message = await _message(request, "default", "return_found", "fields")
+    table, message = await _message(request, "default", "return_found", "fields", "encoded")
     ids, fields = message.require("ids"), _fields(message.options.get("fields"))
     default = _number(message.options["default"]) if "default" in message.options else None
-    with_found = _flag(message.options.get("return_found", False))
+    with_found, encoded = _flag(message.options, "return_found"), _flag(message.options, "encoded")
 
     def work() -> dict[str, Any]:
-        rows, found = table.get(ids, default=default, return_found=True, fields=fields)
+        rows, found = table.get(ids, default=default, return_found=True, fields=fields, encoded=encoded)
         return {"rows": rows, "found": found} if with_found else {"rows": rows}
 
     return await _encoded(request, work, len(ids) * table.row_dtype.itemsize, body_format(request))
 
 
 async def rows_put(request: web.Request) -> web.Response:
-    table, message = await _message(request, "newer")
+    table, message = await _message(request, "newer", "encoded")
     ids, rows, newer = message.require("ids"), message.require("rows"), message.options.get("newer")
     if newer is not None and not isinstance(newer, str):
         raise invalid("'newer' must be the name of a field")
-    written = await run(request, lambda: table.put(ids, rows, newer), len(ids) * table.row_dtype.itemsize)
+    encoded = _flag(message.options, "encoded")
+    written = await run(
+        request, lambda: table.put(ids, rows, newer, encoded=encoded), len(ids) * table.row_dtype.itemsize
+    )
     return reply({"count": len(ids) if written is None else written})
 
 
@@ -200,12 +213,13 @@ async def rows_pool(request: web.Request) -> web.Response:
 
 
 async def rows_scan(request: web.Request) -> web.Response:
-    table, message = await _message(request, "cursor", "count")
+    table, message = await _message(request, "cursor", "count", "encoded")
     cursor = integer(message.options.get("cursor", "0"), "cursor", 0, (1 << 64) - 1)
     count = integer(message.options.get("count", 1000), "count", 1, MAX_COUNT)
+    encoded = _flag(message.options, "encoded")
 
     def work() -> dict[str, Any]:
-        next_cursor, ids, rows = table.scan_from(cursor, count)
+        next_cursor, ids, rows = table.scan_from(cursor, count, encoded)
         # The cursor is a string, because JavaScript would round the number.
         return {"cursor": str(next_cursor), "ids": ids, "rows": rows}
 
@@ -248,8 +262,11 @@ def _number(value: Any) -> float | int:
     return number
 
 
-def _flag(value: Any) -> bool:
-    flags = {True: True, False: False, "true": True, "false": False, "1": True, "0": False}
+def _flag(options: Mapping[str, Any], name: str) -> bool:
+    """Return an option that is true or false, false if it is not given. Raises Problem 400."""
+    flags, value = {True: True, False: False, "true": True, "false": False, "1": True, "0": False}, options.get(name)
+    if value is None and name not in options:
+        return False
     if not isinstance(value, bool | str) or value not in flags:
-        raise invalid("'return_found' must be true or false")
+        raise invalid(f"{name!r} must be true or false")
     return flags[value]

@@ -120,6 +120,8 @@ def test_ttl(config: RepoConfig) -> None:
     store.online_write_batch(config, table, [entry(1, 10, "a", HOUR), entry(2, 20, "b")], None)
     assert read(store, config, table, 1, 2) == [None, (20, "b")]
     assert read(store, config, view(ttl=timedelta(0)), 1) == [(10, "a")]
+    config.online_store.return_expired = True
+    assert read(store, config, table, 1, 2, 3) == [(10, "a"), (20, "b"), None]
 
 
 def test_a_view_that_changes_keeps_what_it_can(config: RepoConfig, client: pmkv_client.Client) -> None:
@@ -191,6 +193,10 @@ async def test_all_views_of_a_request(config: RepoConfig) -> None:
     check(await feast.get_online_features_async(FEATURES, ROWS))
     named = feast.get_online_features(FEATURES, ROWS[:1], full_feature_names=True).to_dict()
     assert named["scores__score"] == [1.0]
+    config.online_store.return_expired = True
+    found = feast.get_online_features(FEATURES, ROWS)
+    assert found.to_dict()["trips"] == [20, 10, None, 10]
+    assert FieldStatus.OUTSIDE_MAX_AGE in found.proto.results[1].statuses
 
 
 async def test_all_views_are_read_in_one_call(config: RepoConfig, client: pmkv_client.Client) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 
 from pmkv.engine.engine import Engine
 from pmkv.engine.initializer import Initializer, normalized
-from pmkv.errors import ExistsError, InvalidError
+from pmkv.engine.table import Table
+from pmkv.engine.transaction import Transaction
+from pmkv.errors import ClosedError, ExistsError, FullError, InvalidError
+from pmkv.log.log import Log
 from tests.engines import small_engine
 
 F4 = np.dtype("f4")
@@ -26,6 +31,8 @@ def engine() -> Engine:
         ({"value": 0.5}, {"value": 0.5}), ([1, 2], {"row": "AACAPwAAAEA="}), ({"row": "AACAPwAAAEA="},) * 2,
         (float("nan"), {"row": "AADAfwAAwH8="}), (UNIFORM, {"uniform": [-0.5, 0.5], "seed": 7}),
         ({"normal": [0, 1], "create": True}, {"normal": [0.0, 1.0], "seed": 0, "create": True}),
+        ({"value": 0, "create": True}, {"value": 0, "create": True}), ({"value": 1, "create": False}, {"value": 1}),
+        ({"value": [0, 1], "create": True}, {"row": "AAAAAAAAgD8=", "create": True}),
     ],
 )  # fmt: skip
 def test_what_a_decision_carries(default: object, form: object) -> None:
@@ -107,6 +114,39 @@ def test_the_first_read_may_write_them(engine: Engine) -> None:
     assert len(table) == 3
     with engine.log.locks.publish:  # as a gather has it that met part of a long put
         assert np.array_equal(table.get([7]), table.absent_rows(np.array([7]), None)) and len(table) == 3
+
+
+def test_a_full_or_failed_store_shows_them_and_writes_none(engine: Engine) -> None:
+    table = engine.create_table("t", ("f4", 2), default={"value": 2, "create": True})
+    with patch.object(Log, "reserve", side_effect=FullError("the pool is full")):
+        assert table.get([1]).tolist() == [[2, 2]] and table.pool([1], [0]).tolist() == [[2, 2]] and len(table) == 0
+    engine.log.group_commit.failed = ClosedError("a flush failed")
+    assert table.get([1]).tolist() == [[2, 2]]
+    engine.log.group_commit.failed = None
+    assert len(table) == 0 and table.get([1]).tolist() == [[2, 2]] and len(table) == 1
+
+
+def test_what_was_written_meanwhile_is_not_overwritten(engine: Engine) -> None:
+    table, create = engine.create_table("t", ("f4", 2), default={"value": 2, "create": True}), Table._create
+
+    def put_before(self: Table, ids: np.ndarray) -> None:
+        self.put([1], [[5, 5]])
+        create(self, ids)
+
+    with patch.object(Table, "_create", put_before):
+        table.get([1, 3])
+    assert table.get([1, 3], default=0).tolist() == [[5, 5], [2, 2]]
+
+
+def test_a_transaction_that_is_given_up_has_created_nothing(engine: Engine) -> None:
+    table = engine.create_table("t", ("f4", 2), default={"value": 2, "create": True})
+    transaction = Transaction(engine)
+    writes = transaction.table("t")
+    assert writes.get([1]).tolist() == [[2, 2]] and not writes.contains([3]).any() and writes.delete([4]) == 0
+    writes.add([5], [[1, 1]])
+    assert len(table) == 0
+    transaction.commit()
+    assert len(table) == 1 and table.get([5]).tolist() == [[3, 3]]
 
 
 def test_a_table_remembers_its_default(engine: Engine) -> None:

@@ -262,6 +262,19 @@ def test_changes(items: Client) -> None:
     """)
 
 
+def test_reads_that_create_rows(client: Client) -> None:
+    for name in ("t", "u"):
+        assert client("TABLE.CREATE", name, "DTYPE", "f4", "DEFAULT", '{"value": 2, "create": true}')[1] == b"OK"
+    assert rows_of(client("TABLE.GET", "t", blob(1), "DEFAULT", "0")) == [0] and client("TABLE.LEN", "t")[1] == b"0"
+    assert client("TABLE.EXISTS", "t", blob(1))[1] == b"\0" and client("SNAPSHOT.CREATE", "s")[1] == b"OK"
+    assert rows_of(client("TABLE.GET", "t", blob(1, 2), "AT", "s")) == [2, 2] and client("TABLE.LEN", "t")[1] == b"0"
+    assert rows_of(client("TABLE.GET", "t", blob(1, 2))) == [2, 2] and client("TABLE.LEN", "t")[1] == b"2"
+    client("TABLE.POOL", "t", blob(3, 1), blob(0))
+    client("TABLE.MGET", "2", "t", blob(4), "u", blob(5))
+    client("TABLE.MPOOL", "2", "t", blob(6), blob(0), "u", blob(6), blob(0))
+    assert [client("TABLE.LEN", name)[1] for name in ("t", "u")] == [b"5", b"2"]
+
+
 def test_defaults_of_tables(client: Client, store: Any) -> None:
     assert client("TABLE.CREATE", "t", "DTYPE", "f4", "DIM", 2, "DEFAULT", '{"uniform": [0, 1], "seed": 3}')[1] == b"OK"
     wanted = store.table("t").get([5])
@@ -271,7 +284,7 @@ def test_defaults_of_tables(client: Client, store: Any) -> None:
     assert rows_of(client("TABLE.POOL", "t", blob(5), blob(0))) == wanted[0].tolist()
     assert b'{"uniform":[0.0,1.0],"seed":3}' in [value for _, value in client("TABLE.INFO", "t")[1]]
     client.follows("""
-        TABLE.CREATE u DTYPE f4 DEFAULT {} => -ERR default={}: known are "zeros", a value, and {'uniform': (low, high)} or {'normal': (mean, deviation)} with a 'seed'
+        TABLE.CREATE u DTYPE f4 DEFAULT {} => -ERR default={}: known are "zeros", a value (or {'value': value}), and {'uniform': (low, high)} or {'normal': (mean, deviation)} with a 'seed'
         TABLE.CREATE u DTYPE f4 DEFAULT { => -ERR DEFAULT '{' is not JSON
     """)  # noqa: E501
 

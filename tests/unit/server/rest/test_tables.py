@@ -10,6 +10,8 @@ import pytest
 from aiohttp import ClientResponse
 from aiohttp.test_utils import TestClient
 
+from pmkv_server.rest.arrow import write_arrow
+from pmkv_server.rest.codec import widened
 from pmkv_server.rest.context import SERVER
 from pmkv_server.rest.formats import ARROW, JSON, NPY, NPZ
 from pmkv_server.rest.npy import read_npy, read_npz, write_npy, write_npz
@@ -327,6 +329,18 @@ async def test_defaults_of_tables(rest: TestClient) -> None:
     assert (await rest.post("/v1/tables", json={"name": "e", "dtype": "f4", "default": {"what": 1}})).status == 400
 
 
+async def test_reads_that_create_rows(rest: TestClient) -> None:
+    rows = await make(rest, default={"value": 2, "create": True})
+    assert (await rest.post("/v1/snapshots", json={"name": "s"})).status == 201
+    assert await ok(await rest.post(f"{rows}:get?at=s", json={"ids": [1]})) == {"rows": [2.0]}
+    assert await ok(await rest.post(f"{rows}:get", json={"ids": [1], "default": 0})) == {"rows": [0.0]}
+    assert (await ok(await rest.get("/v1/tables/items")))["length"] == 0
+    assert await ok(await rest.post(f"{rows}:get", json={"ids": [1]})) == {"rows": [2.0]}
+    await ok(await rest.post(f"{rows}:pool", json={"ids": [2], "offsets": [0]}))
+    await ok(await rest.post("/v1/rows:get", json={"tables": {"items": [3]}}))
+    assert (await ok(await rest.get("/v1/tables/items")))["length"] == 3
+
+
 async def test_dram_of_tables(rest: TestClient) -> None:
     made = await rest.post("/v1/tables", json={"name": "d", "dtype": "f4", "rows": 5, "dram": "all"})
     assert made.status == 201 and (await made.json())["dram"] == "all"
@@ -349,3 +363,35 @@ async def test_short_floats_travel_as_f4(rest: TestClient, name: str) -> None:
     found = await rest.post("/v1/tables/s/rows:get", json={"ids": [1]}, headers={"Accept": NPY})
     array = read_npy(await found.read())
     assert array.dtype == np.float32 and array.tolist() == [[1.5, -2]]
+
+
+@pytest.mark.parametrize("name", ["int8", "int4", "bfloat16", "f2"])
+async def test_rows_as_they_are_stored(rest: TestClient, name: str) -> None:
+    for table in ("c", "copy"):
+        body = {"name": table, "dtype": "f4", "shape": [4], "codec": name}
+        assert (await rest.post("/v1/tables", json=body)).status == 201
+    rows, ids = [[0, 0.25, 0.5, 1], [-1, 2, 3, 4]], [1, 2]
+    await ok(await rest.post("/v1/tables/c/rows:put", json={"ids": ids, "rows": rows}))
+    plain = await ok(await rest.post("/v1/tables/c/rows:get", json={"ids": ids}))
+    copied = "/v1/tables/copy/rows"
+
+    stored = await ok(await rest.post("/v1/tables/c/rows:get", json={"ids": ids, "encoded": True}))
+    assert stored["rows"] == widened(rest.app[SERVER].store.table("c").get(ids, encoded=True)).tolist()
+    await ok(await rest.post(f"{copied}:put", json={"ids": ids, **stored, "encoded": True}))
+    assert await ok(await rest.post(f"{copied}:get", json={"ids": ids})) == plain
+
+    scanned = await rest.post("/v1/tables/c/rows:scan?encoded=1", json={}, headers={"Accept": NPZ})
+    found = read_npz(await scanned.read(), 1 << 20)
+    for form, body in ((NPZ, write_npz(found)), (ARROW, write_arrow(found))):
+        await ok(await rest.post(f"{copied}:delete", json={"ids": ids}))
+        await ok(await rest.post(f"{copied}:put?encoded=true", data=body, headers={"Content-Type": form}))
+        assert await ok(await rest.post(f"{copied}:get", json={"ids": ids})) == plain
+
+
+async def test_encoded_is_true_or_false(rest: TestClient) -> None:
+    rows = await make(rest)
+    assert "'encoded'" in await detail(await rest.post(f"{rows}:get", json={"ids": [1], "encoded": 1}), 400)
+    assert "'encoded'" in await detail(await rest.post(f"{rows}:get?encoded=yes", json={"ids": [1]}), 400)
+    assert await ok(
+        await rest.post(f"{rows}:get", json={"ids": [7], "encoded": True})
+    )  # no codec: the rows as they are
