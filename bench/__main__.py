@@ -24,9 +24,12 @@ SECTIONS = {
     "restart": "kill -9 to the first correct read, and what checkpoints and folds cost",
     "codecs": "rows a second that are pooled, by the codec of the table, beside f4",
     "imports": "rows a second of files, beside puts from memory",
+    "publishing": "a model file to served, every row verified, beside writing and reading the file; starts",
     "pooling": "rows in DRAM: pools beside torch's EmbeddingBag, reads beside numpy.take, 26 tables in a call",
+    "feast": "get_online_features and pushes by Feast, beside its own store on Redis",
     "larger_than_dram": "a recommendation model on tables larger than memory, beside swap, memory maps, LMDB, RocksDB",
     "space": "overwrites of a full pool: bytes written for each byte of users, speed and latency, what comes back",
+    "training": "steps of a model whose embeddings are in tables, beside torch",
     "versions": "snapshot, branch, promote, roll back: what they cost, and readers and writers beside them",
 }
 
@@ -42,7 +45,9 @@ SECTIONS = {
     help="Where the servers keep their data meanwhile: a disk, not tmpfs.  [default: build/bench]",
 )
 @click.option("--ids", default=10_000_000, show_default=True, help="Rows of the largest table: restart, versions.")
-@click.option("--load", default="1GiB", show_default=True, help="What is loaded into a branch at once: versions.")
+@click.option(
+    "--load", default="1GiB", show_default=True, help="What is loaded into a branch at once: versions, publishing."
+)
 @click.option("--kept", default=1_000, show_default=True, help="Snapshots that are kept while main is read: versions.")
 @click.option("--pool", default="256MiB", show_default=True, help="Size of the pool: space.")
 @click.option("--limit", default="256MiB", show_default=True, help="Memory for the tables: larger_than_dram.")
@@ -68,12 +73,12 @@ def main(
 ) -> None:
     """Measure pmkv, beside a redis-server where there is one.
 
-    Sections: network, commands, tables, index, start, restart, codecs, imports, pooling, larger_than_dram, space,
-    versions; all of them when none is named.
+    Sections: network, commands, tables, index, start, restart, codecs, imports, publishing, pooling, feast,
+    larger_than_dram, space, training, versions; all of them when none is named.
     """
     options = {"restart": {"ids": ids}, "versions": {"ids": ids, "load": parse_size(load), "kept": kept}}
     options["larger_than_dram"] = {"limit": parse_size(limit), "times": times, "seconds": seconds}
-    options["space"] = {"pool": parse_size(pool)}
+    options["space"], options["publishing"] = {"pool": parse_size(pool)}, {"size": parse_size(load)}
     console = Console(width=None if sys.stdout.isatty() else 140)
     measured: dict[str, list[report.Measured]] = {}
     for name in names or SECTIONS:

@@ -170,7 +170,8 @@ class _InTable(nn.Module):
     def _rows_of(self, pulled: Pulled, device: torch.device) -> torch.Tensor:
         """Return the rows as a tensor, through which gradients reach the weight."""
         rows = torch.from_numpy(pulled.rows).to(device)
-        if torch.is_grad_enabled() and self.weight.requires_grad:
+        if self._has_gradients():
+            self.source.keep(pulled.ids, pulled.rows)
             return Pull.apply(self.weight, rows, torch.from_numpy(pulled.ids))
         return rows
 

@@ -207,16 +207,23 @@ def apply_updates(updates: list[Update]) -> None:
 
 
 def changed_rows(updates: list[Update]) -> list[tuple[RowSource, np.ndarray, np.ndarray]]:
-    """Return table, ids and rows of each update of one store, with the rows read in one call."""
+    """Return table, ids and rows of each update of one store. What no forward has kept is read in one call."""
     changes = [(weight.source, change.coalesce(), alpha) for weight, change, alpha in updates]
     ids = {source.name: change.indices()[0].numpy() for source, change, _ in changes}
-    rows = changes[0][0].store.gather(ids) if len(changes) > 1 else {name: changes[0][0].get(ids[name]) for name in ids}
+    rows = {source.name: kept for source, _, _ in changes if (kept := source.kept(ids[source.name])) is not None}
+    missing = {name: some for name, some in ids.items() if name not in rows}
+    if missing:
+        rows |= changes[0][0].store.gather(missing) if len(missing) > 1 else _one(changes, missing)
     writes = []
     for source, change, alpha in changes:
         before = torch.from_numpy(rows[source.name])
-        before.add_(change.values().to(before.dtype), alpha=alpha)
-        writes.append((source, ids[source.name], before.numpy()))
+        after = torch.add(before, change.values().to(before.dtype), alpha=alpha)
+        writes.append((source, ids[source.name], after.numpy()))
     return writes
+
+
+def _one(changes: list[tuple[RowSource, torch.Tensor, float]], missing: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {source.name: source.get(missing[source.name]) for source, _, _ in changes if source.name in missing}
 
 
 def _begin(optimizer: Any, args: Any, kwargs: Any) -> None:

@@ -51,6 +51,7 @@ from .sync import Client, connect
 ATTEMPTS = 4  # of a read whose long values are replaced meanwhile, or whose tables are created anew
 KNOWN_KEYS = 1 << 20  # entity keys that this process has compared, and need not compare again
 WRITE_ROWS = 8192  # rows of one TABLE.PUT
+KEPT_VIEWS = 1024  # of which the dtypes and the names of tables are kept
 
 Work = Generator[Request[Any], Any, Any]  # yields requests, is sent their results, and returns its own
 Row = tuple[datetime | None, dict[str, Value] | None]
@@ -93,14 +94,21 @@ class FeatureTables:
     def __init__(self, project: str, inline_bytes: int) -> None:
         self._project, self._inline_bytes = project, inline_bytes
         self._infos: dict[str, TableInfo] = {}
+        self._layouts: dict[str, ViewLayout] = {}  # by the name of a table
+        self._dtypes: dict[int, tuple[Any, list[int], np.dtype]] = {}  # of lists of features: these, what is in them
+        self._names: dict[tuple[str, int], tuple[np.dtype, str]] = {}  # of tables, by view and dtype
         self._known: set[int] = set()
 
     # names
 
     def table_name(self, name: str, dtype: np.dtype) -> str:
         """Return the name of the table of a view. A view with other features has another table."""
-        layout = blake2b(requests.descr_json(dtype).encode(), digest_size=4).hexdigest()
-        return f"{self.stem(name)}{layout}"
+        kept = self._names.get((name, id(dtype)))
+        if kept is None:  # the dtype is kept with it: no other one has its id
+            layout = blake2b(requests.descr_json(dtype).encode(), digest_size=4).hexdigest()
+            kept = dtype, f"{self.stem(name)}{layout}"
+            self._names = {**(self._names if len(self._names) < KEPT_VIEWS else {}), (name, id(dtype)): kept}
+        return kept[1]
 
     def stem(self, name: str) -> str:
         """Return what the names of all tables of a view begin with."""
@@ -123,7 +131,19 @@ class FeatureTables:
 
     def dtype_of(self, view: Any) -> np.dtype:
         """Return the dtype of the rows of a view."""
-        return view_dtype(view.features, self._inline_bytes)
+        features = view.features
+        kept, inside = self._dtypes.get(id(features)), list(map(id, features))
+        if kept is None or kept[1] != inside:  # the list is kept with it: no other one has its id
+            kept = (features, *features), inside, view_dtype(features, self._inline_bytes)
+            self._dtypes = {**(self._dtypes if len(self._dtypes) < KEPT_VIEWS else {}), id(features): kept}
+        return kept[2]
+
+    def layout_of(self, info: TableInfo) -> ViewLayout:
+        """Return the columns of a table."""
+        kept = self._layouts.get(info.name)
+        if kept is None or kept.dtype != info.dtype:
+            kept = self._layouts[info.name] = ViewLayout(info.dtype)
+        return kept
 
     # tables
 
@@ -145,6 +165,7 @@ class FeatureTables:
     def forget(self) -> None:
         """Ask again which tables there are."""
         self._infos.clear()
+        self._layouts.clear()
 
     def others(self, name: str, keep: str | None) -> Work:
         """Return the names of the tables of a view but one."""
@@ -196,7 +217,7 @@ class FeatureTables:
     def written(self, view: Any, name: str, entries: Sequence[Entry]) -> Work:
         """Write entries of a view; return how many rows were not older than those that are stored."""
         info = yield from self.opened(name, self.dtype_of(view), create=True)
-        layout = ViewLayout(info.dtype)
+        layout = self.layout_of(info)
         encoded = layout.encode(entries, view.name)
         yield from self._compare_keys(encoded)
         return (yield from self._put(info, layout, encoded.ids, encoded.rows, encoded.long))
@@ -267,7 +288,7 @@ class FeatureTables:
         gathered = (yield requests.gather([self._infos[name] for name in ids], ids)) if ids else {}
         found = [Rows(None, np.empty(0), {}) for _ in wanted]
         for name, places in by_table.items():
-            layout, start = ViewLayout(self._infos[name].dtype), 0
+            layout, start = self.layout_of(self._infos[name]), 0
             for at in places:
                 rows = gathered[name][start : start + len(wanted[at].ids)]
                 start += len(rows)
@@ -541,7 +562,7 @@ def _as_dicts(wanted: Wanted, found: Rows) -> list[Row]:
         return [(None, None)] * len(wanted.ids)
     times = found.rows[TIME]
     shown = found.layout.found(found.rows) & (wanted.with_expired | ~_expired(wanted.view, times))
-    columns = [found.layout.decode(found.rows, feature, found.long) for feature in wanted.features]
+    columns = found.layout.decode_all(found.rows, wanted.features, found.long)
     result: list[Row] = []
     for row, is_shown in enumerate(shown.tolist()):
         if not is_shown:
@@ -581,11 +602,12 @@ def _fill(wanted: Wanted, found: Rows, indexes: Sequence[Sequence[int]], length:
     hidden = {FieldStatus.NOT_FOUND} if wanted.with_expired else {FieldStatus.NOT_FOUND, FieldStatus.OUTSIDE_MAX_AGE}
     shown = [status not in hidden for status in statuses]
     placed_statuses, placed_times = [statuses[row] for row in order], [times[row] for row in order]
-    for feature in wanted.features:
-        values = [NULL] * len(wanted.ids)
-        if found.layout is not None:
-            values = found.layout.decode(found.rows, feature, found.long)
-        if not all(shown):
+    are_shown = all(shown)
+    columns = [[NULL] * len(wanted.ids)] * len(wanted.features)
+    if found.layout is not None:
+        columns = found.layout.decode_all(found.rows, wanted.features, found.long)
+    for values in columns:
+        if not are_shown:
             values = [value if is_shown else NULL for value, is_shown in zip(values, shown)]
         response.results.append(
             GetOnlineFeaturesResponse.FeatureVector(

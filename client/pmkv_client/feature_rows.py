@@ -89,6 +89,7 @@ class ViewLayout:
         self.columns = [name for name in dtype.names or () if name not in RESERVED]
         self.bits = {name: at + 1 for at, name in enumerate(self.columns)}  # of PRESENT; bit 0: there is a row
         self.others = [name for name in self.columns if dtype[name] == LENGTH]
+        self._kinds = {name: dtype[name].str for name in self.columns}
         self.inline = dtype[INLINE].shape[0] if self.others else 0
 
     # writing
@@ -179,16 +180,25 @@ class ViewLayout:
 
     def decode(self, rows: np.ndarray, feature: str, long: dict[int, bytes]) -> list[Value]:
         """Return the values of one feature; null where there is none. long: values too long for their row, by row."""
-        if feature not in self.bits:
-            return [NULL] * len(rows)
-        there = self.there(rows, feature)
-        if self.dtype[feature] == LENGTH:
-            return self._decode_other(rows, feature, there, long)
-        column = rows[feature]
+        return self.decode_all(rows, [feature], long)[0]
+
+    def decode_all(self, rows: np.ndarray, features: Sequence[str], long: dict[int, bytes]) -> list[list[Value]]:
+        """Return the values of several features. long: as of `decode`."""
+        bits = np.unpackbits(rows[PRESENT], axis=1, bitorder="little").view(bool)
+        return [
+            self._decode(rows, name, bits[:, self.bits[name]], long) if name in self.bits else [NULL] * len(rows)
+            for name in features
+        ]
+
+    def _decode(self, rows: np.ndarray, name: str, there: np.ndarray, long: dict[int, bytes]) -> list[Value]:
+        kind = self._kinds[name]
+        if kind == LENGTH.str:
+            return self._decode_other(rows, name, there, long)
+        column = rows[name]
         numbers = (column.view("<i8") if column.dtype.kind == "M" else column).tolist()
-        if self.dtype[feature].str == "<f4":
-            return [Value(float_val=number) if ok else NULL for number, ok in zip(numbers, there.tolist())]
-        attribute = ATTRIBUTES[self.dtype[feature].str]
+        if kind == "<f4" and there.all():  # most features are such, and nearly always there
+            return [Value(float_val=number) for number in numbers]
+        attribute = ATTRIBUTES[kind]
         return [Value(**{attribute: number}) if ok else NULL for number, ok in zip(numbers, there.tolist())]
 
     def _decode_other(self, rows: np.ndarray, name: str, there: np.ndarray, long: dict[int, bytes]) -> list[Value]:

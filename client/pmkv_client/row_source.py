@@ -56,6 +56,7 @@ class RowSource:
         self.table = self.store.create_table(name, (np.dtype(dtype), dim), rows=rows, exist_ok=True, codec=codec)
         self.written: list[np.ndarray] = []  # ids written since the last mark, for who read ahead
         self.watchers = 0  # how many have read ahead
+        self._kept: tuple[np.ndarray, np.ndarray] | None = None  # distinct ids in order, and their rows, to be changed
 
     def __repr__(self) -> str:
         return f"<table {self.name!r} of {self.rows:,} rows of {self.dim} {self.dtype}>"
@@ -79,8 +80,19 @@ class RowSource:
         self.table.put(ids, rows)
         self.note(ids)
 
+    def keep(self, ids: np.ndarray, rows: np.ndarray) -> None:
+        """Keep rows that were read to be changed, until something is written: who trains a table is its one writer."""
+        self._kept = ids, rows
+
+    def kept(self, ids: np.ndarray) -> np.ndarray | None:
+        """Return the rows that are kept of just these ids, which must not be changed in place; None: there are none."""
+        if self._kept is None or not np.array_equal(self._kept[0], ids):
+            return None
+        return self._kept[1]
+
     def note(self, ids: np.ndarray) -> None:
         """Remember ids that were written, for who has read ahead."""
+        self._kept = None
         if self.watchers:
             self.written.append(ids)
 

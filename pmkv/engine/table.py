@@ -212,7 +212,7 @@ class Table(Collection):
             new = np.unique(within[~self.contains(within)])
             self._log.wait_durable(self._write(new, self._initial_rows(new), 0) if new.size else 0)
 
-        _, lsn = with_room(self._log, lambda: self._log.exclusively(write_new))
+        _, lsn = self._log.exclusively(write_new)
         self._log.wait_durable(lsn)
 
     # reading

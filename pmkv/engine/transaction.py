@@ -148,7 +148,10 @@ class KeyspaceWrites(OneProcess):
 
     def delete(self, key: bytes) -> bool:
         """Delete at the end; was it there?"""
-        there = self.get(key) is not None
+        if key in self._writes:
+            there = self._own(key) is not None
+        else:
+            there = self._keyspace.as_writer(lambda: key in self._keyspace)
         self._writes[key] = None
         return there
 

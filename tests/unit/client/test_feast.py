@@ -208,6 +208,17 @@ async def test_all_views_are_read_in_one_call(config: RepoConfig, client: pmkv_c
         assert client.info("commandstats")["cmdstat_table.mget"]["calls"] == before + 1
 
 
+def test_a_list_of_features_that_changes_has_another_table() -> None:
+    tables, one = FeatureTables("p", 48), view()
+    dtype = tables.dtype_of(one)
+    assert tables.dtype_of(one) is dtype and tables.table_name("v", dtype) is tables.table_name("v", dtype)
+    one.features.append(Field(name="more", dtype=Float32))
+    assert "more" in tables.dtype_of(one).names and tables.table_name("v", tables.dtype_of(one)) not in (
+        tables.table_name("v", dtype),
+        tables.table_name("w", tables.dtype_of(one)),
+    )
+
+
 def test_names_of_tables() -> None:
     tables = FeatureTables("my project", 48)
     dtype = tables.dtype_of(view())

@@ -129,3 +129,11 @@ def test_who_reads_ahead_is_told_what_was_written(store: pmkv.Store) -> None:
     source.watchers = 1
     write_step(store, [(source, np.array([4]), np.ones((1, 2)))])
     assert [ids.tolist() for ids in source.written] == [[4]]
+
+
+def test_rows_are_kept_until_something_is_written(store: pmkv.Store) -> None:
+    source, ids = RowSource(store, "t", 10, 2), np.array([1, 4])
+    source.keep(ids, rows := source.get(ids))
+    assert source.kept(ids) is rows and source.kept(np.array([1, 5])) is None and source.kept(ids[:1]) is None
+    source.put(np.array([7]), np.ones((1, 2), "f4"))
+    assert source.kept(ids) is None

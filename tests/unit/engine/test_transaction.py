@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import pmkv
 from pmkv.engine.engine import Engine
 from pmkv.engine.transaction import Transaction
 from pmkv.errors import ConflictError, FullError, InvalidError, ReadOnlyError, UnknownNameError
+from pmkv.log import large_values
 from pmkv.log.segments import Pool
 from pmkv.media.base import Granularity
 from pmkv.media.simulated import SimulatedMedium
@@ -51,6 +53,14 @@ def test_a_key_deleted_and_written_again(store: pmkv.Store) -> None:
         txn.put(b"b", b"for a moment")
         txn.delete(b"b")
     assert store.get_many([b"a", b"b"]) == [b"back", None]
+
+
+def test_a_delete_does_not_read_the_value(store: pmkv.Store) -> None:
+    store.put(b"long", bytes(3 << 20))
+    with patch.object(large_values, "read", side_effect=AssertionError("the value was read")):
+        with store.transaction() as txn:
+            assert txn.delete(b"long") and not txn.delete(b"long") and not txn.delete(b"none")
+    assert store.get(b"long") is None
 
 
 def test_tables(store: pmkv.Store) -> None:
