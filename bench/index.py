@@ -36,7 +36,7 @@ def fill_and_ask(folder: Path, answer: Connection) -> None:
         table = store.create_table("t", dtype=("f4", 2))
         warm = store.create_table("warm", dtype=("f4", 2))
         warm.put(np.arange(BATCH), rows)
-        warm.get(np.arange(BATCH))
+        warm.get(np.arange(BATCH)[::-1])
         before = anonymous_bytes()
         for count in range(BATCH, MOST + 1, BATCH):
             table.put(random.integers(-(2**63), 2**63 - 1, BATCH), rows)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from .sync import Client, Table
 
 STATE_SECONDS = 1.0  # between two notes of how far an import is
 CHECKSUM_MASK = (1 << 64) - 1
+AT_ONCE = 2  # batches that are put, or compared with the table, each by a connection of its own
 
 Progress = Callable[[int, "int | None"], None]  # rows so far, and rows in all if that is known
 
@@ -194,22 +196,49 @@ def import_files(
     counts = [source.count for source in sources]
     total = None if None in counts else sum(filter(None, counts))
     resumed, noted = note.rows, time.monotonic()
+
+    def note_put(piece: Piece) -> None:
+        nonlocal noted
+        note.add(piece)
+        if progress is not None:
+            progress(note.rows, total)
+        if time.monotonic() - noted > STATE_SECONDS:
+            note.write()
+            noted = time.monotonic()
+
     try:
-        with ThreadPoolExecutor(1) as reader:
-            for piece in _ahead(reader, prepared(target, sources, options, note.place)):
-                target.put(piece.ids, piece.rows)
-                note.add(piece)
-                if progress is not None:
-                    progress(note.rows, total)
-                if time.monotonic() - noted > STATE_SECONDS:
-                    note.write()
-                    noted = time.monotonic()
+        _put_all(target, prepared(target, sources, options, note.place), note_put)
     except BaseException:  # Ctrl-C, too
         if note.rows:
             note.write()
         raise
     note.remove()
     return Transferred(note.rows, note.bytes, f"{note.checksum:016x}", resumed, time.monotonic() - began)
+
+
+def _put_all(target: Table, pieces: Iterator[Piece], is_put: Callable[[Piece], None]) -> None:
+    """Put pieces, several at once where no id can be in two of them, and tell of each in order.
+
+    While one is made durable, the next is on its way, and the one after that is read."""
+    under_way: deque[tuple[Piece, Future[Any]]] = deque()
+    last = -(1 << 63)
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(AT_ONCE) as putters:
+        for piece in _ahead(reader, pieces):
+            ids = piece.ids
+            is_behind = len(ids) and int(ids[0]) > last and bool((ids[1:] > ids[:-1]).all())
+            while under_way and (len(under_way) == AT_ONCE or not is_behind):
+                _end(under_way, is_put)
+            last = int(ids[-1]) if is_behind else (1 << 63) - 1
+            under_way.append((piece, putters.submit(target.put, ids, piece.rows)))
+        while under_way:
+            _end(under_way, is_put)
+
+
+def _end(under_way: deque[tuple[Piece, Future[Any]]], is_put: Callable[[Piece], None]) -> None:
+    """Wait for the first of the pieces that are under way."""
+    piece, put = under_way.popleft()
+    put.result()
+    is_put(piece)
 
 
 def _ahead(reader: ThreadPoolExecutor, items: Iterator[Any]) -> Iterator[Any]:
@@ -269,15 +298,21 @@ def _plain(columns: list[NDArray[Any]], path: Path) -> NDArray[Any]:
     return np.stack(columns, axis=1)
 
 
-def prepared(target: Table, sources: list[Source], options: FileOptions, place: Place = Place()) -> Iterator[Piece]:
-    """Yield the rows of files from a place on, as the table stores them."""
+def prepared(
+    target: Table,
+    sources: list[Source],
+    options: FileOptions,
+    place: Place = Place(),
+    with_checksums: bool = True,
+) -> Iterator[Piece]:
+    """Yield the rows of files from a place on, as the table stores them. with_checksums: else that of a piece is 0."""
     for number in range(place.file, len(sources)):
         source = sources[number]
         for batch in source.batches(place.row):
             ids = _ids(target, batch, options.first_id + place.before + batch.start, source.path)
             rows = _rows(target, batch, source.path)
             place = Place(number, batch.start + batch.count, place.before)
-            yield Piece(ids, rows, place, checksum(ids, rows))
+            yield Piece(ids, rows, place, checksum(ids, rows) if with_checksums else 0)
         place = Place(number + 1, 0, place.before + place.row)
 
 
@@ -325,19 +360,28 @@ def verify(
     total = None if None in counts else sum(filter(None, counts))
     share = 1.0 if sample is None or not total else min(1.0, sample / total)
     chosen, compared, seen = np.random.default_rng(total), 0, 0
-    for piece in prepared(target, sources, options):
-        ids, rows = piece.ids, piece.rows
-        seen += len(ids)
-        if share < 1:
-            some = np.flatnonzero(chosen.random(len(ids)) < share)
-            ids, rows = ids[some], rows[some]
-        same, found = _compared(target, ids, rows)
-        if not same.all():
-            _complain(target, ids, same, found)
-        compared += len(ids)
-        if progress is not None:
-            progress(seen, total)
-    return compared
+    under_way: deque[Future[int]] = deque()
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(AT_ONCE) as comparers:
+        for piece in _ahead(reader, prepared(target, sources, options, with_checksums=False)):
+            ids, rows = piece.ids, piece.rows
+            seen += len(ids)
+            if share < 1:
+                some = np.flatnonzero(chosen.random(len(ids)) < share)
+                ids, rows = ids[some], rows[some]
+            under_way.append(comparers.submit(_compare, target, ids, rows))
+            if len(under_way) == AT_ONCE:
+                compared += under_way.popleft().result()
+            if progress is not None:
+                progress(seen, total)
+        return compared + sum(one.result() for one in under_way)
+
+
+def _compare(target: Table, ids: NDArray[np.int64], rows: NDArray[Any]) -> int:
+    """Return how many rows were compared. FileError: one is missing, or another one."""
+    same, found = _compared(target, ids, rows)
+    if not same.all():
+        _complain(target, ids, same, found)
+    return len(ids)
 
 
 def _compared(target: Table, ids: NDArray[np.int64], rows: NDArray[Any]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

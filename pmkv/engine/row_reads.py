@@ -28,7 +28,13 @@ if TYPE_CHECKING:
     from .table import Table
 
 NO_ROWS, NO_SLOTS = np.empty(0, np.uint8), np.empty(0, np.int64)
+WALKED_IDS = 2048  # so many ids, each the one after the last, are part of a walk: a verification, an export, a copy
 GATHERED_SHARE = 8  # of the ids, one in so many that must be offered to the row cache: then all rows are copied first
+
+
+def is_walk(ids: np.ndarray) -> bool:
+    """Return whether ids are many, each the one after the last."""
+    return ids.size >= WALKED_IDS and int(ids[-1]) - int(ids[0]) == ids.size - 1 and bool((np.diff(ids) == 1).all())
 
 
 class RowRead:

@@ -40,7 +40,7 @@ from .extension_dtypes import is_extension
 from .initializer import Initializer
 from .pooling import bags_of
 from .row_codecs import RowCodec, codec_of
-from .row_reads import RowRead
+from .row_reads import RowRead, is_walk
 from .row_schema import can_become, packed_fields, pick_fields
 
 PIPELINED_FRAMES = 6  # frames of one piece of a long put: one is flushed while the next is filled
@@ -238,7 +238,7 @@ class Table(Collection):
         dtype = codec.dtype if fields is None else packed_fields(codec.dtype, fields, self.name)
         filled = None if out is None else out_array(out, (*shape, *codec.shape), dtype, f"out= of table {self.name!r}")
         buffer = filled.reshape(-1).view(np.uint8) if filled is not None and fields is None and not codec.name else None
-        raw, found = self._gather(flat, self._default(default, codec), buffer)
+        raw, found = self._gather(flat, self._default(default, codec), buffer, walk=is_walk(flat))
         rows, found = self.filled(raw, found, flat, default, codec, filled)
         rows = rows.reshape((*shape, *codec.shape))
         if fields is not None:
@@ -266,12 +266,18 @@ class Table(Collection):
         return rows, found
 
     def _gather(
-        self, ids: np.ndarray, default: np.ndarray, into: np.ndarray | None = None, cached: bool = True
+        self,
+        ids: np.ndarray,
+        default: np.ndarray,
+        into: np.ndarray | None = None,
+        cached: bool = True,
+        walk: bool = False,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return rows as uint8[n * width], in `into` if that is given, and found as uint8[n].
 
-        cached: whether the row cache is asked, and offered what was found on file."""
+        cached: whether the row cache is asked, and offered what was found on file; walk: it is offered nothing."""
         read = RowRead(self, ids, np.empty(ids.size * self.width, np.uint8) if into is None else into, cached)
+        read.batch.is_walk = walk
         read.begin_alone()
         out, present = read.rows(default)
         self._log.wait_durable(read.lsn)

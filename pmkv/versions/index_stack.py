@@ -335,7 +335,7 @@ class IndexStack:
             batch.cold = self.rows is not None and self.reads.is_cold
         if found.all():
             return
-        cache = self.cache
+        cache = None if isinstance(batch, IdBatch) and batch.is_walk else self.cache
         missed = (found == 0).nonzero()[0] if cache is not None and cache.wants() else None
         RunSet((), runs, self.seed).find_on_disk(batch, found)
         if missed is not None:
@@ -382,7 +382,7 @@ class IndexStack:
         if rows is None:
             return
         self.reads.learn(batch.pages, missed.size)
-        if not rows.wants():
+        if (batch.is_walk and not rows.keeps_absent) or not rows.wants():
             return
         if not rows.keeps_absent:
             missed = missed[lives(found[missed])]

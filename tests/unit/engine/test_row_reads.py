@@ -168,3 +168,17 @@ def test_what_several_tables_have_on_the_disk_is_started_before_any_is_read(stor
     assert events == [*ends, "read 60", "read 30", "read 200"]
     pooled = store.pool({name: (IDS[:100], [0, 50]) for name in asked})
     assert pooled["b"].tolist() == [sum(range(1, 51)), sum(range(51, 101))]
+
+
+def test_a_walk_over_many_rows_is_admitted_to_no_cache(store: pmkv.Store) -> None:
+    table, ids = store.create_table("t", ("f4", 4)), np.arange(row_reads.WALKED_IDS)
+    table.put(ids, np.ones((ids.size, 4), "f4"))
+    store.checkpoint()
+    for _ in range(3):
+        assert table.get(ids).all() and not len(table.chain.rows)
+    table.get(ids[::-1])
+    assert len(table.chain.rows)
+    assert not row_reads.is_walk(ids[1:]) and not row_reads.is_walk(np.append(ids[1:], 7)) and row_reads.is_walk(ids)
+    for _ in range(12):
+        table.get(ids[::-1])
+    assert table.get(ids).all()  # and takes what is there from it
