@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.optional import needs
+
 pytestmark = pytest.mark.compat
 ROOT = Path(__file__).parent.parent.parent
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
@@ -71,6 +73,8 @@ def with_ports(text: str, ports: dict[str, str]) -> str:
 
 @pytest.mark.parametrize(("text", "shown"), PYTHON, ids=[text.splitlines()[1] for text, _ in PYTHON])
 def test_python(text: str, shown: str | None, ports: dict[str, str], tmp_path: Path) -> None:
+    if "import torch" in text:
+        needs("torch")
     command = [sys.executable, "-c", with_ports(text, ports)]
     for _ in range(2):
         result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)

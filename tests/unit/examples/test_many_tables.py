@@ -1,12 +1,17 @@
-"""A model of 26 tables over the network beside the same model in torch: equal outputs, equal rows after training."""
+"""A model of 26 tables, embedded and over the network, beside the same model in torch: equal outputs, equal rows after
+training."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
+from collections.abc import Iterator
 from types import ModuleType
+from typing import Any
 
 import pytest
 
+import pmkv
 import pmkv_client
 from tests.optional import needs
 from tests.served import served
@@ -26,20 +31,32 @@ def small(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return dlrm
 
 
-@pytest.mark.parametrize("batches", [10, pytest.param(200, marks=pytest.mark.long)])
-def test_26_tables_over_the_network_are_as_those_of_torch(small: ModuleType, batches: int) -> None:
+@contextlib.contextmanager
+def opened(place: str) -> Iterator[Any]:
+    """Open a store in this process, or one of a server."""
+    if place == "embedded":
+        with pmkv.open(None, pool=":memory:", capacity="512MiB") as store:
+            yield store
+        return
     with (
         served("--pool", ":memory:", "--capacity", "512MiB") as server,
         pmkv_client.connect(f"pmkv://127.0.0.1:{server.port}") as client,
     ):
+        yield client
+
+
+@pytest.mark.parametrize("place", ["embedded", "network"])
+@pytest.mark.parametrize("batches", [10, pytest.param(200, marks=pytest.mark.long)])
+def test_26_tables_are_as_those_of_torch(small: ModuleType, batches: int, place: str) -> None:
+    with opened(place) as store:
         torch.manual_seed(0)
         plain = small.Recommender()
         for bag in plain.tables:
             nn.init.uniform_(bag.weight, -0.03, 0.03)
         began = [bag.weight.detach().clone() for bag in plain.tables]
         ours = copy.deepcopy(plain)
-        offload(ours, client, min_rows=1000)
-        assert len(client.tables()) == 26
+        offload(ours, store, min_rows=1000)
+        assert len(store.tables()) == 26
         dense, ids, _ = small.some_batch(999)
         with torch.no_grad():
             assert torch.equal(ours(dense, ids), plain(dense, ids))
