@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import threading
 import warnings
 import weakref
@@ -420,6 +421,8 @@ class Store(View):
         self._place.close(forked=True)  # a child that outlives its parent must not keep the directory locked
 
     def __del__(self) -> None:
+        if sys is None or sys.is_finalizing():  # modules are gone, or go
+            return
         if hasattr(self, "_place") and not (self._log.closed or self.readonly):
             warnings.warn(
                 f"the store in {self.path or 'memory'} was dropped without close(): its threads go on, and its "

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -162,6 +163,16 @@ class _InTable(nn.Module):
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         """Ignore `.to(device)`, `.half()` and the like: rows stay in the table, and go to the device of the ids."""
         return self
+
+    @classmethod
+    def from_pretrained(
+        cls, embeddings: torch.Tensor, *args: Any, store: Any = None, table: str | None = None,
+        codec: str | None = None, **kwargs: Any,
+    ) -> Any:  # fmt: skip
+        """Return a module with these rows, as torch's does. store, table, codec: as those of the constructor."""
+        base = nn.EmbeddingBag if issubclass(cls, nn.EmbeddingBag) else nn.Embedding
+        make = partial(cls, store=store, table=table, codec=codec)
+        return base.from_pretrained.__func__(make, embeddings, *args, **kwargs)
 
     def _pull(self, ids: np.ndarray) -> Pulled:
         unique, places = np.unique(ids, return_inverse=True)
@@ -345,6 +356,13 @@ class PmkvEmbeddingBag(_InTable, nn.EmbeddingBag):
             include_last_offset=self.include_last_offset,
             padding_idx=self._padding_of(pulled),
         )
+
+    def _pull(self, ids: np.ndarray) -> Pulled:
+        """Read the padding row in any case: without a `padding_idx` torch sums weighted rows in another order."""
+        if self.padding_idx is None:
+            return super()._pull(ids)
+        pulled = super()._pull(np.append(ids, self.padding_idx))
+        return Pulled(pulled.ids, pulled.places[:-1], pulled.rows)
 
     def _is_pooled(self, input: torch.Tensor, offsets: Any, per_sample_weights: Any) -> bool:
         """Return whether the store pools the bags: no gradients or weights, f4, and nothing that torch would refuse."""

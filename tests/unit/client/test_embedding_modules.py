@@ -91,8 +91,10 @@ def test_bags(store: pmkv.Store, options: dict, training: bool) -> None:
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["inference", "training"])
-def test_weighted_bags(store: pmkv.Store, training: bool) -> None:
-    modules = twins(nn.EmbeddingBag, PmkvEmbeddingBag, store, table="t", mode="sum")
+@pytest.mark.parametrize("padding", [None, 3, -1])
+def test_weighted_bags(store: pmkv.Store, training: bool, padding: int | None) -> None:
+    """Also where the padding row is not among those of the batch: torch sums in another order without one."""
+    modules = twins(nn.EmbeddingBag, PmkvEmbeddingBag, store, table="t", mode="sum", padding_idx=padding)
     ids, offsets = some_ids(60), torch.tensor([0, 7, 30])
     weights = [torch.linspace(-1, 1, 60, requires_grad=training) for _ in modules]
     with torch.set_grad_enabled(training):
@@ -101,6 +103,14 @@ def test_weighted_bags(store: pmkv.Store, training: bool) -> None:
     if training:
         check_training(modules, outputs)
         assert torch.allclose(weights[0].grad, weights[1].grad)
+
+
+def test_from_pretrained(store: pmkv.Store) -> None:
+    rows = torch.arange(10.0).reshape(5, 2)
+    one = PmkvEmbedding.from_pretrained(rows, store=store, table="one", padding_idx=0)
+    bags = PmkvEmbeddingBag.from_pretrained(rows, False, mode="sum", store=store, table="bags")
+    assert torch.equal(one(torch.tensor([3])), rows[3:4]) and not one.weight.requires_grad and one.padding_idx == 0
+    assert torch.equal(bags(torch.tensor([[1, 2]])), rows[1:3].sum(0, keepdim=True)) and bags.weight.requires_grad
 
 
 def test_no_bags_and_half_precision(store: pmkv.Store) -> None:
