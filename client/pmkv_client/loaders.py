@@ -37,7 +37,7 @@ from .sync import Client, Table
 
 STATE_SECONDS = 1.0  # between two notes of how far an import is
 CHECKSUM_MASK = (1 << 64) - 1
-AT_ONCE = 2  # batches that are put, or compared with the table, each by a connection of its own
+BATCHES_AT_ONCE = 2  # batches that are put, or compared with the table, each by a connection of its own
 
 Progress = Callable[[int, "int | None"], None]  # rows so far, and rows in all if that is known
 
@@ -222,11 +222,11 @@ def _put_all(target: Table, pieces: Iterator[Piece], is_put: Callable[[Piece], N
     While one is made durable, the next is on its way, and the one after that is read."""
     under_way: deque[tuple[Piece, Future[Any]]] = deque()
     last = -(1 << 63)
-    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(AT_ONCE) as putters:
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(BATCHES_AT_ONCE) as putters:
         for piece in _ahead(reader, pieces):
             ids = piece.ids
             is_behind = len(ids) and int(ids[0]) > last and bool((ids[1:] > ids[:-1]).all())
-            while under_way and (len(under_way) == AT_ONCE or not is_behind):
+            while under_way and (len(under_way) == BATCHES_AT_ONCE or not is_behind):
                 _end(under_way, is_put)
             last = int(ids[-1]) if is_behind else (1 << 63) - 1
             under_way.append((piece, putters.submit(target.put, ids, piece.rows)))
@@ -361,7 +361,7 @@ def verify(
     share = 1.0 if sample is None or not total else min(1.0, sample / total)
     chosen, compared, seen = np.random.default_rng(total), 0, 0
     under_way: deque[Future[int]] = deque()
-    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(AT_ONCE) as comparers:
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(BATCHES_AT_ONCE) as comparers:
         for piece in _ahead(reader, prepared(target, sources, options, with_checksums=False)):
             ids, rows = piece.ids, piece.rows
             seen += len(ids)
@@ -369,7 +369,7 @@ def verify(
                 some = np.flatnonzero(chosen.random(len(ids)) < share)
                 ids, rows = ids[some], rows[some]
             under_way.append(comparers.submit(_compare, target, ids, rows))
-            if len(under_way) == AT_ONCE:
+            if len(under_way) == BATCHES_AT_ONCE:
                 compared += under_way.popleft().result()
             if progress is not None:
                 progress(seen, total)
