@@ -28,6 +28,8 @@ SECTIONS = {
     "pooling": "rows in DRAM: pools beside torch's EmbeddingBag, reads beside numpy.take, 26 tables in a call",
     "feast": "get_online_features and pushes by Feast, beside its own store on Redis",
     "larger_than_dram": "a recommendation model on tables larger than memory, beside swap, memory maps, LMDB, RocksDB",
+    "warm_restart": "kill -9 to nearly the hit ratio of before, beside the time in which the disk reads the row cache",
+    "hit_ratio": "the row cache beside the best rows, and beside the policies of libcachesim",
     "space": "overwrites of a full pool: bytes written for each byte of users, speed and latency, what comes back",
     "training": "steps of a model whose embeddings are in tables, beside torch",
     "versions": "snapshot, branch, promote, roll back: what they cost, and readers and writers beside them",
@@ -74,7 +76,7 @@ def main(
     """Measure pmkv, beside a redis-server where there is one.
 
     Sections: network, commands, tables, index, start, restart, codecs, imports, publishing, pooling, feast,
-    larger_than_dram, space, training, versions; all of them when none is named.
+    larger_than_dram, warm_restart, hit_ratio, space, training, versions; all of them when none is named.
     """
     options = {"restart": {"ids": ids}, "versions": {"ids": ids, "load": parse_size(load), "kept": kept}}
     options["larger_than_dram"] = {"limit": parse_size(limit), "times": times, "seconds": seconds}

@@ -5,9 +5,9 @@ The stamp is the number of the fill, so that no two contents of a slot have the 
 `floor` is free. `uses` counts hits, at most 3. The sets are addressed by linear hashing (Litwin 1980): a cache grows by
 one set at a time, which takes over half of the entries of one other set.
 
-Eviction is CLOCK within a set: a slot with `uses` above 0 is passed over, and loses one. In a full set an id is
-admitted only if it was offered lately (the doorkeeper, as of `kernels.location_cache`), so that ids read once evict
-nothing.
+In a full set an id is admitted only if it was offered lately (the doorkeeper, as of `kernels.location_cache`), so that
+ids read once evict nothing, and only in place of a row with no `uses`. Where all have some, each loses one, and the id
+must be offered once more: so what is read about as often as the rows that are there does not take turns with them.
 
 Rows are copied, or pooled where they stand, without a lock, while others admit and remove: a reader notes the stamp of
 a slot under the lock, reads, and then looks whether the stamp is still the same. Whoever changes a slot zeroes the
@@ -147,14 +147,16 @@ def drop_changed(meta, slots, stamps, found):
 
 
 @njit(inline="always")
-def victim_of(meta, first, hand):
-    """Return the position of the slot that a new row replaces: the first from `hand` on that was not used lately."""
-    while True:
-        for step in range(WAYS):
-            at = first + 2 * ((hand + step) & (WAYS - 1))
-            if meta[at + 1] & USES_MASK == U(0):
-                return at
-            meta[at + 1] -= U(1)
+def idle_way(meta, first, hand):
+    """Return the position of the first slot from `hand` on that was not used lately. If there is none, every slot of
+    the set loses a use, and -1 is returned."""
+    for step in range(WAYS):
+        at = first + 2 * ((hand + step) & (WAYS - 1))
+        if meta[at + 1] & USES_MASK == U(0):
+            return at
+    for at in range(first, first + SET_META_WORDS, 2):
+        meta[at + 1] -= U(1)
+    return -1
 
 
 @njit(inline="always")
@@ -184,7 +186,9 @@ def admit_rows(meta, rows, stride, width, sets, mask, seed, floor, marks, ids, l
             full += 1
             if not was_offered(marks, mark_of(slot_hash, marks), slot_hash):
                 continue
-            at = victim_of(meta, first, admitted)
+            at = idle_way(meta, first, np.int64(stamp) + full)
+            if at < 0:
+                continue
             evicted += 1
         meta[at + 1] = U(0)
         fence()
