@@ -45,6 +45,7 @@ from tests.crash.steps import (
 
 SPACES = 4  # keyspaces that histories write to have numbers below
 ROW_CACHE_BYTES = 16 << 10  # some hundred rows
+LOCATION_CACHE_BYTES = 16 << 10  # which the row cache uses meanwhile
 NOW = 1_700_000_000_000  # the clock stands: two operations alike make two frames alike
 UNNOTICED = 30  # steps that a checkpoint or fold may take after a flush failed: a fold would begin again and again
 LOOK_BELOW = RunSet.find_on_disk
@@ -376,4 +377,5 @@ class Life:
 def open_engine(medium: SimulatedMedium, files: Files | None) -> Engine:
     """As the store opens one."""
     both = (files.catalog, files.shelf) if files is not None else None
-    return Engine(Pool.load(medium), now=lambda: NOW, files=both, rows=ROW_CACHE_BYTES if both else 0)
+    sizes = {"hot": LOCATION_CACHE_BYTES, "rows": ROW_CACHE_BYTES if both else 0}
+    return Engine(Pool.load(medium), now=lambda: NOW, files=both, **sizes)
