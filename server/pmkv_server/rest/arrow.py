@@ -99,7 +99,7 @@ def _elements(pa: Any, values: Any, dtype: np.dtype[Any], what: str) -> Array:
     if dtype.names is None:
         if dtype.kind in "SVU":
             return fixed([_same_kind(item, dtype) for item in values.to_pylist()], dtype)
-        plain = values.to_numpy(zero_copy_only=False)
+        plain = _numbers(pa, values)
         if not np.can_cast(plain.dtype, dtype, "same_kind"):
             raise ValueError(f"it holds {plain.dtype}")
         return plain.astype(dtype)
@@ -111,6 +111,16 @@ def _elements(pa: Any, values: Any, dtype: np.dtype[Any], what: str) -> Array:
         element, shape = dtype[name].subdtype or (dtype[name], ())
         array[name] = to_array(values.field(name), element, shape, f"{what}.{name}")
     return array
+
+
+def _numbers(pa: Any, values: Any) -> Array:
+    """Return an Arrow array without nulls as an array: integers and floats as they stand, as `to_numpy` looks at each
+    number."""
+    kind = values.type
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)) or not len(values):
+        return values.to_numpy(zero_copy_only=False)
+    dtype = np.dtype(kind.to_pandas_dtype())
+    return np.frombuffer(values.buffers()[1], dtype, len(values), values.offset * dtype.itemsize)
 
 
 def _same_kind(item: Any, dtype: np.dtype[Any]) -> Any:

@@ -88,6 +88,32 @@ def test_an_import_goes_on_where_it_broke_off(
     assert f"{batches.checksum(np.arange(5000), ROWS):016x}" == done.checksum
 
 
+IMPORT = """
+import sys, time
+import pmkv_client
+from pmkv_client import loaders
+from pmkv_client.file_formats import batches
+
+batches.BATCH_BYTES, loaders.STATE_SECONDS = 32 * 512, 0.0
+with pmkv_client.connect(sys.argv[1]) as client:
+    loaders.import_files(client, "items", [sys.argv[2]], progress=lambda rows, total: time.sleep(0.02))
+"""
+
+
+def test_an_import_that_is_killed_goes_on(client: pmkv_client.Client, server: Served, tmp_path: Path) -> None:
+    np.save(path := tmp_path / "x.npy", ROWS)
+    command = [sys.executable, "-c", IMPORT, f"pmkv://127.0.0.1:{server.port}", str(path)]
+    state = tmp_path / "x.npy.items.import"
+    with subprocess.Popen(command) as process:
+        while not state.exists():
+            assert process.poll() is None
+        process.kill()
+    done = import_files(client, "items", [path])
+    assert process.returncode == -9 and 0 < done.resumed < done.rows == 5000 and not state.exists()
+    assert np.array_equal(client.table("items").get(np.arange(5000)), ROWS)
+    assert done.checksum == f"{batches.checksum(np.arange(5000), ROWS):016x}"
+
+
 @pytest.mark.parametrize("change", ["file", "table", "rollback", "options", "nonsense"])
 def test_a_state_of_something_else_counts_for_nothing(client: pmkv_client.Client, tmp_path: Path, change: str) -> None:
     np.save(path := tmp_path / "x.npy", ROWS)
