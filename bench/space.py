@@ -8,7 +8,6 @@ everything is deleted.
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -97,11 +96,9 @@ def rest(store: pmkv.Store, live: int) -> float:
 
 
 def emptied(store: pmkv.Store, table: pmkv.Table, folder: Path) -> tuple[int, int]:
-    """Delete everything, if there is room for that in one. Return how many segments beyond those reserved are in use,
-    and bytes on disk, after the seconds that the store is given."""
-    ids = np.fromiter((id for ids, _ in table.scan() for id in ids), np.int64)
-    with contextlib.suppress(pmkv.FullError):  # then what is left in use says so
-        table.delete(ids)
+    """Delete everything. Return how many segments beyond those reserved are in use, and bytes on disk, when the store
+    had its time."""
+    table.delete(np.fromiter((id for ids, _ in table.scan() for id in ids), np.int64))
     deadline, pool = time.monotonic() + REST_S, store._log.pool
     while pool.used > Reserve.WRITE and time.monotonic() < deadline:
         time.sleep(0.1)

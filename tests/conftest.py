@@ -86,6 +86,7 @@ SLOW = (
     "unit/server/test_cli.py",
     "unit/test_deploy.py",
     "unit/test_one_owner.py",
+    "unit/test_operations_manual.py",
     "unit/test_store.py",
     "unit/tools/test_restore.py",
     "unit/tools/test_salvage.py::test_a_nearly_full_store_of_small_records_fits",

@@ -28,4 +28,4 @@ def with_room(log: Log, write: Callable[[], T], frees: bool = False) -> T:
                 raise
             if not log.may_await_space or time.monotonic() > deadline or not log.await_space(frees):
                 report = log.hooks.what_pins_most
-                raise FullError(f"{error}{report() if report is not None else ''}") from error
+                raise FullError(f"{error}{report() if report is not None else ''}") from None

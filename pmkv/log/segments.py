@@ -319,9 +319,10 @@ class Pool:
         if self.free - count < kept_back(self, purpose):
             used = self.used * self.segment_size
             raise FullError(
-                f"the pool is full: {used:,} of {self.medium.data.size:,} bytes are in use and {int(purpose)} segments "
-                "are kept back for deletes, cleaning and recovery; delete what nobody needs, views first, or "
-                "open the store with a larger capacity, or grow it"
+                f"the pool is full: {used:,} of {self.medium.data.size:,} bytes are in use, {int(purpose)} segments "
+                f"are kept back for deletes, cleaning and recovery, and this write needs {max(1, count)} more segments "
+                f"of {self.segment_size:,} bytes; delete what nobody needs, views first, or open the store with a "
+                "larger capacity, or grow it"
             )
 
     def preallocate_segment(self) -> bool:

@@ -121,6 +121,10 @@ class CleaningSchedule:
             return Due(None, REST_WIN)
         return None
 
+    def expect_gain(self) -> None:
+        """Note that a checkpoint takes in what may have died: passes that were in vain say nothing any more."""
+        self._vain, self._not_before = 0, 0.0
+
     def note(self, due: Due, gained: int, segments: int, seconds: float) -> None:
         """Note what a pass gave: bytes freed less bytes moved, and segments freed less segments filled."""
         now = time.monotonic()

@@ -130,7 +130,12 @@ class MaintenanceScheduler:
     @property
     def _may_gain(self) -> bool:
         """Return whether a pass may gain something: the last ones did, or something has become dead since."""
-        return not self.cleaning.is_vain or self.cleaning.is_worth_checkpoint or self._releases() > 0
+        return not self.cleaning.is_vain or self._may_have_died
+
+    @property
+    def _may_have_died(self) -> bool:
+        """Return whether writes or decisions since the last checkpoint may have made a segment's worth of bytes dead."""
+        return self.cleaning.is_worth_checkpoint or self._releases() > 0
 
     @property
     def _excess(self) -> float:
@@ -142,7 +147,7 @@ class MaintenanceScheduler:
         due = CHECKPOINT_DUE_S / IDLE_DUE_DIVISOR if self._log.is_idle else CHECKPOINT_DUE_S
         is_due = self._replay_seconds() > due or self._seals() > MAX_SEALS
         may_compact = self._log.is_idle and self._checkpointer.may_compact_at_rest
-        if self._log.is_idle and (self._releases() or self.cleaning.is_worth_checkpoint):
+        if self._log.is_idle and self._may_have_died:
             is_due = True  # what was dropped or written over gives nothing back before a checkpoint
         is_due = is_due or self.cleaning.awaits_checkpoint
         may_clean = self.cleaning.due() is not None
@@ -247,6 +252,8 @@ class MaintenanceScheduler:
         self._plan()  # for writes made meanwhile: there may be no later flush to notice them
 
     def _take_checkpoint(self) -> None:
+        if self._may_have_died:
+            self.cleaning.expect_gain()
         with contextlib.closing(self._checkpointer.checkpoint()) as steps:
             for _ in steps:
                 yield_cpu()

@@ -63,17 +63,19 @@ def space_of(log: Log, views: ViewSet, cleaner: Cleaner | None) -> SpaceStats:
 
 
 class PinReport:
-    """Tells which views pin most, for the error about a full pool; it looks once a second at most."""
+    """Tells which views pin most, for the error about a full pool; it looks again after a second, or
+    when there are other views."""
 
     def __init__(self, log: Log, views: Callable[[], ViewSet]) -> None:
         self._log, self._views = log, views
-        self._report, self._valid_until = "", 0.0  # by the monotonic clock
+        self._report, self._named, self._valid_until = "", set[str](), 0.0  # by the monotonic clock
 
     def __call__(self) -> str:
         """Return a sentence to append, nothing if no view pins anything. The caller holds no lock."""
-        if time.monotonic() >= self._valid_until:
+        views = self._views()
+        if time.monotonic() >= self._valid_until or self._named != views.maps.keys():
             with self._log.locks.state:
-                self._report = what_pins_most(self._views())
+                self._report, self._named = what_pins_most(views), set(views.maps)
             self._valid_until = time.monotonic() + REPORT_S
         return self._report
 

@@ -115,11 +115,13 @@ class LayerTree:
         return next((layer for layer in self.layers.values() if set(runs) <= set(layer.runs)), None)
 
     def merge(self, named: set[int | None]) -> None:
-        """Merge each sealed layer with the one below it, if that is sealed too and nothing else refers to it. named:
-        ids of layers that are needed, because writes are counted from there on or they are looked up by id."""
+        """Merge each layer with the one below it if nothing else refers to that; also the top layer of a head, or what
+        it writes over would stay until the next seal, but not while it is empty: decisions pass by an empty one.
+
+        named: ids of layers that are needed, because writes are counted from there on or they are looked up by id."""
         for layer in list(self.layers.values()):
             while (
-                layer.sealed
+                (layer.sealed or layer.writes)
                 and layer.below is not None
                 and layer.below.refs == 1
                 and layer.below.id not in named
@@ -164,7 +166,8 @@ class Layer:
         self.frozen: tuple[MemTable, ...] = ()  # newest first, like the runs
         self.runs: tuple[Run, ...] = ()
         self.expected = 0  # entries of the next memtable: as many as the last one had
-        self.writes = 0  # records written
+        self.writes = 0  # records written to it; decisions depend on this, so it does not depend on what was merged
+        self.merged_writes = 0  # to layers that were merged into it
         self.inserts = 0  # batches inserted; part of the stamp of an index stack
         self.last_write = id  # LSN
         self.visible_since = id  # LSN of the decision that made this layer visible; a miss depends on it
@@ -245,9 +248,9 @@ class Layer:
     def merge_below(self) -> None:
         """Take over all that the layer below has. Nothing else may refer to that."""
         below = self.below
-        assert below is not None and self.sealed and below.refs == 1
+        assert below is not None and below.sealed and below.refs == 1
         self.frozen, self.runs = self.frozen + below.frozen, self.runs + below.runs
-        self.writes += below.writes
+        self.merged_writes += below.writes + below.merged_writes
         self.below = below.below  # with the reference that `below` had on it
         del self.tree.layers[below.id]
 

@@ -27,23 +27,25 @@ FindRun = Callable[[str], Run]  # returns the run of this name. CorruptionError:
 @dataclass(frozen=True)
 class LayerRecord:
     """Describes a layer. below: the id of the layer below; runs: newest first; writes: records written to it;
-    last_write: the LSN of the last of them."""
+    last_write: the LSN of the last of them; merged_writes: records written to layers that were merged into it."""
 
     id: int
     below: int | None
     runs: tuple[Run, ...] = ()
     writes: int = 0
     last_write: int = 0
+    merged_writes: int = 0
 
     def to_record(self) -> list[Any]:
         """Return the layer as the catalog keeps it."""
-        return [self.id, self.below, self.writes, self.last_write, [run_name(run.info) for run in self.runs]]
+        merged = [self.merged_writes] if self.merged_writes else []
+        return [self.id, self.below, self.writes, self.last_write, [run_name(run.info) for run in self.runs], *merged]
 
     @classmethod
     def from_record(cls, record: list[Any], find_run: FindRun) -> LayerRecord:
         """Return the layer of such a record."""
-        id, below, writes, last_write, names = record
-        return cls(id, below, tuple(map(find_run, names)), writes, last_write)
+        id, below, writes, last_write, names, *merged = record
+        return cls(id, below, tuple(map(find_run, names)), writes, last_write, *merged)
 
 
 @dataclass(frozen=True)

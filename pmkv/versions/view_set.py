@@ -316,7 +316,7 @@ class ViewSet:
         for layer in top.down() if top is not None else ():
             if layer.id == base:
                 return count
-            count += layer.writes
+            count += layer.writes + layer.merged_writes
         return count if base is None else None
 
     def writes_since(self, head: ViewEntry, name: str, lsn: int) -> int | None:
@@ -327,12 +327,14 @@ class ViewSet:
             count += layer.writes
             if layer.id <= lsn:
                 return count if layer.id == lsn else None
+            count += layer.merged_writes
         return None
 
     def info(self, name: str) -> ViewInfo:
         """Return the facts about a view."""
         view = self.maps[name]
-        own = sum(layer.writes for part in view.parts for layer in own_layers(view, part)) if view.is_head else 0
+        layers = [layer for part in view.parts for layer in own_layers(view, part)] if view.is_head else []
+        own = sum(layer.writes + layer.merged_writes for layer in layers)
         return ViewInfo(name, view.kind, view.lsn, view.created, view.base, len(self.tables(view)), own)
 
     def is_shared(self, name: str) -> bool:
@@ -383,9 +385,8 @@ class ViewSet:
         for record in sorted(collection.layers, key=lambda one: one.id):
             below = tree.layers[record.below] if record.below is not None else None
             layer = tree.begin(record.id, below)
-            layer.runs, layer.writes, layer.last_write, layer.sealed = (
-                record.runs, record.writes, record.last_write, True,
-            )  # fmt: skip
+            layer.runs, layer.writes, layer.merged_writes = record.runs, record.writes, record.merged_writes
+            layer.last_write, layer.sealed = record.last_write, True
         tree.skip_runs = {skip.top: skip for skip in collection.skip_runs}
         tree.expired.add((location, expiry) for location, expiry in collection.expired)
 
@@ -473,7 +474,7 @@ def is_untouched(tree: LayerTree) -> bool:
 def collection_record(tree: LayerTree) -> CollectionRecord:
     """Return what the catalog keeps of a tree, apart from its memtables."""
     layers = tuple(
-        LayerRecord(layer.id, id_of(layer.below), layer.runs, layer.writes, layer.last_write)
+        LayerRecord(layer.id, id_of(layer.below), layer.runs, layer.writes, layer.last_write, layer.merged_writes)
         for layer in tree.layers.values()
     )
     return CollectionRecord(layers, tree.decision, tuple(tree.skip_runs.values()), tree.expired.to_record(), tree.kept)

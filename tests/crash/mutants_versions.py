@@ -63,10 +63,20 @@ def _() -> list[Patch]:
 
 @mutant("layers are merged across what a view names")
 def _() -> list[Patch]:
-    def merge(self: LayerTree, named: object) -> None:
+    def merge(self: LayerTree, *named: object) -> None:
         for layer in list(self.layers.values()):
             while layer.sealed and layer.below is not None and layer.id in self.layers:
                 layer.below.refs = 1
+                layer.merge_below()
+
+    return [(LayerTree, "merge", merge)]
+
+
+@mutant("an empty layer that a head writes to is merged with the one below")
+def _() -> list[Patch]:
+    def merge(self: LayerTree, named: set[int | None]) -> None:
+        for layer in list(self.layers.values()):
+            while (below := layer.below) is not None and below.refs == 1 and below.id not in named:
                 layer.merge_below()
 
     return [(LayerTree, "merge", merge)]

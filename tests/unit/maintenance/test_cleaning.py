@@ -52,6 +52,22 @@ def test_dead_space_comes_back_and_nothing_is_lost() -> None:
     assert again.pool.free == world.engine.pool.free and again.recovery.records == 0
 
 
+def test_with_the_newest_snapshot_what_was_written_over_since_goes() -> None:
+    """Nothing seals what `main` writes to, and yet it is merged with what the snapshot alone had named."""
+    world = World(60)
+    table = world.engine.create_table("t", ("f4", 16))
+    table.put(np.arange(400), np.ones((400, 16)))
+    world.engine.versions.snapshot("old")
+    table.put(np.arange(400), np.zeros((400, 16)))
+    world.engine.versions.delete_view("old")
+    clean(world)
+    assert int(world.engine.upkeep.cleaner.live.sum()) == 400 * 64
+    table.delete(np.arange(400))
+    clean(world)
+    assert int(world.engine.upkeep.cleaner.live.sum()) == 0
+    assert len(world.reopen().table("t")) == 0
+
+
 def test_a_pool_is_written_many_times_over() -> None:
     world = World(24)
     for number in range(30):

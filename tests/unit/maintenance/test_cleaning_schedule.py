@@ -121,6 +121,24 @@ def test_writers_do_not_wait_for_what_is_in_vain(monkeypatch: pytest.MonkeyPatch
     assert one.schedule.pace() == 0
 
 
+def test_what_has_died_since_gives_new_hope(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = Situation(monkeypatch, free=0)
+    for _ in range(2):
+        one.schedule.note(BESIDE_WRITERS, 0, 0, 1.0)
+    assert one.schedule.is_vain and one.schedule.due() is None
+    one.schedule.expect_gain()
+    assert not one.schedule.is_vain and one.schedule.due() == BESIDE_WRITERS
+
+
+def test_a_gain_that_is_lost_at_the_ends_of_segments_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = Situation(monkeypatch, free=0)
+    for _ in range(2):
+        one.schedule.note(BESIDE_WRITERS, int(MIN_WIN * SEGMENT) - 1, 0, 1.0)
+    assert one.schedule.is_vain
+    one.schedule.note(BESIDE_WRITERS, int(MIN_WIN * SEGMENT) + 1, 0, 1.0)
+    assert not one.schedule.is_vain
+
+
 def test_a_full_pool_without_a_checkpoint_waits_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
     one = Situation(monkeypatch, free=3)
     assert not one.schedule.awaits_checkpoint

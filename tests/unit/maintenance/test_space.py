@@ -60,7 +60,7 @@ def test_a_full_pool_takes_no_writes() -> None:
     assert not space(world).takes_writes and space(world).free == 0
 
 
-def test_the_views_that_pin_most_are_named_and_looked_for_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_views_that_pin_most_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     world, now = World(60), [100.0]
     monkeypatch.setattr("pmkv.maintenance.space.time.monotonic", lambda: now[0])
     report = PinReport(world.engine.log, lambda: world.engine.heads)
@@ -69,6 +69,10 @@ def test_the_views_that_pin_most_are_named_and_looked_for_once_a_second(monkeypa
     table.put(np.arange(100), np.ones((100, 16)))
     world.engine.versions.snapshot("old")
     table.put(np.arange(40), np.zeros((40, 16)))
-    assert report() == ""
-    now[0] += 1.0
     assert report() == ". Of the views these pin most: 'old' about 2,560 bytes"
+    table.put(np.arange(50), np.zeros((50, 16)))
+    assert report() == ". Of the views these pin most: 'old' about 2,560 bytes"
+    now[0] += 1.0
+    assert report() == ". Of the views these pin most: 'old' about 3,200 bytes"
+    world.engine.versions.delete_view("old")
+    assert report() == "", "no view is named that is gone"

@@ -68,11 +68,16 @@ def test_two_become_one_when_nobody_tells_them_apart(forest: Forest) -> None:
         forest.put(word)
         held = forest.seal() if word in (1, 3) else forest.seal().release()
     forest.tree.merge(set())
-    assert held is not None and held.writes == 2 and forest.words(held) == {0, 1, 2, 3}
+    assert held is not None and held.writes + held.merged_writes == 2 and forest.words(held) == {0, 1, 2, 3}
     assert len(forest.tree.layers) == 3, "the head's, and one of each snapshot"
     held.release()
     forest.tree.merge(set())
-    assert len(forest.tree.layers) == 3, "what a head writes to is never merged: it would look written"
+    assert len(forest.tree.layers) == 3, "an empty one is never merged: a snapshot names what is below it"
+    forest.put(4)
+    forest.tree.merge(set())
+    assert len(forest.tree.layers) == 2, "the head's takes over what was the snapshot's"
+    assert forest.words() == {0, 1, 2, 3, 4}
+    assert (forest.top.writes, forest.top.merged_writes) == (1, 2), "its own writes are what they were"
     forest.tree.check()
 
 

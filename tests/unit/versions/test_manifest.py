@@ -33,7 +33,7 @@ def run(file: str, offset: int) -> Mapped:
 
 def state() -> Manifest:
     parts = {
-        "keyspace/0": CollectionRecord((LayerRecord(0, None, (run("b.runs", 4096), run("a.runs", 4096)), 5, 77),)),
+        "keyspace/0": CollectionRecord((LayerRecord(0, None, (run("b.runs", 4096), run("a.runs", 4096)), 5, 77, 3),)),
         "keyspace/3": CollectionRecord((LayerRecord(17, None),)),
         "table/4": CollectionRecord(
             (LayerRecord(12, None, (run("b.runs", 8192),), 1, 13), LayerRecord(19, 12)),
