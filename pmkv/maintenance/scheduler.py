@@ -134,7 +134,7 @@ class MaintenanceScheduler:
 
     @property
     def _may_have_died(self) -> bool:
-        """Return whether writes or decisions since the last checkpoint may have made a segment's worth of bytes dead."""
+        """Return whether a segment's worth of bytes may have died by writes or decisions since the last checkpoint."""
         return self.cleaning.is_worth_checkpoint or self._releases() > 0
 
     @property
