@@ -199,10 +199,10 @@ def _() -> list[Patch]:
 
 @mutant("what lies below a run is not looked at when it is counted")
 def _() -> list[Patch]:
-    def settle(self: LiveCounter, portion: CountBatch, _: CountResult) -> None:
+    def apply(self: LiveCounter, portion: CountBatch, _: CountResult) -> None:
         self._pop(portion)
 
-    return [(LiveCounter, "settle", settle)]
+    return [(LiveCounter, "apply", apply)]
 
 
 @mutant("the oldest run is asked who lives, whatever newer ones deleted")
@@ -225,13 +225,13 @@ def _() -> list[Patch]:
 
 @mutant("expiries that a run hides are counted on")
 def _() -> list[Patch]:
-    count = LiveCounter.settle
+    count = LiveCounter.apply
 
-    def settle(self: LiveCounter, *what: Any) -> None:
+    def apply(self: LiveCounter, *what: Any) -> None:
         count(self, *what)
         self.gone.clear()
 
-    return [(LiveCounter, "settle", settle)]
+    return [(LiveCounter, "apply", apply)]
 
 
 @mutant("a word that is written stays hot")
