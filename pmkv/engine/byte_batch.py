@@ -14,6 +14,7 @@ from ..log.large_values import chunk_size
 from ..log.log import Log
 
 RECORD_BYTES = 23  # of a record besides its key and value, at most: its head, and what fills it up to a multiple of 8
+STEP_ITEMS = 1 << 16  # that C looks through at once, for a millisecond or two: it keeps the interpreter meanwhile
 PIECE_BYTES = 2 * frame_size(0) + 8  # of a part besides its body, at most, and its place in the list of parts
 
 
@@ -30,7 +31,8 @@ class BytesArray(Sequence[Any]):
         return len(self.bounds)
 
     def __iter__(self) -> Iterator[bytes | None]:
-        for start, stop in self.bounds.tolist():
+        starts, stops = self.bounds[:, 0].tolist(), self.bounds[:, 1].tolist()  # no list a row, for Python's collector
+        for start, stop in zip(starts, stops):
             yield self.blob[start:stop].tobytes() if start >= 0 else None
 
     def __getitem__(self, index: Any) -> Any:
@@ -46,7 +48,21 @@ def longest_above(items: Sequence[bytes], length: int) -> int:
     A BytesArray whose blob is not longer than `length` is not looked through: most that a server receives are not."""
     if isinstance(items, BytesArray):
         return items.blob.size if items.blob.size <= length else longest_span(items.bounds)
-    return max(map(len, items), default=0)
+    if len(items) <= STEP_ITEMS:
+        return max(map(len, items), default=0)
+    return max(max(map(len, some)) for some in in_steps(items))
+
+
+def in_steps(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """Yield consecutive slices of a sequence: other threads run between two, but not while C looks through one."""
+    return (items[first : first + STEP_ITEMS] for first in range(0, len(items), STEP_ITEMS))
+
+
+def types_of(items: Sequence[Any]) -> set[type]:
+    """Return the types of the items."""
+    if len(items) <= STEP_ITEMS:
+        return set(map(type, items))
+    return set().union(*(set(map(type, some)) for some in in_steps(items)))
 
 
 def merge_sorted(some: list[bytes], others: list[bytes], reverse: bool, count: int) -> list[bytes]:
@@ -64,7 +80,7 @@ def merge_sorted(some: list[bytes], others: list[bytes], reverse: bool, count: i
 def check_keys(keys: Sequence[bytes]) -> None:
     """Raise InvalidError if a key is no bytes, or too long."""
     if not isinstance(keys, BytesArray):
-        for kind in set(map(type, keys)):
+        for kind in types_of(keys):
             if not issubclass(kind, bytes):
                 raise InvalidError(f"a key must be bytes, not {kind.__name__}")
     if (longest := longest_above(keys, MAX_KEY)) > MAX_KEY:
@@ -75,7 +91,7 @@ def as_values(values: Sequence[bytes], limit: int = MAX_VALUE) -> tuple[Sequence
     """Return values as bytes, and whether one is longer than `limit`. InvalidError: one is no bytes, or too long.
 
     Plain views of more than `limit` bytes stay views: a copy of half a gigabyte would hold up every other thread."""
-    if not isinstance(values, BytesArray) and set(map(type, values)) != {bytes}:
+    if not isinstance(values, BytesArray) and types_of(values) != {bytes}:
         values = [
             value if isinstance(value, bytes) or is_long_view(value, limit) else bytes_of(value) for value in values
         ]
@@ -102,10 +118,15 @@ def join(items: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
     if isinstance(items, BytesArray):
         return items.blob, items.bounds
     bounds = np.zeros((len(items), 2), np.int64)
-    if len(items):
-        np.fromiter(map(len, items), np.int64, len(items)).cumsum(out=bounds[:, 1])
-        bounds[1:, 0] = bounds[:-1, 1]
-    return np.frombuffer(b"".join(items) or b"\0", np.uint8), bounds
+    if not len(items):
+        return np.zeros(1, np.uint8), bounds
+    steps = (items,) if len(items) <= STEP_ITEMS else tuple(in_steps(items))
+    ends, blobs = bounds[:, 1], [b"".join(some) for some in steps]
+    for i, some in enumerate(steps):
+        ends[i * STEP_ITEMS :][: len(some)] = np.fromiter(map(len, some), np.int64, len(some))
+    ends.cumsum(out=ends)
+    bounds[1:, 0] = ends[:-1]
+    return np.frombuffer((b"".join(blobs) if len(blobs) > 1 else blobs[0]) or b"\0", np.uint8), bounds
 
 
 def cut_batches(sizes: np.ndarray, limit: int, first_limit: int) -> Iterator[list[tuple[int, int, int]]]:

@@ -209,7 +209,7 @@ class Dispatcher:
 
     def _execute_long(self, connection: Connection, found: Scan, first: int, count: int) -> bool:
         """Run a command of very many arguments in a worker, which lists them; return False if that cannot be."""
-        entry = COMMANDS.get(bytes(found.arguments(first, 1)[0]).lower())
+        entry = COMMANDS.get(found.word(first).lower())
         if entry is None or entry.subcommands or entry.waits is not None or "loop" in entry.flags:
             return False
         self.workers.run_admitted(connection, found.later_arguments(first, count), entry.writes)

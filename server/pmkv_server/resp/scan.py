@@ -17,7 +17,7 @@ from numba import njit, types
 from pmkv.runtime.jit import kernel
 
 MAX_BULK = 512 << 20  # bytes
-MAX_ARGUMENTS = 1 << 20
+MAX_ARGUMENTS = 1 << 23  # an argument takes memory only once it has arrived
 MAX_INLINE = 64 << 10  # bytes
 UNAUTHENTICATED_BULK = 16 << 10  # bytes
 UNAUTHENTICATED_ARGUMENTS = 10
@@ -280,6 +280,11 @@ class Scan:
         if self.ends[stop - 1] - self.starts[first] > VIEW_BYTES or not isinstance(data, bytes):
             return self._views(first, stop)
         return [data[a:b] for a, b in zip(self.starts[first:stop], self.ends[first:stop])]
+
+    def word(self, at: int) -> bytes:
+        """Return one argument; `arguments` would list the bounds of all of them."""
+        start, end = self.bounds[at].tolist()
+        return bytes(memoryview(self.data)[start:end])
 
     def later_arguments(self, first: int, count: int) -> Callable[[], list[bytes]]:
         """Return a function that returns what `arguments` would, also after the next scan, and on any thread."""

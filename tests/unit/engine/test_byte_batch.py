@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pmkv.engine import byte_batch
 from pmkv.engine.byte_batch import BytesArray, as_values, check_keys, join, merge_sorted
 from pmkv.errors import InvalidError
 from pmkv.log.format import MAX_KEY
@@ -73,3 +74,15 @@ def test_values_above_a_limit_are_told(length: int) -> None:
     for values in (array, [b"", bytes(length)]):
         assert as_values(values, 10)[1] == (length > 10)
     assert not as_values([], 10)[1]
+
+
+def test_many_items_are_joined_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(byte_batch, "STEP_ITEMS", 3)
+    items = [b"%d" % (i * i) for i in range(8)]
+    blob, bounds = join(items)
+    assert (
+        blob.tobytes() == b"0149162536" + b"49" and [len(one) for one in BytesArray(blob, bounds)] == [1] * 4 + [2] * 4
+    )
+    assert list(BytesArray(blob, bounds)) == items
+    with pytest.raises(InvalidError, match="a key must be bytes, not str"):
+        check_keys([*items, "text"])

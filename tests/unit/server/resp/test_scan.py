@@ -147,7 +147,7 @@ def test_more_rows_or_arguments_than_there_is_room_for_come_with_the_next_look()
     ("data", "message"),
     [
         (b"*2147483647\r\n", "invalid multibulk length"),
-        (b"*1048577\r\n", "invalid multibulk length"),
+        (b"*8388609\r\n", "invalid multibulk length"),
         (b"*99999999999999999999\r\n", "invalid multibulk length"),
         (b"*x\r\n", "invalid multibulk length"),
         (b"*01\r\n", "invalid multibulk length"),
