@@ -197,7 +197,7 @@ class _InTable(nn.Module):
         self._ahead[key] = ReadAhead(self.source, ids, read)
 
     def _taken(self, ids: np.ndarray, key: Any) -> tuple[Any, np.ndarray] | None:
-        """Return what was read ahead for just these ids, and which were written since."""
+        """Return the rows that were prefetched for exactly these ids, and which of the ids were written since."""
         ahead = self._ahead.get(key)
         if ahead is None or not np.array_equal(ahead.ids, ids):
             return None

@@ -118,7 +118,7 @@ class FeatureTables:
         return f"feast.{words}."
 
     def value_key(self, table: str, id: int, token: int) -> bytes:
-        """Return the key of values that are too long for their row."""
+        """Return the keyspace key under which the values of a row are stored that are too long for it."""
         return f"feast/value/{table}/".encode() + id.to_bytes(8, "little") + token.to_bytes(8, "little")
 
     def entity_key(self, id: int) -> bytes:
@@ -163,17 +163,17 @@ class FeatureTables:
         return self._infos[table]
 
     def forget(self) -> None:
-        """Ask again which tables there are."""
+        """Forget which tables there are, so that the server is asked again."""
         self._infos.clear()
         self._layouts.clear()
 
     def others(self, name: str, keep: str | None) -> Work:
-        """Return the names of the tables of a view but one."""
+        """Return the names of all tables of a view except this one."""
         stem = re.compile(re.escape(self.stem(name)) + r"[0-9a-f]{8}")
         return [table for table in (yield requests.table_names()) if stem.fullmatch(table) and table != keep]
 
     def kept(self, name: str, dtype: np.dtype) -> Work:
-        """Create the table of a view, with the rows of an earlier one whose view had other features."""
+        """Create the table of a view, and copy the rows of its earlier table, which had other features."""
         info = yield from self.opened(name, dtype, create=True)
         for table in (yield from self.others(name, info.name)):
             (old,) = yield requests.table_infos([table])
@@ -196,13 +196,13 @@ class FeatureTables:
                 return
 
     def dropped(self, table: str) -> Work:
-        """Drop a table, and the values that were too long for its rows."""
+        """Drop a table, and delete the values that were too long for its rows."""
         yield requests.drop_table(table)
         self._infos.pop(table, None)
         yield from self.keys_deleted(f"feast/value/{table}/".encode())
 
     def keys_deleted(self, prefix: bytes) -> Work:
-        """Delete all keys that begin with a prefix of letters, digits, dots and slashes."""
+        """Delete all keys that begin with a prefix, which has no characters that a pattern gives a meaning."""
         cursor = 0
         while True:
             scan: Args = ("SCAN", cursor, "MATCH", _escaped(prefix) + b"*", "COUNT", 10_000)
@@ -469,7 +469,7 @@ class PmkvOnlineStore(OnlineStore):
 
 
 def _driven(work: Work, run: Callable[[Request[Any]], Any]) -> Any:
-    """Run requests as some work yields them; errors are raised in it."""
+    """Run the requests that a generator yields, and send it their results; errors are raised inside the generator."""
     try:
         request = next(work)
         while True:
@@ -518,7 +518,7 @@ def _long_of(ids: np.ndarray, rows: np.ndarray) -> set[tuple[int, int]]:
 
 
 def _plain(word: str) -> str:
-    """Return a word in the letters of table names: another letter is its number in hexadecimal between two `:`."""
+    """Encode a name in the characters that table names may have: any other becomes its hexadecimal code between `:`."""
     return re.sub(r"[^A-Za-z0-9_.-]", lambda found: f":{ord(found[0]):x}:", word)
 
 

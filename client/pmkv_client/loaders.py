@@ -82,7 +82,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Piece:
-    """Rows as the table stores them. behind: the place after them; checksum: of these ids and rows."""
+    """Holds rows as the table stores them. behind: the place after them; checksum: of these ids and rows."""
 
     ids: NDArray[np.int64]
     rows: NDArray[Any]
@@ -125,7 +125,7 @@ class _State:
         self.bytes, self.checksum = self.bytes + piece.rows.nbytes, (self.checksum + piece.checksum) & CHECKSUM_MASK
 
     def remove(self) -> None:
-        """Remove the state file: the import is complete."""
+        """Remove the state file, as the import is complete."""
         assert self.path is not None
         self.path.unlink(missing_ok=True)
 
@@ -251,7 +251,7 @@ def _ahead(reader: ThreadPoolExecutor, items: Iterator[Any]) -> Iterator[Any]:
 
 
 def _identity(client: Client, target: Table, sources: list[Source], options: FileOptions) -> dict[str, Any]:
-    """Return what the state of an import is true of."""
+    """Return what identifies an import: the files, the table, the version of its view, and the options."""
     files = [[str(source.path.resolve()), *_stamp(source.path)] for source in sources]
     settings = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(options).items()}
     view = client.view_info(client.view_name)

@@ -91,7 +91,7 @@ class RowSource:
         return self._kept[1]
 
     def note(self, ids: np.ndarray) -> None:
-        """Remember ids that were written, for who has read ahead."""
+        """Remember ids that were written, so that a read made ahead of time is corrected."""
         self._kept = None
         if self.watchers:
             self.written.append(ids)

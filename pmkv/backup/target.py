@@ -51,7 +51,7 @@ def relative_place(place: str, start: str) -> str:
 
 
 def absolute_place(place: str, start: str) -> str:
-    """Return the place that a manifest at `start` names."""
+    """Return the absolute place of a backup that a manifest at `start` names, perhaps relative to itself."""
     if "://" in place or os.path.isabs(place):
         return place
     return start if place == "." else os.path.normpath(os.path.join(start, place))

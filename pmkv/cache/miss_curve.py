@@ -44,7 +44,7 @@ class MissCurve:
         self._arrays: tuple[np.ndarray, ...] | None = None  # made with the first ids: most stores in tests need none
 
     def note(self, ids: np.ndarray, rows: CachedTable) -> None:
-        """Take in a lookup of ids of a table."""
+        """Update the curve by a lookup of ids of a table."""
         self._gathered.append((ids.copy(), rows))
         self._waiting += ids.size
         if self._waiting >= NOTED_AT_ONCE:

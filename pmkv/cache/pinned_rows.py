@@ -49,8 +49,8 @@ class PinnedHits(Hits):
         return self._lose(lost, found)
 
     def drop_changed(self, found: np.ndarray) -> int:
-        """Look whether the rows that were read where they stand were those of the lookup. Where they were not, set
-        found[i] to 0. Return how many there were."""
+        """Check that the rows that were read in place did not change since the lookup. Where one did, set found[i]
+        to 0. Return how many there were."""
         if not self.count or self._pinned.changes == self._changes:
             return 0
         return self._lose(pinned_rows.drop_changed_pinned(self._words, self._ids, self._stamps, found), found)
@@ -114,7 +114,7 @@ class PinnedRows:
         return True
 
     def admit(self, ids: np.ndarray, locations: np.ndarray, which: np.ndarray, rows: np.ndarray) -> None:
-        """Enter what was found of ids[i] for each i of `which`: rows[i * width :], or that there is none."""
+        """Store the row of ids[i], rows[i * width :], for each i of `which`, or that there is none."""
         self._budget.release_some()
         if self._limit < self.count:
             self._take_block()
@@ -171,11 +171,11 @@ class PinnedRows:
         return float("inf")
 
     def expected_hits(self) -> float:
-        """Return the same for the reserved bytes."""
+        """Return the same number as `hits_per_byte`, so that no cache takes these bytes over."""
         return float("inf")
 
     def shrink(self, nbytes: int) -> None:
-        """Give nothing up: what was reserved stays."""
+        """Do nothing: reserved bytes are not given to others."""
 
     def figures(self) -> dict[str, int]:
         """Return statistics by name."""

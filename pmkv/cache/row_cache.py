@@ -81,7 +81,7 @@ class Sharer(Protocol):
     misses: int
 
     def bytes_for(self, rows: int) -> int:
-        """Return the bytes in which nearly all of so many rows find a slot."""
+        """Return the bytes that a cache needs so that nearly all of so many rows find a slot."""
         return -(-SLOTS_PER_ROW * rows // WAYS) * self.set_bytes
 
     @property
@@ -129,7 +129,7 @@ class RowBudget:
         return new
 
     def need(self) -> None:
-        """Tell that rows should be loaded."""
+        """Ask for the rows that should be loaded: call `on_need`."""
         if self.on_need is not None:
             self.on_need()
 
@@ -198,7 +198,7 @@ class RowBudget:
         return True
 
     def leave(self, meta: np.ndarray, rows: np.ndarray, sets: int, set_bytes: int) -> None:
-        """Accept the arrays of a closed cache, of which so many sets are in use.
+        """Take over the arrays of a closed cache, of which so many sets hold rows.
 
         The system takes long to free much memory, so it is given back a piece at a time."""
         if sets:
@@ -233,7 +233,7 @@ class Hits:
         self.missed, self.count = missed, count
 
     def _lose(self, lost: int, found: np.ndarray) -> int:
-        """Take note that so many rows were changed meanwhile, where found[i] is 0 now; return how many."""
+        """Count rows as misses that were changed since the lookup, where found[i] is 0 now; return how many."""
         if lost:
             self.missed = np.flatnonzero(found == 0)
             self.count -= lost
@@ -266,7 +266,7 @@ class RowHits(Hits):
         return self._lose(lost, found)
 
     def drop_changed(self, found: np.ndarray) -> int:
-        """Look whether the rows that were read where they stand were those of the lookup. Where they were not, set
+        """Check that the rows that were read in place did not change since the lookup. Where one did, set
         found[i] to 0. Return how many there were."""
         if not self.count or self._cache.changes == self._changes:
             return 0
@@ -330,7 +330,7 @@ class RowCache:
         return self.sets * self.set_bytes
 
     def bytes_for(self, rows: int) -> int:
-        """Return the bytes in which nearly all of so many rows find a slot."""
+        """Return the bytes that a cache needs so that nearly all of so many rows find a slot."""
         return -(-SLOTS_PER_ROW * rows // WAYS) * self.set_bytes
 
     @property
@@ -434,7 +434,7 @@ class RowCache:
             self.sets = stop
 
     def shrink(self, nbytes: int) -> None:
-        """Give sets of so many bytes or more up, for a cache that makes more of them."""
+        """Give up sets of at least so many bytes, for a cache that has more hits per byte."""
         wanted, self.changes = max(-(-nbytes // self.set_bytes), 1), self.changes + 1
         while wanted > 0 and self.sets > FIRST_SETS:
             stop, least = self.sets, 1 << ((self.sets - 1).bit_length() - 1)
@@ -492,7 +492,7 @@ class RowCache:
         return ids[: row_cache.cached_ids(meta, meta.size // SET_META_WORDS, self._floor, ids)]
 
     def expect(self, rows: int) -> None:
-        """Grow some more if so many rows are to come, as far as the budget has room."""
+        """Make room for rows that are about to be loaded, as far as the budget allows."""
         if not self.sets and not self._begin():
             return
         wanted = self.bytes_for(rows) // self.set_bytes

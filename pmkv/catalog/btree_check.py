@@ -67,7 +67,7 @@ PROBLEMS = {
 
 @dataclass(frozen=True)
 class Tree:
-    """Describes a tree as LMDB notes it."""
+    """Describes a tree by LMDB's record of it: its root page, its depth and its counts."""
 
     flags: int
     depth: int

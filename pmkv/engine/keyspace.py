@@ -116,7 +116,7 @@ class Keyspace(Collection):
     # reading
 
     def get(self, key: bytes) -> bytes | None:
-        """The value, or None."""
+        """Return the value of a key, or None."""
         _lease = self._log.lease
         at, length, _, flags = self._look([key])[0]
         return self._value(at, length, flags) if at >= 0 else None
@@ -138,18 +138,18 @@ class Keyspace(Collection):
         return BytesArray(blob, bounds, gather_values(self._log.data, rows, blob, bounds))
 
     def entry(self, key: bytes) -> tuple[bytes, int] | None:
-        """(value, expiry in unix ms or 0), or None."""
+        """Return (value, expiry in unix ms or 0), or None."""
         _lease = self._log.lease
         at, length, expiry, flags = self._look([key])[0]
         return (self._value(at, length, flags), expiry) if at >= 0 else None
 
     def expiry(self, key: bytes) -> int | None:
-        """Unix ms, 0 for never, None where there is no such key."""
+        """Return the expiry of a key in unix ms: 0 for never, None if there is no such key."""
         at, _, expiry, _ = self._look([key])[0]
         return expiry if at >= 0 else None
 
     def size(self, key: bytes) -> int | None:
-        """The length of the value, without reading it; None where there is no such key."""
+        """Return the length of a value, without reading it; None if there is no such key."""
         return self.sizes([key])[0]
 
     def sizes(self, keys: Sequence[bytes]) -> list[int | None]:
@@ -244,7 +244,8 @@ class Keyspace(Collection):
         self._put([key], [value], self.deadline(ttl, expire_at))
 
     def put_many(self, items: Pairs, ttl: float | None = None, *, expire_at: int | None = None) -> None:
-        """Store many; later ones win. Atomic up to 16 MiB; more is applied in atomic pieces, in order."""
+        """Store many values; of equal keys the last wins. Atomic up to 16 MiB; more is applied in atomic pieces, in
+        order."""
         pairs = list(items.items() if isinstance(items, Mapping) else items)
         if pairs:
             self._put([key for key, _ in pairs], [value for _, value in pairs], self.deadline(ttl, expire_at))
@@ -268,7 +269,7 @@ class Keyspace(Collection):
         return stored_expiry(int(expire_at))
 
     def is_future(self, expiry: int) -> bool:
-        """True if an entry with this expiry (0: none) is still alive."""
+        """Return whether an entry with this expiry (0: none) is still alive."""
         return expiry == 0 or expiry > self._log.now()
 
     def check_item(self, key: bytes, value: bytes) -> None:
@@ -401,7 +402,7 @@ class Keyspace(Collection):
         return delete_in_pieces(self._log, sizes, delete_present)
 
     def expire(self, key: bytes, at_ms: int) -> bool:
-        """Give a key another expiry (unix ms; 0: none). False where there is no such key."""
+        """Give a key another expiry (unix ms; 0: none). Return False if there is no such key."""
         self._guard_write()
         deadline = stored_expiry(at_ms) if at_ms else 0
 
@@ -419,7 +420,7 @@ class Keyspace(Collection):
         return is_there
 
     def clear(self) -> None:
-        """Remove every key (FLUSHDB): one frame, whatever the size."""
+        """Remove every key (FLUSHDB) by one frame, whatever their number."""
         self._guard_write()
         self._guard()
 
@@ -444,7 +445,8 @@ class Keyspace(Collection):
 
     def keys(self, cursor: int = 0, count: int = 10) -> tuple[int, list[bytes]]:
         """Look at about `count` (at least one) keys from a cursor, 0 to begin; return the next cursor, 0 at the end,
-        and those that exist. Redis' guarantee: what is there all the time is returned at least once. In no order."""
+        and those that exist. The order is none in particular. As in Redis, a key that exists all the time is returned
+        at least once."""
         check_cursor(cursor)
         count = max(1, count)  # no progress is no scan
         self._guard()

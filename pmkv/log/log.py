@@ -119,7 +119,7 @@ class Log:
         self.flush(self.lsn)
 
     def exclusively(self, body: Callable[[], T]) -> tuple[T, int]:
-        """Call `body` while nobody else writes, so that what it reads holds when it writes, and put off its waits.
+        """Call `body` under the append lock, so that what it reads still holds when it writes; its waits are put off.
 
         Return its result and the LSN to wait for."""
         with self.locks.append, self.locks.state:

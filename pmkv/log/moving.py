@@ -68,7 +68,7 @@ class MoveWriter:
         return min(limit, left) if left >= limit // WORTH_SHARE else limit
 
     def end(self) -> MovedEnd:
-        """Return what was moved by complete passes, as the manifest records it. The caller holds locks.state."""
+        """Return where complete passes ended, as the manifest records it. The caller holds locks.state."""
         pool = self.pool
         segments = [[index, pool.generations[index], self.end_of(index)] for index in pool.moved]
         return MovedEnd(*self._sealed, segments, sorted([*one] for one in pool.reused.items()))

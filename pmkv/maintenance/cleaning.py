@@ -113,7 +113,7 @@ class Cleaner:
     # what lives where
 
     def _survey(self, manifest: Manifest) -> Generator[None, None, list[LiveLayer]]:
-        """Return all layers with what they need in each segment."""
+        """Return all layers with the live bytes that each has in each segment."""
         found: list[LiveLayer] = []
         trees, known = self._state.trees(), {}
         for name, collection in manifest.collections.items():
@@ -239,7 +239,7 @@ class Cleaner:
     def _write(
         self, out: RunFileWriter, layer: LiveLayer, emptied: np.ndarray, chunks: dict[int, int]
     ) -> Generator[None, None, RunInfo]:
-        """Write one run in place of all runs of a layer, with what it names in other places."""
+        """Write one run in place of all runs of a layer, with the new locations of what was moved."""
         plan, log = layer.plan, self._state.log
         tree, lists = plan.tree, self._compaction(plan).lists != 0
         relocation = Relocation(log, tree, plan.layer, layer.lsn, emptied, chunks, lists)
@@ -268,7 +268,7 @@ class Cleaner:
         self.totals.freed += len(freed)
 
     def _with_moved_expiries(self, manifest: Manifest, victims: set[int], done: Done) -> Manifest:
-        """Return the manifest in which the records that were seen expired stand where they were moved to."""
+        """Return the manifest with the new locations of moved records that were seen expired."""
         for name, collection in manifest.collections.items():
             if collection.expired and (tree := self._state.trees().get(name)) is not None:
                 moved = self._moved_places(tree, [place for place, _ in collection.expired], victims, done)
@@ -298,7 +298,7 @@ class Cleaner:
         return moved
 
     def _exchange(self, victims: set[int], done: Done, freed: set[int]) -> None:
-        """Let memory follow the manifest. The caller holds locks.append and locks.state."""
+        """Exchange the runs in memory for those of the manifest. The caller holds locks.append and locks.state."""
         trees = self._state.trees()
         for plan, run in done:
             tree = trees.get(plan.tree.name)  # not always that of the plan: memory may have been rebuilt meanwhile
@@ -337,7 +337,7 @@ def without_skip_runs(manifest: Manifest, segments: set[int]) -> Manifest:
 
 
 def drop_skip_runs(tree: LayerTree, segments: set[int]) -> None:
-    """Do the same in memory. The caller holds locks.state."""
+    """Drop the skip runs that refer to these segments in memory. The caller holds locks.state."""
     kept = {top: skip for top, skip in tree.skip_runs.items() if not names(skip.run, segments)}
     if len(kept) < len(tree.skip_runs):
         tree.skip_runs = kept

@@ -44,5 +44,5 @@ def choose_victims(
 
 
 def benefit(one: Candidate, segment_size: int) -> float:
-    """Return benefit by cost."""
+    """Return the benefit of emptying a segment, divided by its cost."""
     return (segment_size - one.live) * (1 + one.age) ** 0.5 / (segment_size + one.live)

@@ -55,7 +55,7 @@ class CommittedState:
         self.error: str | None = None  # why the last checkpoint or compaction failed; None if it did not
 
     def renew(self) -> bool:
-        """Let a readonly store stand on the manifest that another process committed last; return whether it is another
+        """Load, in a readonly store, the manifest that another process committed last; return whether it is another
         one. CorruptionError: it cannot be read, perhaps as the next one is just replacing it."""
         records = self.catalog.renew()
         if records is None:
@@ -95,7 +95,8 @@ class CommittedState:
         self._maps = {name: data for name, data in self._maps.items() if name in needed}
 
     def try_to_remove_unneeded_files(self) -> None:
-        """Do the same after a commit, ignoring errors: the commit is valid without it, and the next one tries again."""
+        """Remove unneeded run files after a commit, ignoring errors: the commit is valid without it, and the next one
+        tries again."""
         with contextlib.suppress(PmkvError, OSError):
             self.remove_unneeded_files()
 
@@ -164,7 +165,7 @@ class CommittedState:
             log.warning("the ordered directory of keys was made anew: %s", damage)
 
     def _names(self) -> Iterator[Key]:
-        """Yield the names of all keys in runs, each as often as it is there."""
+        """Yield the names of all keys in runs; a key may come several times."""
         for name, run in self.manifest.runs if self.manifest else ():
             tree = self.trees()[name]
             if tree.keyed:
@@ -172,7 +173,7 @@ class CommittedState:
                     yield from self._named(tree.number, key64s, locations)
 
     def _named(self, number: int, key64s: np.ndarray, locations: np.ndarray) -> Iterator[Key]:
-        """Yield the keys of some records of a keyspace that live. CorruptionError: one is damaged."""
+        """Yield the keys of those of some records of a keyspace that are alive. CorruptionError: one is damaged."""
         alive = np.flatnonzero(lives(locations))
         found, data = locations[alive], self.log.data
         rows, bounds = np.empty((found.size, 4), np.int64), np.empty((found.size, 2), np.int64)

@@ -51,7 +51,7 @@ class CompactionPlan:
         return None
 
     def in_tree(self, tree: LayerTree, run: Run | None) -> None:
-        """Do the same in memory. The caller holds locks.state."""
+        """Put the run in place of its inputs in memory. The caller holds locks.state."""
         layer = tree.with_runs(self.inputs)
         if layer is not None:
             layer.runs = replaced(layer.runs, self.inputs, run)
@@ -85,7 +85,7 @@ class SkipRunPlan:
         return manifest.with_collection(self.tree.name, replace(collection, skip_runs=skip_runs))
 
     def in_tree(self, tree: LayerTree, run: Run | None) -> None:
-        """Do the same in memory. The caller holds locks.state."""
+        """Put the run in place of its inputs in memory. The caller holds locks.state."""
         if run is not None and {self.top, self.below} <= tree.layers.keys() | {None}:
             tree.skip_runs[self.top] = SkipRun(run, self.top, self.below)
             tree.invalidate_stacks()

@@ -19,7 +19,7 @@ def share_byte(handle: int, number: int) -> None:
 
 
 def let_go_of_byte(handle: int, number: int) -> None:
-    """Hold byte `number` no more."""
+    """Release byte `number`."""
     fcntl.fcntl(handle, fcntl.F_OFD_SETLK, LOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, number, 1, 0))
 
 

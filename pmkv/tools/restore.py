@@ -149,7 +149,7 @@ class Restorer:
             )
 
     def _changes(self, part: Part, before: Part | None) -> Iterator[tuple[Any, Any]]:
-        """Yield what is to be written, and what is to be deleted."""
+        """Yield pairs of entries: those to write, and those to delete."""
         files, chain = self._backup.pieces, part.chain
         kept = before.chain if before is not None else ()
         newer = len(chain) - len(kept)

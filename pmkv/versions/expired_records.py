@@ -72,5 +72,5 @@ class ExpiredRecords:
         heapq.heapify(self._oldest)
 
     def to_record(self) -> list[list[int]]:
-        """Return them as the catalog keeps them, in order."""
+        """Return the records as the catalog keeps them, in order."""
         return sorted([location, expiry] for location, expiry in self._expiries.items())

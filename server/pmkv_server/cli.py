@@ -466,7 +466,7 @@ def backup(
 @setting("pool", help='With --data, medium of the pool: "auto" (a file in the data directory) or a path.')
 @connected
 def compact(data: str | None, pool: str, host: str, port: int, password: str) -> None:
-    """Give back the space of what nobody needs: of a running server, or with --data of a directory.
+    """Free the space of overwritten, deleted and expired data: of a running server, or with --data of a directory.
 
     A store does so by itself when space gets short, and at rest. The freed parts of the pool's file are given back to
     the file system, where that can make holes.

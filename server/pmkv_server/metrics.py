@@ -1,6 +1,6 @@
 """Metrics for Prometheus, computed from the statistics of store and server at each scrape.
 
-Names are those of redis_exporter where the help_text is the same; metrics that only pmkv has begin with pmkv_.
+Names are those of redis_exporter where the meaning is the same; metrics that only pmkv has begin with pmkv_.
 """
 
 from __future__ import annotations

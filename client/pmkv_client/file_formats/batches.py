@@ -64,7 +64,7 @@ def chosen(known: Sequence[str], columns: Sequence[str] | None, id_column: str |
 
 
 def rows_per_batch(width: int) -> int:
-    """Return how many rows of so many bytes are one batch."""
+    """Return how many rows make one batch, given the bytes of a row."""
     return max(1, BATCH_BYTES // max(1, width))
 
 

@@ -32,11 +32,11 @@ class Sink(Protocol):
     """A file to be written."""
 
     def write(self, ids: NDArray[np.int64], rows: NDArray[Any]) -> None:
-        """Append some rows."""
+        """Append rows, with their ids if the format has them."""
         ...
 
     def finish(self) -> None:
-        """Make the file whole."""
+        """Write what completes the file, and close it."""
         ...
 
 
@@ -62,7 +62,7 @@ class RawSink:
         self._file.write(head)
 
     def write(self, ids: NDArray[np.int64], rows: NDArray[Any]) -> None:
-        """Append some rows."""
+        """Append rows, with their ids if the format has them."""
         self._file.write(np.ascontiguousarray(rows).reshape(-1).view(np.uint8).data if rows.nbytes else b"")
 
     def finish(self) -> None:
@@ -101,7 +101,7 @@ class NpzSink:
         self._files = {name: open(part, "wb") for name, part in self._parts.items()}
 
     def write(self, ids: NDArray[np.int64], rows: NDArray[Any]) -> None:
-        """Append some rows."""
+        """Append rows, with their ids if the format has them."""
         self._count += len(ids)
         for name, array in (("ids", ids), ("rows", rows)):
             self._files[name].write(np.ascontiguousarray(array).tobytes())
@@ -135,7 +135,7 @@ class TorchSink:
         self._rows = RawSink(self._raw, b"")
 
     def write(self, ids: NDArray[np.int64], rows: NDArray[Any]) -> None:
-        """Append some rows."""
+        """Append rows, with their ids if the format has them."""
         self._rows.write(ids, rows)
 
     def finish(self) -> None:
@@ -160,7 +160,7 @@ class ColumnSink:
         arrow()
 
     def write(self, ids: NDArray[np.int64], rows: NDArray[Any]) -> None:
-        """Append some rows."""
+        """Append rows, with their ids if the format has them."""
         table = arrow().table(self._columns(ids, rows))
         if self._writer is None:
             self._writer = self._opened(table.schema)

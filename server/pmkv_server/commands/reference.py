@@ -116,7 +116,7 @@ def _sentence(summary: str) -> str:
 
 
 def _wrapped(*texts: str) -> list[str]:
-    """The texts as lines of at most COLUMNS columns, indented as the items of a list."""
+    """Yield the texts as lines of at most COLUMNS columns, indented as the items of a list."""
     return textwrap.wrap(
         " ".join(texts), COLUMNS, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
     )

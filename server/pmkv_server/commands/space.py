@@ -1,4 +1,4 @@
-"""STORE.COMPACT: give the space of what nobody needs back, while the server serves."""
+"""STORE.COMPACT: free the space of overwritten, deleted and expired data, while the server serves."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ async def _compact(session: Session, arguments: list[bytes]) -> Reply:
 
 @command("store.compact", 1, "write blocking loop no_multi", waits=_compact)
 def compact(session: Session, arguments: list[bytes]) -> Reply:
-    """Give back the space of what nobody needs.
+    """Free the space of overwritten, deleted and expired data.
 
     Reply with how many bytes of the pool that freed. The server does so by itself when space gets short, and at rest.
     Other clients are served meanwhile.

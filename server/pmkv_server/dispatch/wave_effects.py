@@ -198,7 +198,7 @@ def _has_room(space, cursor, reply, value):
 
 @njit
 def _look(key, cursor, is_counted):
-    """Note that a command depends on a key, and count the lookup; return whether the key is there."""
+    """Let the reply depend on the last write of a key, and count the lookup; return whether the key exists."""
     is_there = key[AT] >= 0
     if key[CHANGED]:
         cursor[IS_DEPENDENT] = 1
@@ -209,7 +209,8 @@ def _look(key, cursor, is_counted):
 
 @njit
 def _write(key, number, source, at, length, expiry, flags, cursor, keys, bounds, expiries, kinds):
-    """Make a record, and what it says the state of its key. number: of the key's place in the wave."""
+    """Append a record to those that the wave writes, and let later commands see its value. number: of the key's place
+    in the wave."""
     record = cursor[RECORDS]
     keys[record], bounds[record, 0], bounds[record, 1] = number, at, at + length
     expiries[record], kinds[record] = expiry, flags | source << _SOURCE_SHIFT

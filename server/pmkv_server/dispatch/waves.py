@@ -148,7 +148,7 @@ class Waves:
         return name_table(numbered)
 
     def plan(self, found: Scan, ranges: np.ndarray, only_blind: bool = False) -> Plan:
-        """Plan the commands in these rows of a scan, (first, end) for each connection.
+        """Plan a wave of the commands in these rows of a scan, given as (first, end) for each connection.
 
         only_blind: up to the first that looks anything up"""
         self._limits[ONLY_BLIND], self._limits[MOST_BYTES] = only_blind, execution.HEAVY_BYTES
@@ -162,7 +162,7 @@ class Waves:
     def carry_out(self, plan: Plan, keyspace: Any, protocols: Sequence[int], rooms: int | Sequence[int]) -> Outcome:
         """Carry out a wave on the loop's thread. What raises has written nothing.
 
-        protocols, rooms: of each connection, RESP's version and how many bytes its replies may take, about"""
+        protocols: the version of RESP of each connection; rooms: about how many bytes the replies to each may take"""
         return self._carry_out(plan, keyspace, protocols, rooms, self._buffers)
 
     def carry_out_in_worker(

@@ -35,7 +35,7 @@ class Inbox:
         return min(self.size, max(self.reach, 2 * self.need))
 
     def learn(self, served: int, is_all: bool) -> None:
-        """Look at more or less in the next tick, as this one had time for `served` bytes, or for all it looked at."""
+        """Adapt how many bytes the next tick looks at: this one had time to serve `served` bytes."""
         self.reach = min(max(2 * self.reach if is_all else 2 * served, LEAST_WINDOW_BYTES), WINDOW_BYTES)
 
     def add(self, chunk: Any) -> None:

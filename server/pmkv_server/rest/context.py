@@ -1,4 +1,4 @@
-"""Shared chunks of all handlers: access to the store, reading of bodies and queries, and the durability wait.
+"""Functions that all handlers share: access to the store, reading of bodies and queries, and the durability wait.
 
 No reply, not even an error, reveals a write that is not durable: `run` waits for everything that its work has read.
 """
@@ -30,7 +30,7 @@ KEYSPACES = 16
 
 
 class Server(Protocol):
-    """The chunk of the server that REST uses."""
+    """The part of the server that REST uses."""
 
     store: Any
     config: Any

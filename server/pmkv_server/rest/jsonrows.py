@@ -72,7 +72,8 @@ def _structs(array: Array) -> Any:
 
 
 def _items(column: Any) -> list[Any]:
-    """One entry a row; NumPy scalars stay, for orjson writes float32 with fewer digits than a float would need."""
+    """Return one entry for each row. NumPy scalars stay, as orjson writes float32 with fewer digits than Python
+    floats."""
     return list(column)
 
 
@@ -85,7 +86,7 @@ def _nested(array: Array, convert: Callable[[Any], Any]) -> Any:
 
 
 def _fold(flat: list[Any], shape: tuple[int, ...]) -> Any:
-    """A flat list as nested ones of this shape."""
+    """Return a flat list as nested lists of this shape."""
     for width in reversed(shape[1:]):
         flat = [flat[start : start + width] for start in range(0, len(flat), width)] if width else [[]] * shape[0]
     return flat
