@@ -343,6 +343,7 @@ def test_no_two_files_of_one_name(folder: str) -> None:
 # ---- documents ----
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("client/*.md")])
+TOUR_WORDS = 2500
 NAMED_FILE = re.compile(r"`((?:pmkv|server|client|bench|tests|examples|docs|deploy)/[\w./-]+\.\w+)")
 
 
@@ -363,6 +364,10 @@ def test_prose_can_be_reviewed() -> None:
             if len(line) > PROSE_COLUMNS:
                 wide[name(path)].append(number)
     assert not wide, f"lines of prose beyond {PROSE_COLUMNS} columns: {dict(wide)}"
+
+
+def test_the_tour_of_the_architecture_is_short() -> None:
+    assert len((ROOT / "docs/ARCHITECTURE.md").read_text().split()) <= TOUR_WORDS
 
 
 def test_documents_name_files_that_exist() -> None:
