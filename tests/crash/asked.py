@@ -67,7 +67,7 @@ class Questions:
         """What one client sends at once."""
         kinds = [self.set] * 5 + [self.get] * 5 + [self.incr] * 2 + [self.transaction] * 2 + [self.long] * 2
         kinds += [self.delete, self.mset, self.mget, self.expire, self.expiry, self.put_row, self.get_row, self.count]
-        kinds += [self.long_transaction, self.rollback, self.count_rows]
+        kinds += [self.long_transaction, self.rollback, self.count_rows, self.watched, self.watched]
         many = self._rng.choice((1, 1, 1, 2, 3, 6))
         return [asked for _ in range(many) for asked in self._rng.choice(kinds)()]
 
@@ -205,6 +205,29 @@ class Questions:
         queued = [Asked(words, exactly(("+", b"QUEUED"), always)) for words in inner]
         pair = (values[0], values[1]) if not size else None
         return [Asked((b"MULTI",), exactly(OK, always)), *queued, Asked((b"EXEC",), justifies, pair, values[1])]
+
+    def watched(self) -> list[Asked]:
+        """A transaction that does nothing if somebody else writes a key before it, after that was looked at."""
+        key, counter, value = self._key(), self._rng.choice(COUNTERS), self._value()
+        seen: list[Reply] = []
+
+        def look(reply: Reply) -> Justifies:
+            seen.append(reply)
+            return lambda moments, i: reply == blob(moments[i].value(key))
+
+        def unwritten(reply: Reply) -> Justifies | None:
+            def alone(moments: list[Moment], i: int) -> bool:
+                if reply != ("*", (OK, (":", moments[i].value(counter)))) or moments[i].value(key) != value:
+                    return False
+                before = next((one for one in reversed(moments[:i]) if one.value(key) != value), None)
+                return before is None or blob(before.value(key)) == seen[0]
+
+            return always if reply == ("*", b"-1") else alone
+
+        inner = [(b"SET", key, value), (b"INCR", counter)]
+        queued = [Asked(words, exactly(("+", b"QUEUED"), always)) for words in inner]
+        first = [Asked((b"WATCH", key), exactly(OK, always)), Asked((b"GET", key), look)]
+        return [*first, Asked((b"MULTI",), exactly(OK, always)), *queued, Asked((b"EXEC",), unwritten)]
 
     def long_transaction(self) -> list[Asked]:
         """A worker runs it."""

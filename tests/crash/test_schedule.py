@@ -20,6 +20,7 @@ import pytest
 
 from pmkv.engine import wave as wave_module
 from pmkv.engine.table import Table
+from pmkv.engine.watches import KeyWatches, Watch
 from pmkv.engine.wave import run_wave
 from pmkv.errors import PmkvError
 from pmkv.log.durability import DurabilityGate
@@ -324,6 +325,21 @@ def _() -> list[Patch]:
         self.connections.update(dict.fromkeys([one for one in connections if one.deliver(durable)]))
 
     return [(HeldReplies, "deliver", once)]
+
+
+@mutant("EXEC does not ask whether a watched key was written")
+def _() -> list[Patch]:
+    return [(Watch, "changed_key", lambda self: None)]
+
+
+@mutant("a write does not tell who watches its key")
+def _() -> list[Patch]:
+    return [(KeyWatches, "mark", lambda self, key64s: None)]
+
+
+@mutant("a rollback does not tell who watches a key that it changes")
+def _() -> list[Patch]:
+    return [(KeyWatches, "mark_exchanged", lambda self: None)]
 
 
 @mutant("a transaction is no batch")
