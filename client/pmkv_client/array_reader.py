@@ -7,6 +7,7 @@ private attributes of redis-py; where they are missing, the parser reads the rep
 
 from __future__ import annotations
 
+import os
 import socket
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ MIN_REPLY_BYTES = 16 << 10  # below this a parser is as fast
 MAX_BLOBS = 256  # per reply: recvmsg takes 1,024 buffers, and each blob needs two
 
 Bytes = NDArray[np.uint8]
+IS_SWITCHED_OFF = os.environ.get("PMKV_ARRAY_READER") == "off"  # redis-py's parser then reads every reply
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,7 @@ class ArrayReader:
     def read(self, connection: Any) -> Any:
         """Return the next reply on a connection of redis.Redis in uint8 arrays, or None with nothing consumed."""
         stream = getattr(connection, "_sock", None)
-        if type(stream) is not socket.socket or not _parser_is_empty(connection):
+        if IS_SWITCHED_OFF or type(stream) is not socket.socket or not _parser_is_empty(connection):
             return None
         separators = self.separators()
         blobs = [np.empty(size, np.uint8) for size in self.sizes]

@@ -7,6 +7,7 @@ true of: the files, the table, and the version of its view; if any of these is a
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -242,7 +243,12 @@ def _end(under_way: deque[tuple[Piece, Future[Any]]], is_put: Callable[[Piece], 
 
 
 def _ahead(reader: ThreadPoolExecutor, items: Iterator[Any]) -> Iterator[Any]:
-    """Yield the items of an iterator, of which the next one is made in another thread meanwhile."""
+    """Yield the items of an iterator, of which the next one is made in another thread meanwhile.
+
+    PMKV_READ_AHEAD=off in the environment leaves the thread out."""
+    if os.environ.get("PMKV_READ_AHEAD") == "off":
+        yield from items
+        return
     end = object()
     following = reader.submit(next, items, end)
     while (item := following.result()) is not end:

@@ -21,6 +21,7 @@ from ..kernels import location
 from ..kernels.narrow_rows import pool_narrow_in_place
 from ..kernels.records import gather_rows
 from ..kernels.reduce import MODES, pool_in_place
+from ..runtime.switches import is_on
 from ..versions.index_stack import IndexStack
 from .pooling import Bags
 
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 NO_ROWS, NO_SLOTS = np.empty(0, np.uint8), np.empty(0, np.int64)
 WALKED_IDS = 2048  # so many ids, each the one after the last, are part of a walk: a verification, an export, a copy
 GATHERED_SHARE = 8  # of the ids, one in so many that must be offered to the row cache: then all rows are copied first
+
+POOLS_IN_PLACE = is_on("POOL_IN_PLACE")
 
 
 def is_walk(ids: np.ndarray) -> bool:
@@ -129,7 +132,8 @@ class RowRead:
         """Return whether rows are numbers as they stand, and few of them must be offered to the row cache."""
         batch, table, found = self.batch, self.table, self.found
         if (
-            (table._codec.format is None and table.dtype != bags.real)
+            not POOLS_IN_PLACE
+            or (table._codec.format is None and table.dtype != bags.real)
             or batch.cold
             or not (table._initial is None or found.all())
         ):

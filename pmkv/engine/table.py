@@ -27,6 +27,7 @@ from ..log.room import with_room
 from ..log.segments import Reserve
 from ..runtime.jit import FEW_ELEMENTS
 from ..runtime.scheduling import no_yield, yield_cpu
+from ..runtime.switches import is_on
 from ..versions.difference import layers_between, walk_layers
 from ..versions.index_stack import Window
 from ..versions.layer import Layer, LayerTree
@@ -44,7 +45,8 @@ from .row_reads import RowRead, is_walk
 from .row_schema import can_become, packed_fields, pick_fields
 
 PIPELINED_FRAMES = 6  # frames of one piece of a long put: one is flushed while the next is filled
-MAX_LOCKED_ROWS = FEW_ELEMENTS  # a batch of up to so many rows is indexed under one hold of locks.state
+# A batch of up to so many rows is indexed under one hold of locks.state.
+MAX_LOCKED_ROWS = FEW_ELEMENTS if is_on("LONG_BATCHES") else 1 << 62
 KEPT_AT_ONCE = 1 << 16  # keys that `ids_of` keeps in one batch
 IDS_ONLY = np.empty(0, np.uint8)
 

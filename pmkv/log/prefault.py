@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+from ..runtime.switches import is_on
+
+IS_ENABLED = is_on("PREFAULT")
 PREFAULT_MIN_BYTES, PREFAULT_MAX_BYTES = 256 << 10, 8 << 20  # at a time
 
 
@@ -17,12 +20,14 @@ class Prefault:
 
     def __init__(self, ready_to: int) -> None:
         self.ready_to = ready_to
-        self.length = PREFAULT_MIN_BYTES
+        self.length = PREFAULT_MIN_BYTES if IS_ENABLED else 0
 
     def follow(self, group: list[tuple[int, int]], prewritten_bytes: int) -> None:
         """Expect the next groups to be like this one: prepare the bytes of four of them at a time.
 
         Bytes that `Medium.store` handed to the system (`prewritten_bytes`) need no prepared pages."""
+        if not IS_ENABLED:
+            return
         length = sum([stop - start for start, stop in group])
         needed = 4 * (length - prewritten_bytes)
         self.length = 0 if 2 * prewritten_bytes > length else min(max(needed, PREFAULT_MIN_BYTES), PREFAULT_MAX_BYTES)

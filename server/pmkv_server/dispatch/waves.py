@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from pmkv import BytesArray, WaveFound, WaveRecords, run_wave
+from pmkv.runtime.switches import is_on
 from pmkv_server.commands import COMMANDS, execution
 from pmkv_server.commands.registry import Command
 from pmkv_server.dispatch.gathered_rows import NAMES
@@ -45,7 +46,7 @@ _NO_NUMBERS, _NO_ROWS = np.empty(0, np.int64), np.empty((0, 4), np.int64)
 
 def entries_of_waves() -> list[Command]:
     """Return the commands that have an action; their numbers in scans are their places, from 1 on."""
-    return [entry for entry in COMMANDS.values() if entry.action is not None]
+    return [entry for entry in COMMANDS.values() if entry.action is not None] if is_on("WAVES") else []
 
 
 def specs_of(entries: Sequence[Command]) -> np.ndarray:
