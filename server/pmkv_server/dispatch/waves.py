@@ -8,6 +8,7 @@ appended as one batch. What raises on the way has written nothing, and leaves th
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,7 +16,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from pmkv import BytesArray, WaveFound, WaveRecords, run_wave
-from pmkv.runtime.switches import is_on
 from pmkv_server.commands import COMMANDS, execution
 from pmkv_server.commands.registry import Command
 from pmkv_server.dispatch.gathered_rows import NAMES
@@ -44,9 +44,14 @@ SPACE_BYTES = 8 << 20  # half of it for replies, half for values
 _NO_NUMBERS, _NO_ROWS = np.empty(0, np.int64), np.empty((0, 4), np.int64)
 
 
+def is_enabled() -> bool:
+    """Return whether the environment leaves waves on."""
+    return os.environ.get("PMKV_WAVES") != "off"
+
+
 def entries_of_waves() -> list[Command]:
     """Return the commands that have an action; their numbers in scans are their places, from 1 on."""
-    return [entry for entry in COMMANDS.values() if entry.action is not None] if is_on("WAVES") else []
+    return [entry for entry in COMMANDS.values() if entry.action is not None] if is_enabled() else []
 
 
 def specs_of(entries: Sequence[Command]) -> np.ndarray:
