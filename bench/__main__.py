@@ -30,6 +30,7 @@ SECTIONS = {
     "larger_than_dram": "a recommendation model on tables larger than memory, beside swap, memory maps, LMDB, RocksDB",
     "warm_restart": "kill -9 to nearly the hit ratio of before, beside the time in which the disk reads the row cache",
     "hit_ratio": "the row cache beside the best rows, and beside the policies of libcachesim",
+    "fairness": "PING beside the heavy work of another client, beside Redis, and the memory of long values",
     "space": "overwrites of a full pool: bytes written for each byte of users, speed and latency, what comes back",
     "training": "steps of a model whose embeddings are in tables, beside torch",
     "versions": "snapshot, branch, promote, roll back: what they cost, and readers and writers beside them",

@@ -128,7 +128,7 @@ class DataDirectory:
         return isinstance(self._medium, FileMedium)
 
     def open_files(self) -> tuple[Catalog, RunFiles] | None:
-        """The catalog and the files of runs, once the pool is open; None for a store in memory."""
+        """Open the catalog and the files of runs, once the pool is open; return None for a store in memory."""
         if self.path is None:
             return None
         try:
@@ -164,8 +164,8 @@ class DataDirectory:
         raise self.catalog_damage
 
     def has_readers_before(self, commit: int) -> bool:
-        """Return whether a readonly store stands on an earlier commit of the catalog, or is just being opened. One that
-        is opened later reads the catalog of then."""
+        """Return whether a readonly store reads the state of an earlier commit of the catalog, or is just being opened.
+        One that is opened later reads the catalog of then."""
         assert self.path is not None
         handle = os.open(self.path / IDENTITY, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -174,12 +174,13 @@ class DataDirectory:
             os.close(handle)
 
     def stand_on(self, commit: int) -> None:
-        """Tell writers that this readonly store reads by a commit of the catalog, and still by those of before."""
+        """Tell writers that this readonly store reads the state of a commit of the catalog, and still those of earlier
+        commits."""
         share_byte(self._lock, ANY_COMMIT + 1 + commit)
         self._stands_on.append(commit)
 
     def leave_earlier(self) -> None:
-        """Tell writers that it reads by the commit alone that it was said last to stand on."""
+        """Tell writers that this store no longer reads the states of commits before the last one named."""
         *earlier, last = self._stands_on
         for commit in {*earlier} - {last}:
             let_go_of_byte(self._lock, ANY_COMMIT + 1 + commit)
@@ -216,7 +217,8 @@ class DataDirectory:
             raise InvalidError(f"the pool {self._place} cannot be opened: {error}") from error
 
     def _open_place(self) -> Medium:
-        """Persistent memory where the kernel grants it, or nothing less is wanted; a plain file otherwise."""
+        """Open the medium: persistent memory if the kernel grants it or nothing less is wanted, a plain file
+        otherwise."""
         place = Path(self._place)
         if not self._readonly and not place.exists() and self._read_identity() is not None:
             raise InvalidError(
@@ -293,7 +295,8 @@ class DataDirectory:
         os.close(handle)
 
     def close(self, forked: bool = False) -> None:
-        """Let go of everything. forked: in a child, where the catalog is the parent's, whose threads may be in it."""
+        """Close all files and release the lock. forked: in a child, where the catalog is the parent's, whose threads
+        may be in it."""
         if self._catalog is not None and not forked:
             self._catalog.close()
             self._catalog = None
@@ -307,7 +310,7 @@ class DataDirectory:
 
 
 def granularity_named(word: str) -> Granularity:
-    """Granularity.PAGE of "page", and so on."""
+    """Return the granularity of a name: "page", "cache_line" or "byte"."""
     try:
         return Granularity[str(word).upper()]
     except KeyError:

@@ -155,7 +155,7 @@ class Store(View):
         return self if name == MAIN else View(self._engine, self._engine.view(name))
 
     def views(self) -> dict[str, ViewInfo]:
-        """All views by name: `main`, then branches, snapshots and `undo` by age."""
+        """Return all views by name: `main`, then branches, snapshots and `undo` by age."""
         return self._engine.views()
 
     def view_info(self, name: str) -> ViewInfo:
@@ -163,7 +163,7 @@ class Store(View):
         return self._engine.view_info(name)
 
     def branch(self, name: str, at: str = MAIN) -> View:
-        """A new head, which begins as the view `at` is now, and is written like a store."""
+        """Create a branch: a view that begins as the view `at` is now, and is written like a store."""
         return View(self._engine, self._engine.versions.branch(name, at))
 
     def promote(self, name: str, tables: TableNames = None, keys: KeyspaceChoice = None, force: bool = False) -> None:
@@ -180,13 +180,13 @@ class Store(View):
         self._engine.versions.undo(force)
 
     def delete_view(self, name: str) -> None:
-        """Forget a branch, a snapshot or `undo`; what others stand on stays."""
+        """Delete a branch, a snapshot or `undo`. Views that were cut from it stay as they are."""
         self._engine.versions.delete_view(name)
 
     @property
     def switches(self) -> tuple[int, int]:
-        """Promotions, rollbacks and undos of `main` so far, and the LSN of the last: what depends on it may be revealed
-        once that is durable."""
+        """Return how often `main` was promoted, rolled back or undone, and the LSN of the last: what depends on it may
+        be revealed once that is durable."""
         return self._engine.switches
 
     def on_switch(self, callback: Callable[[], None]) -> None:
@@ -218,7 +218,7 @@ class Store(View):
         return self._log.await_space(frees)
 
     def wait(self, lsn: int) -> None:
-        """Return when everything up to this LSN is durable."""
+        """Wait until everything up to this LSN is durable."""
         if lsn > self._log.lsn and not self._log.failed:
             raise InvalidError(f"LSN {lsn} was never given out; the last one is {self._log.lsn}")
         if self._log.durability == "commit":
@@ -241,12 +241,12 @@ class Store(View):
 
     @property
     def durable_lsn(self) -> int:
-        """Everything up to this LSN is durable."""
+        """Return the LSN up to which everything is durable."""
         return self._log.durable
 
     @property
     def failed(self) -> Exception | None:
-        """Why the store takes no more writes, if a flush failed."""
+        """Return why the store takes no more writes: the error of a failed flush, or None."""
         return self._log.failed
 
     @property
@@ -261,7 +261,7 @@ class Store(View):
 
     @property
     def lookups(self) -> LookupCounts:
-        """Counters of the keys that were asked for since the store was opened."""
+        """Return the counters of keys that were asked for since the store was opened."""
         return self._engine.context.lookups
 
     def log_bytes(self, count: int, length: int) -> int:
@@ -288,21 +288,21 @@ class Store(View):
 
     @property
     def capacity(self) -> int:
-        """Bytes of the pool."""
+        """Return the bytes of the pool."""
         return int(self._engine.pool.medium.data.size)
 
     @property
     def epoch(self) -> int:
-        """How many times the store was opened for writing."""
+        """Return how many times the store was opened for writing."""
         return epoch_of(self._log.lsn)
 
     def stats(self) -> Stats:
-        """Figures of this moment."""
+        """Return the statistics of this moment."""
         self._log.guard_read()
         return stats_of(self._engine, self.path)
 
     def check(self) -> None:
-        """Assert every invariant, of what is in memory and of every live byte on the medium."""
+        """Assert every invariant of memory, and verify every live byte on the medium."""
         self._log.guard_read()
         self._engine.check()
 
@@ -322,7 +322,7 @@ class Store(View):
             self._follower.refresh()
 
     def grow(self, capacity: int | str) -> None:
-        """Make the pool larger, while it is used."""
+        """Make the pool larger, to `capacity` bytes, while it is used."""
         self._log.guard_write()
         if self._log.caller_holds_lock:
             raise InvalidError("a pool cannot grow within a batch: what is written of it would have to be flushed")
@@ -340,7 +340,7 @@ class Store(View):
         return self._maintenance.compact() if self._maintenance is not None else 0
 
     def checkpoint(self) -> None:
-        """Return when everything written before this call is in the catalog, so that a restart replays none of it.
+        """Take a checkpoint: when this returns, a restart replays nothing that was written before the call.
         A store in memory has no catalog and returns at once."""
         self._log.guard_write()
         if self._log.caller_holds_lock:
@@ -377,12 +377,12 @@ class Store(View):
 
     @property
     def checkpointed_at(self) -> int:
-        """The time of this process's last checkpoint, unix ms; 0 for none."""
+        """Return the time of the last checkpoint of this process, in unix ms; 0 for none."""
         return self._engine.upkeep.checkpointed_at if self._engine.upkeep else 0
 
     @property
     def is_cold(self) -> bool:
-        """True if runs were not read since the store was opened: a read may wait for the disk."""
+        """Return whether a read may have to wait for the disk, as runs were not read since the store was opened."""
         return self._maintenance is not None and self._maintenance.is_cold
 
     def close(self, checkpoint: bool = True) -> None:
@@ -415,7 +415,7 @@ class Store(View):
             self._place.close()
 
     def forked(self) -> None:
-        """In a forked child: the store is the parent's."""
+        """Close this copy of the store in a forked child: the store belongs to the parent."""
         self._log.renew_locks()
         self._log.closed = "the store was opened by the parent process: a forked child must open its own"
         self._place.close(forked=True)  # a child that outlives its parent must not keep the directory locked

@@ -42,19 +42,19 @@ class View(OneProcess):
 
     @property
     def _usable(self) -> str:
-        """Its name, unless it was deleted: another view may have that now."""
+        """Return the name of the view. UnknownViewError: it was deleted, and another view may have the name now."""
         self._contents.guard()
         return self._contents.view.name
 
     # versions of it
 
     def snapshot(self, name: str) -> None:
-        """Give the state of now a name; it stays what it is until it is deleted."""
+        """Keep the present state under a name: a snapshot, which never changes, until it is deleted."""
         self._engine.versions.snapshot(name, self._usable)
 
     def rollback(self, name: str, tables: TableNames = None, keys: KeyspaceChoice = None) -> bool:
-        """Go back, at once, to a snapshot; what `main` was before stays as the view `undo`. Return whether that changed
-        anything: if not, `undo` is what it was.
+        """Return to the state of a snapshot, at once; the state of `main` before is kept as the view `undo`. Return
+        whether that changed anything: if not, `undo` stays as it is.
 
         tables: only these, by name; keys: numbers of keyspaces, or may they be rolled back (None: unless tables are
         named)."""
@@ -63,15 +63,15 @@ class View(OneProcess):
     # keyspaces; the view itself is keyspace 0
 
     def keyspace(self, number: int) -> Keyspace:
-        """One of the 16 keyspaces."""
+        """Return one of the 16 keyspaces."""
         return self._contents.keyspace(number)
 
     def get(self, key: bytes) -> bytes | None:
-        """The value of a key, or None."""
+        """Return the value of a key, or None."""
         return self.keyspace(0).get(key)
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """The values of several keys, of one moment."""
+        """Return the values of several keys as they are at one moment, None for absent keys."""
         return self.keyspace(0).get_many(keys)
 
     def put(self, key: bytes, value: bytes, ttl: float | None = None, *, expire_at: int | None = None) -> None:
@@ -83,7 +83,7 @@ class View(OneProcess):
         self.keyspace(0).put_many(items, ttl, expire_at=expire_at)
 
     def delete(self, key: bytes) -> bool:
-        """Was it there?"""
+        """Delete a key; return whether it existed."""
         return self.keyspace(0).delete(key)
 
     def scan(
@@ -94,7 +94,7 @@ class View(OneProcess):
         reverse: bool = False,
         limit: int | None = None,
     ) -> Iterator[tuple[bytes, bytes]]:
-        """(key, value) in the order of keys."""
+        """Yield (key, value) in the order of keys."""
         return self.keyspace(0).scan(prefix, start, stop, reverse, limit)
 
     def flush_all(self) -> None:
@@ -130,11 +130,11 @@ class View(OneProcess):
         self._engine.restore_table(decision, self._usable)
 
     def table(self, name: str) -> Table:
-        """The table of this name. UnknownNameError: there is none."""
+        """Return the table of this name. UnknownNameError: there is none."""
         return self._contents.table(name)
 
     def tables(self) -> dict[str, Table]:
-        """All tables by name."""
+        """Return all tables by name."""
         self._contents.guard()
         tables = dict(self._contents.tables)
         self._engine.settle_decisions()
@@ -145,11 +145,11 @@ class View(OneProcess):
         self._engine.drop_table(name, self._usable)
 
     def gather(self, wanted: Mapping[str, npt.ArrayLike], default: Any = None) -> dict[str, np.ndarray]:
-        """Rows of several tables, of one moment: {name: ids} to {name: rows}."""
+        """Read rows of several tables at one moment: {name: ids} to {name: rows}."""
         return self._contents.gather(wanted, default)
 
     def pool(self, wanted: Mapping[str, tuple[npt.ArrayLike, ...]], mode: str = "sum") -> dict[str, np.ndarray]:
-        """Pooled rows of several tables, of one moment: {name: (ids, offsets[, weights])} to {name: rows}."""
+        """Pool rows of several tables at one moment: {name: (ids, offsets[, weights])} to {name: rows}."""
         return self._contents.pool_many(wanted, mode)
 
     def transaction(self) -> Transaction:

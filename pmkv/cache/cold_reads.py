@@ -40,7 +40,8 @@ class ColdReads:
         self._missing, self._pages = 0, 0.0  # not in the average yet
 
     def learn(self, pages: float, missing: int) -> None:
-        """Update the measure by a batch with so many ids neither in memory nor in the row cache, and `pages` read for it."""
+        """Update the measure by a batch with so many ids neither in memory nor in the row cache, and `pages` read for
+        it."""
         self.pages += int(pages)
         self._missing += missing
         self._pages += pages

@@ -16,11 +16,14 @@ from ..errors import PmkvError, ReadOnlyError
 from ..index.lookup_batch import LookupBatch
 from ..index.run import Run
 from ..log.log import Log
+from ..runtime.switches import is_on
 from ..versions.index_stack import IndexStack
 from ..versions.layer import Layer
 from .one_process import OneProcess
 
 T = TypeVar("T")
+
+SHOWS_PREVIOUS = is_on("PREVIOUS_VERSION")
 
 
 class PreviousVersion:
@@ -35,7 +38,7 @@ class PreviousVersion:
 
     @property
     def chain(self) -> IndexStack:
-        """The index stack of the previous version, made at the first read: most are never read."""
+        """Return the index stack of the previous version, made at the first read: most are never read."""
         if self._chain is None:
             self._chain = IndexStack(self._top, cached=False)
         return self._chain
@@ -61,12 +64,12 @@ class Collection(OneProcess):
 
     @property
     def layer(self) -> int:
-        """The number of the top layer: the LSN of the frame that opened it."""
+        """Return the id of the top layer: the LSN of the frame that began it."""
         return self.chain.top.id
 
     @property
     def _changed(self) -> int:
-        """The LSN of the last write."""
+        """Return the LSN of the last write."""
         return self.chain.top.last_write
 
     # its layers
@@ -75,8 +78,8 @@ class Collection(OneProcess):
         """Keep the present version for readers: the pending decision `lsn` is about to exchange it.
 
         The caller holds locks.state."""
-        if self._former is not None and self._former.lsn > self._log.durable:
-            return  # the present version is itself pending
+        if not SHOWS_PREVIOUS or (self._former is not None and self._former.lsn > self._log.durable):
+            return  # switched off, or the present version is itself pending
         self.forget_former()
         self._former = PreviousVersion(lsn, self.chain.top)
 
@@ -106,7 +109,7 @@ class Collection(OneProcess):
             self._exchanged()
 
     def _exchanged(self) -> None:
-        """Hook: the layers below were replaced. The caller holds locks.state."""
+        """Called after the layers below were replaced; for subclasses. The caller holds locks.state."""
 
     def leave(self, why: PmkvError, lsn: int) -> None:
         """Release the layers; later uses raise `why`. Decision `lsn` dropped it. The caller holds locks.state."""
@@ -163,10 +166,10 @@ class Collection(OneProcess):
 
     @property
     def uncounted(self) -> int:
-        """The number of keys or ids that the next count must look up: those written since the last one."""
+        """Return the number of keys or ids that the next count must look up: those written since the last one."""
         return self.chain.uncounted
 
     @property
     def is_cold(self) -> bool:
-        """True if a read may have to wait for the disk to read an index."""
+        """Return whether a read may have to wait for the disk to read an index."""
         return self.chain.is_cold

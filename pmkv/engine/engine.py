@@ -124,9 +124,9 @@ class Engine:
     # memory follows decisions; for this class, Replayer and VersionOperations
 
     def reset_views(self) -> ViewSet:
-        """Start from no views, in a new arena: what is in the old one may have been freed in part. Return the views of
-        before. The open views that users hold are put aside, once: this may be the second attempt, after one that was
-        interrupted. The caller holds locks.state."""
+        """Replace all views by none, in a new arena: the old one may have been freed in part. Return the earlier views.
+        The open views that users hold are put aside, once: this may be the second attempt, after one that was
+               interrupted. The caller holds locks.state."""
         if self._aside is None:
             self._aside = self.open_views
         locations = CacheBudget(self.dram.budget.size)
@@ -217,12 +217,12 @@ class Engine:
 
     @property
     def keyspaces(self) -> list[Keyspace]:
-        """The keyspaces of `main`."""
+        """Return the keyspaces of `main`."""
         return self.main.keyspaces
 
     @property
     def tables(self) -> dict[str, Table]:
-        """The tables of `main` by name."""
+        """Return the tables of `main` by name."""
         return self.main.tables
 
     def view(self, name: str) -> OpenView:
@@ -279,7 +279,7 @@ class Engine:
 
     @property
     def switches(self) -> tuple[int, int]:
-        """The number of promotes, rollbacks and undos of `main` so far, and the LSN of the last."""
+        """Return how often `main` was promoted, rolled back or undone, and the LSN of the last time."""
         self.log.access.settle()
         return self.heads.switches
 
@@ -455,17 +455,17 @@ class Engine:
 
     @property
     def is_cold(self) -> bool:
-        """True if a read may have to wait for the disk to read an index."""
+        """Return whether a read may have to wait for the disk to read an index."""
         return any(collection.is_cold for collection in self.main.parts)
 
     @property
     def replay_cost(self) -> float:
-        """Seconds that replaying the log from the last checkpoint would take; 0 for a store without checkpoints."""
+        """Return the seconds that a replay from the last checkpoint would take; 0 for a store without checkpoints."""
         return replay_seconds(self.upkeep.complete_to, self.log.appended) if self.upkeep else 0.0
 
     @property
     def since_checkpoint(self) -> tuple[int, int]:
-        """Records and bytes that were written since the last checkpoint."""
+        """Return how many records and bytes were written since the last checkpoint."""
         before = self.upkeep.complete_to if self.upkeep else self.log.appended
         return self.log.appended[1] - before[1], self.log.appended[2] - before[2]
 

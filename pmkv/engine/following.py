@@ -39,10 +39,11 @@ class Place(Protocol):
         """Return how long the pool is now, in bytes."""
 
     def stand_on(self, commit: int) -> None:
-        """Tell writers that this store reads by a commit of the catalog, and still by those of before."""
+        """Tell writers that this store reads the state of a commit of the catalog, and still those of earlier
+        commits."""
 
     def leave_earlier(self) -> None:
-        """Tell writers that it reads by the last one alone."""
+        """Tell writers that this store no longer reads the states of commits before the last one named."""
 
 
 class Follower:
@@ -60,12 +61,12 @@ class Follower:
         self._tried_at = 0.0  # when a newer manifest was looked for last, by the monotonic clock
 
     def has_news(self) -> bool:
-        """Return whether something stands where the log was last seen to end: a look at a few bytes."""
+        """Return whether the writer has appended anything since the last look; reads only a few bytes."""
         log = self._engine.log
         return not log.lsn or begins_frame(memoryview(log.data), log.position)
 
     def standing_still(self) -> threading.Lock:
-        """Return the lock to hold while memory must not follow."""
+        """Return the lock that keeps `refresh` from changing memory while it is held."""
         return self._turn
 
     def refresh(self) -> int:
@@ -94,28 +95,28 @@ class Follower:
         return count
 
     def _is_due(self) -> bool:
-        """Return whether memory should stand on a newer manifest: it has much beyond the present one, or the writer may
-        need the segments that it has emptied since."""
+        """Return whether memory should be rebuilt from a newer manifest: much was replayed since the present one, or
+        the writer may need the segments that it has emptied since."""
         is_old = time.monotonic() - self._rebuilt_at > REBUILT_AFTER_IDLE_SECONDS
         is_much = self._read[2] > self._engine.log.data.size // REBUILT_AFTER_SHARE
         return is_old or is_much or replay_seconds((0, 0, 0), self._read) > REBUILT_AFTER_SECONDS
 
     def _is_time(self) -> bool:
-        """Return whether a newer manifest may be looked for: not again at once, when there was none."""
+        """Return whether a newer manifest may be looked for: after a look that found none, not at once again."""
         is_time = time.monotonic() - self._tried_at > LOOKED_FOR_AFTER_SECONDS
         if is_time:
             self._tried_at = time.monotonic()
         return is_time
 
     def _map_again(self, length: int) -> None:
-        """Map the pool again, which its writer has made larger."""
+        """Map the pool again: its writer has made it larger."""
         log = self._engine.log
         with log.locks.append, log.locks.publish, log.locks.state:
             self._engine.pool.grow(length)
             log.appender.map_medium()
 
     def _read_on(self) -> int:
-        """Apply the batches that stand behind the last one; return the number of their frames."""
+        """Apply the batches that the writer has appended since; return the number of their frames."""
         replay = Replay(self._engine.pool, start=self._engine.replayer.reached, is_live=True)
         chunk: list[Frame] = []
         size = total = 0
@@ -129,7 +130,7 @@ class Follower:
         return total
 
     def _apply(self, frames: list[Frame], replay: Replay) -> None:
-        """Enter whole batches, and let the log stand where the replay is."""
+        """Apply whole batches to memory, and set the end of the log to where the replay is."""
         engine, locks = self._engine, self._engine.log.locks
         with locks.append, locks.publish, locks.state:
             engine.heads.expect(frames)
@@ -139,7 +140,7 @@ class Follower:
         self._read = added(self._read, frames)
 
     def _rebuild(self, always: bool = False) -> None:
-        """Rebuild memory from the newest manifest, if that is another one than memory stands on, or always."""
+        """Rebuild memory from the newest manifest, if memory was made from an older one, or in any case."""
         engine, locks = self._engine, self._engine.log.locks
         with locks.append, locks.publish, locks.state:
             if not self._renew() and not always:
@@ -162,13 +163,14 @@ class Follower:
                 leases.current = Lease()
 
     def _let_go(self) -> None:
-        """Tell the writer that nobody reads by an earlier manifest any more, once that is so."""
+        """Tell the writer that nobody reads the state of an earlier manifest any more, once the last reader has
+        ended."""
         if self._former and all(lease() is None for lease in self._former):
             self._former = []
             self._place.leave_earlier()
 
     def _renew(self) -> bool:
-        """Stand on the manifest that was committed last; return whether it is another one."""
+        """Take the manifest that was committed last; return whether it is another one than before."""
         if self._engine.upkeep is None:
             return False
         for attempt in range(MANIFEST_ATTEMPTS):
@@ -181,6 +183,6 @@ class Follower:
 
 
 def added(read: Appended, frames: list[Frame]) -> Appended:
-    """Return frames, records and bytes with those of some more frames."""
+    """Return the counts of frames, records and bytes, with those of some more frames added."""
     records, length = sum(frame.count for frame in frames), sum(frame.length for frame in frames)
     return read[0] + len(frames), read[1] + records, read[2] + length

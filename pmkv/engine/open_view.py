@@ -88,7 +88,7 @@ class OpenView:
 
     @property
     def keyspaces(self) -> list[Keyspace]:
-        """All 16 keyspaces, in order."""
+        """Return all 16 keyspaces, in order."""
         if len(self._keyspaces) < KEYSPACES:
             self.guard()
             with self._ground.log.locks.state:
@@ -141,7 +141,8 @@ class OpenView:
             part.forget_former()
 
     def leave(self, why: PmkvError, lsn: int) -> None:
-        """Raise `why` on every later use: decision `lsn` deleted the view. The caller holds locks.state."""
+        """Refuse every later use with the error `why`: decision `lsn` deleted the view. The caller holds
+        locks.state."""
         self.gone, self._gone_at = why, lsn
         for collection in self.parts:
             collection.leave(why, lsn)
@@ -241,7 +242,7 @@ class OpenView:
 
     @property
     def parts(self) -> tuple[Any, ...]:
-        """All keyspaces and tables that were made so far."""
+        """Return all keyspaces and tables that were made so far."""
         return (*self._keyspaces.values(), *self._tables.values())
 
     def check(self, seen: set[Layer]) -> None:

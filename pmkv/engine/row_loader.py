@@ -47,7 +47,7 @@ class RowLoader:
         self._is_requested = self._is_running = False
 
     def request(self, background: Background) -> None:
-        """Let the background thread load what is missing, soon."""
+        """Ask the background thread to load the rows that are missing."""
         if not self._is_requested:
             self._is_requested = True
             background.submit(lambda: self._run(background))
@@ -68,7 +68,7 @@ class RowLoader:
             self._is_running = False
 
     def load(self) -> Iterator[None]:
-        """Load all that is missing. Between two steps anything may happen."""
+        """Load all rows that are missing, in steps: the store may change in any way between two of them."""
         if self._former is None:
             self._former = self._kept.read() if self._kept is not None else {}
         tables = self._tables()
@@ -78,7 +78,7 @@ class RowLoader:
             yield from self._load_former(table, self._former.pop(table.id, NO_IDS))
 
     def keep(self, now: bool = False) -> None:
-        """Write the ids of the row cache to the file, if that is due or `now`, and the former ones are loaded."""
+        """Write the ids of cached rows to the file, if that is due or `now`, and those that the file had are loaded."""
         is_loaded = self._former is not None and not self._former and not self._is_running
         if self._kept is None or not is_loaded or not (now or self._kept.is_due):
             return
@@ -86,7 +86,7 @@ class RowLoader:
         self._kept.write({number: ids for number, ids in found.items() if ids.size})
 
     def _load_former(self, table: Table, ids: np.ndarray) -> Iterator[None]:
-        """Load rows that the row cache had before the start."""
+        """Load rows of a table that the row cache had before the start."""
         out = np.empty(FORMER_IDS * table.width, np.uint8)
         for first in range(0, ids.size, FORMER_IDS):
             some = ids[first : first + FORMER_IDS]
@@ -113,6 +113,7 @@ class RowLoader:
             if ids.size:
                 out = out if out.size >= ids.size * table.width else np.empty(ids.size * table.width, np.uint8)
                 try:
+                    table._log.wait_durable(table.chain.top.visible_since)  # until then reads show the previous version
                     table._gather(ids, table._default(0), out[: ids.size * table.width])
                 except CorruptionError:
                     pass  # a read of the damaged row tells of it

@@ -91,7 +91,7 @@ class Table(Collection):
 
     @property
     def dram(self) -> DramChoice:
-        """How much DRAM the rows may count on, as `set_dram` was told last."""
+        """Return how much DRAM the rows may count on, as `set_dram` was told last."""
         return self.chain.tree.kept
 
     def set_dram(self, dram: int | float | str | None) -> None:
@@ -229,8 +229,8 @@ class Table(Collection):
         as_: str = "numpy",
         encoded: bool = False,
     ) -> Any:
-        """Rows of ids of any shape, as an array of shape (*ids.shape, *shape). `default` fills those that are absent,
-        None as the table was told when it was created: zeros, unless it was told otherwise.
+        """Return the rows of ids of any shape, as an array of shape (*ids.shape, *shape). `default` fills those that
+        are absent, None as the table was told when it was created: zeros, unless it was told otherwise.
 
         return_found: also bool of ids.shape. fields: only these of a structured dtype, packed. out: an array to fill
         and return. as_: "numpy", "torch" or "arrow". encoded: rows as the table's codec stores them. All of one
@@ -293,7 +293,7 @@ class Table(Collection):
             return not self.is_gone and self._shown().may_wait(ids)
 
     def contains(self, ids: npt.ArrayLike) -> np.ndarray:
-        """Return bool of the shape of the ids: which exist."""
+        """Return for each id whether it exists, as bool of the shape of the ids."""
         flat, shape = self._shaped_ids(ids)
         found, lsn, _ = self._look_up(IdBatch(flat, cached=True))
         self._log.wait_durable(lsn)
@@ -307,7 +307,7 @@ class Table(Collection):
         mode: str = "sum",
         as_: str = "numpy",
     ) -> Any:
-        """Bags of rows reduced to one row each, as torch.nn.EmbeddingBag: bag b is ids[offsets[b] : offsets[b +
+        """Reduce bags of rows to one row each, as torch.nn.EmbeddingBag does: bag b is ids[offsets[b] : offsets[b +
         1]], the last one ends with the ids.
 
         weights: f4[n], with mode "sum" only; mode: "sum", "mean", "max". Ids that are absent count as the table's
@@ -570,7 +570,7 @@ class Table(Collection):
         return cursor, taken, self._gather(taken, self._zeros, cached=False)[0]
 
     def scan(self, batch: int = 4096, encoded: bool = False) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """(ids, rows) of the whole table in batches of about this size, in no order. encoded: as in `get`."""
+        """Yield (ids, rows) of the whole table in batches of about this size, in no order. encoded: as in `get`."""
         cursor = 0
         while True:
             cursor, ids, rows = self.scan_from(cursor, batch, encoded)

@@ -38,7 +38,7 @@ class AccessGuard:
             self.finish_abort()
 
     def settle(self) -> None:
-        """Finish an abort that was interrupted."""
+        """Finish taking back a write, if an exception interrupted that before."""
         if self.interrupted:
             self.finish_abort()
 

@@ -119,7 +119,7 @@ class Log:
         self.flush(self.lsn)
 
     def exclusively(self, body: Callable[[], T]) -> tuple[T, int]:
-        """Call `body` under the append lock, so that what it reads still holds when it writes; its waits are put off.
+        """Call `body` while nobody else writes, so that what it reads holds when it writes, and put off its waits.
 
         Return its result and the LSN to wait for."""
         with self.locks.append, self.locks.state:
@@ -160,8 +160,8 @@ class Log:
     @property
     def may_await_space(self) -> bool:
         """Return whether this thread may wait for room: it holds no lock, and has not put off its waits."""
-        durability_wait = self.thread.durability_wait
-        return not self.caller_holds_lock and (durability_wait is None or durability_wait.may_await_space)
+        deferral = self.thread.deferral
+        return not self.caller_holds_lock and (deferral is None or deferral.may_await_space)
 
     def await_space(self, frees: bool = False) -> bool:
         """Wait for a moment while a cleaner makes room for writers; return False if none is there, or it cannot. The

@@ -244,7 +244,7 @@ class Pool:
         return index
 
     def give_back(self, kept: int) -> None:
-        """Free all segments of the log after the first `kept` ones: what was written there was taken back."""
+        """Take back all segments after the first `kept` of the log: what was written there never happened."""
         for index in reversed(self.taken[kept:]):
             if index not in self._ready:
                 self._ready.append(index)

@@ -209,7 +209,7 @@ class MaintenanceScheduler:
         return self._checkpointer.cleaner.totals.freed * self._log.pool.segment_size - self._log.mover.written
 
     def _compact_for(self, request: Future[int]) -> None:
-        """Run passes until one frees nothing, then wake the caller of `compact`."""
+        """Run passes until one gives nothing, and tell who waits for it."""
         pool, first, before = self._log.pool, self._segments_gained, -math.inf
         try:
             self._take_checkpoint()

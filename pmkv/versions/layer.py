@@ -135,7 +135,7 @@ class LayerTree:
         return skip.top in self.layers and (skip.below is None or skip.below in self.layers)
 
     def discard(self) -> None:
-        """Drop all layers, which refer to this tree. The tree must not be used again."""
+        """Let go of all layers, which refer to this tree. It must not be used again."""
         self.layers.clear()
         self.skip_runs.clear()
 
@@ -246,7 +246,7 @@ class Layer:
             memtable.die()
 
     def merge_below(self) -> None:
-        """Take over the memtables and runs of the layer below, to which nothing else may refer."""
+        """Take over all that the layer below has. Nothing else may refer to that."""
         below = self.below
         assert below is not None and below.sealed and below.refs == 1
         self.frozen, self.runs = self.frozen + below.frozen, self.runs + below.runs
@@ -256,7 +256,7 @@ class Layer:
 
 
 def live_of(runs: tuple[Run, ...]) -> int | None:
-    """Return how many live keys these runs add; None where damage prevented counting them."""
+    """Return how many more keys live by these runs than without; None where damage prevented counting them."""
     counts = [run.info.live for run in runs]
     return None if None in counts else sum(counts)
 

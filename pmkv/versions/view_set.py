@@ -42,7 +42,7 @@ class ViewInfo:
     writes: int
 
     def asdict(self) -> dict[str, Any]:
-        """Return the facts as a dict of plain Python values."""
+        """Return the facts as plain Python."""
         return asdict(self)
 
 
@@ -260,7 +260,7 @@ class ViewSet:
                 del self.trees[name]
 
     def discard(self) -> None:
-        """Drop all layers, so that their arena is freed with its last reader."""
+        """Let go of all layers, so that their arena goes with the last who reads it."""
         for tree in self.trees.values():
             tree.discard()
 
@@ -293,7 +293,7 @@ class ViewSet:
         return {trees[name].decision["name"]: name for name in view.parts if trees[name].decision is not None}
 
     def label(self, name: str) -> str:
-        """Return the name of a collection as users know it."""
+        """Return what users call a collection."""
         tree = self.trees[name]
         return tree.decision["name"] if tree.decision is not None else f"keyspace {tree.number}"
 

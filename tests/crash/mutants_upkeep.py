@@ -199,10 +199,10 @@ def _() -> list[Patch]:
 
 @mutant("what lies below a run is not looked at when it is counted")
 def _() -> list[Patch]:
-    def apply(self: LiveCounter, portion: CountBatch, _: CountResult) -> None:
+    def settle(self: LiveCounter, portion: CountBatch, _: CountResult) -> None:
         self._pop(portion)
 
-    return [(LiveCounter, "apply", apply)]
+    return [(LiveCounter, "settle", settle)]
 
 
 @mutant("the oldest run is asked who lives, whatever newer ones deleted")
@@ -225,13 +225,13 @@ def _() -> list[Patch]:
 
 @mutant("expiries that a run hides are counted on")
 def _() -> list[Patch]:
-    count = LiveCounter.apply
+    count = LiveCounter.settle
 
-    def apply(self: LiveCounter, *what: Any) -> None:
+    def settle(self: LiveCounter, *what: Any) -> None:
         count(self, *what)
         self.gone.clear()
 
-    return [(LiveCounter, "apply", apply)]
+    return [(LiveCounter, "settle", settle)]
 
 
 @mutant("a word that is written stays hot")

@@ -175,9 +175,9 @@ def test_a_walk_over_many_rows_is_admitted_to_no_cache(store: pmkv.Store) -> Non
     table.put(ids, np.ones((ids.size, 4), "f4"))
     store.checkpoint()
     for _ in range(3):
-        assert table.get(ids).all() and not len(table.stack.rows)
+        assert table.get(ids).all() and not len(table.chain.rows)
     table.get(ids[::-1])
-    assert len(table.stack.rows)
+    assert len(table.chain.rows)
     assert not row_reads.is_walk(ids[1:]) and not row_reads.is_walk(np.append(ids[1:], 7)) and row_reads.is_walk(ids)
     for _ in range(12):
         table.get(ids[::-1])

@@ -63,7 +63,7 @@ def test_a_full_pool_takes_no_writes() -> None:
 def test_the_views_that_pin_most_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     world, now = World(60), [100.0]
     monkeypatch.setattr("pmkv.maintenance.space.time.monotonic", lambda: now[0])
-    report = PinReport(world.engine.log, lambda: world.engine.view_set)
+    report = PinReport(world.engine.log, lambda: world.engine.heads)
     assert report() == ""
     table = world.engine.create_table("t", ("f4", 16))
     table.put(np.arange(100), np.ones((100, 16)))
