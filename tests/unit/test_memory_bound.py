@@ -36,10 +36,10 @@ def fill(folder: Path) -> None:
             table.put(ids, np.repeat(ids.astype("f4")[:, None], WIDTH, 1))
 
 
-def work(folder: Path, group: Path, answer: Connection) -> None:
-    """Read and write for SECONDS in the group, and tell the most bytes beyond `dram` and the indexes."""
+def work(folder: Path, group: Path, seconds: float, answer: Connection) -> None:
+    """Read and write in the group, and tell the most bytes beyond `dram` and the indexes."""
     group.write_text(f"{os.getpid()}\n")
-    rng, most, rounds, end = np.random.default_rng(1), 0, 0, time.monotonic() + SECONDS
+    rng, most, rounds, end = np.random.default_rng(1), 0, 0, time.monotonic() + seconds
     with pmkv.open(folder, dram=DRAM, durability="interval") as store:
         table, keys = store.table("t"), store.keyspace(0)
         while time.monotonic() < end:
@@ -64,7 +64,7 @@ def test_memory_stays_within_the_budget_whatever_is_asked(tmp_path: Path) -> Non
     ours, theirs = context.Pipe(duplex=False)
     try:
         with memory_limit(LIMIT) as group:
-            process = context.Process(target=work, args=(tmp_path / "store", group, theirs))
+            process = context.Process(target=work, args=(tmp_path / "store", group, SECONDS, theirs))
             process.start()
             theirs.close()
             try:
