@@ -23,8 +23,8 @@ import pmkv_client
 from pmkv.runtime.scheduling import lower_priority
 
 from . import servers
+from .maintenance import LOADED
 from .measure import Figure, Ratio
-from .upkeep import LOADED
 
 BATCH = 256  # rows a read
 STRETCH, LONGER = 2.0, 10.0  # seconds of reads without or with others; where these publish once a second

@@ -1,5 +1,5 @@
 """kill -9 during sustained updates, then the time from the kill to the first correct read; and what it costs to have
-that: throughput and bytes written beside checkpoints (`bench.upkeep`), reads of several runs (`bench.runs`).
+that: throughput and bytes written beside checkpoints (`bench.maintenance`), reads of several runs (`bench.runs`).
 
 A table of 64-byte rows; updates are batches of 2,000 random ids, acknowledged over the network. A row tells its id and
 the number of the batch that wrote it, so that a read says at once whether it is the one that was acknowledged. Sizes
@@ -25,7 +25,7 @@ from redis.retry import Retry
 
 import pmkv_client
 
-from . import runs, servers, upkeep
+from . import maintenance, runs, servers
 from .measure import Comparison, Figure
 
 IDS = 10_000_000
@@ -188,7 +188,7 @@ def killed(folder: Path, rounds: int, ids: int) -> list[Figure]:
 def section(folder: Path, rounds: int, ids: int = IDS) -> list[Comparison | Figure]:
     return [
         *killed(folder / "killed", rounds, ids),
-        *upkeep.updates(folder / "updates", rounds, ids),
-        *upkeep.gets_beside_checkpoints(folder / "gets", rounds),
+        *maintenance.updates(folder / "updates", rounds, ids),
+        *maintenance.gets_beside_checkpoints(folder / "gets", rounds),
         *runs.reads(folder / "reads", rounds, min(ids, IDS)),
     ]

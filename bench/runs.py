@@ -83,7 +83,7 @@ def warmed(store: pmkv.Store) -> None:
 
 def make_hot(table: pmkv.Table) -> None:
     """Read the few ids until all but one of a hundred are hot."""
-    hot = table.chain.cache
+    hot = table.stack.cache
     for _ in range(200):
         missed = hot.misses
         for some in np.array_split(np.arange(FEW), max(1, FEW // BATCH)):
@@ -103,8 +103,8 @@ def compare(folder: Path, ids: int, rounds: int, answer: Connection) -> None:
         with opened(folder, ids, dram) as store:
             warmed(store)
             one, four = store.table("one"), store.table("four")
-            one.chain.cache = None
-            assert (len(one.chain.runs), len(four.chain.runs)) == (1, 4)
+            one.stack.cache = None
+            assert (len(one.stack.runs), len(four.stack.runs)) == (1, 4)
             if among == FEW:
                 make_hot(four)
             sides = [reading(table, random, among, name) for table in (four, one)]
@@ -117,7 +117,7 @@ def fold_all(folder: Path, ids: int, answer: Connection) -> None:
     with opened(folder, ids, "64KiB") as store:
         fold.compactable = lambda layer, sealed, at_rest: layer.runs if len(layer.runs) > 1 else ()
         store.checkpoint()
-        four = store.table("four").chain
+        four = store.table("four").stack
         deadline = time.monotonic() + 120
         while len(four.runs) > 1 and time.monotonic() < deadline:
             time.sleep(0.05)

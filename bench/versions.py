@@ -26,10 +26,10 @@ from pmkv import data_directory
 from pmkv.media import dax
 
 from . import readers
+from .maintenance import settle
 from .measure import Comparison, Figure, Ratio, in_pairs
 from .runs import WIDTH, in_process, put_all, reading, rows_of, warmed
 from .servers import BenchError
-from .upkeep import settle
 
 IDS, LOAD, KEPT = 10_000_000, 1 << 30, 1_000
 SMALL = 10_000

@@ -59,7 +59,7 @@ def read(folder: Path, seed: int, until: float, most: int, answer: Connection) -
     table, ratio = store.table("t"), 0.0
     for number, ids in zip(range(most), some):
         table.get(ids)
-        rows = table.chain.rows
+        rows = table.stack.rows
         counts.append((rows.hits, rows.hits + rows.misses))
         (hits, asked), (hits_before, asked_before) = counts[-1], counts[-1 - min(COUNTED, number + 1)]
         ratio = (hits - hits_before) / max(asked - asked_before, 1)

@@ -54,7 +54,7 @@ class DataDirectory:
         self._catalog: LmdbCatalog | None = None
         self.catalog_damage: CorruptionError | None = None  # why the catalog was left aside
         self._lock = self._pool_lock = -1
-        self._stands_on: list[int] = []  # commits of the catalog that a readonly store reads by
+        self._held_commits: list[int] = []  # commits of the catalog that a readonly store reads by
         if self.path is not None:
             self._enter(self.path)
 
@@ -177,15 +177,15 @@ class DataDirectory:
         """Tell writers that this readonly store reads the state of a commit of the catalog, and still those of earlier
         commits."""
         share_byte(self._lock, ANY_COMMIT + 1 + commit)
-        self._stands_on.append(commit)
+        self._held_commits.append(commit)
 
     def leave_earlier(self) -> None:
         """Tell writers that this store no longer reads the states of commits before the last one named."""
-        *earlier, last = self._stands_on
+        *earlier, last = self._held_commits
         for commit in {*earlier} - {last}:
             let_go_of_byte(self._lock, ANY_COMMIT + 1 + commit)
         let_go_of_byte(self._lock, ANY_COMMIT)
-        self._stands_on = [last]
+        self._held_commits = [last]
 
     def _lock_pool(self, path: Path) -> None:
         """Lock the pool itself, so that one process writes it whatever happened to the directory's lock file."""

@@ -51,7 +51,7 @@ class Stats:
     checkpoints: int  # since the store was opened, as compactions and bytes written
     compactions: int
     checkpointed_at: int  # unix ms of the last checkpoint since then, 0 for none
-    upkeep_error: str | None  # why the last checkpoint, fold or cleaning failed, if it did
+    maintenance_error: str | None  # why the last checkpoint, compaction or cleaning failed, if it did
     replay_seconds: float  # that replaying the log from the last checkpoint on would take, about
     replay_records: int
     runs: int  # on file, of the table or keyspace that has most
@@ -70,11 +70,11 @@ class Stats:
 
 def stats_of(engine: Engine, path: Path | None) -> Stats:
     """Collect the statistics of an engine. path: its data directory."""
-    pool, log, recovery, upkeep = engine.pool, engine.log, engine.recovery, engine.upkeep
-    chains = [part.chain for part in engine.main.parts]
-    hot = [chain.cache for chain in chains if chain.cache is not None]
-    cached = {table.name: table.chain for table in engine.tables.values() if table.chain.rows is not None}
-    rows = {name: chain.rows for name, chain in cached.items() if chain.rows is not None}
+    pool, log, recovery, maintenance = engine.pool, engine.log, engine.recovery, engine.maintenance
+    stacks = [collection.stack for collection in engine.main.collections]
+    caches = [stack.cache for stack in stacks if stack.cache is not None]
+    cached = {table.name: table.stack for table in engine.tables.values() if table.stack.rows is not None}
+    rows = {name: stack.rows for name, stack in cached.items() if stack.rows is not None}
     budget = engine.dram.rows
 
     def collect() -> Stats:
@@ -95,13 +95,13 @@ def stats_of(engine: Engine, path: Path | None) -> Stats:
             flushes=log.flushes,
             keys={number: count for number, count in counted(enumerate(engine.keyspaces)) if count},
             tables=dict(counted(engine.tables.items())),
-            views=len(engine.heads.maps),
-            promotions=engine.switches[0],
-            index_bytes=engine.dram.heap.used * 8,
+            views=len(engine.view_set.maps),
+            promotions=engine.main_changes[0],
+            index_bytes=engine.dram.arena.used * 8,
             location_cache_bytes=engine.dram.budget.used,
             location_cache_budget=engine.dram.budget.size,
-            location_cache_hits=sum(index.hits for index in hot),
-            location_cache_misses=sum(index.misses for index in hot),
+            location_cache_hits=sum(index.hits for index in caches),
+            location_cache_misses=sum(index.misses for index in caches),
             row_cache={
                 name: cache.figures() | {"pages_read": cached[name].reads.pages} for name, cache in rows.items()
             },
@@ -110,28 +110,28 @@ def stats_of(engine: Engine, path: Path | None) -> Stats:
             row_cache_curve=budget.curve.ratios() if budget else {},
             row_cache_hits=sum(cache.hits for cache in rows.values()),
             row_cache_misses=sum(cache.misses for cache in rows.values()),
-            checkpoints=upkeep.checkpoints if upkeep else 0,
-            compactions=upkeep.compactions if upkeep else 0,
-            checkpointed_at=upkeep.checkpointed_at if upkeep else 0,
-            upkeep_error=(upkeep.error or next(iter(upkeep.cleaner.damaged.values()), None)) if upkeep else None,
+            checkpoints=maintenance.checkpoints if maintenance else 0,
+            compactions=maintenance.compactions if maintenance else 0,
+            checkpointed_at=maintenance.checkpointed_at if maintenance else 0,
+            maintenance_error=maintenance.problem if maintenance else None,
             replay_seconds=engine.replay_cost,
-            replay_records=log.appended[1] - upkeep.complete_to[1] if upkeep else 0,
-            runs=max(len(chain.runs) for chain in chains),
-            run_bytes=upkeep.nbytes if upkeep else 0,
-            run_bytes_written=upkeep.bytes_written if upkeep else 0,
+            replay_records=log.appended[1] - maintenance.complete_to[1] if maintenance else 0,
+            runs=max(len(stack.runs) for stack in stacks),
+            run_bytes=maintenance.nbytes if maintenance else 0,
+            run_bytes_written=maintenance.bytes_written if maintenance else 0,
             is_cold=engine.is_cold,
             recovery_seconds=recovery.seconds,
             recovery_frames=recovery.frames,
             recovery_records=recovery.records,
-            space=space_of(log, engine.heads, upkeep.cleaner if upkeep else None),
+            space=space_of(log, engine.view_set, maintenance.cleaner if maintenance else None),
         )
 
     with log.publisher.entry, log.locks.state:
         return log.deferring(collect)[0]
 
 
-def counted(parts: Iterable[tuple[Any, Any]]) -> Iterator[tuple[Any, int]]:
+def counted(collections: Iterable[tuple[Any, Any]]) -> Iterator[tuple[Any, int]]:
     """Yield names and counts, leaving out collections that are too damaged to count: reading those raises."""
-    for name, part in parts:
+    for name, collection in collections:
         with contextlib.suppress(CorruptionError):
-            yield name, len(part)
+            yield name, len(collection)

@@ -91,9 +91,9 @@ def open_store(
         attempts -= 1
         place = data_directory.DataDirectory(path, pool, size, require, readonly)
         try:
-            found, hot = place.open_pool(), budget // CACHE_SHARE
-            rows = budget - hot if place.reads_from_disk and not is_switched_off() else 0
-            memory = {"hot": hot, "rows": rows, "nodes": nodes}
+            found, cache_bytes = place.open_pool(), budget // CACHE_SHARE
+            rows = budget - cache_bytes if place.reads_from_disk and not is_switched_off() else 0
+            memory = {"cache_bytes": cache_bytes, "rows": rows, "nodes": nodes}
             engine = Engine(found, durability, readonly, verify_reads, files=place.open_files(), **memory)
             return Store(place, engine, budget, follow)
         except BaseException as error:
@@ -117,18 +117,18 @@ class Store(View):
         # nothing that threads hold refers to this object, so that it notices when a program drops it
         if place.path is not None and not engine.log.readonly:
             engine.pool.leases.may_reuse = lambda commit: not place.has_readers_before(commit)
-            hold_back_emptied(engine.pool, engine.upkeep.catalog.commits if engine.upkeep else 0)
+            hold_back_emptied(engine.pool, engine.maintenance.catalog.commits if engine.maintenance else 0)
         engine.pool.on_take = lambda: prepare_ahead(engine.log, background)
         kept = KeptIds(place.path / "row_ids") if place.path is not None and not engine.log.readonly else None
         self._loader = loader = RowLoader(lambda: list(engine.tables.values()), lambda: bool(engine.log.closed), kept)
         if engine.dram.rows is not None:
             engine.dram.rows.on_need = lambda: loader.request(background)
-        self._log.hooks.what_pins_most = PinReport(self._log, lambda: engine.heads)
+        self._log.hooks.what_pins_most = PinReport(self._log, lambda: engine.view_set)
         self._maintenance: MaintenanceScheduler | None = None
-        if engine.upkeep is not None:
+        if engine.maintenance is not None:
             self._maintenance = MaintenanceScheduler(
-                self._log, engine.upkeep, self._background,
-                lambda: engine.replay_cost, lambda: engine.heads.seals, lambda: engine.heads.releases,
+                self._log, engine.maintenance, self._background,
+                lambda: engine.replay_cost, lambda: engine.view_set.seals, lambda: engine.view_set.releases,
                 lambda: engine.since_checkpoint, engine.is_cold,
             )  # fmt: skip
         self._follower = Follower(engine, place) if self.readonly else None
@@ -184,10 +184,10 @@ class Store(View):
         self._engine.versions.delete_view(name)
 
     @property
-    def switches(self) -> tuple[int, int]:
+    def main_changes(self) -> tuple[int, int]:
         """Return how often `main` was promoted, rolled back or undone, and the LSN of the last: what depends on it may
         be revealed once that is durable."""
-        return self._engine.switches
+        return self._engine.main_changes
 
     def on_switch(self, callback: Callable[[], None]) -> None:
         """Call this after every promotion, rollback and undo of `main`, from whatever thread did it, perhaps before it
@@ -252,7 +252,7 @@ class Store(View):
     @property
     def version(self) -> tuple[int, int]:
         """(promotions, rollbacks and undos of `main` so far, LSN). What is read after it is of that one or later."""
-        promotions, lsn = self._engine.switches
+        promotions, lsn = self._engine.main_changes
         if self._log.durability == "commit":  # else readers are shown the last switch already
             self._log.wait_durable(lsn)
         return promotions, self._log.lsn
@@ -378,7 +378,7 @@ class Store(View):
     @property
     def checkpointed_at(self) -> int:
         """Return the time of the last checkpoint of this process, in unix ms; 0 for none."""
-        return self._engine.upkeep.checkpointed_at if self._engine.upkeep else 0
+        return self._engine.maintenance.checkpointed_at if self._engine.maintenance else 0
 
     @property
     def is_cold(self) -> bool:

@@ -23,17 +23,17 @@ class View(OneProcess):
     """Safe for threads. Once it is deleted, its methods, and those of its tables and keyspaces, raise UnknownViewError;
     writing to a snapshot raises ReadOnlyError."""
 
-    def __init__(self, engine: Engine, contents: OpenView) -> None:
-        self._engine, self._log, self._contents = engine, engine.log, contents
+    def __init__(self, engine: Engine, open_view: OpenView) -> None:
+        self._engine, self._log, self._open_view = engine, engine.log, open_view
 
     @property
     def name(self) -> str:
-        return self._contents.view.name
+        return self._open_view.view.name
 
     @property
     def kind(self) -> str:
         """ "main", "branch", "snapshot" or "undo"."""
-        return self._contents.view.kind
+        return self._open_view.view.kind
 
     @property
     def info(self) -> ViewInfo:
@@ -43,8 +43,8 @@ class View(OneProcess):
     @property
     def _usable(self) -> str:
         """Return the name of the view. UnknownViewError: it was deleted, and another view may have the name now."""
-        self._contents.guard()
-        return self._contents.view.name
+        self._open_view.guard()
+        return self._open_view.view.name
 
     # versions of it
 
@@ -64,7 +64,7 @@ class View(OneProcess):
 
     def keyspace(self, number: int) -> Keyspace:
         """Return one of the 16 keyspaces."""
-        return self._contents.keyspace(number)
+        return self._open_view.keyspace(number)
 
     def get(self, key: bytes) -> bytes | None:
         """Return the value of a key, or None."""
@@ -131,12 +131,12 @@ class View(OneProcess):
 
     def table(self, name: str) -> Table:
         """Return the table of this name. UnknownNameError: there is none."""
-        return self._contents.table(name)
+        return self._open_view.table(name)
 
     def tables(self) -> dict[str, Table]:
         """Return all tables by name."""
-        self._contents.guard()
-        tables = dict(self._contents.tables)
+        self._open_view.guard()
+        tables = dict(self._open_view.tables)
         self._engine.settle_decisions()
         return tables
 
@@ -146,15 +146,15 @@ class View(OneProcess):
 
     def gather(self, wanted: Mapping[str, npt.ArrayLike], default: Any = None) -> dict[str, np.ndarray]:
         """Read rows of several tables at one moment: {name: ids} to {name: rows}."""
-        return self._contents.gather(wanted, default)
+        return self._open_view.gather(wanted, default)
 
     def pool(self, wanted: Mapping[str, tuple[npt.ArrayLike, ...]], mode: str = "sum") -> dict[str, np.ndarray]:
         """Pool rows of several tables at one moment: {name: (ids, offsets[, weights])} to {name: rows}."""
-        return self._contents.pool_many(wanted, mode)
+        return self._open_view.pool_many(wanted, mode)
 
     def transaction(self) -> Transaction:
         """Collect the writes of a `with` block and apply them together at its end; an exception writes nothing.
         ConflictError: a watched key changed."""
         self._log.guard_write()
-        self._contents.guard()
-        return Transaction(self._engine, self._contents)
+        self._open_view.guard()
+        return Transaction(self._engine, self._open_view)

@@ -90,7 +90,7 @@ SLOW = (
     "unit/test_store.py",
     "unit/tools/test_restore.py",
     "unit/tools/test_salvage.py::test_a_nearly_full_store_of_small_records_fits",
-    "unit/versions/test_upkeep_views.py::test_spans_let_reads_skip_many_snapshots",
+    "unit/versions/test_maintenance_views.py::test_spans_let_reads_skip_many_snapshots",
 )
 
 

@@ -46,38 +46,38 @@ def held(engine: Engine, view: str | None) -> Iterator[HeldHeads]:
         engine.log.wait_durable(heads.log.lsn)
         yield heads
     finally:
-        _let_go(engine, heads)
+        _release(engine, heads)
 
 
 def _hold(engine: Engine, view: str | None, heads: HeldHeads) -> None:
-    wanted = [entry for name, entry in engine.heads.maps.items() if view in (None, name) and entry.is_head]
+    wanted = [entry for name, entry in engine.view_set.maps.items() if view in (None, name) and entry.is_head]
     for entry in wanted:
         name = f"{HELD}{secrets.token_hex(8)}"
         engine.versions.snapshot(name, entry.name)
         heads.names[entry.name] = name
         if view is None and entry.kind == "branch":
-            heads.cuts[entry.name] = _cut(engine, entry, engine.heads.maps[name])
+            heads.cuts[entry.name] = _cut(engine, entry, engine.view_set.maps[name])
 
 
 def _cut(engine: Engine, branch: ViewEntry, held: ViewEntry) -> ViewEntry:
     """Return a view of what a branch was cut at. A collection that the branch does not stand on any more, as it was
     cleared or rolled back, is left out: it counts as written as a whole. The caller holds locks.state."""
     cut = ViewEntry(f"the cut of {branch.name}", "snapshot", branch.lsn)
-    for part, id in branch.bases.items():
-        top = held.parts.get(part)
+    for collection, id in branch.bases.items():
+        top = held.tops.get(collection)
         base = next((one for one in top.down() if one.id == id), None) if top is not None else None
         if base is not None:
-            cut.put(part, base)
+            cut.put(collection, base)
             base.shown += 1
-        elif part in engine.heads.trees and engine.heads.trees[part].decision is None:
-            cut.put(part, None)
+        elif collection in engine.view_set.trees and engine.view_set.trees[collection].decision is None:
+            cut.put(collection, None)
     return cut
 
 
-def _let_go(engine: Engine, heads: HeldHeads) -> None:
+def _release(engine: Engine, heads: HeldHeads) -> None:
     with engine.log.locks.state:
         for cut in heads.cuts.values():
-            for layer in cut.parts.values():
+            for layer in cut.tops.values():
                 if layer is not None:
                     layer.shown -= 1
             cut.clear()
@@ -89,5 +89,5 @@ def _let_go(engine: Engine, heads: HeldHeads) -> None:
 def drop_held(engine: Engine) -> None:
     """Delete the snapshots of a backup that a crash interrupted."""
     if not engine.log.readonly:
-        for name in [name for name in list(engine.heads.maps) if name.startswith(HELD)]:
+        for name in [name for name in list(engine.view_set.maps) if name.startswith(HELD)]:
             engine.versions.delete_view(name)

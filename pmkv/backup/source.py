@@ -33,9 +33,9 @@ class TableSource:
     """Reads a table."""
 
     def __init__(self, table: Table) -> None:
-        self.table, self.name = table, table.chain.tree.name
-        self.width, self.seed = table.width, table.chain.tree.seed
-        self.decision = table.chain.tree.creation
+        self.table, self.name = table, table.stack.tree.name
+        self.width, self.seed = table.width, table.stack.tree.seed
+        self.decision = table.stack.tree.creation
 
     def pages(self) -> Iterator[Page]:
         """Yield all ids with their locations, without rows."""
@@ -44,7 +44,7 @@ class TableSource:
             self.table._guard()
             with self.table._log.publisher.entry, self.table._log.locks.state:
                 self.table._guard()
-                window = next((one for one in self.table.chain.walk(cursor) if one[0].size), None)
+                window = next((one for one in self.table.stack.walk(cursor) if one[0].size), None)
             if window is None:
                 yield SLOT_HASHES, RowEntries.none(self.width)
                 return
@@ -72,7 +72,7 @@ class KeyspaceSource:
     """Reads a keyspace."""
 
     def __init__(self, keyspace: Keyspace, now: int) -> None:
-        self.keyspace, self.name, self._now = keyspace, keyspace.chain.tree.name, now
+        self.keyspace, self.name, self._now = keyspace, keyspace.stack.tree.name, now
         self.width, self.seed, self.decision = 0, 0, None
 
     def pages(self) -> Iterator[Page]:
@@ -89,7 +89,7 @@ class KeyspaceSource:
         keyspace._guard()
         with keyspace._log.locks.state:
             keyspace._guard()
-            window = next((one for one in keyspace.chain.walk(cursor) if one[0].size), None)
+            window = next((one for one in keyspace.stack.walk(cursor) if one[0].size), None)
             if window is None:
                 return SLOT_HASHES, []
             slots, _, found = window
@@ -102,10 +102,10 @@ class KeyspaceSource:
         if not names:
             return KeyEntries.none()
         locations, rows = self.keyspace._locate(names, self._now)
-        words = self.keyspace._wanted(names).words
-        slots, places = np.empty(words.size, np.uint64), np.empty(words.size, np.int64)
-        nothing = np.zeros(words.size, np.uint64)
-        missing_slot_hashes(words.view(np.int64), self.keyspace.chain.seed, nothing, slots, places)
+        key64s = self.keyspace._wanted(names).key64s
+        slots, places = np.empty(key64s.size, np.uint64), np.empty(key64s.size, np.int64)
+        nothing = np.zeros(key64s.size, np.uint64)
+        missing_slot_hashes(key64s.view(np.int64), self.keyspace.stack.seed, nothing, slots, places)
         alive = np.flatnonzero(rows[:, 0] >= 0)
         alive = alive[np.argsort(slots[alive], kind="stable")]
         kinds = (rows[:, 3] & ~FLAG_PARTS).astype(np.uint8)

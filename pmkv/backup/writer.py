@@ -157,7 +157,7 @@ class Writer:
         if view is not None:
             yield Step("head", view, MAIN), self._collections(view)
             return
-        maps, cuts = self._engine.heads.maps, self._heads.cuts
+        maps, cuts = self._engine.view_set.maps, self._heads.cuts
         for entry in sorted(maps.values(), key=lambda entry: entry.lsn):
             base = entry.base if entry.base in maps and maps[entry.base].lsn < entry.lsn else MAIN
             if entry.name in cuts:
@@ -178,7 +178,7 @@ class Writer:
     def _cut_collections(self, name: str) -> list[Collection]:
         """Return what a branch was cut at."""
         with self._engine.log.locks.state:
-            opened = OpenView(self._heads.cuts[name], self._engine.heads.trees, self._engine.context)
+            opened = OpenView(self._heads.cuts[name], self._engine.view_set.trees, self._engine.context)
         return [*opened.keyspaces, *opened.tables.values()]
 
     def _parts(self, head: str, collections: list[Collection]) -> dict[str, Part]:
@@ -193,7 +193,7 @@ class Writer:
 
     def _part(self, head: str, collection: Collection) -> Part:
         """Write what is not in pieces yet of one collection."""
-        source, top = source_of(collection, self._now), collection.chain.top
+        source, top = source_of(collection, self._now), collection.stack.top
         layer = top.id if top.sealed else None
         known = self._known.setdefault(source.name, [])
         for part in known:

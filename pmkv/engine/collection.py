@@ -34,19 +34,19 @@ class PreviousVersion:
     def __init__(self, lsn: int, top: Layer) -> None:
         self.lsn, self._top = lsn, top.acquire()
         self._top.shown += 1
-        self._chain: IndexStack | None = None
+        self._stack: IndexStack | None = None
 
     @property
-    def chain(self) -> IndexStack:
+    def stack(self) -> IndexStack:
         """Return the index stack of the previous version, made at the first read: most are never read."""
-        if self._chain is None:
-            self._chain = IndexStack(self._top, cached=False)
-        return self._chain
+        if self._stack is None:
+            self._stack = IndexStack(self._top, cached=False)
+        return self._stack
 
     def leave(self) -> None:
         """Release the layers: no reader gets them any more."""
-        if self._chain is not None:
-            self._chain.close()
+        if self._stack is not None:
+            self._stack.close()
         self._top.shown -= 1
         self._top.release()
 
@@ -59,18 +59,18 @@ class Collection(OneProcess):
         self._log, self._verify, self._readonly = log, verify, readonly
         self._why_gone: PmkvError | None = None
         self._gone_at = 0  # LSN of the decision that dropped it
-        self.chain = IndexStack(top)
-        self._former: PreviousVersion | None = None
+        self.stack = IndexStack(top)
+        self._previous: PreviousVersion | None = None
 
     @property
     def layer(self) -> int:
         """Return the id of the top layer: the LSN of the frame that began it."""
-        return self.chain.top.id
+        return self.stack.top.id
 
     @property
     def _changed(self) -> int:
         """Return the LSN of the last write."""
-        return self.chain.top.last_write
+        return self.stack.top.last_write
 
     # its layers
 
@@ -78,34 +78,34 @@ class Collection(OneProcess):
         """Keep the present version for readers: the pending decision `lsn` is about to exchange it.
 
         The caller holds locks.state."""
-        if not SHOWS_PREVIOUS or (self._former is not None and self._former.lsn > self._log.durable):
+        if not SHOWS_PREVIOUS or (self._previous is not None and self._previous.lsn > self._log.durable):
             return  # switched off, or the present version is itself pending
-        self.forget_former()
-        self._former = PreviousVersion(lsn, self.chain.top)
+        self.forget_previous()
+        self._previous = PreviousVersion(lsn, self.stack.top)
 
-    def forget_former(self) -> None:
+    def forget_previous(self) -> None:
         """Stop serving the previous version. The caller holds locks.state."""
-        if self._former is not None:
-            self._former.leave()
-            self._former = None
+        if self._previous is not None:
+            self._previous.leave()
+            self._previous = None
 
     def _shown(self) -> IndexStack:
         """Return the index stack that this thread reads. The caller holds locks.state."""
-        former, log = self._former, self._log
-        if former is None or log.locks.append.is_held or log.thread.min_lsn >= former.lsn:
-            return self.chain
-        if log.durable < former.lsn:
-            return former.chain
-        self.forget_former()
-        return self.chain
+        previous, log = self._previous, self._log
+        if previous is None or log.locks.append.is_held or log.thread.min_lsn >= previous.lsn:
+            return self.stack
+        if log.durable < previous.lsn:
+            return previous.stack
+        self.forget_previous()
+        return self.stack
 
     def stand_on(self, top: Layer) -> None:
         """Read and write another top layer, which a decision gave the view. The caller holds locks.state."""
-        former = self._former
-        if former is not None and (former.lsn <= self._log.durable or top.tree is not self.chain.tree):
-            self.forget_former()  # the decision is durable, or memory went back to before it
+        previous = self._previous
+        if previous is not None and (previous.lsn <= self._log.durable or top.tree is not self.stack.tree):
+            self.forget_previous()  # the decision is durable, or memory went back to before it
         self._why_gone = None  # memory may have gone back to before it was dropped
-        if top is not self.chain.top and self.chain.rebase(top):
+        if top is not self.stack.top and self.stack.rebase(top):
             self._exchanged()
 
     def _exchanged(self) -> None:
@@ -114,8 +114,8 @@ class Collection(OneProcess):
     def leave(self, why: PmkvError, lsn: int) -> None:
         """Release the layers; later uses raise `why`. Decision `lsn` dropped it. The caller holds locks.state."""
         self._why_gone, self._gone_at = why, lsn
-        self.forget_former()
-        self.chain.close()
+        self.forget_previous()
+        self.stack.close()
 
     @property
     def is_gone(self) -> bool:
@@ -149,27 +149,27 @@ class Collection(OneProcess):
         """Look a batch up; return locations, the LSN to wait for, and the pool's bytes as of the lookup."""
         self._guard()
         _lease = self._log.lease  # callers that use the locations hold one as well
-        found, lsn, data, chain, runs = self._log.publisher.read(lambda: self._find_in_memory(wanted))
+        found, lsn, data, stack, runs = self._log.publisher.read(lambda: self._find_in_memory(wanted))
         if runs:
-            chain.find_on_disk(wanted, found, runs, self._log.locks.state)
+            stack.find_on_disk(wanted, found, runs, self._log.locks.state)
         return found, lsn, data
 
     def _find_in_memory(self, wanted: LookupBatch) -> tuple[np.ndarray, int, np.ndarray, IndexStack, tuple[Run, ...]]:
         """Probe memory only; return also the stack and the runs to search next. The caller holds locks.state."""
         log = self._log
         self._guard()
-        chain = self._shown()
+        stack = self._shown()
         wanted.compare_in(log.data)
-        found, waiting = chain.find_in_memory(wanted, log.pending())
-        log.publisher.check_overlap(chain.top, found)
-        return found, log.durability_of(waiting, chain.top.visible_since), log.data, chain, chain.runs
+        found, waiting = stack.find_in_memory(wanted, log.pending())
+        log.publisher.check_overlap(stack.top, found)
+        return found, log.durability_of(waiting, stack.top.visible_since), log.data, stack, stack.runs
 
     @property
     def uncounted(self) -> int:
         """Return the number of keys or ids that the next count must look up: those written since the last one."""
-        return self.chain.uncounted
+        return self.stack.uncounted
 
     @property
     def is_cold(self) -> bool:
         """Return whether a read may have to wait for the disk to read an index."""
-        return self.chain.is_cold
+        return self.stack.is_cold

@@ -65,9 +65,9 @@ def _why_impossible(views: ViewSet, decision: dict[str, Any]) -> str | None:
             return None if same and is_new else "its rows, its number or its name are not what a new table has"
         case {"op": "set_dram", "id": number, "dram": choice}:
             dram_choice(choice)
-            return missing([table_name(number)], head.parts)
+            return missing([table_name(number)], head.tops)
         case {"op": "drop_table", "id": number}:
-            return missing([table_name(number)], head.parts)
+            return missing([table_name(number)], head.tops)
         case {"op": "clear", "keyspaces": numbers}:
             return missing(numbers, range(KEYSPACES))
         case {"op": "seal"}:
@@ -78,9 +78,9 @@ def _why_impossible(views: ViewSet, decision: dict[str, Any]) -> str | None:
             return f"there is a view {name!r}" if name in maps else missing([at], maps)
         case {"op": "delete_view", "name": name}:
             return missing([name], maps.keys() - {MAIN})
-        case {"op": op, "name": name, "parts": parts, "drop": drop} if op in EXCHANGES:
+        case {"op": op, "name": name, "parts": collections, "drop": drop} if op in EXCHANGES:
             source = maps[UNDO if op == "undo" else name]
-            return missing(parts, source.parts) or missing(drop, head.parts)
+            return missing(collections, source.tops) or missing(drop, head.tops)
     return "it is not known"
 
 

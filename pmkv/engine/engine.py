@@ -71,29 +71,29 @@ class Engine:
         verify: bool = True,
         now: Callable[[], int] = unix_ms,
         files: tuple[Catalog, RunFiles] | None = None,
-        hot: int = DEFAULT_CACHE_BYTES,
+        cache_bytes: int = DEFAULT_CACHE_BYTES,
         rows: int = 0,
         nodes: MemoryNodes = ANYWHERE,
     ) -> None:
         """Recover an engine from a pool.
 
         readonly: write nothing, not even an epoch; verify: check every record and row that is read; now: the clock,
-        unix ms; files: the catalog and the run files, None for a store in memory; hot: bytes of the location cache;
+        unix ms; files: the catalog and the run files, None for a store in memory; cache_bytes: of the location cache;
         rows: bytes of the row cache, 0 for none; nodes: where memory is taken from."""
         self.pool, self.log = pool, Log(pool, durability, now)
-        locations = CacheBudget(hot)
+        locations = CacheBudget(cache_bytes)
         self.dram = IndexMemory(Arena(nodes), locations, RowBudget(rows, locations, nodes) if rows else None, nodes)
         self.context = EngineContext(
             self.log, verify, files[0] if files else None, self._clear, self._made_table, self._top_in, self._expire,
             self._set_dram,
         )  # fmt: skip
         self._last_decision = 0  # LSN of the last decision: a name may be missing because of it
-        self.heads = ViewSet(self._new_tree)
+        self.view_set = ViewSet(self._new_tree)
         self.open_views: dict[str, OpenView] = {}  # by name: every head, and each snapshot that was read
         # by name and LSN: those that somebody holds, deleted ones too, as it may turn out that they were not
         self._held_views: weakref.WeakValueDictionary[tuple[str, int], OpenView] = weakref.WeakValueDictionary()
         self._aside: dict[str, OpenView] | None = None  # the open views, while memory is rebuilt
-        self.upkeep = Maintenance(self.log, *files, self._freeze, lambda: self.heads.trees) if files else None
+        self.maintenance = Maintenance(self.log, *files, self._freeze, lambda: self.view_set.trees) if files else None
         self.versions, self.replayer = VersionOperations(self), Replayer(self)
         self.recovery = self.replayer.recover()
         self.log.on_failure = lambda: self.replayer.go_back(self.log.durable)
@@ -103,9 +103,9 @@ class Engine:
             self.log.readonly = "the store was opened readonly"
         else:
             self.log.open_epoch()
-            if self.upkeep:
-                self.upkeep.mend_directory(VERIFIED_AT_START_BYTES)
-                self.upkeep.remove_unneeded_files()
+            if self.maintenance:
+                self.maintenance.mend_directory(VERIFIED_AT_START_BYTES)
+                self.maintenance.remove_unneeded_files()
 
     def _new_tree(self, collection: str, decision: dict[str, Any] | None) -> LayerTree:
         """Make the layer tree of a keyspace (decision None), or of the table that a decision created."""
@@ -132,17 +132,17 @@ class Engine:
         locations = CacheBudget(self.dram.budget.size)
         rows = self.dram.rows.renewed(locations) if self.dram.rows is not None else None
         self.dram = IndexMemory(Arena(self.dram.nodes), locations, rows, self.dram.nodes)
-        former, self.heads, self.open_views = self.heads, ViewSet(self._new_tree), {}
-        return former
+        previous, self.view_set, self.open_views = self.view_set, ViewSet(self._new_tree), {}
+        return previous
 
     def adopt_open_views(self, last: int) -> None:
         """Let the open views that users hold follow the views replayed up to the LSN `last`. The caller holds
         locks.state."""
         assert self._aside is not None
-        held = {name: self._held_views.get((name, entry.lsn)) for name, entry in self.heads.maps.items()}
+        held = {name: self._held_views.get((name, entry.lsn)) for name, entry in self.view_set.maps.items()}
         used = self._aside | {name: view for name, view in held.items() if view}
         replayed, self.open_views, self._aside = self.open_views, used, None
-        self.follow({*self.heads.maps, *used})
+        self.follow({*self.view_set.maps, *used})
         for view in replayed.values():
             if self.open_views.get(view.view.name) is not view:
                 view.release()
@@ -153,15 +153,15 @@ class Engine:
         locks.state."""
         self._last_decision = self.log.lsn
         for view in self.open_views.values():
-            for part in view.parts:
-                part.chain.top.visible_since = self.log.lsn
+            for collection in view.collections:
+                collection.stack.top.visible_since = self.log.lsn
 
     def follow(self, names: Iterable[str], lsn: int = 0) -> None:
         """Make the open views of these names match the view set since the decision `lsn`.
 
         Open views of heads are made here, those of snapshots when they are first read. The caller holds locks.state."""
         for name in names:
-            entry, view = self.heads.maps.get(name), self.open_views.get(name)
+            entry, view = self.view_set.maps.get(name), self.open_views.get(name)
             if view is not None and (entry is None or entry.lsn != view.view.lsn):
                 view.leave(UnknownViewError(f"view {name!r} was deleted"), lsn)
                 del self.open_views[name]
@@ -169,22 +169,22 @@ class Engine:
             if entry is not None and view is None and entry.is_head:
                 self._open(entry)
             elif entry is not None and view is not None and (entry.is_head or entry is not view.view):
-                view.follow(entry, self.heads.trees, lsn)
+                view.follow(entry, self.view_set.trees, lsn)
 
     def _open(self, entry: ViewEntry) -> None:
         """Make the open view of an entry. The caller holds locks.state."""
-        view = self.open_views[entry.name] = OpenView(entry, self.heads.trees, self.context)
+        view = self.open_views[entry.name] = OpenView(entry, self.view_set.trees, self.context)
         if self._aside is None:  # else it serves a replay
             self._held_views[entry.name, entry.lsn] = view
 
     def carry_out(self, decision: dict[str, Any], lsn: int, time: int) -> None:
         """Change memory as a decision says. The caller holds locks.state, or replays."""
         try:
-            changed = self.heads.carry_out(decision, lsn, time)
+            changed = self.view_set.carry_out(decision, lsn, time)
         except KeyError as error:
             raise CorruptionError(f"control frame {lsn} holds {decision!r}, and there is no {error}") from error
         self.follow(changed, lsn)
-        if self.upkeep is None and self.heads.seals > MAX_UNMERGED_SEALS:
+        if self.maintenance is None and self.view_set.seals > MAX_UNMERGED_SEALS:
             self._merge_in_memory(lsn)
 
     def decide(self, decision: dict[str, Any], head: str = MAIN) -> int:
@@ -193,7 +193,7 @@ class Engine:
         self.head_entry(head)  # refuse first: a decision that cannot be carried out must not be in the log
         if head != MAIN:
             decision["head"] = head
-        check_decision(self.heads, decision)
+        check_decision(self.view_set, decision)
         return self.log.atomic(lambda: self._decide(decision, head))
 
     def _decide(self, decision: dict[str, Any], head: str) -> int:
@@ -212,7 +212,7 @@ class Engine:
 
     @property
     def main(self) -> OpenView:
-        self.log.access.settle()
+        self.log.access.finish_interrupted()
         return self.open_views[MAIN]
 
     @property
@@ -231,8 +231,8 @@ class Engine:
         view = self.open_views.get(name)
         if view is None:
             with self.log.locks.state:
-                if name not in self.open_views and name in self.heads.maps:
-                    self._open(self.heads.maps[name])
+                if name not in self.open_views and name in self.view_set.maps:
+                    self._open(self.view_set.maps[name])
                 view = self.open_views.get(name)
         self.log.wait_durable(view.view.lsn if view is not None else self._last_decision)
         if view is None:
@@ -240,11 +240,11 @@ class Engine:
         return view
 
     def _unknown_view(self, name: str) -> UnknownViewError:
-        return UnknownViewError(f"there is no view {name!r}; there are: {', '.join(sorted(self.heads.maps))}")
+        return UnknownViewError(f"there is no view {name!r}; there are: {', '.join(sorted(self.view_set.maps))}")
 
     def view_entry(self, name: str, *kinds: str) -> ViewEntry:
         """Return the entry of a view; InvalidError if it is not of one of these kinds. The caller holds locks.state."""
-        entry = self.heads.maps.get(name)
+        entry = self.view_set.maps.get(name)
         if entry is None:
             raise self._unknown_view(name)
         if kinds and entry.kind not in kinds:
@@ -262,8 +262,8 @@ class Engine:
         """Describe all views, `main` first, then by age."""
         self.log.guard_read()
         with self.log.publisher.entry, self.log.locks.state:
-            entries = sorted(self.heads.maps.values(), key=lambda entry: entry.lsn)
-            found, lsn = {entry.name: self.heads.info(entry.name) for entry in entries}, self.log.lsn
+            entries = sorted(self.view_set.maps.values(), key=lambda entry: entry.lsn)
+            found, lsn = {entry.name: self.view_set.info(entry.name) for entry in entries}, self.log.lsn
         self.log.wait_durable(lsn)  # the writes counted may be pending
         return found
 
@@ -271,17 +271,17 @@ class Engine:
         """Describe one view."""
         self.view(name)
         with self.log.publisher.entry, self.log.locks.state:
-            found, lsn = self.heads.info(name) if name in self.heads.maps else None, self.log.lsn
+            found, lsn = self.view_set.info(name) if name in self.view_set.maps else None, self.log.lsn
         self.log.wait_durable(lsn)
         if found is None:
             raise self._unknown_view(name)
         return found
 
     @property
-    def switches(self) -> tuple[int, int]:
+    def main_changes(self) -> tuple[int, int]:
         """Return how often `main` was promoted, rolled back or undone, and the LSN of the last time."""
-        self.log.access.settle()
-        return self.heads.switches
+        self.log.access.finish_interrupted()
+        return self.view_set.main_changes
 
     # tables and keyspaces
 
@@ -318,7 +318,7 @@ class Engine:
                 if existing is None:
                     check_fits(self.dram.rows, optional["dram"], wanted.width, rows, None, name)
                     fields = codec_fields(wanted)
-                    decision = {"op": "create_table", "id": self.heads.last_table + 1, "name": name}
+                    decision = {"op": "create_table", "id": self.view_set.last_table + 1, "name": name}
                     decision |= {"descr": fields.pop("descr"), "rows": rows}
                     given = {key: one for key, one in (optional | fields).items() if one is not None}
                     self.decide(decision | given, head)
@@ -337,7 +337,7 @@ class Engine:
         with self.log.locks.append, self.log.locks.state:
             table = self.open_views[self.head_entry(head).name].by_id(number)
             main = self.open_views[MAIN].tables.get(table.name)
-            sharer = main.chain.rows if main is not None and main.id == number else None
+            sharer = main.stack.rows if main is not None and main.id == number else None
             check_fits(self.dram.rows, choice, table.width, table.rows, sharer, table.name)
             return self.decide({"op": "set_dram", "id": number, "dram": choice}, head)
 
@@ -353,7 +353,7 @@ class Engine:
         with self.log.locks.append, self.log.locks.state:
             if decision["name"] in self.open_views[self.head_entry(head).name].tables:
                 raise ExistsError(f"there is a table {decision['name']!r} already")
-            lsn = self.decide(decision | {"id": self.heads.last_table + 1}, head)
+            lsn = self.decide(decision | {"id": self.view_set.last_table + 1}, head)
         self.log.wait_durable(lsn)
 
     def _top_in(self, view: str, tree: LayerTree) -> tuple[Layer | None, int]:
@@ -361,11 +361,11 @@ class Engine:
 
         UnknownNameError: the view has another table, or none."""
         entry = self.view_entry(view)
-        if tree.name not in entry.parts:
+        if tree.name not in entry.tops:
             raise UnknownNameError(
                 f"view {view!r} has not the same table: it was created since, perhaps after a drop; all rows differ"
             )
-        top = entry.parts[tree.name]
+        top = entry.tops[tree.name]
         return top, max(entry.lsn, top.last_write if top is not None else 0)
 
     def drop_table(self, name: str, head: str = MAIN) -> None:
@@ -402,7 +402,7 @@ class Engine:
         Return the LSN of that; 0 if it cannot be logged, and holds for this opening only: readonly, or no room."""
         log = self.log
         with log.locks.append, log.locks.state:
-            expired = self.heads.trees[keyspace_name(number)].expired
+            expired = self.view_set.trees[keyspace_name(number)].expired
             news = [record for record in records if expired.is_news(record)]
             self.context.lookups.expired += len(news)
             for some in (news[i : i + EXPIRED_IN_A_FRAME] for i in range(0, len(news), EXPIRED_IN_A_FRAME)):
@@ -419,21 +419,21 @@ class Engine:
     def _freeze(self) -> FrozenState:
         """Freeze all memtables at one position of the log, and return the manifest of that moment."""
         with self.log.locks.append, self.log.locks.state:
-            self.log.access.settle()
+            self.log.access.finish_interrupted()
             if self.log.readonly:  # checked with the locks held: a flush may have failed while this waited for them
                 raise ReadOnlyError(self.log.readonly)
             return self.log.change_memory(self._frozen_state)
 
     def _frozen_state(self) -> FrozenState:
         """Freeze all memtables. The caller holds locks.append and locks.state."""
-        views = self.heads
+        views = self.view_set
         self._freeze_memtables()
         unshared = {name for name, tree in views.trees.items() if tree.keyed and not views.is_shared(name)}
         dead = [key for number in range(KEYSPACES) if keyspace_name(number) in unshared
                 for key in self.keyspaces[number].ordered.take_dead()]  # fmt: skip
         layers = [layer for tree in views.trees.values() for layer in tree.layers.values() if layer.frozen]
         end = self.log.end_position()
-        manifest = Manifest(end, views.last_table, views.collection_records(), views.view_records(), views.switches)
+        manifest = Manifest(end, views.last_table, views.collection_records(), views.view_records(), views.main_changes)
         frozen = [FrozenLayer.of(layer) for layer in layers]
         return FrozenState(manifest, frozen, dead, unshared, self.log.appended, self.log.chunk_pins.freeze())
 
@@ -441,14 +441,14 @@ class Engine:
         """Freeze all memtables, and release previous versions first: no manifest names them, so a checkpoint must not
         write them."""
         for view in self.open_views.values():
-            view.forget_former()
-        self.heads.freeze_memtables()
+            view.forget_previous()
+        self.view_set.freeze_memtables()
 
     def _merge_in_memory(self, lsn: int) -> None:
         """Merge the frozen memtables of a store without files: otherwise each version would leave one more for every
         read to probe."""
         self._freeze_memtables()
-        for tree in self.heads.trees.values():
+        for tree in self.view_set.trees.values():
             for layer in tree.layers.values():
                 merge_in_memory(layer, self.log.data, tree.number + (OWNER if tree.keyed else 0))
                 layer.visible_since = lsn  # a key may be absent now because of a delete that is pending
@@ -456,17 +456,17 @@ class Engine:
     @property
     def is_cold(self) -> bool:
         """Return whether a read may have to wait for the disk to read an index."""
-        return any(collection.is_cold for collection in self.main.parts)
+        return any(collection.is_cold for collection in self.main.collections)
 
     @property
     def replay_cost(self) -> float:
         """Return the seconds that a replay from the last checkpoint would take; 0 for a store without checkpoints."""
-        return replay_seconds(self.upkeep.complete_to, self.log.appended) if self.upkeep else 0.0
+        return replay_seconds(self.maintenance.complete_to, self.log.appended) if self.maintenance else 0.0
 
     @property
     def since_checkpoint(self) -> tuple[int, int]:
         """Return how many records and bytes were written since the last checkpoint."""
-        before = self.upkeep.complete_to if self.upkeep else self.log.appended
+        before = self.maintenance.complete_to if self.maintenance else self.log.appended
         return self.log.appended[1] - before[1], self.log.appended[2] - before[2]
 
     # batches and checks
@@ -482,7 +482,7 @@ class Engine:
 
     def _check(self) -> None:
         self.log.check()
-        self.heads.check()
+        self.view_set.check()
         checked: set[Layer] = set()
-        for name in self.heads.maps:
+        for name in self.view_set.maps:
             self.view(name).check(checked)

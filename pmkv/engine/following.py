@@ -51,10 +51,10 @@ class Follower:
 
     def __init__(self, engine: Engine, place: Place) -> None:
         self._engine, self._place = engine, place
-        self._former: list[weakref.ref[Lease]] = []  # of those who may still read by an earlier manifest
+        self._earlier_leases: list[weakref.ref[Lease]] = []  # of those who may still read by an earlier manifest
         self._rebuilt_at = time.monotonic()
-        if engine.upkeep is not None:
-            place.stand_on(engine.upkeep.catalog.commits)
+        if engine.maintenance is not None:
+            place.stand_on(engine.maintenance.catalog.commits)
             place.leave_earlier()
         self._turn = threading.Lock()  # one thread follows at a time; taken before all locks of the store
         self._read = 0, 0, 0  # frames, records and bytes that memory has beyond the manifest, of those read on
@@ -78,7 +78,7 @@ class Follower:
             engine.log.guard_read()
             if (length := self._place.pool_length()) > engine.log.data.size:
                 self._map_again(length)
-            before, switches = engine.log.lsn, engine.heads.switches
+            before, main_changes = engine.log.lsn, engine.view_set.main_changes
             try:
                 count = self._read_on()
             except CorruptionError:  # the log was begun anew, or a frame that was read is no part of it any more
@@ -86,10 +86,10 @@ class Follower:
                 self._rebuild(always=True)
             if self._is_due() and self._is_time():
                 self._rebuild()
-            self._let_go()
+            self._release()
             changed = engine.log.lsn != before
         on_switch = engine.versions.on_main_changed
-        if changed and engine.heads.switches != switches and on_switch is not None:
+        if changed and engine.view_set.main_changes != main_changes and on_switch is not None:
             with engine.log.locks.append, engine.log.locks.state:
                 on_switch()
         return count
@@ -133,7 +133,7 @@ class Follower:
         """Apply whole batches to memory, and set the end of the log to where the replay is."""
         engine, locks = self._engine, self._engine.log.locks
         with locks.append, locks.publish, locks.state:
-            engine.heads.expect(frames)
+            engine.view_set.expect(frames)
             for frame in frames:
                 engine.replayer.apply(frame)
             engine.replayer.stand_at(replay)
@@ -156,26 +156,26 @@ class Follower:
                 )
                 raise
             self._read, self._rebuilt_at = (0, 0, 0), time.monotonic()
-            if engine.upkeep is not None:
-                self._place.stand_on(engine.upkeep.catalog.commits)
+            if engine.maintenance is not None:
+                self._place.stand_on(engine.maintenance.catalog.commits)
                 leases = engine.pool.leases
-                self._former.append(weakref.ref(leases.current))
+                self._earlier_leases.append(weakref.ref(leases.current))
                 leases.current = Lease()
 
-    def _let_go(self) -> None:
+    def _release(self) -> None:
         """Tell the writer that nobody reads the state of an earlier manifest any more, once the last reader has
         ended."""
-        if self._former and all(lease() is None for lease in self._former):
-            self._former = []
+        if self._earlier_leases and all(lease() is None for lease in self._earlier_leases):
+            self._earlier_leases = []
             self._place.leave_earlier()
 
     def _renew(self) -> bool:
         """Take the manifest that was committed last; return whether it is another one than before."""
-        if self._engine.upkeep is None:
+        if self._engine.maintenance is None:
             return False
         for attempt in range(MANIFEST_ATTEMPTS):
             try:
-                return self._engine.upkeep.renew()
+                return self._engine.maintenance.renew()
             except CorruptionError as error:
                 if attempt + 1 == MANIFEST_ATTEMPTS:
                     log.warning("a newer state of the store cannot be read yet: %s", error)

@@ -97,7 +97,7 @@ class Keyspace(Collection):
     def stand_on(self, top: Layer) -> None:
         """Read and write another top layer, and mark the watches of keys that are not what they were. The caller holds
         locks.state."""
-        before = self.chain.top
+        before = self.stack.top
         super().stand_on(top)
         if self.watches and top is not before:
             if top.tree is not before.tree:  # memory went back to what is durable
@@ -188,11 +188,11 @@ class Keyspace(Collection):
         rows = out[:-1]
         if read_records(data, found, self._owner, now, self._verify, out):
             self._complain(found, rows)
-        if self.chain.tree.expired.newest > now:
+        if self.stack.tree.expired.newest > now:
             lsn = max(lsn, self._seen.hide(found, rows))
         expired, alive, _, _ = out[-1].tolist()
         if asked and expired:
-            lsn = max(lsn, self._seen.note(wanted.words, found, rows))
+            lsn = max(lsn, self._seen.note(wanted.key64s, found, rows))
         if counted:
             self._lookups.hits += alive
             self._lookups.misses += found.size - alive
@@ -207,8 +207,8 @@ class Keyspace(Collection):
         """Return for each key the location of its newest record, pending or not (0: absent or deleted), and its expiry
         (0: none; None: absent or expired). shown: of the version that this thread reads. The caller holds
         locks.state."""
-        chain = self._shown() if shown else self.chain
-        found, out = chain.find(self._wanted(keys)), np.empty((len(keys), 4), np.int64)
+        stack = self._shown() if shown else self.stack
+        found, out = stack.find(self._wanted(keys)), np.empty((len(keys), 4), np.int64)
         read_records(self._log.data, found, self._owner, self._log.now(), False, out)
         self._seen.hide(found, out)
         records = np.where(lives(found), found, 0).tolist()
@@ -219,9 +219,9 @@ class Keyspace(Collection):
         return int(self._hash(*join([key]))[0])
 
     def _hash(self, blob: np.ndarray, bounds: np.ndarray) -> np.ndarray:
-        words = np.empty(len(bounds), np.uint64)
-        hash_keys(blob, bounds, *self._log.pool.hash_words, words)
-        return words
+        key64s = np.empty(len(bounds), np.uint64)
+        hash_keys(blob, bounds, *self._log.pool.hash_words, key64s)
+        return key64s
 
     def _complain(self, found: np.ndarray, out: np.ndarray) -> None:
         if self._log.failed:  # what was found was pending when the flush failed, and is gone
@@ -315,7 +315,7 @@ class Keyspace(Collection):
         """Append records and index them; return the LSN to wait for."""
         key_blob, key_bounds = join(keys)
         value_blob, value_bounds = join(values)
-        words = self._hash(key_blob, key_bounds)
+        key64s = self._hash(key_blob, key_bounds)
         sizes = np.empty(len(keys), np.int64)
         total = record_sizes(key_bounds, value_bounds, sizes)
         limit = self._log.frame_limit
@@ -324,7 +324,7 @@ class Keyspace(Collection):
 
             def append(a: int, b: int, length: int) -> None:
                 spans = key_blob, key_bounds[a:b], value_blob, value_bounds[a:b]
-                self._append(words[a:b], *spans, expiries[a:b], flags[a:b], length, purpose)
+                self._append(key64s[a:b], *spans, expiries[a:b], flags[a:b], length, purpose)
                 self.ordered.note(keys[a:b])
 
             first = self._log.appender.next_body(limit)
@@ -339,7 +339,7 @@ class Keyspace(Collection):
 
     def _append(
         self,
-        words: np.ndarray,
+        key64s: np.ndarray,
         keys: np.ndarray,
         key_bounds: np.ndarray,
         values: np.ndarray,
@@ -350,30 +350,30 @@ class Keyspace(Collection):
         purpose: Reserve,
     ) -> None:
         """Append and index one frame."""
-        log, locations = self._log, np.empty(words.size, np.uint64)
-        at = log.begin(Kind.PUT, length, table=self.number, layer=self.layer, count=words.size, purpose=purpose)
+        log, locations = self._log, np.empty(key64s.size, np.uint64)
+        at = log.begin(Kind.PUT, length, table=self.number, layer=self.layer, count=key64s.size, purpose=purpose)
         write_records(log.data, at, self._owner, keys, key_bounds, values, value_bounds, expiries, flags, locations)
-        self._enter(words, keys, key_bounds, locations, expiries, log.end())
+        self._enter(key64s, keys, key_bounds, locations, expiries, log.end())
 
     def _enter(
         self,
-        words: np.ndarray,
+        key64s: np.ndarray,
         keys: np.ndarray,
         bounds: np.ndarray,
         locations: np.ndarray,
         expiries: np.ndarray,
         lsn: int,
     ) -> None:
-        data, tally = self._log.data, self.chain.top.memtable_for_write().tally
-        wanted = KeyBatch(words, keys, bounds, data, self._owner, self._verify)
-        before = self.chain.enter(wanted, locations, lsn)
+        data, counter = self._log.data, self.stack.top.memtable_for_write().counter
+        wanted = KeyBatch(key64s, keys, bounds, data, self._owner, self._verify)
+        before = self.stack.enter(wanted, locations, lsn)
         if self.watches:
-            self.watches.mark(words)
+            self.watches.mark(key64s)
         if np.count_nonzero(expiries):  # a delete has none
-            tally.expiries.add([expiry for expiry in expiries.tolist() if expiry])
-        if tally.expiries:
+            counter.expiries.add([expiry for expiry in expiries.tolist() if expiry])
+        if counter.expiries:
             read_expiries(data, before, gone := np.empty(before.size, np.int64))
-            tally.gone.add([expiry for expiry in gone.tolist() if expiry])
+            counter.gone.add([expiry for expiry in gone.tolist() if expiry])
 
     def delete(self, key: bytes) -> bool:
         """Delete a key; return whether it existed."""
@@ -436,10 +436,10 @@ class Keyspace(Collection):
     def __len__(self) -> int:
         """Count the living keys exactly. Keys written since the last count are looked up once."""
         self._guard()
-        self.chain.count_ahead(self._log.locks.state)
+        self.stack.count_ahead(self._log.locks.state)
         with self._log.locks.state:
             self._guard()
-            count, lsn = self.chain.count(self._log.now()) - self._seen.count(), self._changed
+            count, lsn = self.stack.count(self._log.now()) - self._seen.count(), self._changed
         self._log.wait_durable(lsn)
         return count
 
@@ -460,7 +460,7 @@ class Keyspace(Collection):
     def _walk(self, cursor: int, left: int) -> tuple[int, list[bytes]]:
         """Look at about `left` keys; return the next cursor, and those that exist. The caller holds locks.state."""
         names: list[bytes] = []
-        for places, _, found in self.chain.walk(cursor):
+        for places, _, found in self.stack.walk(cursor):
             take = places.size
             if take > left:
                 # keys of one slot hash stay together: the next cursor begins after it
@@ -530,19 +530,19 @@ class Keyspace(Collection):
     def check(self) -> None:
         """Assert that index, counts and expiries agree with the records."""
         with self._log.locks.state:
-            self.chain.check()
+            self.stack.check()
             expiries: list[int] = []
-            for _, _, found in self.chain.walk():
+            for _, _, found in self.stack.walk():
                 names = self._names(found)
-                locations = self.chain.find(self._wanted(names))
+                locations = self.stack.find(self._wanted(names))
                 out = np.empty((len(names), 4), np.int64)
                 if read_records(self._log.data, locations, self._owner, 0, True, out):
                     self._complain(locations, out)
                 for at, length, _, flags in out[(out[:, 3] & FLAG_PARTS) != 0].tolist():
                     self._value(at, length, flags)  # every part of it
                 expiries += out[out[:, 0] >= 0, 2].tolist()
-            assert len(expiries) == self.chain.count(0), "the keys counted are not those that are there"
+            assert len(expiries) == self.stack.count(0), "the keys counted are not those that are there"
             for now in sorted(set(expiries))[:: max(1, len(expiries) // 16)]:
                 there = sum(expiry == 0 or expiry > now for expiry in expiries)
-                assert there == self.chain.count(now), f"the expiries counted at {now} are not those of the records"
+                assert there == self.stack.count(now), f"the expiries counted at {now} are not those of the records"
             self.ordered.check()

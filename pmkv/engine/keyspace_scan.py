@@ -40,7 +40,7 @@ class KeyspaceScan:
         self._dead: dict[bytes, None] = {}  # keys of the directory that a scan found dead; ordered
         # The key from which the directory is to be searched for dead keys, None once it was: after a clear it is full
         # of them.
-        self._sweep = b"" if self._keyspace.layer and not self._keyspace.chain.runs else None
+        self._sweep = b"" if self._keyspace.layer and not self._keyspace.stack.runs else None
 
     @property
     def is_built(self) -> bool:
@@ -86,13 +86,13 @@ class KeyspaceScan:
 
     def _page(self, low: bytes, high: bytes | None, reverse: bool, count: int) -> list[bytes]:
         """Return the next keys in order; dead ones are among them."""
-        keyspace, chain = self._keyspace, self._keyspace.chain
+        keyspace, stack = self._keyspace, self._keyspace.stack
         keyspace._guard()
         with keyspace._log.locks.state:
             keyspace._guard()
-            runs, lsn = chain.runs, keyspace._changed
-            if self._order is None or len(self._order) > MAX_STALE_KEYS + 2 * chain.count_above:
-                self._order = KeyOrder(key for _, _, found in chain.walk_above() for key in keyspace._names(found))
+            runs, lsn = stack.runs, keyspace._changed
+            if self._order is None or len(self._order) > MAX_STALE_KEYS + 2 * stack.count_above:
+                self._order = KeyOrder(key for _, _, found in stack.walk_above() for key in keyspace._names(found))
             keys = self._order.chunk(low, high, reverse, count)
         if runs and self._directory is not None:
             # After the order in DRAM: a key that a checkpoint moves meanwhile is seen twice rather than never.
@@ -104,9 +104,9 @@ class KeyspaceScan:
     def _resolve(self, prefix: bytes, key64: int) -> list[bytes]:
         """Return the keys with this prefix and hash, dead ones too: the directory abbreviates long keys."""
         keyspace = self._keyspace
-        slot_hash = place_of(np.uint64(key64), keyspace.chain.seed)
+        slot_hash = place_of(np.uint64(key64), keyspace.stack.seed)
         with keyspace._log.locks.state:
-            return [key for key in keyspace._names(keyspace.chain.at(int(slot_hash))) if key.startswith(prefix)]
+            return [key for key in keyspace._names(keyspace.stack.at(int(slot_hash))) if key.startswith(prefix)]
 
     # dead keys
 
@@ -118,12 +118,12 @@ class KeyspaceScan:
             gone = self._deleted(dead)
             if self._order is not None:
                 self._order.discard(gone)
-            if self._keyspace.chain.runs and len(self._dead) < MAX_DEAD_KEYS:
+            if self._keyspace.stack.runs and len(self._dead) < MAX_DEAD_KEYS:
                 self._dead |= dict.fromkeys(gone)
 
     def _deleted(self, keys: list[bytes]) -> list[bytes]:
         """Return those of the keys that are absent or deleted. The caller holds locks.state."""
-        found = self._keyspace.chain.find(self._keyspace._wanted(keys))
+        found = self._keyspace.stack.find(self._keyspace._wanted(keys))
         return [key for key, is_alive in zip(keys, lives(found).tolist(), strict=True) if not is_alive]
 
     def take_dead(self) -> list[tuple[int, bytes, int]]:
@@ -136,7 +136,7 @@ class KeyspaceScan:
             self._sweep = keys[-1] + b"\0" if keys else None
             candidates = [*dict.fromkeys(candidates + keys)]
         gone = self._deleted(candidates) if candidates else []
-        hashes = keyspace._wanted(gone).words.tolist()
+        hashes = keyspace._wanted(gone).key64s.tolist()
         return [(keyspace.number, key, key64) for key, key64 in zip(gone, hashes, strict=True)]
 
     def check(self) -> None:

@@ -54,8 +54,8 @@ class EngineContext:
 class OpenView:
     """The open tables and keyspaces of one view. `gone`: raised on use once the view is deleted."""
 
-    def __init__(self, view: ViewEntry, trees: dict[str, LayerTree], ground: EngineContext) -> None:
-        self._ground, self.view = ground, view
+    def __init__(self, view: ViewEntry, trees: dict[str, LayerTree], context: EngineContext) -> None:
+        self._context, self.view = context, view
         self.readonly = None if view.is_head else readonly_because(view)
         self.gone: PmkvError | None = None
         self._gone_at = 0  # LSN of the decision that deleted the view
@@ -66,7 +66,7 @@ class OpenView:
         self._held_tables: weakref.WeakValueDictionary[int, Table] = weakref.WeakValueDictionary()
         self._empty: dict[str, Layer] = {}  # top layers of collections that were never written
         self._keyspaces: dict[int, Keyspace] = {}
-        self._neighbours = Neighbours(self._keys_beside, ground.top_in, self._set_dram)
+        self._neighbours = Neighbours(self._keys_beside, context.top_in, self._set_dram)
         self.follow(view, trees, view.lsn)
         if view.name == MAIN:
             self._make_all()
@@ -78,11 +78,11 @@ class OpenView:
 
     def _keyspace(self, number: int) -> Keyspace:
         """Return one keyspace, made if need be. The caller holds locks.state."""
-        ground, name = self._ground, self.view.name
+        context, name = self._context, self.view.name
         if number not in self._keyspaces:
             self._keyspaces[number] = Keyspace(
-                self._top(self._trees[keyspace_name(number)]), ground.log, lambda number: ground.clear(name, number),
-                ground.verify, self.readonly, ground.names, ground.expire, ground.lookups,
+                self._top(self._trees[keyspace_name(number)]), context.log, lambda number: context.clear(name, number),
+                context.verify, self.readonly, context.names, context.expire, context.lookups,
             )  # fmt: skip
         return self._keyspaces[number]
 
@@ -91,13 +91,13 @@ class OpenView:
         """Return all 16 keyspaces, in order."""
         if len(self._keyspaces) < KEYSPACES:
             self.guard()
-            with self._ground.log.locks.state:
+            with self._context.log.locks.state:
                 self.guard()  # again: the view may have been deleted since
                 self._make_all()
         return [self._keyspaces[number] for number in range(KEYSPACES)]
 
     def _top(self, tree: LayerTree) -> Layer:
-        top = self.view.parts.get(tree.name)
+        top = self.view.tops.get(tree.name)
         if top is None:
             top = self._empty.get(tree.name)
             if top is None or top.tree is not tree:
@@ -110,53 +110,53 @@ class OpenView:
         for number, keyspace in self._keyspaces.items():
             keyspace.stand_on(self._top(trees[keyspace_name(number)]))
         kept: dict[int, Table] = {}
-        for tree in [trees[part] for part in view.parts if trees[part].decision is not None]:
+        for tree in [trees[collection] for collection in view.tops if trees[collection].decision is not None]:
             table = self._held_tables.get(tree.number)
-            if table is None or table.chain.tree.decision != tree.decision:  # its creation was taken back
-                ground = self._ground
-                table = Table(self._top(tree), ground.log, ground.verify, self.readonly, self._neighbours)
+            if table is None or table.stack.tree.decision != tree.decision:  # its creation was taken back
+                context = self._context
+                table = Table(self._top(tree), context.log, context.verify, self.readonly, self._neighbours)
                 self._held_tables[tree.number] = table
             else:
                 table.stand_on(self._top(tree))
             kept[tree.number] = table
             if view.name == MAIN:  # other views of it are read the ordinary way
-                table.chain.keep_rows()
+                table.stack.keep_rows()
         for number, table in self._tables.items():
             if number not in kept:
                 table.leave(UnknownNameError(f"table {table.name!r} was dropped"), lsn)
         self._tables, self.tables = kept, {table.name: table for table in kept.values()}
 
-    def keep_shown(self, parts: Iterable[str], lsn: int) -> None:
+    def keep_shown(self, collections: Iterable[str], lsn: int) -> None:
         """Keep the present version of these collections for readers: the pending decision `lsn` will exchange them.
 
         The caller holds locks.state."""
-        self._exchanged, names = lsn, set(parts)
-        for part in self.parts:
-            if part.chain.tree.name in names:
-                part.keep_shown(lsn)
+        self._exchanged, names = lsn, set(collections)
+        for collection in self.collections:
+            if collection.stack.tree.name in names:
+                collection.keep_shown(lsn)
 
-    def forget_former(self) -> None:
+    def forget_previous(self) -> None:
         """Stop serving previous versions. The caller holds locks.state."""
-        for part in self.parts:
-            part.forget_former()
+        for collection in self.collections:
+            collection.forget_previous()
 
     def leave(self, why: PmkvError, lsn: int) -> None:
         """Refuse every later use with the error `why`: decision `lsn` deleted the view. The caller holds
         locks.state."""
         self.gone, self._gone_at = why, lsn
-        for collection in self.parts:
+        for collection in self.collections:
             collection.leave(why, lsn)
 
     def release(self) -> None:
         """Release the layers of an open view that nobody was given. The caller holds locks.state."""
-        for collection in self.parts:
-            collection.chain.close()
+        for collection in self.collections:
+            collection.stack.close()
 
     def guard(self) -> None:
         """Raise UnknownViewError if the view was deleted."""
-        self._ground.log.guard_read()
+        self._context.log.guard_read()
         if self.gone is not None:
-            self._ground.log.wait_durable_if_free(self._gone_at)
+            self._context.log.wait_durable_if_free(self._gone_at)
             raise type(self.gone)(*self.gone.args)
 
     def keyspace(self, number: int) -> Keyspace:
@@ -165,7 +165,7 @@ class OpenView:
         if not 0 <= number < KEYSPACES:
             raise InvalidError(f"there is no keyspace {number}: they are 0 to {KEYSPACES - 1}")
         if number not in self._keyspaces:
-            with self._ground.log.locks.state:
+            with self._context.log.locks.state:
                 self.guard()  # again: the view may have been deleted since
                 return self._keyspace(number)
         return self._keyspaces[number]
@@ -175,7 +175,7 @@ class OpenView:
         self.guard()
         tables = self.tables
         if name not in tables:
-            self._ground.log.wait_durable_if_free(self._ground.log.lsn)  # a pending decision may be why it is missing
+            self._context.log.wait_durable_if_free(self._context.log.lsn)  # a pending decision may be why it is missing
             raise UnknownNameError(f"there is no table {name!r}; there are: {', '.join(sorted(tables)) or 'none'}")
         return tables[name]
 
@@ -184,12 +184,12 @@ class OpenView:
         nobody wants it or the view takes no writes."""
         self.guard()
         beside = self.tables.get(name + KEYS_SUFFIX)
-        if beside is None and create and self.readonly is None and not self._ground.log.readonly:
-            beside = self._ground.create(name + KEYS_SUFFIX, KEPT_KEY, self.view.name)
+        if beside is None and create and self.readonly is None and not self._context.log.readonly:
+            beside = self._context.create(name + KEYS_SUFFIX, KEPT_KEY, self.view.name)
         return beside
 
     def _set_dram(self, number: int, choice: DramChoice) -> int:
-        return self._ground.set_dram(number, choice, self.view.name)
+        return self._context.set_dram(number, choice, self.view.name)
 
     def gather(self, wanted: Mapping[str, npt.ArrayLike], default: Any = None) -> dict[str, np.ndarray]:
         """Read rows of several tables at one moment: {name: ids} to {name: rows}."""
@@ -219,7 +219,7 @@ class OpenView:
 
     def _at_once(self, reads: list[RowRead], finish: Callable[[], T]) -> T:
         """Look up what all reads want at one moment, and return what `finish` makes of that."""
-        log = self._ground.log
+        log = self._context.log
 
         def of_one_moment() -> None:
             for read in reads:
@@ -241,7 +241,7 @@ class OpenView:
         return self._tables[number]
 
     @property
-    def parts(self) -> tuple[Any, ...]:
+    def collections(self) -> tuple[Any, ...]:
         """Return all keyspaces and tables that were made so far."""
         return (*self._keyspaces.values(), *self._tables.values())
 
@@ -250,12 +250,12 @@ class OpenView:
 
         seen: top layers that were checked already, in other views."""
         self._make_all()
-        for part in self.parts:
-            part.chain.check()
-            assert part.chain.top is self._top(part.chain.tree)
-            if part.chain.top not in seen:
-                part.check()
-            seen.add(part.chain.top)
+        for collection in self.collections:
+            collection.stack.check()
+            assert collection.stack.top is self._top(collection.stack.tree)
+            if collection.stack.top not in seen:
+                collection.check()
+            seen.add(collection.stack.top)
         assert {table.name: table for table in self._tables.values()} == self.tables
 
 

@@ -61,13 +61,13 @@ class Replayer:
         replay, frames, records, length = Replay(engine.pool, start=self._restore()), 0, 0, 0
         remaining = iter(replay)
         while upcoming := list(islice(remaining, LOOKAHEAD_FRAMES)):
-            engine.heads.expect(upcoming)
+            engine.view_set.expect(upcoming)
             for frame in upcoming:
                 self.apply(frame)
                 frames, records, length = frames + 1, records + frame.count, length + frame.length
         self.stand_at(replay)
-        if engine.upkeep:
-            engine.upkeep.complete_to = -frames, -records, -length
+        if engine.maintenance:
+            engine.maintenance.complete_to = -frames, -records, -length
         rewritten = sum(stop - start for start, stop in replay.undurable)
         return RecoveryReport(frames, records, time.perf_counter() - start, rewritten)
 
@@ -92,21 +92,21 @@ class Replayer:
 
     def _rebuild(self, replay_from: Callable[[LogEnd | None], Replay]) -> Replay:
         engine = self._engine
-        former = engine.reset_views()
+        previous = engine.reset_views()
         replay = replay_from(self._restore())
         for frame in replay:
             self.apply(frame)
         engine.adopt_open_views(replay.lsn)
-        former.discard()
+        previous.discard()
         return replay
 
     def _restore(self) -> LogEnd | None:
         """Rebuild the views from the committed manifest; return where in the log it ends, None without a manifest."""
         engine = self._engine
-        manifest = engine.upkeep.manifest if engine.upkeep else None
+        manifest = engine.maintenance.manifest if engine.maintenance else None
         if manifest is not None:
-            engine.heads.restore(manifest)
-        engine.follow(engine.heads.maps)
+            engine.view_set.restore(manifest)
+        engine.follow(engine.view_set.maps)
         return manifest.end if manifest is not None else None
 
     def apply(self, frame: Frame) -> None:
@@ -127,7 +127,7 @@ class Replayer:
 
     def _head_written_by(self, frame: Frame, collection: str) -> OpenView:
         """Return the head whose open layer of `collection` the frame names."""
-        head = self._engine.heads.head_of_layer(collection, frame.layer)
+        head = self._engine.view_set.head_of_layer(collection, frame.layer)
         if head is None:
             raise unknown_frame(frame)
         return self._engine.open_views[head.name]

@@ -25,7 +25,7 @@ def cached_ids(table: Table) -> np.ndarray:
     found, first = [NO_IDS], 0
     while True:
         with table._log.locks.state:
-            rows = table.chain.rows
+            rows = table.stack.rows
             if not isinstance(rows, RowCache) or first >= rows.sets:
                 break
             found.append(rows.ids_in(first, first + SETS_AT_ONCE))
@@ -43,7 +43,9 @@ class RowLoader:
     ) -> None:
         """kept: the file of ids that the row cache had."""
         self._tables, self._is_closed, self._kept = tables, is_closed, kept
-        self._former: dict[int, np.ndarray] | None = None  # ids that are still to be loaded, once the file was read
+        self._ids_to_load: dict[int, np.ndarray] | None = (
+            None  # ids that are still to be loaded, once the file was read
+        )
         self._is_requested = self._is_running = False
 
     def request(self, background: Background) -> None:
@@ -69,31 +71,31 @@ class RowLoader:
 
     def load(self) -> Iterator[None]:
         """Load all rows that are missing, in steps: the store may change in any way between two of them."""
-        if self._former is None:
-            self._former = self._kept.read() if self._kept is not None else {}
+        if self._ids_to_load is None:
+            self._ids_to_load = self._kept.read() if self._kept is not None else {}
         tables = self._tables()
         for table in tables:
             yield from self._load(table)
         for table in tables:
-            yield from self._load_former(table, self._former.pop(table.id, NO_IDS))
+            yield from self._load_saved(table, self._ids_to_load.pop(table.id, NO_IDS))
 
     def keep(self, now: bool = False) -> None:
         """Write the ids of cached rows to the file, if that is due or `now`, and those that the file had are loaded."""
-        is_loaded = self._former is not None and not self._former and not self._is_running
+        is_loaded = self._ids_to_load is not None and not self._ids_to_load and not self._is_running
         if self._kept is None or not is_loaded or not (now or self._kept.is_due):
             return
         found = {table.id: cached_ids(table) for table in self._tables()}
         self._kept.write({number: ids for number, ids in found.items() if ids.size})
 
-    def _load_former(self, table: Table, ids: np.ndarray) -> Iterator[None]:
+    def _load_saved(self, table: Table, ids: np.ndarray) -> Iterator[None]:
         """Load rows of a table that the row cache had before the start."""
         out = np.empty(FORMER_IDS * table.width, np.uint8)
         for first in range(0, ids.size, FORMER_IDS):
             some = ids[first : first + FORMER_IDS]
             with table._log.locks.state:
-                if table.is_gone or not table.chain.runs or not isinstance(table.chain.rows, RowCache):
+                if table.is_gone or not table.stack.runs or not isinstance(table.stack.rows, RowCache):
                     return
-                table.chain.rows.expect(ids.size)
+                table.stack.rows.expect(ids.size)
             try:
                 table._gather(some, table._default(0), out[: some.size * table.width])
             except CorruptionError:
@@ -106,14 +108,14 @@ class RowLoader:
         cursor, out = 0, np.empty(0, np.uint8)
         while True:
             with table._log.locks.state:
-                pinned = table.chain.rows
+                pinned = table.stack.rows
                 if table.is_gone or not isinstance(pinned, PinnedRows) or pinned.is_complete:
                     return
                 ids, cursor = pinned.next_to_load(cursor)
             if ids.size:
                 out = out if out.size >= ids.size * table.width else np.empty(ids.size * table.width, np.uint8)
                 try:
-                    table._log.wait_durable(table.chain.top.visible_since)  # until then reads show the previous version
+                    table._log.wait_durable(table.stack.top.visible_since)  # until then reads show the previous version
                     table._gather(ids, table._default(0), out[: ids.size * table.width])
                 except CorruptionError:
                     pass  # a read of the damaged row tells of it

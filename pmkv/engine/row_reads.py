@@ -46,19 +46,19 @@ class RowRead:
     ids: int64[n]; out: uint8[n * width], where the rows go; None: they are not needed as they are. cached: whether the
     row cache is asked, and offered what was found on file."""
 
-    __slots__ = ("_chain", "_is_located", "_lease", "_runs", "batch", "data", "found", "lsn", "table")
+    __slots__ = ("_is_located", "_lease", "_runs", "_stack", "batch", "data", "found", "lsn", "table")
 
     def __init__(self, table: Table, ids: np.ndarray, out: np.ndarray | None = None, cached: bool = True) -> None:
         self._lease = table._log.lease  # before the lookup, and until the rows were read
         self.table, self.batch = table, IdBatch(ids, out, cached)
         self.found, self.data, self.lsn = NO_SLOTS.view(np.uint64), NO_ROWS, 0
-        self._chain: IndexStack | None = None
+        self._stack: IndexStack | None = None
         self._runs: tuple[Run, ...] = ()
         self._is_located = False  # by `locate`
 
     def begin(self) -> None:
         """Look the ids up in memory, and note what it depends on. The caller holds locks.state."""
-        self.found, self.lsn, self.data, self._chain, self._runs = self.table._find_in_memory(self.batch)
+        self.found, self.lsn, self.data, self._stack, self._runs = self.table._find_in_memory(self.batch)
         log = self.table._log
         if self.lsn > log.durable:
             log.wait_durable(self.lsn)  # of a read of several tables: the next ones must not be older
@@ -67,7 +67,7 @@ class RowRead:
         """Look the ids up when no other table is read."""
         self.table._guard()
         found = self.table._log.publisher.read(lambda: self.table._find_in_memory(self.batch))
-        self.found, self.lsn, self.data, self._chain, self._runs = found
+        self.found, self.lsn, self.data, self._stack, self._runs = found
 
     @property
     def missing(self) -> int:
@@ -76,9 +76,9 @@ class RowRead:
 
     def start(self) -> None:
         """Start to read the index pages of what is missing. None of these three is needed, or needs a lock."""
-        if self._chain is not None and self.missing:
+        if self._stack is not None and self.missing:
             before = pages_read()
-            self._chain.start_on_disk(self.batch, self.found, self._runs)
+            self._stack.start_on_disk(self.batch, self.found, self._runs)
             self.batch.pages += pages_read() - before
 
     def locate(self) -> None:
@@ -194,15 +194,15 @@ class RowRead:
         batch, table, found = self.batch, self.table, self.found[missed]
         some, out, present = batch.some(missed), *(np.empty(missed.size * n, np.uint8) for n in (table.width, 1))
         gather_rows(self.data, found, some.ids, table.width, table._owner, table._default(0), False, out, present)
-        some.moment, some.pages = batch.moment, batch.pages
+        some.stamp, some.pages = batch.stamp, batch.pages
         if batch.offer is not None:
             batch.offer(some, found, np.arange(missed.size), out)
 
     def _find_on_disk(self) -> None:
         """Look up on file what memory has not."""
-        if self._runs and self._chain is not None:
+        if self._runs and self._stack is not None:
             before = pages_read() if self.missing else 0.0
-            self._chain.find_on_disk(self.batch, self.found, self._runs, self.table._log.locks.state)
+            self._stack.find_on_disk(self.batch, self.found, self._runs, self.table._log.locks.state)
             if self.missing:
                 self.batch.pages += pages_read() - before
 

@@ -28,12 +28,12 @@ class SeenExpired:
 
     @property
     def _records(self) -> ExpiredRecords:
-        return self._keyspace.chain.tree.expired
+        return self._keyspace.stack.tree.expired
 
-    def note(self, words: np.ndarray, found: np.ndarray, rows: np.ndarray) -> int:
+    def note(self, key64s: np.ndarray, found: np.ndarray, rows: np.ndarray) -> int:
         """Note which of these records have expired. Return the LSN that this depends on.
 
-        words: hashes of the keys; found: locations; rows: as `read_records` sets them."""
+        key64s: hashes of the keys; found: locations; rows: as `read_records` sets them."""
         keyspace, records = self._keyspace, self._records
         locks, which = keyspace._log.locks, (rows[:, 0] < 0) & lives(found)
         read_expiries(keyspace._log.data, found[which], expiries := np.empty(int(which.sum()), np.int64))
@@ -42,7 +42,7 @@ class SeenExpired:
             return records.lsn
         if keyspace.watches:
             with locks.state:
-                keyspace.watches.mark_expired(words[which])
+                keyspace.watches.mark_expired(key64s[which])
         return self._expire(keyspace.number, pairs)
 
     def hide(self, found: np.ndarray, rows: np.ndarray) -> int:
@@ -65,4 +65,4 @@ class SeenExpired:
         read_records(log.data, locations, keyspace._owner, 0, True, rows)
         locations = locations[(rows[:, 0] >= 0) & (rows[:, 2] == expiries)]  # what stands elsewhere now is not counted
         names = keyspace._names(locations)
-        return len(set(keyspace.chain.find(keyspace._wanted(names)).tolist()) & set(locations.tolist())) if names else 0
+        return len(set(keyspace.stack.find(keyspace._wanted(names)).tolist()) & set(locations.tolist())) if names else 0

@@ -92,7 +92,7 @@ class Table(Collection):
     @property
     def dram(self) -> DramChoice:
         """Return how much DRAM the rows may count on, as `set_dram` was told last."""
-        return self.chain.tree.kept
+        return self.stack.tree.kept
 
     def set_dram(self, dram: int | float | str | None) -> None:
         """Choose how much DRAM the rows of this table may count on, in `main`: "all", bytes (or "64MiB"), a share of
@@ -287,7 +287,7 @@ class Table(Collection):
 
     def may_wait(self, ids: np.ndarray) -> bool:
         """Return whether reading these ids (int64[n]) may have to wait for the disk, about."""
-        if not self.chain.reads.is_cold:  # nearly always, and without the lock: many tables are asked for one command
+        if not self.stack.reads.is_cold:  # nearly always, and without the lock: many tables are asked for one command
             return False
         with self._log.locks.state:
             return not self.is_gone and self._shown().may_wait(ids)
@@ -474,7 +474,7 @@ class Table(Collection):
         log = self._log
         for ids, _, _ in written:
             if ids.size > FEW_ELEMENTS:  # else the kernels that enter them keep the interpreter
-                self.chain.make_room(ids, log.locks.state)
+                self.stack.make_room(ids, log.locks.state)
         if log.failed:
             raise log.failed
         if log.locks.state.is_held or sum(ids.size for ids, _, _ in written) <= MAX_LOCKED_ROWS:
@@ -482,25 +482,25 @@ class Table(Collection):
                 log.atomic(lambda: self._insert(written))
         else:
             locations = [locations for _, locations, _ in written]
-            log.publisher.publish(self.chain.top, locations, lambda: log.atomic(lambda: self._insert_beside(written)))
+            log.publisher.publish(self.stack.top, locations, lambda: log.atomic(lambda: self._insert_beside(written)))
 
     def _insert(self, written: list[Written]) -> None:
         """Index a batch. The caller holds locks.state."""
         for ids, locations, lsn in written:
-            self.chain.enter(IdBatch(ids), locations, lsn)
+            self.stack.enter(IdBatch(ids), locations, lsn)
 
     def _insert_beside(self, written: list[Written]) -> None:
         """Index a long batch while other threads read."""
-        chain, lock = self.chain, self._log.locks.state
+        stack, lock = self.stack, self._log.locks.state
         with lock:
             for ids, _, lsn in written:
-                chain.begin_insert(ids.size, lsn)
+                stack.begin_insert(ids.size, lsn)
         for ids, locations, _ in written:
             yield_cpu()
             wanted = IdBatch(ids)
-            new = new_keys(wanted, locations, chain.insert(wanted, locations, lock))
+            new = new_keys(wanted, locations, stack.insert(wanted, locations, lock))
             with lock:
-                chain.finish_insert(wanted, new)
+                stack.finish_insert(wanted, new)
 
     def _append(self, ids: np.ndarray, raw: np.ndarray, flags: int, purpose: Reserve) -> Written:
         """Append one frame. Others may read while its body is filled: nothing refers to it yet."""
@@ -530,10 +530,10 @@ class Table(Collection):
     def __len__(self) -> int:
         """Count the ids exactly. Ids written since the last count are looked up once."""
         self._guard()
-        self.chain.count_ahead(self._log.locks.state)
+        self.stack.count_ahead(self._log.locks.state)
         with self._log.publisher.entry, self._log.locks.state:  # a count would see a part of a batch
             self._guard()
-            count, lsn = self.chain.count(0), self._changed
+            count, lsn = self.stack.count(0), self._changed
         self._log.wait_durable(lsn)
         return count
 
@@ -554,12 +554,12 @@ class Table(Collection):
     def _walk(self, cursor: int, left: int) -> tuple[int, np.ndarray, np.ndarray]:
         """Return the next cursor, and about `left` ids with their stored rows. The caller holds locks.state."""
         ids: list[np.ndarray] = []
-        for places, words, _ in self.chain.walk(cursor):
+        for places, key64s, _ in self.stack.walk(cursor):
             take = min(left, places.size)
             if take < places.size:  # all of one place go together: the next cursor begins behind it
                 take = int(np.searchsorted(places, places[take - 1], "right"))
             cursor = int(places[take - 1]) + 1 if take else cursor
-            some = words[:take][np.flatnonzero(np.diff(places[:take], prepend=~places[:1]))].view(np.int64)
+            some = key64s[:take][np.flatnonzero(np.diff(places[:take], prepend=~places[:1]))].view(np.int64)
             ids.append(some[self.contains(some)])
             left -= ids[-1].size
             if take < places.size or left <= 0:
@@ -598,10 +598,10 @@ class Table(Collection):
         self._guard()  # before: who has the lock cannot wait until a drop is durable, and tells of it
         with self._log.publisher.entry, self._log.locks.state:  # a walk would see a part of a batch
             self._guard()
-            top, lsn = self._others.top_in(since, self.chain.tree)
+            top, lsn = self._others.top_in(since, self.stack.tree)
             lsn = max(lsn, self._changed)
-            layers = layers_between(self.chain.top, top)
-            cursor, ids = taken_of(walk_layers(layers, self.chain.seed, cursor), cursor, max(1, count))
+            layers = layers_between(self.stack.top, top)
+            cursor, ids = taken_of(walk_layers(layers, self.stack.seed, cursor), cursor, max(1, count))
             (raw, found), _ = self._log.deferring(lambda: self._gather(ids, self._zeros), lsn)
         self._log.wait_durable(lsn)
         is_there = found.view(np.bool_)
@@ -629,14 +629,14 @@ class Table(Collection):
                 f"frame {frame.lsn} at offset {frame.offset:,} does not hold {frame.count} rows of table {self.name!r}"
             )
         ids = self._log.data[frame.body : frame.body + 8 * frame.count].view(np.int64)
-        self.chain.enter(IdBatch(ids), self._locate(frame.body, ids, frame.flags), frame.lsn)
+        self.stack.enter(IdBatch(ids), self._locate(frame.body, ids, frame.flags), frame.lsn)
 
     def check(self) -> None:
         """Assert that index and counts agree, and that every row's check holds."""
 
         def check_all() -> None:
-            self.chain.check()
-            assert sum(ids.size for ids, _ in self.scan()) == self.chain.count(0), "the rows counted are not those"
+            self.stack.check()
+            assert sum(ids.size for ids, _ in self.scan()) == self.stack.count(0), "the rows counted are not those"
 
         with self._log.publisher.entry, self._log.locks.state:
             self._log.deferring(check_all)
@@ -645,11 +645,11 @@ class Table(Collection):
 def taken_of(walk: Iterator[Window], cursor: int, count: int) -> tuple[int, np.ndarray]:
     """Return the next cursor, and about `count` ids of a walk, each once."""
     ids: list[np.ndarray] = []
-    for places, words, _ in walk:
+    for places, key64s, _ in walk:
         take = min(count - sum(some.size for some in ids), places.size)
         if take < places.size:  # all of one place go together: the next cursor begins behind it
             take = int(np.searchsorted(places, places[max(take, 1) - 1], "right"))
-        ids.append(words[:take][np.flatnonzero(np.diff(places[:take], prepend=~places[:1]))].view(np.int64))
+        ids.append(key64s[:take][np.flatnonzero(np.diff(places[:take], prepend=~places[:1]))].view(np.int64))
         cursor = (int(places[take - 1]) + 1) % (1 << 64)
         if take < places.size or sum(some.size for some in ids) >= count:
             return cursor, np.concatenate(ids)

@@ -31,9 +31,9 @@ RECORD_OVERHEAD = 256  # more than a frame's and a record's headers and padding 
 class Transaction(OneProcess):
     """Collect the writes of one transaction; `Store.transaction` and `View.transaction` yield it."""
 
-    def __init__(self, engine: Engine, contents: OpenView | None = None) -> None:
-        """contents: of the view, None for `main`."""
-        self._engine, self._contents = engine, contents or engine.main
+    def __init__(self, engine: Engine, open_view: OpenView | None = None) -> None:
+        """open_view: of the view, None for `main`."""
+        self._engine, self._open_view = engine, open_view or engine.main
         self._keyspaces: dict[int, KeyspaceWrites] = {}
         self._tables: dict[str, TableWrites] = {}
         self._watch = Watch()
@@ -50,12 +50,12 @@ class Transaction(OneProcess):
 
     def keyspace(self, number: int) -> KeyspaceWrites:
         """Keyspace `number` as this transaction sees it."""
-        return self._keyspaces.setdefault(number, KeyspaceWrites(self._contents.keyspace(number)))
+        return self._keyspaces.setdefault(number, KeyspaceWrites(self._open_view.keyspace(number)))
 
     def table(self, name: str) -> TableWrites:
         """A table as this transaction sees it."""
         if name not in self._tables:
-            self._tables[name] = TableWrites(self._contents.table(name))
+            self._tables[name] = TableWrites(self._open_view.table(name))
         return self._tables[name]
 
     def get(self, key: bytes) -> bytes | None:
@@ -73,7 +73,7 @@ class Transaction(OneProcess):
     def watch(self, key: bytes, keyspace: int = 0) -> None:
         """If anyone writes this key before the end, the transaction raises ConflictError and writes nothing."""
         check_keys([key])
-        self._watch.add(self._contents.keyspace(keyspace), key)
+        self._watch.add(self._open_view.keyspace(keyspace), key)
 
     def release(self) -> None:
         """Watch no key any more: the transaction is over."""

@@ -38,7 +38,7 @@ class VersionOperations:
         log = self._engine.log
         log.guard_write()
         try:
-            return with_room(log, lambda: log.run_batch(lambda: body(self._engine.heads)), frees)
+            return with_room(log, lambda: log.run_batch(lambda: body(self._engine.view_set)), frees)
         finally:
             log.wait_durable(log.lsn)
 
@@ -108,13 +108,13 @@ class VersionOperations:
         """Carry out a plan, unless it conflicts or would change nothing. Return whether it did."""
         if plan.conflicts and not force:
             raise ConflictError(f"{'; '.join(plan.conflicts)}. Nothing was changed; with force, that is dropped")
-        if not (plan.parts or plan.drop) and op != "undo":
+        if not (plan.collections or plan.drop) and op != "undo":
             if op == "promote":
                 raise InvalidError(
                     f"nothing to promote: branch {source.name!r} wrote nothing since it was cut or promoted"
                 )
             return False  # a rollback to the present state: the view `undo` stays as it is
-        decision = {"op": op, "name": source.name, "parts": plan.parts, "drop": plan.drop}
+        decision = {"op": op, "name": source.name, "parts": plan.collections, "drop": plan.drop}
         self._seal_and_decide(source, decision, head)
         if head == MAIN and self.on_main_changed:
             self.on_main_changed()
@@ -123,7 +123,7 @@ class VersionOperations:
     def _refuse_taken(self, name: str) -> None:
         """ExistsError if a view has this name; InvalidError if none may have it."""
         check_view_name(name)
-        views = self._engine.heads.maps
+        views = self._engine.view_set.maps
         if name in views:
             raise ExistsError(f"there is a view {name!r} already, a {views[name].kind}: delete it first")
 
@@ -131,7 +131,7 @@ class VersionOperations:
         """Decide something that bases a head on another view. The written layers of that view are sealed before, if it
         is a head: no frame may open two layers of one collection."""
         steps = [(decision, head)]
-        if source.is_head and any(top is not None and top.writes for top in source.parts.values()):
+        if source.is_head and any(top is not None and top.writes for top in source.tops.values()):
             steps.insert(0, ({"op": "seal"}, source.name))
         reserve_controls(self._engine.log, [step if on == MAIN else step | {"head": on} for step, on in steps])
         for step, on in steps:

@@ -18,10 +18,9 @@ KeyspaceChoice = bool | Iterable[int] | None  # numbers, or all / none; None: Tr
 
 @dataclass(frozen=True)
 class Plan:
-    """The collections that a head takes (`parts`) and loses (`drop`), and messages about writes that it would lose
-    (`conflicts`)."""
+    """Says which collections a head takes over and which it loses (`drop`). conflicts: messages about lost writes."""
 
-    parts: list[str]
+    collections: list[str]
     drop: list[str]
     conflicts: list[str]
 
@@ -55,50 +54,56 @@ def names_of(tables: Iterable[str]) -> list[str]:
 # promote
 
 
-def plan_promote(heads: ViewSet, branch: ViewEntry, tables: TableNames, keys: KeyspaceChoice) -> Plan:
+def plan_promote(view_set: ViewSet, branch: ViewEntry, tables: TableNames, keys: KeyspaceChoice) -> Plan:
     """Plan to give `main` what a branch wrote.
 
     tables: names, None for all that the branch wrote, created or dropped; keys: keyspace numbers, or True / False for
     all / none of those written; None is True unless `tables` is given."""
-    main, written = heads.maps[MAIN], heads.written(branch)
+    main, written = view_set.maps[MAIN], view_set.written(branch)
     spaces = chosen_keyspaces(keys, tables is None)
     is_named = keys is not None and not isinstance(keys, bool)
-    chosen = sorted(spaces) if is_named else [part for part in written if part in spaces]
+    chosen = sorted(spaces) if is_named else [collection for collection in written if collection in spaces]
     if tables is None:
-        chosen += [part for part in written if heads.trees[part].decision is not None]
+        chosen += [collection for collection in written if view_set.trees[collection].decision is not None]
     else:
-        chosen += [part for name in names_of(tables) for part in _promoted(heads, branch, name)]
-    parts = [part for part in chosen if part in branch.parts]
-    others = heads.in_the_way(main, branch, parts)
-    gone = [part for part in chosen if part not in branch.parts and part in main.parts]
-    conflicts = [why for part in chosen if (why := _why_not(heads, branch, part)) is not None]
+        chosen += [collection for name in names_of(tables) for collection in _promoted(view_set, branch, name)]
+    collections = [collection for collection in chosen if collection in branch.tops]
+    others = view_set.in_the_way(main, branch, collections)
+    gone = [collection for collection in chosen if collection not in branch.tops and collection in main.tops]
+    conflicts = [why for collection in chosen if (why := _why_not(view_set, branch, collection)) is not None]
     since = f"since {branch.name!r} was cut"
-    conflicts += [f"main has another table {heads.label(part)} {since}" for part in others if part not in gone]
-    return Plan(parts, list(dict.fromkeys(gone + others)), conflicts)
+    conflicts += [
+        f"main has another table {view_set.label(collection)} {since}"
+        for collection in others
+        if collection not in gone
+    ]
+    return Plan(collections, list(dict.fromkeys(gone + others)), conflicts)
 
 
-def _promoted(heads: ViewSet, branch: ViewEntry, name: str) -> list[str]:
+def _promoted(view_set: ViewSet, branch: ViewEntry, name: str) -> list[str]:
     """Return the collections that a name stands for: the branch's table, and those of this name that it dropped."""
-    gone = [part for part in branch.bases if part not in branch.parts and part in heads.trees]
-    own = heads.tables(branch).get(name)
-    found = [part for part in gone if heads.label(part) == name] + ([own] if own is not None else [])
+    gone = [collection for collection in branch.bases if collection not in branch.tops and collection in view_set.trees]
+    own = view_set.tables(branch).get(name)
+    found = [collection for collection in gone if view_set.label(collection) == name] + (
+        [own] if own is not None else []
+    )
     if not found:
         raise UnknownNameError(f"branch {branch.name!r} has no table {name!r}, and dropped none of this name")
     return found
 
 
-def _why_not(heads: ViewSet, branch: ViewEntry, part: str) -> str | None:
+def _why_not(view_set: ViewSet, branch: ViewEntry, collection: str) -> str | None:
     """Return what `main` would lose by taking this collection, None for nothing."""
-    main = heads.maps[MAIN]
-    if part not in branch.bases:
+    main = view_set.maps[MAIN]
+    if collection not in branch.bases:
         return None
-    base, since = branch.bases[part], f"since {branch.name!r} was cut"
-    if part not in main.parts:
-        return f"main has no table {heads.label(part)} any more {since}" if part in branch.parts else None
-    top = main.parts[part]
+    base, since = branch.bases[collection], f"since {branch.name!r} was cut"
+    if collection not in main.tops:
+        return f"main has no table {view_set.label(collection)} any more {since}" if collection in branch.tops else None
+    top = main.tops[collection]
     if top is not None and not top.writes and id_of(top.below) == base:
         return None
-    return _told(heads.writes_above(main, part, base), heads.label(part), since)
+    return _told(view_set.writes_above(main, collection, base), view_set.label(collection), since)
 
 
 def _told(writes: int | None, label: str, since: str) -> str:
@@ -111,20 +116,20 @@ def _told(writes: int | None, label: str, since: str) -> str:
 
 
 def plan_rollback(
-    heads: ViewSet, head: ViewEntry, snapshot: ViewEntry, tables: TableNames, keys: KeyspaceChoice
+    view_set: ViewSet, head: ViewEntry, snapshot: ViewEntry, tables: TableNames, keys: KeyspaceChoice
 ) -> Plan:
     """Plan to give a head the state of a snapshot.
 
     tables: names, None for all; keys: as in `plan_promote`, of all keyspaces."""
     spaces = chosen_keyspaces(keys, tables is None)
-    theirs = heads.tables(snapshot)
+    theirs = view_set.tables(snapshot)
     if tables is None:
         chosen = list(theirs.values())
-        gone = [part for part in heads.tables(head).values() if part not in snapshot.parts]
+        gone = [collection for collection in view_set.tables(head).values() if collection not in snapshot.tops]
     else:
         chosen, gone = [_rolled_back(theirs, snapshot, name) for name in names_of(tables)], []
-    parts = [part for part in (*sorted(spaces), *chosen) if _differs(head, snapshot, part)]
-    return Plan(parts, list(dict.fromkeys(gone + heads.in_the_way(head, snapshot, parts))), [])
+    collections = [collection for collection in (*sorted(spaces), *chosen) if _differs(head, snapshot, collection)]
+    return Plan(collections, list(dict.fromkeys(gone + view_set.in_the_way(head, snapshot, collections))), [])
 
 
 def _rolled_back(theirs: dict[str, str], snapshot: ViewEntry, name: str) -> str:
@@ -135,27 +140,27 @@ def _rolled_back(theirs: dict[str, str], snapshot: ViewEntry, name: str) -> str:
     return theirs[name]
 
 
-def _differs(head: ViewEntry, snapshot: ViewEntry, part: str) -> bool:
-    top = head.parts.get(part)
-    return top is None or top.writes > 0 or id_of(top.below) != id_of(snapshot.parts[part])
+def _differs(head: ViewEntry, snapshot: ViewEntry, collection: str) -> bool:
+    top = head.tops.get(collection)
+    return top is None or top.writes > 0 or id_of(top.below) != id_of(snapshot.tops[collection])
 
 
-def plan_undo(heads: ViewSet) -> Plan:
+def plan_undo(view_set: ViewSet) -> Plan:
     """Plan to bring back what the last promote or rollback of `main` exchanged."""
-    main, before = heads.maps[MAIN], heads.maps[UNDO]
-    parts = [part for part in before.restored if part in before.parts]
-    gone = [part for part in before.restored if part not in before.parts and part in main.parts]
-    others = [part for part in heads.in_the_way(main, before, parts) if part not in gone]
-    return Plan(parts, gone + others, list(_lost(heads, main, before, others)))
+    main, before = view_set.maps[MAIN], view_set.maps[UNDO]
+    collections = [collection for collection in before.restored if collection in before.tops]
+    gone = [collection for collection in before.restored if collection not in before.tops and collection in main.tops]
+    others = [collection for collection in view_set.in_the_way(main, before, collections) if collection not in gone]
+    return Plan(collections, gone + others, list(_lost(view_set, main, before, others)))
 
 
-def _lost(heads: ViewSet, main: ViewEntry, before: ViewEntry, others: list[str]) -> Iterator[str]:
+def _lost(view_set: ViewSet, main: ViewEntry, before: ViewEntry, others: list[str]) -> Iterator[str]:
     since = "since the promote or rollback that would be undone"
-    for part in before.restored:
-        top = main.parts.get(part)
+    for collection in before.restored:
+        top = main.tops.get(collection)
         if top is not None and (top.id != before.lsn or top.writes):
-            yield _told(heads.writes_since(main, part, before.lsn), heads.label(part), since)
-        elif part not in main.parts and part in before.parts and part not in before.removed:
-            yield f"main has no table {heads.label(part)} any more {since}"
-    for part in others:
-        yield f"main has another table {heads.label(part)} {since}"
+            yield _told(view_set.writes_since(main, collection, before.lsn), view_set.label(collection), since)
+        elif collection not in main.tops and collection in before.tops and collection not in before.removed:
+            yield f"main has no table {view_set.label(collection)} any more {since}"
+    for collection in others:
+        yield f"main has another table {view_set.label(collection)} {since}"

@@ -59,45 +59,45 @@ class KeyWatches:
     def add(self, key: bytes, watch: Watch) -> None:
         """Mark the watch as soon as this key is written, or at once if readers are still shown the state of the key
         before a promote or rollback that is pending. It must be removed again."""
-        keyspace, word = self._keyspace, self._keyspace.hash_of(key)
+        keyspace, key64 = self._keyspace, self._keyspace.hash_of(key)
         keyspace._guard()
         with keyspace._log.locks.state:
             keyspace._guard()
             watch.keys[keyspace, key] = record = keyspace.records([key])[0]
-            self._by_hash.setdefault(word, {})[key, watch] = None
+            self._by_hash.setdefault(key64, {})[key, watch] = None
             if keyspace.records([key], shown=True)[0] != record:
                 watch.written = key
 
     def remove(self, key: bytes, watch: Watch) -> None:
         """Undo `add`."""
-        word = self._keyspace.hash_of(key)
+        key64 = self._keyspace.hash_of(key)
         with self._keyspace._log.locks.state:
-            entries = self._by_hash.get(word, {})
+            entries = self._by_hash.get(key64, {})
             entries.pop((key, watch), None)
             if not entries:
-                self._by_hash.pop(word, None)
+                self._by_hash.pop(key64, None)
 
-    def mark(self, words: np.ndarray) -> None:
+    def mark(self, key64s: np.ndarray) -> None:
         """Mark the watches of keys with these hashes: they were written. The caller holds locks.state."""
-        for key, watch in self._of(words):
+        for key, watch in self._of(key64s):
             watch.written = key
 
-    def mark_expired(self, words: np.ndarray) -> None:
+    def mark_expired(self, key64s: np.ndarray) -> None:
         """Mark the watches of keys with these hashes that were alive when the watch began: somebody saw that they have
         expired. The caller holds locks.state."""
-        for key, watch in self._of(words):
+        for key, watch in self._of(key64s):
             if watch.keys[self._keyspace, key][1] is not None:
                 watch.written = key
 
-    def _of(self, words: np.ndarray) -> Iterator[tuple[bytes, Watch]]:
+    def _of(self, key64s: np.ndarray) -> Iterator[tuple[bytes, Watch]]:
         """Yield the watched keys with these hashes, and who watches them."""
-        if words.size < len(self._by_hash):
-            hits = [word for word in words.tolist() if word in self._by_hash]
+        if key64s.size < len(self._by_hash):
+            hits = [key64 for key64 in key64s.tolist() if key64 in self._by_hash]
         else:
             watched = np.fromiter(self._by_hash, np.uint64, len(self._by_hash))
-            hits = watched[np.isin(watched, words)].tolist()
-        for word in hits:
-            yield from self._by_hash[word]
+            hits = watched[np.isin(watched, key64s)].tolist()
+        for key64 in hits:
+            yield from self._by_hash[key64]
 
     def mark_all(self) -> None:
         """Mark every watch: the keyspace is gone, or was rebuilt. The caller holds locks.state."""

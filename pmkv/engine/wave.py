@@ -58,36 +58,36 @@ def run_wave(
 
     reads: for each key whether it has to be looked up; a key that has not, at any of its places, is found absent.
     may_write: `decide` may return records, so nobody else writes meanwhile. Raises FullError with nothing changed."""
-    log, words = keyspace._log, np.empty(len(keys), np.uint64)
+    log, key64s = keyspace._log, np.empty(len(keys), np.uint64)
     _lease = log.lease  # `decide` reads the records that were found
     if not may_write:
-        found, read = log.deferring(lambda: _find(keyspace, keys, words, reads))
+        found, read = log.deferring(lambda: _find(keyspace, keys, key64s, reads))
         decide(found)
         log.wait_durable(read)
         return read, 0
     keyspace._guard_write()
     with log.locks.append, log.locks.state:
-        found, read = log.deferring(lambda: _find(keyspace, keys, words, reads))
+        found, read = log.deferring(lambda: _find(keyspace, keys, key64s, reads))
         records = decide(found)
-        written = _append(keyspace, keys, words, records) if records is not None else 0
+        written = _append(keyspace, keys, key64s, records) if records is not None else 0
     log.wait_durable(max(read, written))
     return read, written if log.durability == "commit" else 0
 
 
-def _find(keyspace: Keyspace, keys: BytesArray, words: np.ndarray, reads: np.ndarray) -> WaveFound:
+def _find(keyspace: Keyspace, keys: BytesArray, key64s: np.ndarray, reads: np.ndarray) -> WaveFound:
     """Look up what is read, and set the hashes of all keys."""
-    log, size = keyspace._log, words.size
+    log, size = keyspace._log, key64s.size
     numbers, firsts, table = (
         np.empty(size, np.int64),
         np.empty(size, np.int64),
         np.zeros(1 << (2 * size).bit_length(), np.int64),
     )
-    read_words, read_bounds = np.empty(size, np.uint64), np.empty((size, 2), np.int64)
-    arrays = reads, words, table, numbers, firsts, read_words, read_bounds
+    read_key64s, read_bounds = np.empty(size, np.uint64), np.empty((size, 2), np.int64)
+    arrays = reads, key64s, table, numbers, firsts, read_key64s, read_bounds
     read, count = number_keys(keys.blob, keys.bounds, *log.pool.hash_words, *arrays)
     now = log.now()
     if read:
-        wanted = read_words[:read], keys.blob, read_bounds[:read], log.data, keyspace._owner, keyspace._verify
+        wanted = read_key64s[:read], keys.blob, read_bounds[:read], log.data, keyspace._owner, keyspace._verify
         rows = keyspace._locate(KeyBatch(*wanted), now, True)[1]
     if read < count:
         absent = np.full((count, 4), ABSENT, np.int64)
@@ -97,10 +97,10 @@ def _find(keyspace: Keyspace, keys: BytesArray, words: np.ndarray, reads: np.nda
     return WaveFound(log.data, numbers, rows, now, keyspace._part)
 
 
-def _append(keyspace: Keyspace, keys: BytesArray, words: np.ndarray, records: WaveRecords) -> int:
+def _append(keyspace: Keyspace, keys: BytesArray, key64s: np.ndarray, records: WaveRecords) -> int:
     """Append records and index them; return the LSN to wait for. The caller holds locks.append and locks.state."""
     log, which = keyspace._log, records.keys
-    words, bounds, values = words[which], keys.bounds[which], records.values
+    key64s, bounds, values = key64s[which], keys.bounds[which], records.values
     total = record_sizes(bounds, values.bounds, np.empty(which.size, np.int64))
     purpose = Reserve.DELETE if records.are_deletes else Reserve.WRITE
     if total > log.frame_limit:
@@ -109,7 +109,7 @@ def _append(keyspace: Keyspace, keys: BytesArray, words: np.ndarray, records: Wa
 
     def append() -> None:
         spans = keys.blob, bounds, values.blob, values.bounds
-        keyspace._append(words, *spans, records.expiries, records.flags, total, purpose)
+        keyspace._append(key64s, *spans, records.expiries, records.flags, total, purpose)
         keyspace.ordered.note(BytesArray(keys.blob, bounds))
 
     log.reserve([total], purpose)

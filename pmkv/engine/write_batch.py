@@ -22,13 +22,13 @@ class WriteBatch:
 
     def __enter__(self) -> None:
         thread = self._log.thread
-        self._outer, may_await_space = thread.deferral, self._log.may_await_space
+        self._outer, may_await_space = thread.durability_wait, self._log.may_await_space
         self._inner = DurabilityWait(thread.min_lsn, may_await_space)
         try:
-            thread.deferral = self._inner
+            thread.durability_wait = self._inner
             with_room(self._log, self._batch.__enter__)
         except BaseException:
-            thread.deferral = self._outer
+            thread.durability_wait = self._outer
             raise
 
     def __exit__(
@@ -38,5 +38,5 @@ class WriteBatch:
         try:
             self._batch.__exit__(kind, error, trace)
         finally:  # an error, too, may reveal what is pending
-            log.thread.deferral = self._outer
+            log.thread.durability_wait = self._outer
             log.wait_durable(self._inner.lsn if log.durability == "commit" else log.lsn)

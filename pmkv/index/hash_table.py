@@ -44,9 +44,9 @@ def check_cursor(cursor: int) -> None:
 class HashTable:
     """An extendible hash table. `live` counts the key64s whose location is not a delete."""
 
-    def __init__(self, heap: Arena, seed: int, expected: int = 0, lock: AbstractContextManager[object] = HELD) -> None:
+    def __init__(self, arena: Arena, seed: int, expected: int = 0, lock: AbstractContextManager[object] = HELD) -> None:
         """expected: how many key64s the table will have, if known; it then need not grow to that size."""
-        self._heap, self.seed = heap, np.uint64(seed)
+        self._arena, self.seed = arena, np.uint64(seed)
         slots = expected * 2  # inserts take half as long in a half empty table as in one that is nearly full
         self.depth = max(0, (slots // LARGEST_SUB).bit_length())
         self.directory = np.arange(1 << self.depth)
@@ -57,11 +57,11 @@ class HashTable:
     def _new_sub(
         self, slots: int, depth: int, lock: AbstractContextManager[object] = HELD
     ) -> tuple[int, int, int, int]:
-        return self._heap.allocate(2 * slots, lock), slots, 0, depth
+        return self._arena.allocate(2 * slots, lock), slots, 0, depth
 
     @property
     def _shape(self) -> tuple:
-        return self._heap.words, self.directory, self.subs, self.depth, self.seed
+        return self._arena.words, self.directory, self.subs, self.depth, self.seed
 
     def find(self, ids: np.ndarray, pending: np.ndarray) -> tuple[np.ndarray, int]:
         """Return (locations uint64[n] of int64 ids, 0 where there is none; how many of these are pending)."""
@@ -143,10 +143,10 @@ class HashTable:
         else:
             size = (slots + slots // 2) // PAGE_SLOTS * PAGE_SLOTS if slots > PAGE_SLOTS else 2 * slots
             subs[sub] = self._new_sub(size, depth, lock)
-        reinsert(self._heap.words, base, slots, directory, subs, new_depth, self.seed)
+        reinsert(self._arena.words, base, slots, directory, subs, new_depth, self.seed)
         with lock:
             self.directory, self.subs, self.depth = directory, subs, new_depth
-        self._heap.free(base, 2 * slots, lock)
+        self._arena.free(base, 2 * slots, lock)
 
     def walk(self, slot_hash: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Yield (slot hashes, key64s, locations) in ascending order from `slot_hash` on, deletes included.
@@ -159,7 +159,7 @@ class HashTable:
             base, slots, taken, depth = self.subs[sub].tolist()
             slot_hashes, key64s, locations = (np.empty(taken, np.uint64) for _ in range(3))
             count = collect(
-                self._heap.words, base, slots, depth, self.seed, np.uint64(slot_hash), slot_hashes, key64s, locations
+                self._arena.words, base, slots, depth, self.seed, np.uint64(slot_hash), slot_hashes, key64s, locations
             )
             entry = ((entry >> (self.depth - depth)) + 1) << (self.depth - depth)
             yield slot_hashes[:count], key64s[:count], locations[:count]
@@ -190,7 +190,7 @@ class HashTable:
                 return False
             base, slots, _, _ = self.subs[-1].tolist()
             self.subs = self.subs[:-1]
-        self._heap.free(base, 2 * slots, lock)
+        self._arena.free(base, 2 * slots, lock)
         return True
 
     def check(self) -> None:
@@ -205,7 +205,7 @@ class HashTable:
                 and entries[0] % entries.size == 0
                 and np.ptp(entries) == entries.size - 1
             )
-            table = self._heap.words[base : base + 2 * slots].reshape(-1, 2)
+            table = self._arena.words[base : base + 2 * slots].reshape(-1, 2)
             used = np.flatnonzero(table[:, 1])
             assert used.size == count <= slots * 7 // 8 + 1
             taken += count

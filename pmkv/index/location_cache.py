@@ -70,24 +70,24 @@ class CacheBudget:
         """Return the bytes of spare blocks, which `used` does not include."""
         return len(self._spare) * BLOCK_BYTES
 
-    def leave(self, heap: Arena, base: int, sets: int) -> None:
+    def leave(self, arena: Arena, base: int, sets: int) -> None:
         """Accept a block that a cache gave up, and its bytes.
 
         Large blocks are kept while the budget has room: a new stack soon needs as many, and pages from the system cost
         ten times as much as zeroing these."""
         if sets == LARGEST:
-            self._spare.append((heap, base))
+            self._spare.append((arena, base))
         else:
-            heap.free(base, sets * SET_WORDS)
+            arena.free(base, sets * SET_WORDS)
 
-    def block(self, heap: Arena, sets: int) -> int:
+    def block(self, arena: Arena, sets: int) -> int:
         """Return the base of a zeroed block, a spare one if there is one. The caller has taken its bytes."""
-        if sets == LARGEST and self._spare and self._spare[-1][0] is heap:
+        if sets == LARGEST and self._spare and self._spare[-1][0] is arena:
             base = self._spare.pop()[1]
-            heap.words[base : base + LARGEST * SET_WORDS] = 0
+            arena.words[base : base + LARGEST * SET_WORDS] = 0
             return base
         self.make_room()
-        return heap.allocate(sets * SET_WORDS)
+        return arena.allocate(sets * SET_WORDS)
 
     def make_room(self) -> None:
         """Give spare blocks back until they fit into the budget together with the blocks in use."""
@@ -101,8 +101,8 @@ class CacheBudget:
             self._release()
 
     def _release(self) -> None:
-        heap, base = self._spare.pop()
-        heap.free(base, LARGEST * SET_WORDS)
+        arena, base = self._spare.pop()
+        arena.free(base, LARGEST * SET_WORDS)
 
     def take_over(self, n: int, taker: LocationCache) -> bool:
         """Take bytes of the budget, if need be from the cache that has the fewest hits per byte.
@@ -138,8 +138,8 @@ class LocationCache:
 
     `hits` and `misses` count lookups, `admitted` and `evicted` entries."""
 
-    def __init__(self, heap: Arena, budget: CacheBudget, seed: int) -> None:
-        self._heap, self._budget, self.seed = heap, budget, np.uint64(seed)
+    def __init__(self, arena: Arena, budget: CacheBudget, seed: int) -> None:
+        self._arena, self._budget, self.seed = arena, budget, np.uint64(seed)
         self.hits = self.misses = self.admitted = self.evicted = self._turn = 0
         self._previous_period = self._period_start = 0, 0  # hits and evicted when the last period began, and this one
         budget.sharers.add(self)
@@ -153,7 +153,7 @@ class LocationCache:
 
     @property
     def _shape(self) -> tuple:
-        return self._heap.words, self.directory, self.subs, self.depth, self.seed
+        return self._arena.words, self.directory, self.subs, self.depth, self.seed
 
     def find(self, ids: np.ndarray, found: np.ndarray) -> int:
         """Set found (uint64), where it is 0, to the cached location; return how many were found."""
@@ -195,7 +195,7 @@ class LocationCache:
             location_cache.forget(*self._shape, words.view(np.int64))
 
     def _add_sub(self, sets: int, depth: int) -> int:
-        base = self._budget.block(self._heap, sets)
+        base = self._budget.block(self._arena, sets)
         self.subs = np.vstack([self.subs, np.array([[base, sets, 0, depth]], np.int64)])
         self._looked = np.append(self._looked, self.hits + self.misses)
         return len(self.subs) - 1
@@ -212,9 +212,9 @@ class LocationCache:
         if splits:
             self._split(sub, depth)
         else:
-            self.subs[sub] = (self._budget.block(self._heap, 2 * sets), 2 * sets, 0, depth)
-        location_cache.spread(self._heap.words, base, sets, *self._shape[1:])
-        self._budget.leave(self._heap, base, sets)
+            self.subs[sub] = (self._budget.block(self._arena, 2 * sets), 2 * sets, 0, depth)
+        location_cache.spread(self._arena.words, base, sets, *self._shape[1:])
+        self._budget.leave(self._arena, base, sets)
         self._budget.make_room()
 
     def _split(self, sub: int, depth: int) -> None:
@@ -222,7 +222,7 @@ class LocationCache:
         if depth == self.depth:
             self.directory = np.repeat(self.directory, 2)
             self.depth += 1
-        self.subs[sub] = (self._budget.block(self._heap, LARGEST), LARGEST, 0, depth + 1)
+        self.subs[sub] = (self._budget.block(self._arena, LARGEST), LARGEST, 0, depth + 1)
         other = self._add_sub(LARGEST, depth + 1)
         span = 1 << (self.depth - depth)  # entries that named the block
         first = int(np.flatnonzero(self.directory == sub)[0])
@@ -231,7 +231,7 @@ class LocationCache:
     def _slots(self, sub: int) -> np.ndarray:
         """Return (key64, location) of each slot of a block, set by set: uint64[sets, SLOTS, 2]."""
         base, sets = self.subs[sub, :2].tolist()
-        return self._heap.words[base : base + sets * SET_WORDS].reshape(sets, SLOTS, 2)
+        return self._arena.words[base : base + sets * SET_WORDS].reshape(sets, SLOTS, 2)
 
     def _taken(self, sub: int) -> int:
         return int(np.count_nonzero(self._slots(sub)[:, :, 1]))
@@ -270,9 +270,9 @@ class LocationCache:
         large = np.flatnonzero(self.subs[:, 1] > SMALLEST)
         if large.size:
             base, sets, _, depth = self.subs[large[0]].tolist()
-            self.subs[large[0]] = (self._budget.block(self._heap, SMALLEST), SMALLEST, 0, depth)
+            self.subs[large[0]] = (self._budget.block(self._arena, SMALLEST), SMALLEST, 0, depth)
             self._budget.give((sets - SMALLEST) * SET_WORDS * 8)
-            self._budget.leave(self._heap, base, sets)
+            self._budget.leave(self._arena, base, sets)
         return large.size > 0
 
     def __len__(self) -> int:
@@ -286,7 +286,7 @@ class LocationCache:
         """Remove all entries and give the memory up; the counters continue."""
         self._budget.give(self.nbytes)
         for base, sets in self.subs[:, :2].tolist():
-            self._budget.leave(self._heap, base, sets)
+            self._budget.leave(self._arena, base, sets)
         self._empty()
 
     def check(self) -> None:

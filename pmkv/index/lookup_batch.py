@@ -1,6 +1,8 @@
 """Batches of keys to look up in an index stack, or to insert: ids of a table, or byte keys of a keyspace.
 
-To an index both are key64s (`words`), 64 bits each; keys with one hash are told apart by their records in the pool.
+To an index both are 64 bits (`key64s`): the id, or the hash of the key. Keys with one hash are told apart by their
+records in the pool.
+
 `ndarray.take` and kernels release the GIL, indexing with an array does not, so long batches are sliced with `take`;
 see `runtime.jit.FEW_ELEMENTS`.
 """
@@ -61,10 +63,10 @@ class IdBatch:
         self.pages = 0.0  # that were read from disk for this batch
         # takes (batch, locations, positions, all rows), and offers the rows at these positions to the row cache
         self.offer: Callable[[IdBatch, np.ndarray, np.ndarray, np.ndarray], None] | None = None
-        self.moment = NEVER  # stamp of the index stack when its memory was probed for this batch
+        self.stamp = NEVER  # stamp of the index stack when its memory was probed for this batch
 
     @property
-    def words(self) -> np.ndarray:
+    def key64s(self) -> np.ndarray:
         return self.ids.view(np.uint64)
 
     def compare_in(self, data: np.ndarray) -> None:
@@ -73,18 +75,18 @@ class IdBatch:
     def some(self, which: np.ndarray) -> IdBatch:
         return IdBatch(picked(self.ids, which))
 
-    def part(self, which: slice) -> IdBatch:
+    def slice(self, which: slice) -> IdBatch:
         return IdBatch(self.ids[which])
 
     @staticmethod
-    def joined(notes: Sequence[IdBatch], between: Callable[[], None]) -> IdBatch:
-        return IdBatch(np.concatenate([note.ids for note in notes]))
+    def joined(batches: Sequence[IdBatch], between: Callable[[], None]) -> IdBatch:
+        return IdBatch(np.concatenate([batch.ids for batch in batches]))
 
     def in_index(self, index: HashTable, pending: np.ndarray) -> tuple[np.ndarray, int]:
         return index.find(self.ids, pending)
 
-    def in_hot(self, hot: LocationCache, found: np.ndarray) -> None:
-        hot.find(self.ids, found)
+    def in_cache(self, cache: LocationCache, found: np.ndarray) -> None:
+        cache.find(self.ids, found)
 
     def in_runs(self, runs: Iterable[Run], seed: np.uint64, found: np.ndarray) -> None:
         find_in_runs(runs, seed, self.ids, found, self.cold and not self.is_started)
@@ -105,7 +107,7 @@ class KeyBatch:
 
     def __init__(
         self,
-        words: np.ndarray,
+        key64s: np.ndarray,
         blob: np.ndarray,
         bounds: np.ndarray,
         data: np.ndarray,
@@ -114,49 +116,49 @@ class KeyBatch:
         records: np.ndarray | None = None,
     ) -> None:
         """data: the bytes of the pool; owner, verify: see `kernels.probe.find_keys`; records: the locations of the
-        records that have these keys. A note of a live counter has `records` and no bounds."""
-        self.words, self.blob, self.bounds = words, blob, bounds
+        records that have these keys. A batch of a live counter has `records` and no bounds."""
+        self.key64s, self.blob, self.bounds = key64s, blob, bounds
         self.data, self.owner, self.verify, self.records = data, owner, verify, records
-        self.moment = NEVER  # as in IdBatch
+        self.stamp = NEVER  # as in IdBatch
 
     def compare_in(self, data: np.ndarray) -> None:
         """Compare with this array of the pool from now on: the pool may have grown."""
         self.data = data
 
     def some(self, which: np.ndarray) -> KeyBatch:
-        words, bounds = picked(self.words, which), picked(self.bounds, which)
-        return KeyBatch(words, self.blob, bounds, self.data, self.owner, self.verify)
+        key64s, bounds = picked(self.key64s, which), picked(self.bounds, which)
+        return KeyBatch(key64s, self.blob, bounds, self.data, self.owner, self.verify)
 
-    def part(self, which: slice) -> KeyBatch:
-        return KeyBatch(self.words[which], self.blob, self.bounds[which], self.data, self.owner, self.verify)
+    def slice(self, which: slice) -> KeyBatch:
+        return KeyBatch(self.key64s[which], self.blob, self.bounds[which], self.data, self.owner, self.verify)
 
     @staticmethod
-    def joined(notes: Sequence[KeyBatch], between: Callable[[], None]) -> KeyBatch:
-        """Join notes of one index stack into one batch. The last note maps all of the pool. between: called often.
+    def joined(batches: Sequence[KeyBatch], between: Callable[[], None]) -> KeyBatch:
+        """Join batches of one index stack into one batch. The last batch maps all of the pool. between: called often.
 
         CorruptionError: a record whose key was noted is damaged, so that another key would be looked up."""
-        last, words = notes[-1], np.concatenate([note.words for note in notes])
-        locations = np.concatenate([note.records for note in notes]) & ~location.DELETE  # a delete has a key, too
-        bounds = np.empty((words.size, 2), np.int64)
-        for piece in pieces(words.size):
+        last, key64s = batches[-1], np.concatenate([batch.key64s for batch in batches])
+        locations = np.concatenate([batch.records for batch in batches]) & ~location.DELETE  # a delete has a key, too
+        bounds = np.empty((key64s.size, 2), np.int64)
+        for piece in pieces(key64s.size):
             between()
             _verified(last, locations[piece])
             key_bounds(last.data, locations[piece], bounds[piece])
         # verify=True: a damaged older record counts as the key, which would else be counted twice
-        return KeyBatch(words, last.data, bounds, last.data, last.owner, True)
+        return KeyBatch(key64s, last.data, bounds, last.data, last.owner, True)
 
     def in_index(self, index: HashTable, pending: np.ndarray) -> tuple[np.ndarray, int]:
-        return index.find_keys(self.data, self.words, self.blob, self.bounds, pending, self.owner, self.verify)
+        return index.find_keys(self.data, self.key64s, self.blob, self.bounds, pending, self.owner, self.verify)
 
-    def in_hot(self, hot: LocationCache, found: np.ndarray) -> None:
-        hot.find_keys(self.data, self.words, self.blob, self.bounds, found)
+    def in_cache(self, cache: LocationCache, found: np.ndarray) -> None:
+        cache.find_keys(self.data, self.key64s, self.blob, self.bounds, found)
 
     def in_runs(self, runs: Iterable[Run], seed: np.uint64, found: np.ndarray) -> None:
         for run in runs:
-            run.find_keys(self.data, seed, self.words, self.blob, self.bounds, self.owner, self.verify, found)
+            run.find_keys(self.data, seed, self.key64s, self.blob, self.bounds, self.owner, self.verify, found)
 
     def enter(self, index: HashTable, locations: np.ndarray, lock: AbstractContextManager[object] = HELD) -> np.ndarray:
-        return index.insert_keys(self.data, self.words, self.blob, self.bounds, locations, lock)
+        return index.insert_keys(self.data, self.key64s, self.blob, self.bounds, locations, lock)
 
 
 LookupBatch = IdBatch | KeyBatch
@@ -180,13 +182,13 @@ def new_keys(batch: LookupBatch, locations: np.ndarray, before: np.ndarray) -> L
     """Return the keys of a batch that were in no slot before, each once; None if there are none.
 
     They are kept for later: byte keys refer to their records."""
-    words, records = np.empty(before.size, np.uint64), np.empty(before.size, np.uint64)
-    count = pick_new(before, batch.words, locations, words, records)
+    key64s, records = np.empty(before.size, np.uint64), np.empty(before.size, np.uint64)
+    count = pick_new(before, batch.key64s, locations, key64s, records)
     if not count:
         return None
     if isinstance(batch, IdBatch):
-        return IdBatch(words[:count].view(np.int64))
-    return KeyBatch(words[:count], batch.data, NOTHING, batch.data, batch.owner, True, records[:count])
+        return IdBatch(key64s[:count].view(np.int64))
+    return KeyBatch(key64s[:count], batch.data, NOTHING, batch.data, batch.owner, True, records[:count])
 
 
 def pieces(count: int) -> Iterator[slice]:
@@ -194,9 +196,9 @@ def pieces(count: int) -> Iterator[slice]:
     return (slice(first, first + PIECE) for first in range(0, count, PIECE))
 
 
-def bounds_of(notes: Sequence[LookupBatch]) -> tuple[int, int] | None:
+def bounds_of(batches: Sequence[LookupBatch]) -> tuple[int, int] | None:
     """Return the lowest and the highest id of all batches; None if there is none, or if they are byte keys."""
-    ids = [note.ids for note in notes if isinstance(note, IdBatch) and note.ids.size]
+    ids = [batch.ids for batch in batches if isinstance(batch, IdBatch) and batch.ids.size]
     return (min(int(one.min()) for one in ids), max(int(one.max()) for one in ids)) if ids else None
 
 
@@ -206,15 +208,15 @@ def picked(column: np.ndarray, which: np.ndarray) -> np.ndarray:
 
 
 def sorted_by_slot(
-    notes: Sequence[LookupBatch], seed: np.uint64, between: Callable[[], None] = no_yield
+    batches: Sequence[LookupBatch], seed: np.uint64, between: Callable[[], None] = no_yield
 ) -> LookupBatch:
-    """Join notes of one index stack, ordered by the leading bits of their slot hashes.
+    """Join batches of one index stack, ordered by the leading bits of their slot hashes.
 
     Neighbours are then on one page of a run, so that a lookup of many keys hardly ever waits for DRAM. between: called
     often. CorruptionError: a key cannot be read."""
-    joined = type(notes[0]).joined(notes, between)
-    ends, order = np.zeros(REGIONS, np.int64), np.empty(joined.words.size, np.int64)
-    order_by_slot(joined.words, seed, ends, order)
+    joined = type(batches[0]).joined(batches, between)
+    ends, order = np.zeros(REGIONS, np.int64), np.empty(joined.key64s.size, np.int64)
+    order_by_slot(joined.key64s, seed, ends, order)
     between()
     return joined.some(order)
 

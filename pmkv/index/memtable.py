@@ -18,8 +18,8 @@ YIELD_EVERY = 4  # sub-tables given back between two yields of the GIL
 class MemTable:
     """The open memtable of a layer, or a frozen one: its hash table and its live counter."""
 
-    def __init__(self, heap: Arena, seed: int, expected: int = 0, lock: AbstractContextManager[object] = HELD) -> None:
-        self.index, self.tally = HashTable(heap, seed, expected, lock), LiveCounter()
+    def __init__(self, arena: Arena, seed: int, expected: int = 0, lock: AbstractContextManager[object] = HELD) -> None:
+        self.index, self.counter = HashTable(arena, seed, expected, lock), LiveCounter()
         self.first = 0  # the LSN of its first write
         self.held = self.dead = False  # a checkpoint reads it; no layer refers to it any more
 

@@ -37,7 +37,7 @@ class AccessGuard:
         if self.interrupted:
             self.finish_abort()
 
-    def settle(self) -> None:
+    def finish_interrupted(self) -> None:
         """Finish taking back a write, if an exception interrupted that before."""
         if self.interrupted:
             self.finish_abort()

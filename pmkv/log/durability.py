@@ -34,7 +34,7 @@ class DurabilityWait:
 class ThreadState(threading.local):
     """State of one thread: the deferred wait it is in, if any, and how long it has run without a pause."""
 
-    deferral: DurabilityWait | None = None
+    durability_wait: DurabilityWait | None = None
 
     def __init__(self) -> None:
         self.fair_share = FairShare()
@@ -42,7 +42,7 @@ class ThreadState(threading.local):
     @property
     def min_lsn(self) -> int:
         """The LSN whose state, or a later one, every read of this thread must show; 0 for any."""
-        return max(self.deferral.lsn, self.deferral.min_lsn) if self.deferral is not None else 0
+        return max(self.durability_wait.lsn, self.durability_wait.min_lsn) if self.durability_wait is not None else 0
 
 
 class DurabilityGate:
@@ -68,55 +68,57 @@ class DurabilityGate:
         min_lsn: reads inside must not show an older state than this.
 
         The engine uses this form and not `deferred`: an exception on the way into an `__exit__` written in Python would
-        leave the deferral in place, and no later write of the thread would wait."""
-        thread, outer = self.thread, self.thread.deferral
+        leave the durability wait in place, and no later write of the thread would wait."""
+        thread, outer = self.thread, self.thread.durability_wait
         inner = DurabilityWait(max(thread.min_lsn, min_lsn))
         try:
-            thread.deferral = inner
+            thread.durability_wait = inner
             result = body()
         except BaseException:
-            thread.deferral = outer
+            thread.durability_wait = outer
             if not self._group.failed:
                 self.wait_durable_if_free(inner.lsn)  # an error, too, reveals what is pending
             raise
         finally:
-            thread.deferral = outer
+            thread.durability_wait = outer
         return result, inner.lsn
 
     @contextlib.contextmanager
     def deferred(self, may_await_space: bool = False) -> Iterator[DurabilityWait]:
         """Let calls of this thread inside not wait until they are durable; yield the object that collects what they
         would wait for. may_await_space: they may wait until there is room in the pool."""
-        outer = self.thread.deferral
-        self.thread.deferral = inner = DurabilityWait(self.thread.min_lsn, may_await_space)
+        outer = self.thread.durability_wait
+        self.thread.durability_wait = inner = DurabilityWait(self.thread.min_lsn, may_await_space)
         try:
             yield inner
         except BaseException:
-            self.thread.deferral = outer
+            self.thread.durability_wait = outer
             if not self._group.failed:
                 self.wait_durable_if_free(inner.lsn)  # an error, too, reveals what is pending
             raise
         finally:
-            self.thread.deferral = outer
+            self.thread.durability_wait = outer
 
     def wait_durable(self, lsn: int) -> None:
         """Return when a result that depends on everything up to `lsn` may be revealed.
 
         Within `deferred` only record the LSN. Raises FlushError if it never will be durable."""
-        deferral = self.thread.deferral
-        if self.thread.fair_share.is_long() and deferral is None and not self._group.caller_holds_lock:
+        durability_wait = self.thread.durability_wait
+        if self.thread.fair_share.is_long() and durability_wait is None and not self._group.caller_holds_lock:
             self.thread.fair_share.yield_gil()
         if lsn <= self._group.durable:
             return
         if self._durability != "commit":
-            if deferral is None and not self._group.caller_holds_lock:  # frames of a batch are not handed out yet
+            if (
+                durability_wait is None and not self._group.caller_holds_lock
+            ):  # frames of a batch are not handed out yet
                 self._group.write_back()
-        elif deferral is not None:
-            deferral.lsn = max(deferral.lsn, lsn)
+        elif durability_wait is not None:
+            durability_wait.lsn = max(durability_wait.lsn, lsn)
         else:
             self._group.flush(lsn)
 
     def wait_durable_if_free(self, lsn: int) -> None:
         """Call `wait_durable`, unless this thread would wait for a flush that needs a lock which it holds."""
-        if self.thread.deferral is not None or not self._group.caller_holds_lock:
+        if self.thread.durability_wait is not None or not self._group.caller_holds_lock:
             self.wait_durable(lsn)

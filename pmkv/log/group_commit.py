@@ -170,7 +170,7 @@ class GroupCommit:
     def _take_group(self) -> None:
         """Move unflushed ranges in flight. The caller holds `_flushing` and no other lock."""
         with self.locks.append, self.locks.state:
-            self.access.settle()
+            self.access.finish_interrupted()
             assert not self.appender.batch_depth, "a batch is never flushed in parts"
             taken = self._in_flight + self._unflushed
             self._in_flight, self._unflushed, self._flushing_lsn = taken, [], self.appender.lsn
@@ -206,7 +206,7 @@ class GroupCommit:
     def write_back(self) -> None:
         """Hand the unflushed ranges to the system without a sync: they survive this process, not a loss of power."""
         with self.locks.append, self.locks.state:
-            self.access.settle()
+            self.access.finish_interrupted()
             group = [(start, stop) for start, stop in self._unflushed]
             try:
                 self.pool.medium.flush(group, sync=False)
@@ -230,7 +230,7 @@ class GroupCommit:
     def grow(self, capacity: int) -> None:
         """Extend the pool to `capacity` bytes; everything appended is made durable first."""
         with self._flushing, self.locks.append, self.locks.state:
-            self.access.settle()
+            self.access.finish_interrupted()
             assert not self.appender.batch_depth
             with self.failing:
                 self.pool.medium.flush([(start, stop) for start, stop in self._in_flight + self._unflushed])

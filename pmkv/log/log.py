@@ -160,8 +160,8 @@ class Log:
     @property
     def may_await_space(self) -> bool:
         """Return whether this thread may wait for room: it holds no lock, and has not put off its waits."""
-        deferral = self.thread.deferral
-        return not self.caller_holds_lock and (deferral is None or deferral.may_await_space)
+        durability_wait = self.thread.durability_wait
+        return not self.caller_holds_lock and (durability_wait is None or durability_wait.may_await_space)
 
     def await_space(self, frees: bool = False) -> bool:
         """Wait for a moment while a cleaner makes room for writers; return False if none is there, or it cannot. The

@@ -148,11 +148,11 @@ class Checkpointer:
         merged: list[MemTable] = []
         try:
             sources = yield from self._count_and_merge(layer, merged)
-            tallies = [memtable.tally for memtable in layer.memtables]
-            is_known = not any(tally.is_unknown for tally in tallies)
+            counters = [memtable.counter for memtable in layer.memtables]
+            is_known = not any(counter.is_unknown for counter in counters)
             added, gone = net_expiries(
-                np.concatenate([tally.expiries.values() for tally in tallies]),
-                np.concatenate([tally.gone.values() for tally in tallies]),
+                np.concatenate([counter.expiries.values() for counter in counters]),
+                np.concatenate([counter.gone.values() for counter in counters]),
             )
             return (
                 yield from write_run(
@@ -163,7 +163,7 @@ class Checkpointer:
                     seed=np.uint64(layer.tree.seed),
                     segments=self._state.segments,
                     bottom=not (layer.lower or layer.below),
-                    live=sum(one.index.live - one.tally.covered for one in layer.memtables) if is_known else None,
+                    live=sum(one.index.live - one.counter.covered for one in layer.memtables) if is_known else None,
                     added=added,
                     gone=gone,
                     first=layer.memtables[-1].first,
@@ -185,12 +185,12 @@ class Checkpointer:
         for group in reversed((yield from self._groups(layer))):
             if len(group) > 1:
                 count = sum(memtable.index.count for memtable in group)
-                merged.append(MemTable(tree.dram.heap, tree.seed, count, lock))
+                merged.append(MemTable(tree.dram.arena, tree.seed, count, lock))
                 sources.insert(0, merged[-1])
             for memtable in reversed(group):
                 below = RunSet((*sources, *layer.lower), layer.below, np.uint64(tree.seed))
-                while batch := memtable.tally.portion():
-                    self._count(memtable.tally, batch, below)
+                while batch := memtable.counter.next_batch():
+                    self._count(memtable.counter, batch, below)
                     yield
                 if len(group) > 1:
                     self._state.let_others_run()
@@ -211,17 +211,17 @@ class Checkpointer:
             groups += [group] if is_readable else [[memtable] for memtable in group]
         return groups
 
-    def _count(self, tally: LiveCounter, batch: CountBatch, below: RunSet) -> None:
+    def _count(self, counter: LiveCounter, batch: CountBatch, below: RunSet) -> None:
         """Look up a batch of uncounted keys below their memtable. Damage there makes this count unknown, but does not
         fail the checkpoint, which other collections need."""
         try:
             covered = below.count_batch(batch, self._state.let_others_run)
         except CorruptionError:
             with self._log.locks.state:
-                tally.give_up(batch)
+                counter.give_up(batch)
             return
         with self._log.locks.state:
-            tally.settle(batch, covered)
+            counter.apply(batch, covered)
 
     # the ordered directory of keys
 

@@ -287,12 +287,12 @@ class Cleaner:
         key_bounds(log.data, old, bounds := np.empty((old.size, 2), np.int64))
         readable = bounds[:, 1] <= log.data.size
         old, bounds = old[readable], bounds[readable]
-        hash_keys(log.data, bounds, *log.pool.hash_words, words := np.empty(old.size, np.uint64))
+        hash_keys(log.data, bounds, *log.pool.hash_words, key64s := np.empty(old.size, np.uint64))
         for plan, run in done:
             if run is not None and plan.tree.name == tree.name and old.size:
                 found = np.zeros(old.size, np.uint64)
                 seed, owner = np.uint64(tree.seed), np.uint64(tree.owner)
-                run.find_keys(log.data, seed, words, log.data, bounds, owner, False, found)
+                run.find_keys(log.data, seed, key64s, log.data, bounds, owner, False, found)
                 same = (found != 0) & (found >> CHECK_SHIFT == old >> CHECK_SHIFT)
                 moved |= dict(zip(old[same].tolist(), found[same].tolist()))
         return moved

@@ -40,10 +40,10 @@ class Compactor:
         older manifest would make that current without the deletes that justified it."""
         state = self._state
         while not (state.is_compacting or state.uncertain_files):
-            manifest, at_rest = state.manifest, state.log.is_idle
-            plans = self._choose(at_rest)
+            manifest, is_idle = state.manifest, state.log.is_idle
+            plans = self._choose(is_idle)
             if not plans:
-                self.compacted_at_rest = manifest if at_rest else self.compacted_at_rest
+                self.compacted_at_rest = manifest if is_idle else self.compacted_at_rest
                 return
             state.is_compacting = True
             try:
@@ -52,14 +52,14 @@ class Compactor:
                 state.is_compacting = False
             state.try_to_remove_unneeded_files()
 
-    def _choose(self, at_rest: bool) -> list[Plan]:
-        """Return the cheapest compactions that are worth their cost. at_rest: nobody writes."""
+    def _choose(self, is_idle: bool) -> list[Plan]:
+        """Return the cheapest compactions that are worth their cost. is_idle: nobody writes."""
         found: list[Plan] = []
         manifest, trees = self._state.manifest, self._state.trees()
         for name, collection in manifest.collections.items() if manifest else ():
             if name in trees:
                 tops = [view.tops.get(name) for view in manifest.views.values() if view.kind in ("main", "branch")]
-                found += compactions_of(trees[name], collection, set(tops), at_rest)
+                found += compactions_of(trees[name], collection, set(tops), is_idle)
                 skips = [skip_run_of(trees[name], collection, top) for top in tops]
                 found += {plan.top: plan for plan in skips if plan is not None}.values()
         return cheapest([plan for plan in found if not any(run.name in self._unreadable for run in plan.inputs)])

@@ -123,26 +123,26 @@ def tier_of(sizes: Sequence[int], tier: int) -> slice:
     return min(groups, key=lambda group: sum(sizes[group]))
 
 
-def compactable(layer: LayerRecord, sealed: bool, at_rest: bool) -> tuple[Run, ...]:
+def compactable(layer: LayerRecord, sealed: bool, is_idle: bool) -> tuple[Run, ...]:
     """Return the runs of one layer to merge.
 
     While nobody writes, these are all runs of a sealed layer that are its own, whatever their sizes: it gets no more,
     so they are written once. (Below them are runs of layers that were merged into it, perhaps again and again.) While
     clients write that would cost them a tenth of their throughput, with a snapshot a second."""
-    if sealed and at_rest:
+    if sealed and is_idle:
         own = sum(run.info.first >= layer.id for run in layer.runs)
         if own > 1:
             return layer.runs[: min(own, MAX_INPUTS)]
-    return layer.runs[tier_of([run.info.count for run in layer.runs], QUIET_TIER if at_rest else TIER)]
+    return layer.runs[tier_of([run.info.count for run in layer.runs], QUIET_TIER if is_idle else TIER)]
 
 
 def compactions_of(
-    tree: LayerTree, collection: CollectionRecord, tops: set[int | None], at_rest: bool
+    tree: LayerTree, collection: CollectionRecord, tops: set[int | None], is_idle: bool
 ) -> Iterator[CompactionPlan]:
     """Yield the compactions worth their cost within the layers of a collection. tops: the layers that heads write
     to."""
     for layer in collection.layers:
-        inputs = compactable(layer, layer.id not in tops, at_rest)
+        inputs = compactable(layer, layer.id not in tops, is_idle)
         if inputs:
             yield CompactionPlan(tree, layer.id, inputs, layer.below is None and inputs[-1] is layer.runs[-1])
 

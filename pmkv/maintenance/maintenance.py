@@ -63,3 +63,8 @@ class Maintenance(CommittedState):
     def compactions(self) -> int:
         """Return how many compactions were committed since the store was opened."""
         return self._compactor.count
+
+    @property
+    def problem(self) -> str | None:
+        """Return why the last checkpoint, compaction or cleaning failed; None if it did not."""
+        return self.error or next(iter(self.cleaner.damaged.values()), None)

@@ -51,16 +51,16 @@ def merge_memtables(
 ) -> MemTable:
     """Return one memtable, as if all had been written to it and nothing were counted yet. inputs: newest first;
     is_bottom: nothing lies below them. The caller holds locks.state."""
-    result = MemTable(tree.dram.heap, tree.seed, sum(memtable.index.count for memtable in inputs))
+    result = MemTable(tree.dram.arena, tree.seed, sum(memtable.index.count for memtable in inputs))
     result.first = inputs[-1].first
     for memtable in reversed(inputs):  # what is inserted later wins
         insert_all(tree, memtable, result, data, owner)
     for _, keys64, locations in result.index.walk():
         if keys64.size:
             batch = batch_at(tree, keys64, locations, data, owner)
-            result.tally.expiries.add(expiries_of(batch, locations).tolist())
+            result.counter.expiries.add(expiries_of(batch, locations).tolist())
             if not is_bottom:
-                result.tally.note(batch)
+                result.counter.record(batch)
     return result
 
 

@@ -99,13 +99,13 @@ def pinned(views: ViewSet, view: ViewEntry) -> int:
     `main` as much as `main` has written over them."""
     total = 0
     others = [one for one in views.maps.values() if one is not view]
-    for name, top in view.parts.items():
+    for name, top in view.tops.items():
         if top is None:
             continue
-        shared = {id(layer) for one in others if (other := one.parts.get(name)) is not None for layer in other.down()}
+        shared = {id(layer) for one in others if (other := one.tops.get(name)) is not None for layer in other.down()}
         stack = list(top.down())
         total += sum(bytes_of(layer) for layer in stack if id(layer) not in shared)
-        main = views.maps[MAIN].parts.get(name)
+        main = views.maps[MAIN].tops.get(name)
         above = []
         for layer in main.down() if main is not None else ():
             if layer is top:

@@ -42,8 +42,8 @@ def check(path: str | os.PathLike[str], pool: str | os.PathLike[str] = "auto") -
         report.frames, report.records = engine.recovery.frames, engine.recovery.records
         report.keys = sum(len(keyspace) for keyspace in engine.keyspaces)
         report.rows = sum(len(table) for table in engine.tables.values())
-        views = [engine.view(name) for name in engine.heads.maps]
-        parts, seen = (engine.log, engine.heads, *(files[:1] if files else ())), set()
+        views = [engine.view(name) for name in engine.view_set.maps]
+        parts, seen = (engine.log, engine.view_set, *(files[:1] if files else ())), set()
         checks = [part.check for part in parts] + [partial(view.check, seen) for view in views]
         checks += [partial(check_order, one) for view in views for one in view.keyspaces]
         for one in checks:

@@ -47,19 +47,19 @@ def dump(path: str | os.PathLike[str], out: TextIO, pool: str | os.PathLike[str]
         place.close()
 
 
-def catalog_lines(catalog: Catalog, shelf: RunFiles) -> Iterator[str]:
+def catalog_lines(catalog: Catalog, run_files: RunFiles) -> Iterator[str]:
     """The records of the state, below those of a run its entries, then the ordered directory of keys."""
     for record, value in sorted((catalog.load() or {}).items()):
         yield f"catalog {record} {orjson.dumps(value).decode()}"
         if record.startswith("run/"):
-            yield from ("    " + line for line in run_entries(RunInfo.from_dict(value), shelf))
+            yield from ("    " + line for line in run_entries(RunInfo.from_dict(value), run_files))
     for number in range(KEYSPACES):
         yield from (f"catalog key {number} {shown(np.frombuffer(key, np.uint8))}" for key in keys(catalog, number))
 
 
-def run_entries(info: RunInfo, shelf: RunFiles) -> Iterator[str]:
+def run_entries(info: RunInfo, run_files: RunFiles) -> Iterator[str]:
     try:
-        run = Run(info, shelf.open(info.file), f"{info.file}:{info.offset}")
+        run = Run(info, run_files.open(info.file), f"{info.file}:{info.offset}")
     except FileNotFoundError as error:
         raise CorruptionError(f"the catalog names {info.file} among the runs, and there is no such file") from error
     for places, locations in run.entries():

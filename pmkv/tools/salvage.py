@@ -86,7 +86,9 @@ class Copy:
         self._log = Log(source)  # for reading values in parts; it never writes
         self._data, self._store, self._problems = source.medium.data, store, problems
         dram = IndexMemory(Arena(), CacheBudget(0))
-        self._heads = ViewSet(lambda part, decision: LayerTree(part, dram, 0, 1 if decision else 0, decision))
+        self._view_set = ViewSet(
+            lambda collection, decision: LayerTree(collection, dram, 0, 1 if decision else 0, decision)
+        )
         self._names: dict[int, str] = {}
 
     def apply(self, frame: Frame) -> int:
@@ -99,7 +101,7 @@ class Copy:
             case Kind.CONTROL:
                 decision = read_control(memoryview(self._data), frame)
                 self._decide(decision, self._store.view(decision.get("head", MAIN)))
-                self._heads.carry_out(decision, frame.lsn, frame.time)
+                self._view_set.carry_out(decision, frame.lsn, frame.time)
             case Kind.MOVE:
                 return self._moved(frame)
         return 0
@@ -110,17 +112,17 @@ class Copy:
             decision = read_control(memoryview(self._data), frame)
             if frame.table not in self._names:  # else the frame that created the table is there, too
                 self._decide(decision, self._store)
-                self._heads.carry_out(decision, frame.lsn, frame.time)
+                self._view_set.carry_out(decision, frame.lsn, frame.time)
         elif frame.flags & Flag.RECORDS:
             return self._put(frame, self._view(frame, keyspace_name(frame.table)))
         elif frame.count and not frame.flags & Flag.CHUNK:
             return self._rows(frame, self._view(frame, table_name(frame.table)))
         return 0
 
-    def _view(self, frame: Frame, part: str) -> View:
+    def _view(self, frame: Frame, collection: str) -> View:
         """Return the view of the head that wrote a frame."""
-        for name, view in self._heads.maps.items():
-            top = view.parts.get(part)
+        for name, view in self._view_set.maps.items():
+            top = view.tops.get(collection)
             if top is not None and top.id == frame.layer and not top.sealed:
                 top.writes += frame.count
                 return self._store.view(name)
@@ -190,14 +192,16 @@ class Copy:
 
     def _scope(self, decision: dict[str, Any]) -> tuple[list[str] | None, list[int]]:
         """Names of the tables that were exchanged (None: all that there are), and numbers of keyspaces."""
-        heads = self._heads
-        trees = [heads.trees[part] for part in decision["parts"]]
+        view_set = self._view_set
+        trees = [view_set.trees[collection] for collection in decision["parts"]]
         names = [tree.decision["name"] for tree in trees if tree.decision is not None]
         numbers = [tree.number for tree in trees if tree.decision is None]
-        dropped = [heads.label(part) for part in decision["drop"]]
+        dropped = [view_set.label(collection) for collection in decision["drop"]]
         if decision["op"] == "promote":  # what the branch dropped has a name there
             names += dropped
-        elif set(dropped) - heads.tables(heads.maps[decision["name"]]).keys():  # the snapshot has none of that name
+        elif (
+            set(dropped) - view_set.tables(view_set.maps[decision["name"]]).keys()
+        ):  # the snapshot has none of that name
             return None, numbers
         return list(dict.fromkeys(names)), numbers
 

@@ -68,7 +68,7 @@ class RunSet:
 
     def _find_in_memory(self, batch: LookupBatch) -> np.ndarray:
         """Look a batch up in the memtables. Return locations, 0 where there is none."""
-        found = np.zeros(batch.words.size, np.uint64)
+        found = np.zeros(batch.key64s.size, np.uint64)
         for memtable in self.frozen:
             find_missing(batch, memtable.index, NOTHING, found)
         return found
@@ -78,24 +78,24 @@ class RunSet:
 
         The caller holds locks.state, if there are memtables that no checkpoint holds. CorruptionError: something here
         is damaged, or a record whose key is looked up."""
-        below = self.near(batch.notes)
+        below = self.near(batch.batches)
         if not below.frozen and not below.runs:
             return CountResult(0, [])
-        keys = sorted_by_slot(batch.notes, self.seed, between)
+        keys = sorted_by_slot(batch.batches, self.seed, between)
         count, expiries = 0, []
-        for some in pieces(keys.words.size):
+        for some in pieces(keys.key64s.size):
             between()
-            piece = keys.part(some)
+            piece = keys.slice(some)
             below.find_any_on_disk(piece, found := below._find_in_memory(piece))
             covered = covered_by(piece, found)
             count += covered.count
             expiries += covered.expiries
         return CountResult(count, expiries)
 
-    def near(self, notes: Sequence[LookupBatch]) -> RunSet:
+    def near(self, batches: Sequence[LookupBatch]) -> RunSet:
         """Return the set without runs whose range of ids excludes all these. A table that is loaded in the order of its
         ids would otherwise look each of them up in every run."""
-        bounds = bounds_of(notes)
+        bounds = bounds_of(batches)
         if bounds is None:
             return self
         return RunSet(self.frozen, tuple(run for run in self.runs if run.info.may_have(*bounds)), self.seed)
@@ -189,7 +189,7 @@ class IndexStack:
             if dram.rows is not None and not self.tree.keyed:
                 self.rows = self._make_rows(dram.rows)
             else:
-                self.cache = LocationCache(dram.heap, dram.budget, self._cache_seed)
+                self.cache = LocationCache(dram.arena, dram.budget, self._cache_seed)
         self._reserve()
         if isinstance(self.rows, PinnedRows) and not self.rows.is_complete and self.tree.dram.rows is not None:
             self.tree.dram.rows.need()  # what was written is on file now
@@ -300,14 +300,14 @@ class IndexStack:
     def find_in_memory(self, batch: LookupBatch, pending: np.ndarray) -> tuple[np.ndarray, int]:
         """Look a batch up in the memtables and the caches. Return (locations, 0 where there is none, CACHED where the
         row cache has the row; how many of them are pending). The caller holds locks.state."""
-        batch.moment = self._stamp
+        batch.stamp = self._stamp
         found, waiting = self._find_in_memtables(batch, pending)
         if isinstance(batch, IdBatch):
             batch.hits = self.rows.find(batch.ids, found, batch.out) if self.rows is not None and batch.cached else None
             if batch.hits is not None and not batch.hits.missed.size:
                 return found, waiting
         if self.cache is not None:
-            batch.in_hot(self.cache, found)
+            batch.in_cache(self.cache, found)
         return found, waiting
 
     def _find_in_memtables(self, batch: LookupBatch, pending: np.ndarray) -> tuple[np.ndarray, int]:
@@ -316,7 +316,7 @@ class IndexStack:
         if memtable is not None:
             found, waiting = batch.in_index(memtable.index, pending)
         else:
-            found, waiting = np.zeros(batch.words.size, np.uint64), 0
+            found, waiting = np.zeros(batch.key64s.size, np.uint64), 0
         for memtable in self.frozen:
             waiting += find_missing(batch, memtable.index, pending, found)
         return found, waiting
@@ -353,7 +353,7 @@ class IndexStack:
         """Offer locations to the cache. The caller holds locks.state."""
         which = self._still_true(batch, which, runs)
         if self.cache is not None and which.size:
-            self.cache.admit(batch.words[which], found[which])
+            self.cache.admit(batch.key64s[which], found[which])
 
     def _still_true(self, batch: LookupBatch, which: np.ndarray, runs: tuple[Run, ...]) -> np.ndarray:
         """Return those of the positions `which` whose keys a cache may hold as they were found in `runs`: none if the
@@ -361,7 +361,7 @@ class IndexStack:
         caller holds locks.state."""
         if runs is not self.runs:
             return which[:0]
-        if batch.moment != self._stamp:
+        if batch.stamp != self._stamp:
             for memtable in self.memtables:
                 if which.size and memtable.index.count:
                     which = which[batch.some(which).in_index(memtable.index, NOTHING)[0] == 0]
@@ -447,9 +447,9 @@ class IndexStack:
         insert, or a concurrent miss could cache an older location. The caller holds locks.state."""
         self.top.inserts += 1
         if self.frozen or self.runs:
-            self._forget(batch.words)
+            self._forget(batch.key64s)
             if new is not None:
-                self.top.memtable_for_write().tally.note(new)
+                self.top.memtable_for_write().counter.record(new)
 
     # counting
 
@@ -458,24 +458,24 @@ class IndexStack:
         memtables = self.memtables
         if not memtables and not self.runs:
             return 0
-        self._settle()
+        self._apply_counts()
         live = live_of(self.runs)
-        if live is None or any(m.tally.is_unknown for m in memtables):
+        if live is None or any(m.counter.is_unknown for m in memtables):
             raise CorruptionError(
                 "how many there are is not known: an index, or a record that was overwritten, was damaged when they "
                 "were counted; restore a backup, or move `catalog` and `runs` away, and the whole log is replayed"
             )
-        live += sum(m.index.live - m.tally.covered for m in memtables)
+        live += sum(m.index.live - m.counter.covered for m in memtables)
         expired = sum(run.expired(now) for run in self.runs)
-        for tally in (m.tally for m in memtables):
-            expired += tally.expiries.count_until(now) - tally.gone.count_until(now)
+        for counter in (m.counter for m in memtables):
+            expired += counter.expiries.count_until(now) - counter.gone.count_until(now)
         return live - expired
 
     @property
     def uncounted(self) -> int:
         """Return how many keys a count has to look up first, about: read without a lock."""
         memtables = (self.top.memtable, *self._frozen)
-        return sum(memtable.tally.uncounted for memtable in memtables if memtable is not None)
+        return sum(memtable.counter.uncounted for memtable in memtables if memtable is not None)
 
     def count_ahead(self, lock: AbstractContextManager[object]) -> None:
         """Look most of the uncounted keys up before `count`, which may take long after a restart. lock: locks.state,
@@ -483,27 +483,27 @@ class IndexStack:
         while True:
             with lock:
                 memtables, runs = self.memtables, self.runs
-                many = (i for i, memtable in enumerate(memtables) if memtable.tally.uncounted > LOCKED_KEYS_MAX)
+                many = (i for i, memtable in enumerate(memtables) if memtable.counter.uncounted > LOCKED_KEYS_MAX)
                 if (i := next(many, None)) is None:
                     return
-                tally = memtables[i].tally
-                batch = tally.portion(COUNTED_KEYS)
-                keys = sorted_by_slot(batch.notes, self.seed)
-                found = np.zeros(keys.words.size, np.uint64)
+                counter = memtables[i].counter
+                batch = counter.next_batch(COUNTED_KEYS)
+                keys = sorted_by_slot(batch.batches, self.seed)
+                found = np.zeros(keys.key64s.size, np.uint64)
                 for below in memtables[i + 1 :]:
                     find_missing(keys, below.index, NOTHING, found)
-            RunSet((), runs, self.seed).near(batch.notes).find_any_on_disk(keys, found)
+            RunSet((), runs, self.seed).near(batch.batches).find_any_on_disk(keys, found)
             covered = covered_by(keys, found)
             with lock:
-                tally.settle(batch, covered)
+                counter.apply(batch, covered)
 
-    def _settle(self) -> None:
+    def _apply_counts(self) -> None:
         """Look all uncounted keys up. The caller holds locks.state."""
         memtables = self.memtables
         for i, memtable in enumerate(memtables):
             below = RunSet(memtables[i + 1 :], self.runs, self.seed)
-            while batch := memtable.tally.portion():
-                memtable.tally.settle(batch, below.count_batch(batch))
+            while batch := memtable.counter.next_batch():
+                memtable.counter.apply(batch, below.count_batch(batch))
 
     # walks
 

@@ -33,10 +33,10 @@ EXPECTED_ENTRIES_MAX = 1 << 20  # entries for which a new memtable has slots fro
 
 @dataclass(frozen=True)
 class IndexMemory:
-    """Holds the memory of all layers. heap: of memtables; budget: of location caches; rows: of row caches, None if
+    """Holds the memory of all layers. arena: of memtables; budget: of location caches; rows: of row caches, None if
     there are none; nodes: where it is taken from."""
 
-    heap: Arena
+    arena: Arena
     budget: CacheBudget
     rows: RowBudget | None = None
     nodes: MemoryNodes = ANYWHERE
@@ -184,7 +184,7 @@ class Layer:
         """Return the memtable, made if there is none. The caller holds locks.append, and locks.state or passes it as
         `lock`: then it is released while memory is allocated."""
         if self.memtable is None:
-            self.memtable = MemTable(self.tree.dram.heap, self.tree.seed, self.expected, lock)
+            self.memtable = MemTable(self.tree.dram.arena, self.tree.seed, self.expected, lock)
         return self.memtable
 
     @property

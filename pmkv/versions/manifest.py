@@ -140,14 +140,15 @@ class ViewRecord:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Describes the state of a store, complete up to `end`. collections: by name, `keyspace/0` or `table/1`. switches:
-    how often `main` was promoted, rolled back or undone, and the LSN of the last time."""
+    """Describes the state of a store, complete up to `end`. collections: by name, `keyspace/0` or `table/1`.
+
+    main_changes: how often `main` was promoted, rolled back or undone, and the LSN of the last time."""
 
     end: LogEnd
     last_table: int
     collections: dict[str, CollectionRecord] = field(default_factory=dict)
     views: dict[str, ViewRecord] = field(default_factory=dict)
-    switches: tuple[int, int] = (0, 0)
+    main_changes: tuple[int, int] = (0, 0)
 
     @property
     def runs(self) -> Iterator[tuple[str, Run]]:
@@ -173,7 +174,7 @@ class Manifest:
 
     def to_records(self) -> dict[str, Any]:
         """Return the manifest as the catalog keeps it."""
-        log = self.end.asdict() | {"last_table": self.last_table, "switches": self.switches}
+        log = self.end.asdict() | {"last_table": self.last_table, "switches": self.main_changes}
         records: dict[str, Any] = {"log": log}
         for name, collection in self.collections.items():
             records |= collection.records
@@ -184,7 +185,7 @@ class Manifest:
     def from_records(cls, records: dict[str, Any], open_run: Callable[[RunInfo], Run]) -> Manifest:
         """Return the manifest of such records. open_run: maps a run. CorruptionError: a run is not described."""
         log = dict(records["log"])
-        last_table, switches = log.pop("last_table"), tuple(log.pop("switches"))
+        last_table, main_changes = log.pop("last_table"), tuple(log.pop("switches"))
         infos = {name.removeprefix("run/"): info for name, info in records.items() if name.startswith("run/")}
         runs = {name: open_run(RunInfo.from_dict(info)) for name, info in infos.items()}
         collections = {
@@ -197,7 +198,7 @@ class Manifest:
             for name, record in records.items()
             if name.startswith("view/")
         }
-        return cls(LogEnd.from_dict(log), last_table, collections, views, switches)
+        return cls(LogEnd.from_dict(log), last_table, collections, views, main_changes)
 
 
 def run_name(info: RunInfo) -> str:

@@ -48,7 +48,7 @@ class ViewInfo:
 
 @dataclass
 class ViewEntry:
-    """Holds a view in memory. parts: the layer on top of each collection; None for one that was never written, in a
+    """Holds a view in memory. tops: the top layer of each collection; None for one that was never written, in a
     snapshot. The other attributes are those of `ViewRecord`."""
 
     name: str
@@ -56,7 +56,7 @@ class ViewEntry:
     lsn: int = 0
     created: int = 0
     base: str = ""
-    parts: dict[str, Layer | None] = field(default_factory=dict)
+    tops: dict[str, Layer | None] = field(default_factory=dict)
     bases: dict[str, int | None] = field(default_factory=dict)
     restored: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
@@ -76,22 +76,22 @@ class ViewEntry:
             layer.acquire()
             layer.head = self.name if self.is_head else layer.head
         self.remove(name)
-        self.parts[name] = layer
+        self.tops[name] = layer
 
     def remove(self, name: str) -> None:
         """Remove a collection, if the view has it."""
-        before = self.parts.pop(name, None)
+        before = self.tops.pop(name, None)
         if before is not None:
             before.release()
 
     def clear(self) -> None:
         """Remove all collections: the view was deleted."""
-        for name in list(self.parts):
+        for name in list(self.tops):
             self.remove(name)
 
     def base_of(self, name: str) -> Layer | None:
         """Return the newest sealed layer of a collection; of a head that was just sealed, what it has written."""
-        top = self.parts[name]
+        top = self.tops[name]
         return top.below if self.is_head and top is not None else top
 
 
@@ -121,7 +121,7 @@ class ViewSet:
         for name, tree in self.trees.items():
             self.maps[MAIN].put(name, tree.begin(0))
         self.last_table = 0  # table ids are never used again
-        self.switches = 0, 0  # how often `main` was promoted, rolled back or undone, and the LSN of the last time
+        self.main_changes = 0, 0  # how often `main` was promoted, rolled back or undone, and the LSN of the last time
         self.releases = 0  # decisions since the last freeze that may have released something
         self.seals = 0  # sealing decisions since the last freeze: each may have left one more memtable to probe
 
@@ -151,16 +151,16 @@ class ViewSet:
                 self._snapshot(ViewEntry(name, "snapshot", lsn, time, head.name), head, lsn)
             case {"op": "branch", "name": name, "at": at}:
                 self._branch(ViewEntry(name, "branch", lsn, time, at), self.maps[at], lsn)
-            case {"op": "promote", "name": name, "parts": parts, "drop": drop}:
-                self._exchange(head, self.maps[name], parts, drop, lsn, time)
-                self._rebase_promoted(self.maps[name], [*parts, *drop])
-            case {"op": "rollback", "name": name, "parts": parts, "drop": drop}:
-                self._exchange(head, self.maps[name], parts, drop, lsn, time)
-            case {"op": "undo", "parts": parts, "drop": drop}:
-                self._put_all(head, self.maps[UNDO], parts, drop, lsn)
+            case {"op": "promote", "name": name, "parts": collections, "drop": drop}:
+                self._exchange(head, self.maps[name], collections, drop, lsn, time)
+                self._rebase_promoted(self.maps[name], [*collections, *drop])
+            case {"op": "rollback", "name": name, "parts": collections, "drop": drop}:
+                self._exchange(head, self.maps[name], collections, drop, lsn, time)
+            case {"op": "undo", "parts": collections, "drop": drop}:
+                self._put_all(head, self.maps[UNDO], collections, drop, lsn)
                 restore_bases(self.maps)
                 self._delete(UNDO)
-                self.switches = self.switches[0] + 1, lsn
+                self.main_changes = self.main_changes[0] + 1, lsn
             case {"op": "delete_view", "name": name}:
                 self._delete(name)
             case {"op": "expired", "keyspace": number, "records": records}:
@@ -173,18 +173,18 @@ class ViewSet:
 
     def _seal(self, head: ViewEntry, lsn: int) -> None:
         """Begin new layers over those of the head that were written to."""
-        for name, top in list(head.parts.items()):
+        for name, top in list(head.tops.items()):
             if top is not None and top.writes:
                 head.put(name, top.tree.continue_from(lsn, top))
 
     def _snapshot(self, new: ViewEntry, head: ViewEntry, lsn: int) -> None:
         self._seal(head, lsn)
-        for name in head.parts:
+        for name in head.tops:
             new.put(name, head.base_of(name))
         self.maps[new.name] = new
 
     def _branch(self, new: ViewEntry, source: ViewEntry, lsn: int) -> None:
-        for name in source.parts:
+        for name in source.tops:
             base = source.base_of(name)
             new.put(name, self.trees[name].begin(lsn, base))
             new.bases[name] = id_of(base)
@@ -196,7 +196,7 @@ class ViewSet:
         """Give a head the source's state of some collections. What `main` was before is kept as `undo`."""
         if head.name == MAIN:
             self._save_undo(head, (*names, *drop), tuple(drop), lsn, time)
-            self.switches = self.switches[0] + 1, lsn
+            self.main_changes = self.main_changes[0] + 1, lsn
         self._put_all(head, source, names, drop, lsn)
         if head.name == MAIN:
             self._rebase_lost(source, (*names, *drop))
@@ -206,7 +206,7 @@ class ViewSet:
     ) -> None:
         """Seal `main` into a new `undo`. Restored collections get no new layer here: `_put_all` begins it."""
         new = ViewEntry(UNDO, UNDO, lsn, time, MAIN, restored=restored, removed=removed)
-        for name, top in list(main.parts.items()):
+        for name, top in list(main.tops.items()):
             if top is not None and top.writes:
                 new.put(name, top.seal())
                 if name not in restored:
@@ -229,7 +229,7 @@ class ViewSet:
         undo.promoted, undo.bases = (branch.name, branch.lsn), dict(branch.bases)
         branch.cuts = branch.cuts or dict(branch.bases)
         for name in names:
-            if name in branch.parts:
+            if name in branch.tops:
                 branch.bases[name] = id_of(branch.base_of(name))
             else:
                 branch.bases.pop(name, None)
@@ -256,7 +256,7 @@ class ViewSet:
     def _remove_unused_trees(self) -> None:
         """Remove the trees of tables that no view has any more."""
         for name in [name for name, tree in self.trees.items() if tree.decision is not None and not tree.layers]:
-            if not any(name in view.parts for view in self.maps.values()):
+            if not any(name in view.tops for view in self.maps.values()):
                 del self.trees[name]
 
     def discard(self) -> None:
@@ -283,14 +283,14 @@ class ViewSet:
         tree = self.trees.get(name)
         layer = tree.layers.get(layer_id) if tree is not None else None
         view = self.maps.get(layer.head) if layer is not None else None
-        return view if view is not None and view.is_head and view.parts.get(name) is layer else None
+        return view if view is not None and view.is_head and view.tops.get(name) is layer else None
 
     # questions that decide what a decision is to say
 
     def tables(self, view: ViewEntry) -> dict[str, str]:
         """Return the collection names of a view's tables, by the names that users gave them."""
         trees = self.trees
-        return {trees[name].decision["name"]: name for name in view.parts if trees[name].decision is not None}
+        return {trees[name].decision["name"]: name for name in view.tops if trees[name].decision is not None}
 
     def label(self, name: str) -> str:
         """Return what users call a collection."""
@@ -299,8 +299,8 @@ class ViewSet:
 
     def written(self, branch: ViewEntry) -> list[str]:
         """Return the collections that a branch wrote, created, cleared or dropped since it was cut or promoted."""
-        gone = [name for name in branch.bases if name not in branch.parts]
-        return [name for name in branch.parts if is_written(branch, name)] + [p for p in gone if p in self.trees]
+        gone = [name for name in branch.bases if name not in branch.tops]
+        return [name for name in branch.tops if is_written(branch, name)] + [p for p in gone if p in self.trees]
 
     def in_the_way(self, head: ViewEntry, source: ViewEntry, names: Iterable[str]) -> list[str]:
         """Return the head's tables that have a user's name of one of the source's collections, and are not the same."""
@@ -310,8 +310,8 @@ class ViewSet:
 
     def writes_above(self, head: ViewEntry, name: str, base: int | None) -> int | None:
         """Return how many records a head wrote to a collection above layer `base`; None if it is not above that."""
-        top, count = head.parts.get(name), 0
-        if name not in head.parts:
+        top, count = head.tops.get(name), 0
+        if name not in head.tops:
             return None
         for layer in top.down() if top is not None else ():
             if layer.id == base:
@@ -322,7 +322,7 @@ class ViewSet:
     def writes_since(self, head: ViewEntry, name: str, lsn: int) -> int | None:
         """Return how many records a head wrote to a collection since the frame `lsn` began a layer of it; None if that
         layer is gone."""
-        top, count = head.parts.get(name), 0
+        top, count = head.tops.get(name), 0
         for layer in top.down() if top is not None else ():
             count += layer.writes
             if layer.id <= lsn:
@@ -333,13 +333,13 @@ class ViewSet:
     def info(self, name: str) -> ViewInfo:
         """Return the facts about a view."""
         view = self.maps[name]
-        layers = [layer for part in view.parts for layer in own_layers(view, part)] if view.is_head else []
+        layers = [layer for collection in view.tops for layer in own_layers(view, collection)] if view.is_head else []
         own = sum(layer.writes + layer.merged_writes for layer in layers)
         return ViewInfo(name, view.kind, view.lsn, view.created, view.base, len(self.tables(view)), own)
 
     def is_shared(self, name: str) -> bool:
         """Return whether another view than `main` holds anything of a collection."""
-        others = (view.parts.get(name) for view in self.maps.values() if view.name != MAIN)
+        others = (view.tops.get(name) for view in self.maps.values() if view.name != MAIN)
         return any(top is not None and (top.writes or top.below is not None) for top in others)
 
     # what the catalog keeps
@@ -378,7 +378,7 @@ class ViewSet:
             self._restore_layers(self.trees[name], collection)
         for name, record in manifest.views.items():
             self._restore_view(name, record)
-        self.last_table, self.switches = manifest.last_table, manifest.switches
+        self.last_table, self.main_changes = manifest.last_table, manifest.main_changes
 
     def _restore_layers(self, tree: LayerTree, collection: CollectionRecord) -> None:
         """Rebuild the layers from the oldest on: those below have lower ids."""
@@ -395,20 +395,20 @@ class ViewSet:
             name, record.kind, record.lsn, record.created, record.base, {}, dict(record.bases), record.restored,
             record.removed, record.promoted, dict(record.cuts), dict(record.rebased),
         )  # fmt: skip
-        for part, id in record.tops.items():
-            layer = self.trees[part].layers[id] if id is not None else None
-            view.put(part, layer)
+        for collection, id in record.tops.items():
+            layer = self.trees[collection].layers[id] if id is not None else None
+            view.put(collection, layer)
             if layer is not None and view.is_head:
                 layer.sealed = False
-        for part in map(keyspace_name, range(KEYSPACES)):  # never written, so not recorded
-            view.parts.setdefault(part, None)
+        for collection in map(keyspace_name, range(KEYSPACES)):  # never written, so not recorded
+            view.tops.setdefault(collection, None)
 
     def check(self) -> None:
         """Assert every invariant of trees and views."""
         assert self.maps[MAIN].kind == MAIN
         tops: dict[int, int] = {}
         for view in self.maps.values():
-            for name, top in view.parts.items():
+            for name, top in view.tops.items():
                 assert top is None or (self.trees[name].layers[top.id] is top and top.sealed != view.is_head)
                 assert top is not None or not view.is_head
                 assert top is None or not view.is_head or self.head_of_layer(name, top.id) is view
@@ -423,7 +423,7 @@ class ViewSet:
 
 def own_layers(view: ViewEntry, name: str) -> Iterable[Layer]:
     """Yield the layers of a collection that only this head has."""
-    top = view.parts[name]
+    top = view.tops[name]
     for layer in top.down() if top is not None else ():
         if layer.id < view.lsn or (layer.id == view.bases.get(name) and view.kind != MAIN):
             return
@@ -432,7 +432,7 @@ def own_layers(view: ViewEntry, name: str) -> Iterable[Layer]:
 
 def is_written(branch: ViewEntry, name: str) -> bool:
     """Return whether a branch wrote to a collection since it was cut or promoted."""
-    top = branch.parts[name]
+    top = branch.tops[name]
     assert top is not None
     return name not in branch.bases or top.writes > 0 or id_of(top.below) != branch.bases[name]
 
@@ -459,9 +459,9 @@ def was_promoted(branch: ViewEntry, name: str) -> bool:
 def has_promoted(main: ViewEntry, branch: ViewEntry, name: str) -> bool:
     """Return whether `main` has what a branch was promoted with: the layer on which the branch stands since, or nothing
     where that was nothing."""
-    if name not in branch.bases or name not in main.parts:
-        return name not in branch.bases and name not in main.parts
-    top, base = main.parts[name], branch.bases[name]
+    if name not in branch.bases or name not in main.tops:
+        return name not in branch.bases and name not in main.tops
+    top, base = main.tops[name], branch.bases[name]
     assert top is not None
     return top.below is None if base is None else any(layer.id == base for layer in top.down())
 
@@ -484,7 +484,7 @@ def view_record(view: ViewEntry, trees: dict[str, LayerTree]) -> ViewRecord:
     """Return what the catalog keeps of a view, without keyspaces that were never written."""
     tops = {
         name: id_of(top)
-        for name, top in view.parts.items()
+        for name, top in view.tops.items()
         if not (is_untouched(trees[name]) or (top is None and trees[name].decision is None))
     }
     return ViewRecord(

@@ -86,7 +86,7 @@ class StoreCollector(Collector):
         yield GaugeMetricFamily(
             "redis_connected_clients", "Number of open connections of the Redis protocol.", len(server.sessions)
         )
-        waiting = server.switches.waiting
+        waiting = server.version_events.waiting
         yield GaugeMetricFamily("redis_blocked_clients", "Number of clients that wait for a version of main.", waiting)
         for name, value, help_text in (
             ("redis_connections_received", stats.connections, "Connections of the Redis protocol accepted."),
@@ -109,23 +109,23 @@ class StoreCollector(Collector):
             yield CounterMetricFamily(name, help_text, value)
 
     def _of_checkpoints(self, stats: Any) -> Iterator[Metric]:
-        server, saving = self._server, self._server.saving
-        succeeded = not (stats.upkeep_error or saving.failed)
+        server, bgsave = self._server, self._server.bgsave
+        succeeded = not (stats.maintenance_error or bgsave.failed)
         for name, value, help_text in (
             ("redis_loading_dump_file", 0, "Always 0: the server accepts connections only after recovery."),
             (
                 "redis_rdb_bgsave_in_progress",
-                int(saving.is_under_way),
+                int(bgsave.is_under_way),
                 "1 while a SAVE or BGSAVE is in progress, else 0.",
             ),
             (
                 "redis_rdb_current_bgsave_duration_sec",
-                saving.seconds,
+                bgsave.seconds,
                 "Seconds since the SAVE or BGSAVE in progress began; -1: none.",
             ),
             (
                 "redis_rdb_last_bgsave_duration_sec",
-                saving.last_seconds,
+                bgsave.last_seconds,
                 "Seconds that the last SAVE or BGSAVE took; -1: none yet.",
             ),
             ("redis_rdb_last_bgsave_status", int(succeeded), "1 if the last checkpoint succeeded, else 0."),

@@ -51,7 +51,7 @@ class Server:
         config.check()
         self.config = config
         self.store: Any = store
-        self.stats, self.saving, self.switches = Stats(), BackgroundSave(), VersionEvents()
+        self.stats, self.bgsave, self.version_events = Stats(), BackgroundSave(), VersionEvents()
         self.limits = OutputLimits()
         self.heartbeat = Heartbeat(self.stats, lambda: self._connections)
         self.sessions: dict[int, Session] = {}
@@ -100,7 +100,7 @@ class Server:
         rest_sockets = bind(config.host, config.rest_port, "rest-port") if has_rest else []
         if self.store is None:
             self.store = self._open_store()
-        self.switches.attach(self.store, self.loop, self.durable)
+        self.version_events.attach(self.store, self.loop, self.durable)
         self._executor = ThreadPoolExecutor(config.workers, "pmkv-worker", lower_priority, (WORKER_NICE,))
         self.dispatcher = Dispatcher(self, self.loop, self._executor)
         if (fast_path := self.dispatcher.fast_path) is not None:
@@ -158,7 +158,7 @@ class Server:
             listener.close()
         for connection in list(self._connections):
             connection.close()
-        self.switches.close()
+        self.version_events.close()
         self.store.flush_soon()
         try:
             await asyncio.wait_for(self._drained(), DRAIN_TIMEOUT_S)

@@ -38,7 +38,7 @@ class VersionEvents:
         durable: an async function that returns once an LSN is durable, and raises if it never will be
         """
         self._store, self._loop, self._durable = store, loop, durable
-        self._known = store.switches
+        self._known = store.main_changes
         self._told = self._known[0]
         store.on_switch(self._on_switch)
 
@@ -91,7 +91,7 @@ class VersionEvents:
 
     def _on_switch(self) -> None:
         """Note that an event happened. Called on any thread."""
-        event = self._store.switches
+        event = self._store.main_changes
         with self._lock:
             self._pending.append(event)
         with contextlib.suppress(RuntimeError):  # the loop has ended; the store is still used

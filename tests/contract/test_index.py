@@ -21,8 +21,8 @@ Make = Callable[[], HashTable]
 
 @pytest.fixture
 def make() -> Make:
-    heap = Arena()
-    return lambda: HashTable(heap, 12345)
+    arena = Arena()
+    return lambda: HashTable(arena, 12345)
 
 
 def words(values: list[int]) -> np.ndarray:
@@ -91,8 +91,8 @@ def test_a_walk_can_be_taken_up_behind_any_place(make: Make) -> None:
 
 def test_clear_gives_the_memory_back(make: Make) -> None:
     index = make()
-    heap = index._heap
+    arena = index._arena
     index.insert(np.arange(ROWS), np.arange(1, ROWS + 1).astype(np.uint64))
-    assert heap.used * 8 >= index.nbytes > ROWS * 8
+    assert arena.used * 8 >= index.nbytes > ROWS * 8
     index.clear()
-    assert heap.used == 0
+    assert arena.used == 0

@@ -178,10 +178,10 @@ class History:
             self._damage(life, store)
         finally:
             self._tell(*map(repr, life.steps))
-        if store.engine.upkeep is not None:
-            self.counts.checkpoints += store.engine.upkeep.checkpoints
-            self.counts.folds += store.engine.upkeep.compactions
-            self.counts.freed += store.engine.upkeep.cleaner.totals.freed
+        if store.engine.maintenance is not None:
+            self.counts.checkpoints += store.engine.maintenance.checkpoints
+            self.counts.folds += store.engine.maintenance.compactions
+            self.counts.freed += store.engine.maintenance.cleaner.totals.freed
         self.counts.lives += 1
         self.counts.operations += life.submitted
 

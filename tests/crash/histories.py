@@ -39,7 +39,7 @@ from tests.crash.steps import (
     Clean,
     End,
     FailFlush,
-    FailUpkeep,
+    FailMaintenance,
     Go,
     Group,
     Grow,
@@ -64,7 +64,7 @@ SHAPES: tuple[tuple[Any, int | None, int], ...] = (  # of a row, the bound of id
 IDS = (0, 1, 2, 3, 5, 8, 11)
 FAR_IDS = (-1, 2**62, -(2**63), 2**63 - 1)
 VIEWS = ("x", "y", "z")
-UPKEEP = 42  # steps in a hundred, where there is a catalog
+MAINTENANCE = 42  # steps in a hundred, where there is a catalog
 VERSIONS = 40  # operations in a hundred, where there are views
 EXPIRIES = (0, 0, 0, 0, FAR, FAR + 1, 978_307_200_000)  # far, and past since 2001
 
@@ -74,14 +74,14 @@ class Generator:
     there are at most so many, and `undo`."""
 
     def __init__(
-        self, rng: random.Random, large: int, upkeep: bool = False, views: int = 0, cleans: bool = False
+        self, rng: random.Random, large: int, maintenance: bool = False, views: int = 0, cleans: bool = False
     ) -> None:
-        self.rng, self.large, self.upkeep, self.views, self.cleans = rng, large, upkeep, views, cleans
+        self.rng, self.large, self.maintenance, self.views, self.cleans = rng, large, maintenance, views, cleans
 
     def step(self, model: Model) -> Any:
         """A step for a store whose state is `model`, which takes what the step does."""
-        if self.upkeep and self.rng.randrange(100) < UPKEEP:
-            return self._upkeep(model)
+        if self.maintenance and self.rng.randrange(100) < MAINTENANCE:
+            return self._maintenance(model)
         dice = self.rng.randrange(100)
         if self.views and dice < 15:
             if dice < 5:
@@ -103,7 +103,7 @@ class Generator:
         reached = self.rng.choice(("none", "all", "prefix", "some"))
         return FailFlush(reached, self.rng.random() < 0.5, self.rng.randrange(1 << 30))
 
-    def _upkeep(self, model: Model) -> Any:
+    def _maintenance(self, model: Model) -> Any:
         """A step that only a store with a catalog can take."""
         if self.cleans and self.rng.randrange(3):
             dice = self.rng.randrange(10)
@@ -133,7 +133,7 @@ class Generator:
             return Unawaited(self._several(model))
         call, nth = self.rng.choice(("create", "write", "write", "sync", "remove", "commit", "commit")), 1
         full, whole, later = (self.rng.random() < 0.5 for _ in range(3))
-        return FailUpkeep(Fault(call, nth + self.rng.randrange(4) * (call == "write"), full, whole, later))
+        return FailMaintenance(Fault(call, nth + self.rng.randrange(4) * (call == "write"), full, whole, later))
 
     def _history_of_one(self, model: Model) -> Group:
         """A keyspace is written to between snapshots: layers one upon the other, the lowest of them larger."""
@@ -180,8 +180,8 @@ class Generator:
     def _overtaken(self, model: Model) -> Overtaken:
         space, key = self.rng.choice(SPACES), self.rng.choice(KEYS)
         write = self._applied(model, self.rng.choice((Put(space, key, self._bytes(8)), Delete(space, key))))
-        upkeep = self.rng.choice(((), (Checkpoint(True),), (Clean(),), (Clean(), Clean())))
-        return Overtaken(space, key, (write, *upkeep))
+        maintenance = self.rng.choice(((), (Checkpoint(True),), (Clean(),), (Clean(), Clean())))
+        return Overtaken(space, key, (write, *maintenance))
 
     def _several(self, model: Model, definitions: bool = True) -> tuple[Any, ...]:
         return tuple(self.operation(model, definitions) for _ in range(self.rng.randrange(2, 5)))

@@ -193,7 +193,7 @@ class InterruptedHistory:
 
     def _no_lock_is_held(self, where: str) -> None:
         log = self.store.engine.log
-        log.access.settle()
+        log.access.finish_interrupted()
         if log.lsn < self.issued:
             raise Violation(f"{where}: goes on with LSN {log.lsn}, but {self.issued} was given out before")
         self.issued = log.lsn
@@ -201,12 +201,12 @@ class InterruptedHistory:
         held = [name for name, lock in locks.items() if lock.is_held]
         if held or log.group_commit._flushing.locked():
             raise Violation(f"{where}: locks are held: {held or 'flush'}")
-        if log.thread.deferral is not None or log.appender.batch_depth:
+        if log.thread.durability_wait is not None or log.appender.batch_depth:
             raise Violation(f"{where}: later writes of this thread would not wait")
 
     def _checkpoint(self) -> None:
         """Take a checkpoint, perhaps one that a lack of memory ends, anywhere or while memory follows it."""
-        upkeep = self.store.engine.upkeep
+        maintenance = self.store.engine.maintenance
         anywhere = Interrupter([self.rng.randrange(1, 2000)] if self.rng.random() < 0.3 else [], MemoryError)
         within = Interrupter([self.rng.randrange(1, 60)] if self.rng.random() < 0.4 else [], MemoryError)
 
@@ -216,7 +216,7 @@ class InterruptedHistory:
 
         try:
             with anywhere.armed(), patch.object(Checkpointer, "_adopt", adopt):
-                for steps in (upkeep.checkpoint(), upkeep.compact()):
+                for steps in (maintenance.checkpoint(), maintenance.compact()):
                     for _ in steps:
                         pass
         except (MemoryError, AbortedError):

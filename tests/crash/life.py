@@ -31,7 +31,7 @@ from tests.crash.steps import (
     Clean,
     End,
     FailFlush,
-    FailUpkeep,
+    FailMaintenance,
     Go,
     Group,
     Grow,
@@ -49,7 +49,7 @@ LOCATION_CACHE_BYTES = 16 << 10  # which the row cache uses meanwhile
 NOW = 1_700_000_000_000  # the clock stands: two operations alike make two frames alike
 UNNOTICED = 30  # steps that a checkpoint or fold may take after a flush failed: a fold would begin again and again
 LOOK_BELOW = RunSet.find_on_disk
-UPKEEP = Checkpoint | Clean | Begin | Go | End | Abandon | FailUpkeep
+MAINTENANCE = Checkpoint | Clean | Begin | Go | End | Abandon | FailMaintenance
 
 
 class Violation(AssertionError):
@@ -142,7 +142,7 @@ class Life:
         elif isinstance(step, InTurn):
             for one in step.steps:
                 self.take(store, one)
-        elif isinstance(step, UPKEEP):
+        elif isinstance(step, MAINTENANCE):
             self._keep_up(store, step)
         else:
             self._wait_for(store, step)
@@ -180,10 +180,10 @@ class Life:
             self.acked = self.submitted
 
     def _deferred(self, store: Bare, operations: tuple[Any, ...]) -> int:
-        with store.deferred() as deferral:
+        with store.deferred() as durability_wait:
             for operation in operations:
                 self._operation(store, operation)
-        return deferral.lsn
+        return durability_wait.lsn
 
     def _peek(self, store: Bare, step: Peek) -> bool:
         """Whoever did something sees it at once; somebody else what is durable. Did that one wait?"""
@@ -230,8 +230,8 @@ class Life:
         """Read all rows, none of which is in the row cache."""
         known = self.states[-1].tables
         for name, table in store.tables().items():
-            if table.chain.rows is not None and name in known:
-                table.chain.rows.clear()
+            if table.stack.rows is not None and name in known:
+                table.stack.rows.clear()
                 table.get(np.array(sorted(known[name].rows), np.int64))
 
     def _operation(self, store: Bare, operation: Any) -> None:
@@ -272,7 +272,7 @@ class Life:
         if self.files is None:
             return
         match step:
-            case FailUpkeep(fault):
+            case FailMaintenance(fault):
                 self.files.disk.arm(fault)
             case Begin(kind, steps) if kind != "checkpoint" or not self._in_checkpoint:
                 self._begin(store, kind)
@@ -300,8 +300,8 @@ class Life:
     def _begin(self, store: Bare, kind: str) -> None:
         if self._in_checkpoint:
             return  # folds go around checkpoints, not into them
-        upkeep = store.engine.upkeep
-        steps = {"checkpoint": upkeep.checkpoint, "fold": upkeep.compact, "clean": upkeep.clean}[kind]()
+        maintenance = store.engine.maintenance
+        steps = {"checkpoint": maintenance.checkpoint, "fold": maintenance.compact, "clean": maintenance.clean}[kind]()
         self.running.append(Running(kind, steps, self.submitted))
 
     def _go(self, store: Bare, steps: int | None) -> None:
@@ -368,8 +368,8 @@ class Life:
     def record(self, stage: str) -> None:
         if stage in ("prepare", "discard", "flush", "rewrite", "step", *STAGES):
             files = self.files.point() if self.files is not None else None
-            upkeep = self.engine.upkeep if self.engine is not None else None
-            freed = upkeep.cleaner.totals.freed if upkeep is not None else 0
+            maintenance = self.engine.maintenance if self.engine is not None else None
+            freed = maintenance.cleaner.totals.freed if maintenance is not None else 0
             told = self.states, self.acked, self.submitted, self.issued, freed
             self.points.append(Recorded(self.medium.point(), files, stage, *told))
 

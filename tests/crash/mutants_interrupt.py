@@ -75,10 +75,10 @@ def _() -> list[Patch]:
 @mutant("an exception leaves the waits of a thread put off")
 def _() -> list[Patch]:
     def deferring(self: DurabilityGate, body: Callable[[], Any], min_lsn: int = 0) -> tuple[Any, int]:
-        outer = self.thread.deferral
-        self.thread.deferral = inner = DurabilityWait(max(self.thread.min_lsn, min_lsn))
+        outer = self.thread.durability_wait
+        self.thread.durability_wait = inner = DurabilityWait(max(self.thread.min_lsn, min_lsn))
         result = body()
-        self.thread.deferral = outer
+        self.thread.durability_wait = outer
         return result, inner.lsn
 
     return [(DurabilityGate, "deferring", deferring)]

@@ -54,8 +54,8 @@ def _() -> list[Patch]:
 @mutant("a snapshot shares the layer that is written to")
 def _() -> list[Patch]:
     def snapshot(self: ViewSet, new: ViewEntry, head: ViewEntry, lsn: int) -> None:
-        for part in head.parts:
-            new.put(part, head.parts[part])
+        for part in head.tops:
+            new.put(part, head.tops[part])
         self.maps[new.name] = new
 
     return [(ViewSet, "_snapshot", snapshot)]
@@ -82,7 +82,7 @@ def _() -> list[Patch]:
     return [(LayerTree, "merge", merge)]
 
 
-@mutant("the lowest run of a layer is taken for the bottom of the chain")
+@mutant("the lowest run of a layer is taken for the bottom of the stack")
 def _() -> list[Patch]:
     folds_of = fold_module.compactions_of
 
@@ -122,7 +122,7 @@ def _() -> list[Patch]:
     return [(Layer, "release", lambda self: None)]
 
 
-@mutant("chains do not hear that runs were exchanged")
+@mutant("stacks do not hear that runs were exchanged")
 def _() -> list[Patch]:
     return [(LayerTree, "invalidate_stacks", lambda self: None)]
 
@@ -132,7 +132,7 @@ def _() -> list[Patch]:
     return [(IndexStack, "_drop_replaced", lambda self, runs: None)]
 
 
-@mutant("what only the chain before had stays hot")
+@mutant("what only the stack before had stays hot")
 def _() -> list[Patch]:
     exchanged = IndexStack._drop_replaced
 
@@ -142,7 +142,7 @@ def _() -> list[Patch]:
     return [(IndexStack, "_drop_replaced", forgetful)]
 
 
-@mutant("what only the new chain has, on no file yet, stays hot")
+@mutant("what only the new stack has, on no file yet, stays hot")
 def _() -> list[Patch]:
     exchanged = IndexStack._drop_replaced
 
@@ -197,7 +197,7 @@ def _() -> list[Patch]:
 @mutant("a checkpoint does not write what only a snapshot or branch holds")
 def _() -> list[Patch]:
     def without(engine: Engine, rotation: FrozenState) -> FrozenState:
-        mains = {layer.id for top in engine.heads.maps["main"].parts.values() if top for layer in top.down()}
+        mains = {layer.id for top in engine.view_set.maps["main"].tops.values() if top for layer in top.down()}
         return replace(rotation, layers=[one for one in rotation.layers if one.layer in mains])
 
     return rotated(without)
@@ -220,9 +220,9 @@ def _() -> list[Patch]:
 @mutant("a checkpoint commits which views there are, and how often they were exchanged, as it is now, not as it was")
 def _() -> list[Patch]:
     def late(self: Checkpointer, frozen: FrozenState, manifest: Manifest) -> None:
-        heads = self._freeze.__self__.heads
+        heads = self._freeze.__self__.view_set
         views = {name: view for name, view in manifest.views.items() if name in heads.maps}
-        commit(self, frozen, replace(manifest, views=views, switches=heads.switches))
+        commit(self, frozen, replace(manifest, views=views, main_changes=heads.main_changes))
 
     return [(Checkpointer, "_commit", late)]
 
@@ -283,7 +283,7 @@ def _() -> list[Patch]:
 
 @mutant("a promote takes all that a branch has")
 def _() -> list[Patch]:
-    return [(ViewSet, "written", lambda self, branch: list(branch.parts))]
+    return [(ViewSet, "written", lambda self, branch: list(branch.tops))]
 
 
 @mutant("a promote is never refused")
@@ -298,7 +298,7 @@ def _() -> list[Patch]:
 
 @mutant("a promoted branch stands where it stood")
 def _() -> list[Patch]:
-    return [(ViewSet, "_rebase_promoted", lambda self, branch, parts: None)]
+    return [(ViewSet, "_rebase_promoted", lambda self, branch, collections: None)]
 
 
 @mutant("a branch whose promote was undone stands on what it promoted")
@@ -309,7 +309,7 @@ def _() -> list[Patch]:
 @mutant("an undo brings back everything")
 def _() -> list[Patch]:
     def everything(heads: ViewSet) -> Plan:
-        with patch.object(heads.maps[UNDO], "restored", tuple(heads.maps[UNDO].parts)):
+        with patch.object(heads.maps[UNDO], "restored", tuple(heads.maps[UNDO].tops)):
             return replace(plan_undo(heads), conflicts=plan_undo(heads).conflicts)
 
     return [(version_ops, "plan_undo", everything)]
@@ -376,8 +376,8 @@ def shown_unless(is_over: Callable[[Collection, PreviousVersion], bool]) -> list
     """What was there before is shown until this."""
 
     def shown(self: Collection) -> IndexStack:
-        former = self._former
-        return self.chain if former is None or is_over(self, former) else former.chain
+        former = self._previous
+        return self.stack if former is None or is_over(self, former) else former.stack
 
     return [(Collection, "_shown", shown)]
 
@@ -401,13 +401,13 @@ def _() -> list[Patch]:
 def _() -> list[Patch]:
     def keep_shown(self: Collection, lsn: int) -> None:
         keep(self, lsn)
-        if self._former is not None and self._former._top.shown:
-            self._former._top.shown -= 1
-            self._former._top.release()
+        if self._previous is not None and self._previous._top.shown:
+            self._previous._top.shown -= 1
+            self._previous._top.release()
 
     def leave(self: PreviousVersion) -> None:
-        if self._chain is not None:
-            self._chain.close()
+        if self._stack is not None:
+            self._stack.close()
 
     keep = Collection.keep_shown
     return [(Collection, "keep_shown", keep_shown), (PreviousVersion, "leave", leave)]
@@ -415,13 +415,13 @@ def _() -> list[Patch]:
 
 @mutant("a checkpoint keeps layers that are only shown")
 def _() -> list[Patch]:
-    return [(OpenView, "forget_former", lambda self: None)]
+    return [(OpenView, "forget_previous", lambda self: None)]
 
 
 @mutant("several tables are gathered as they were, and as they are")
 def _() -> list[Patch]:
     def at_once(self: OpenView, reads: list[Any], finish: Callable[[], Any]) -> Any:
-        log = self._ground.log
+        log = self._context.log
         with log.deferred() as seen, log.locks.state:
             for read in reads:
                 read.begin()

@@ -338,7 +338,7 @@ class Bare:
 
     @property
     def version(self) -> tuple[int, int]:
-        return self.engine.switches[0], self.engine.log.lsn
+        return self.engine.main_changes[0], self.engine.log.lsn
 
     def view(self, name: str) -> View:
         return View(self.engine, self.engine.view(name))

@@ -113,7 +113,7 @@ class Abandon:
 
 
 @dataclass(frozen=True)
-class FailUpkeep:
+class FailMaintenance:
     """Something that a checkpoint or fold does to catalog or files will fail."""
 
     fault: Fault

@@ -141,8 +141,8 @@ class History:
                 return
 
     def checkpoint(self) -> None:
-        assert self.engine.upkeep is not None
-        for _ in self.engine.upkeep.checkpoint():
+        assert self.engine.maintenance is not None
+        for _ in self.engine.maintenance.checkpoint():
             pass
 
     def die(self) -> None:

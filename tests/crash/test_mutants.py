@@ -20,7 +20,7 @@ import pytest
 from tests.crash.explore import Counts, Knobs, explore
 from tests.crash.mutants import MUTANTS, mutated
 from tests.crash.mutants_cleaning import CLEANING
-from tests.crash.mutants_upkeep import UPKEEP
+from tests.crash.mutants_maintenance import MAINTENANCE
 from tests.crash.mutants_versions import VERSIONS
 
 pytestmark = pytest.mark.crash
@@ -34,7 +34,7 @@ FORK = get_context("fork")
 
 def kind_of(name: str) -> str:
     """What a mutant is about."""
-    kinds = {"versions": VERSIONS, "upkeep": UPKEEP, "cleaning": CLEANING}
+    kinds = {"versions": VERSIONS, "maintenance": MAINTENANCE, "cleaning": CLEANING}
     return next((kind for kind, names in kinds.items() if name in names), "log")
 
 

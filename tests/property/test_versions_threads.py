@@ -170,11 +170,11 @@ def test_what_others_write_meanwhile_stays(tmp_path: Path) -> None:
             store.put(b"%d" % done["k"], b"%d" % done["k"])
             done["k"] += 1
 
-        def upkeep() -> None:
+        def maintenance() -> None:
             while not stop.wait(0.05):
                 store.checkpoint()
 
-        with at_the_same_time(upkeep):
+        with at_the_same_time(maintenance):
             again_and_again(10, publish, write)
             stop.set()
         nothing_is_missing(store, done)

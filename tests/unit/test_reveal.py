@@ -277,7 +277,7 @@ def test_what_a_rollback_drops_is_shown_until_it_is_durable(engine: Engine, head
     engine.log.flush(writer.lsn)
     assert table.get([1, 3]).tolist() == [1, 0]
     engine.check()
-    assert not any(layer.shown for tree in engine.heads.trees.values() for layer in tree.layers.values())
+    assert not any(layer.shown for tree in engine.view_set.trees.values() for layer in tree.layers.values())
 
 
 def test_after_a_failed_flush_what_was_shown_is_what_there_is() -> None:
@@ -289,7 +289,7 @@ def test_after_a_failed_flush_what_was_shown_is_what_there_is() -> None:
     medium.flush_error = eio()
     with pytest.raises(FlushError):
         engine.log.flush(engine.log.lsn)
-    assert table.get([1])[0] == 1 and table._former is None
+    assert table.get([1])[0] == 1 and table._previous is None
     engine.check()
 
 

@@ -436,7 +436,7 @@ def test_emptied_segments_wait_for_readers_in_other_processes(tmp_path: Path) ->
         share_byte(reader, 1)  # as a readonly store holds it that stands on commit 0
         before = store.stats().space.used
         store.compact()
-        commit = store._engine.upkeep.catalog.commits
+        commit = store._engine.maintenance.catalog.commits
         assert not pool.leases.may_reuse(commit) and pool.leases.retired, "they are retired, and not free"
         share_byte(reader, 1 + commit)
         let_go_of_byte(reader, 1)

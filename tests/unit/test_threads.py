@@ -125,7 +125,7 @@ def test_a_long_put_that_is_interrupted_while_it_is_entered(monkeypatch: pytest.
     engine.versions.snapshot("s")
     table.put([1], np.full((1, 64), 2, "u1"))
     again = Engine.on_medium(copy_of(engine.pool.medium))
-    assert again.table("t").get([1])[0, 0] == 2 and again.heads.maps.keys() == engine.heads.maps.keys()
+    assert again.table("t").get([1])[0, 0] == 2 and again.view_set.maps.keys() == engine.view_set.maps.keys()
     again.check()
 
 

@@ -205,11 +205,11 @@ def test_views_live_through_restarts(tmp_path: Path) -> None:
 
 def test_who_waits_for_a_version_is_told(store: pmkv.Store) -> None:
     told: list[tuple[int, int]] = []
-    store.on_switch(lambda: told.append(store.switches))
+    store.on_switch(lambda: told.append(store.main_changes))
     store.snapshot("v1")
     store.put(b"user", b"2")
     store.rollback("v1")
     store.undo()
     store.view("v1")
     store.branch("b").rollback("v1")
-    assert [count for count, _ in told] == [1, 2] and told[-1] == store.switches
+    assert [count for count, _ in told] == [1, 2] and told[-1] == store.main_changes

@@ -248,7 +248,7 @@ _SAVING = "ERR Background save already in progress"
 @command("save", 1, "no_multi", heavy=lambda session, arguments: True)
 def save(session: Session, arguments: list[bytes]) -> Reply:
     """Take a checkpoint and reply when it is complete."""
-    if not session.server.saving.save(session.server.store):
+    if not session.server.bgsave.save(session.server.store):
         raise CommandError(_SAVING)
     return OK
 
@@ -258,7 +258,7 @@ def bgsave(session: Session, arguments: list[bytes]) -> Reply:
     """Begin a checkpoint in the background."""
     if [word.upper() for word in arguments[1:]] not in ([], [b"SCHEDULE"]):
         raise CommandError(SYNTAX)
-    if not session.server.saving.begin(session.server.store):
+    if not session.server.bgsave.begin(session.server.store):
         raise CommandError(_SAVING)
     return simple(b"Background saving started")
 

@@ -85,7 +85,7 @@ def _clients(server) -> Fields:
     return {
         "connected_clients": len(server.sessions),
         "maxclients": server.config.max_clients,
-        "blocked_clients": server.switches.waiting,
+        "blocked_clients": server.version_events.waiting,
     }
 
 
@@ -105,17 +105,17 @@ def _memory(server) -> Fields:
 
 def _persistence(server) -> Fields:
     """Present a checkpoint as Redis' RDB file and the log as its append-only file, which is never rewritten."""
-    stats, saving = server.store.stats(), server.saving
+    stats, bgsave = server.store.stats(), server.bgsave
     enabled = server.store.durability != "none"
     return {
         "loading": 0,
         "async_loading": 0,
         "rdb_changes_since_last_save": stats.replay_records,
-        "rdb_bgsave_in_progress": int(saving.is_under_way),
+        "rdb_bgsave_in_progress": int(bgsave.is_under_way),
         "rdb_last_save_time": saved_at(server),
-        "rdb_last_bgsave_status": "err" if stats.upkeep_error or saving.failed else "ok",
-        "rdb_last_bgsave_time_sec": saving.last_seconds,
-        "rdb_current_bgsave_time_sec": saving.seconds,
+        "rdb_last_bgsave_status": "err" if stats.maintenance_error or bgsave.failed else "ok",
+        "rdb_last_bgsave_time_sec": bgsave.last_seconds,
+        "rdb_current_bgsave_time_sec": bgsave.seconds,
         "rdb_saves": stats.checkpoints,
         "aof_enabled": int(enabled),
         "aof_rewrite_in_progress": 0,
@@ -184,7 +184,7 @@ def _cluster(server) -> Fields:
 
 def _pmkv(server) -> Fields:
     """Return the figures of `store.stats()`."""
-    promotions, lsn = server.switches.latest
+    promotions, lsn = server.version_events.latest
     figures = {"version": f"{promotions}-{lsn}", **server.store.stats().asdict()}
     space = figures.pop("space")
     figures |= {f"space_{name}": int(one) if isinstance(one, bool) else one for name, one in space.items()}

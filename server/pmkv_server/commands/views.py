@@ -129,7 +129,7 @@ def info(session: Session, arguments: list[bytes]) -> Reply:
     if len(arguments) > 2:
         raise CommandError(SYNTAX)
     store = session.server.store
-    promotions, lsn = store.switches
+    promotions, lsn = store.main_changes
     found = store.view_info(name_of(arguments[1])) if len(arguments) == 2 else session.view.info
     if lsn > store.durable_lsn:
         store.views()  # reads all decisions, so this reply waits until that version is durable
@@ -170,7 +170,7 @@ def track(session: Session, arguments: list[bytes]) -> Reply:
 
 async def _wait(session: Session, arguments: list[bytes]) -> Reply:
     version, seconds = _version_and_timeout(arguments)
-    return _version_reply(session, await session.server.switches.wait(version, seconds))
+    return _version_reply(session, await session.server.version_events.wait(version, seconds))
 
 
 @command("view.wait", 3, "readonly blocking loop", waits=_wait)
@@ -180,7 +180,7 @@ def wait(session: Session, arguments: list[bytes]) -> Reply:
     Syntax: VIEW.WAIT version milliseconds
     """
     version, _ = _version_and_timeout(arguments)
-    latest = session.server.switches.latest
+    latest = session.server.version_events.latest
     return _version_reply(session, latest if latest[0] > version else None)
 
 

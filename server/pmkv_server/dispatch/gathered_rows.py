@@ -69,9 +69,9 @@ class GatheredRows:
 
     def _answer(self, number: int, view: Any, name: bytes, requests: list[Request]) -> None:
         commands = [words for _, wanted in requests for words in wanted]
-        deferral, began = self._dispatcher.deferral, perf_counter_ns()
-        deferral.lsn = 0
-        deferral.min_lsn = max(connection.outbox.newest_lsn for connection, _ in requests)
+        durability_wait, began = self._dispatcher.durability_wait, perf_counter_ns()
+        durability_wait.lsn = 0
+        durability_wait.min_lsn = max(connection.outbox.newest_lsn for connection, _ in requests)
         try:
             replies = _replies(number, view.table(name_of(name)), commands)
         except Exception as problem:  # perhaps of one of them alone
@@ -85,7 +85,7 @@ class GatheredRows:
         stop = 0
         for connection, wanted in requests:
             start, stop = stop, stop + len(wanted)
-            connection.outbox.add(b"".join(replies[start:stop]), len(wanted), deferral.lsn)
+            connection.outbox.add(b"".join(replies[start:stop]), len(wanted), durability_wait.lsn)
             connection.row += len(wanted)
             connection.session.last_command = NAMES[number]
         self._server.stats.count(NAMES[number], len(commands), perf_counter_ns() - began)

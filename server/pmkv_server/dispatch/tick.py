@@ -64,7 +64,7 @@ class Dispatcher:
         self._ready: list[Connection] = []
         self.is_tick_due = False
         self.wrote = False  # a command of the current scan wrote something
-        self.deferral: Any = None  # of the current scan
+        self.durability_wait: Any = None  # of the current scan
         self._deadline = 0.0  # of what is being served, by the monotonic clock
         self.workers = Workers(self, self._store, loop, executor)
         self.fast_path = fast_path.FastPath(server, self) if fast_path.is_enabled() else None
@@ -127,7 +127,7 @@ class Dispatcher:
         """
         self.wrote, self._deadline = False, clock() + TICK_S
         try:
-            with self._store.deferred() as self.deferral:
+            with self._store.deferred() as self.durability_wait:
                 served = serve(*arguments)
         except Exception:
             log.exception("serving failed: %d connections are closed", len(group))
@@ -218,7 +218,7 @@ class Dispatcher:
     def execute(self, connection: Connection, arguments: list[bytes]) -> None:
         """Run one command here or in a worker, or begin to wait for the event that it is about."""
         session, outbox = connection.session, connection.outbox
-        self.deferral.lsn, self.deferral.min_lsn = 0, outbox.newest_lsn
+        self.durability_wait.lsn, self.durability_wait.min_lsn = 0, outbox.newest_lsn
         if arguments[0].upper() in (b"POST", b"HOST:"):
             log.warning("%s speaks HTTP to the RESP port: connection closed", session.address)
             connection.abort()
@@ -234,7 +234,7 @@ class Dispatcher:
             self.wrote |= entry.writes
             words = entry.owned(arguments) if memoryview in map(type, arguments) else arguments
             try:
-                outbox.add(run(session, entry, words, may_wait=True), 1, self.deferral.lsn)
+                outbox.add(run(session, entry, words, may_wait=True), 1, self.durability_wait.lsn)
             except FullError:
                 self.retries.add(connection, entry, words)
             self.note_pending()
@@ -246,11 +246,11 @@ class Dispatcher:
 
         def run_again() -> list[Connection]:
             nonlocal done
-            self.deferral.lsn, self.deferral.min_lsn = 0, connection.outbox.newest_lsn
+            self.durability_wait.lsn, self.durability_wait.min_lsn = 0, connection.outbox.newest_lsn
             self.wrote |= entry.writes
             with contextlib.suppress(FullError):
                 reply = run(connection.session, entry, words, may_wait=not is_last)
-                connection.outbox.add(reply, 1, self.deferral.lsn)
+                connection.outbox.add(reply, 1, self.durability_wait.lsn)
                 done = True
             return []
 
@@ -261,7 +261,7 @@ class Dispatcher:
 
     def note_pending(self) -> None:
         """Let a flush follow if what was just served depends on one: a read also notes expired keys."""
-        self.wrote |= self.deferral.lsn > self._store.durable_lsn
+        self.wrote |= self.durability_wait.lsn > self._store.durable_lsn
 
     # ---- connections that end, and the end ----
 

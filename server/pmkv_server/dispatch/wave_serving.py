@@ -89,8 +89,8 @@ class WaveServing:
         """Carry out a wave here. Return None if something was raised: nothing has happened.
 
         newest_lsn: the highest LSN that one of the connections has a reply of"""
-        deferral = self._dispatcher.deferral
-        deferral.lsn, deferral.min_lsn = 0, newest_lsn
+        durability_wait = self._dispatcher.durability_wait
+        durability_wait.lsn, durability_wait.min_lsn = 0, newest_lsn
         try:
             outcome = self.waves.carry_out(plan, keyspace, [c.session.protocol for c in owners], rooms)
         except Exception as problem:

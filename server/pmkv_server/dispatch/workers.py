@@ -70,15 +70,17 @@ class Workers:
 
         def begin() -> None:
             try:
-                with self._store.deferred(may_await_space=True) as deferral:
-                    deferral.min_lsn = newest_lsn
+                with self._store.deferred(may_await_space=True) as durability_wait:
+                    durability_wait.min_lsn = newest_lsn
                     result = work()
-                if writes or deferral.lsn > self._store.durable_lsn:  # a read, too, may write: see `note_pending`
+                if (
+                    writes or durability_wait.lsn > self._store.durable_lsn
+                ):  # a read, too, may write: see `note_pending`
                     self._store.flush_soon()
             except BaseException as problem:
                 self._call_threadsafe(fail, problem)
             else:
-                self._call_threadsafe(end, result, deferral.lsn)
+                self._call_threadsafe(end, result, durability_wait.lsn)
 
         self._executor.submit(begin)
 

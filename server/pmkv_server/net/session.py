@@ -64,7 +64,7 @@ class Session:
 
     def track(self, on: bool) -> None:
         """Tell this client from now on whenever `main` is promoted or rolled back, or do so no longer."""
-        followers = self.server.switches.followers
+        followers = self.server.version_events.followers
         (followers.add if on else followers.discard)(self.tell_switch)
 
     def tell_switch(self, promotions: int, lsn: int) -> None:

@@ -71,7 +71,7 @@ def application(server: Server) -> web.Application:
 
 async def _add_version_header(request: web.Request, response: web.StreamResponse) -> None:
     """Add the header Pmkv-Version. The data of a reply is of this version or a later one, never older."""
-    promotions, lsn = request.app[SERVER].switches.version
+    promotions, lsn = request.app[SERVER].version_events.version
     response.headers["Pmkv-Version"] = f"{request.get(PROMOTIONS, promotions)}-{lsn}"
 
 

@@ -35,8 +35,8 @@ class Server(Protocol):
     store: Any
     config: Any
     stats: Any
-    saving: Any
-    switches: Any
+    bgsave: Any
+    version_events: Any
     sessions: Any  # connections of RESP
     space_wait: Any
 
@@ -72,7 +72,7 @@ async def run(request: web.Request, work: Callable[[], T], size: int = 0) -> T:
     """
     server = request.app[SERVER]
     # The version is taken before the read, so that the data is of this version or a later one.
-    request.setdefault(PROMOTIONS, server.switches.latest[0])
+    request.setdefault(PROMOTIONS, server.version_events.latest[0])
     size = INLINE_BYTES + 1 if server.store.is_cold else size
     outcome, lsn = await off_loop(lambda: _deferred(server.store, work), size)
     if isinstance(outcome, Failure) and isinstance(outcome.error, FullError):

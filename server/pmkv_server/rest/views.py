@@ -107,7 +107,7 @@ async def get_version(request: web.Request) -> web.Response:
     parameters = query(request, "after", "timeout")
     if "after" in parameters:
         after = integer(parameters["after"], "after", 0, 1 << 62)
-        await request.app[SERVER].switches.wait(after, _seconds(parameters.get("timeout", str(DEFAULT_WAIT_S))))
+        await request.app[SERVER].version_events.wait(after, _seconds(parameters.get("timeout", str(DEFAULT_WAIT_S))))
     return _version(request)
 
 
@@ -119,7 +119,7 @@ def _seconds(text: str) -> float:
 
 
 def _version(request: web.Request, **more: bool) -> web.Response:
-    promotions, lsn = request.app[SERVER].switches.latest
+    promotions, lsn = request.app[SERVER].version_events.latest
     request[PROMOTIONS] = promotions
     return reply({"promotions": promotions, "lsn": lsn, **more})
 

@@ -9,7 +9,7 @@ from multiprocessing import Pipe
 import numpy as np
 import pytest
 
-from bench import runs, upkeep
+from bench import maintenance, runs
 from bench.measure import Comparison
 from bench.report import compared
 from bench.restart import Ledger, rows_of
@@ -63,7 +63,7 @@ def test_the_batch_under_way_arrives_whole_or_not_at_all(arrived: bool) -> None:
 def test_an_updater_answers_with_seconds_and_bytes(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.setswitchinterval", lambda seconds: None)  # of all threads here
     ours, theirs = Pipe()
-    worker = threading.Thread(target=upkeep.update_when_asked, args=(tmp_path, 5_000, theirs))
+    worker = threading.Thread(target=maintenance.update_when_asked, args=(tmp_path, 5_000, theirs))
     worker.start()
     assert ours.recv() == 0.0
     ours.send(3)

@@ -66,9 +66,9 @@ def test_operations_by_the_medium_of_persistent_memory(tmp_path: Path, monkeypat
 def test_each_operation_has_something_to_do(tmp_path: Path) -> None:
     with versions.filled(tmp_path / "data", 1_000) as store:
         timed = versions.Timed(store, 1_000)
-        before = store.switches[0]
+        before = store.main_changes[0]
         timed.cycle()
-        assert store.switches[0] == before + 2, "promoted and rolled back"
+        assert store.main_changes[0] == before + 2, "promoted and rolled back"
         assert set(store.views()) == {"main", "undo"}
         assert {name: len(taken) for name, taken in timed.taken.items()} == {
             "commit": 4, "snapshot": 1, "branch": 1, "promote": 1, "rollback": 1

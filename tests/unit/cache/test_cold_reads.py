@@ -62,7 +62,7 @@ def test_what_is_in_memory_never_waits(store: pmkv.Store) -> None:
     assert not table.may_wait(some) and table.may_wait(np.arange(11)), "the row cache has ten of them"
     table.put([10], [5])
     assert not table.may_wait(np.arange(11))
-    table.chain.reads.is_cold = False
+    table.stack.reads.is_cold = False
     assert not table.may_wait(np.arange(N))
 
 
@@ -70,7 +70,7 @@ def test_a_cold_batch_is_read_in_parts_and_is_right(store: pmkv.Store) -> None:
     table, ids = store.table("t"), np.arange(3 * COLD_IDS + 5)
     table.put(ids, ids)
     store.checkpoint()
-    assert table.chain.reads.is_cold and table.may_wait(ids)
+    assert table.stack.reads.is_cold and table.may_wait(ids)
     asked = np.random.default_rng(1).permutation(np.append(ids, -ids))
     assert (table.get(asked, default=-1) == np.where(asked >= 0, asked, -1)).all()
 

@@ -104,7 +104,7 @@ def table(store: pmkv.Store) -> pmkv.Table:
     table.put(np.arange(50), np.arange(150).reshape(50, 3))
     store.checkpoint()
     table.get(np.arange(100))
-    assert isinstance(table.chain.rows, PinnedRows) and table.chain.rows.is_complete
+    assert isinstance(table.stack.rows, PinnedRows) and table.stack.rows.is_complete
     return table
 
 
@@ -127,7 +127,7 @@ def test_what_is_written_or_deleted_is_not_served_from_there(store: pmkv.Store, 
         assert table.contains([3, 70, 4, 5, 71]).tolist() == [True, True, True, False, False]
         store.checkpoint()
     table.get(np.arange(100))
-    assert table.chain.rows.is_complete and len(table.chain.rows) == 50
+    assert table.stack.rows.is_complete and len(table.stack.rows) == 50
     store.check()
 
 
@@ -136,7 +136,7 @@ def test_other_views_are_read_the_ordinary_way_and_main_follows_a_switch(store: 
     new = store.branch("new").table("t")
     new.put([1, 60], np.full((2, 3), 8))
     store.checkpoint()
-    assert isinstance(new.chain.rows, RowCache) and new.dram == "all"
+    assert isinstance(new.stack.rows, RowCache) and new.dram == "all"
     assert table.get([1, 60]).tolist() == [[3, 4, 5], [0] * 3]
     store.promote("new")
     assert table.get([1, 60, 2]).tolist() == [[8] * 3, [8] * 3, [6, 7, 8]]

@@ -210,7 +210,7 @@ def test_a_row_that_is_written_after_it_was_looked_up_is_not_admitted(table: pmk
 
     with patch.object(RunSet, "find_on_disk", overtaken):
         assert table.get(np.arange(10)).tolist() == list(range(10)), "as of the lookup"
-    assert sorted(table.chain.rows.ids().tolist()) == [0, 1, 2, 6, 7, 8, 9]
+    assert sorted(table.stack.rows.ids().tolist()) == [0, 1, 2, 6, 7, 8, 9]
     assert table.get(np.arange(3, 6), default=-1).tolist() == [30, 40, -1]
 
 
@@ -219,17 +219,17 @@ def test_rows_are_not_admitted_once_their_runs_were_replaced(table: pmkv.Table) 
 
     def overtaken(*how: Any) -> None:
         find_on_disk(*how)
-        table.chain.tree.invalidate_stacks()
+        table.stack.tree.invalidate_stacks()
 
     with patch.object(RunSet, "find_on_disk", overtaken):
         assert table.get([1, 2]).tolist() == [1, 2]
-    assert table.chain.rows.ids().tolist() == []
+    assert table.stack.rows.ids().tolist() == []
 
 
 def test_rows_of_memtables_are_not_admitted(table: pmkv.Table) -> None:
     table.put([3, 20], [30, 200])
     assert table.get([2, 3, 20, 21]).tolist() == [2, 30, 200, 0]
-    assert table.chain.rows.ids().tolist() == [2]
+    assert table.stack.rows.ids().tolist() == [2]
 
 
 def test_what_a_user_does_to_a_result_meanwhile_is_not_cached(table: pmkv.Table) -> None:
@@ -241,7 +241,7 @@ def test_what_a_user_does_to_a_result_meanwhile_is_not_cached(table: pmkv.Table)
 
     with patch.object(IndexStack, "admit_rows", scribbled):
         table.get([1, 2], out=out)
-    assert table.chain.rows.ids().tolist() == [2] and table.get([1, 2]).tolist() == [1, 2]
+    assert table.stack.rows.ids().tolist() == [2] and table.get([1, 2]).tolist() == [1, 2]
 
 
 def test_each_view_has_rows_of_its_own(tmp_path: Path) -> None:
@@ -312,7 +312,7 @@ def test_caches_use_what_another_budget_has_free_until_it_takes_it_back() -> Non
 
 def test_tables_whose_seeds_differ_in_a_bit_have_other_doorkeepers(tmp_path: Path) -> None:
     with pmkv.open(tmp_path, capacity="64MiB") as store:
-        stacks = [store.create_table(name, "i8").chain for name in ("a", "b")]
+        stacks = [store.create_table(name, "i8").stack for name in ("a", "b")]
         for name in ("a", "b"):
             store.table(name).put([1], [1])
         store.checkpoint()

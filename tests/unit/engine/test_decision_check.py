@@ -123,5 +123,5 @@ def test_what_cannot_be_carried_out_again_is_refused(decision: dict[str, Any], w
     engine.versions.snapshot("s")
     before = engine.log.lsn
     with pytest.raises(InvalidError, match="was not logged") as error:
-        check_decision(engine.heads, decision)
+        check_decision(engine.view_set, decision)
     assert why in str(error.value) and engine.log.lsn == before

@@ -62,7 +62,7 @@ def make_pair(segments: int = 64) -> Pair:
 
 def shown(engine: Engine) -> dict[str, Any]:
     """Everything that every view shows."""
-    found: dict[str, Any] = {"views": sorted(engine.views()), "switches": engine.switches[0]}
+    found: dict[str, Any] = {"views": sorted(engine.views()), "switches": engine.main_changes[0]}
     for name in engine.views():
         view = engine.view(name)
         found[name] = {number: dict(view.keyspace(number).scan()) for number in (0, 3)}
@@ -137,10 +137,10 @@ class History:
         self.engine.versions.delete_view(self.random.choice("vwxy"))
 
     def do_checkpoint(self) -> None:
-        list(self.engine.upkeep.checkpoint())
+        list(self.engine.maintenance.checkpoint())
 
     def do_compact(self) -> None:
-        list(self.engine.upkeep.compact())
+        list(self.engine.maintenance.compact())
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -156,7 +156,7 @@ def test_a_reader_shows_what_its_writer_shows(seed: int, monkeypatch: pytest.Mon
         follower.refresh()
         assert shown(reader) == shown(writer)
         assert follower.refresh() == 0
-    reader.heads.check()
+    reader.view_set.check()
 
 
 def test_handles_go_on_and_a_promote_is_seen() -> None:
@@ -174,7 +174,7 @@ def test_handles_go_on_and_a_promote_is_seen() -> None:
     branch.table("t").put([1], [[3, 4]])
     writer.versions.promote("next", None, None, False)
     follower.refresh()
-    assert held.get([1]).tolist() == [[3, 4]] and switched == [1] and reader.switches == writer.switches
+    assert held.get([1]).tolist() == [[3, 4]] and switched == [1] and reader.main_changes == writer.main_changes
     with pytest.raises(PmkvError):
         held.put([1], [[0, 0]])
 
@@ -205,7 +205,7 @@ def test_what_a_killed_writer_left_half_is_not_shown_and_its_successor_is_follow
         raise KeyboardInterrupt
     writer.log.data[:at] = left  # a process that was killed took nothing back
     assert follower.refresh() == 0 and len(reader.table("t")) == 1
-    files = writer.upkeep.catalog, writer.upkeep.run_files
+    files = writer.maintenance.catalog, writer.maintenance.run_files
     successor = Engine(Pool.load(writer.pool.medium), files=files)
     successor.table("t").put([2], np.ones((1, 256)))
     follower.refresh()
@@ -251,7 +251,7 @@ def test_a_log_that_went_another_way_is_followed_on_that_one() -> None:
     follower.refresh()
     assert held.table("t").get([1]).tolist() == [[3, 4]]
     writer.log.data[:] = before  # the disk refused what the reader had seen in memory
-    files = writer.upkeep.catalog, writer.upkeep.run_files
+    files = writer.maintenance.catalog, writer.maintenance.run_files
     Engine(Pool.load(writer.pool.medium), files=files).table("t").put([2], [[5, 6]])
     follower.refresh()
     assert held.table("t").get([1, 2]).tolist() == [[1, 2], [5, 6]]
@@ -272,7 +272,9 @@ def without_the_place_reached(patch: pytest.MonkeyPatch) -> None:
 def without_a_newer_manifest(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(following, "REBUILT_AFTER_SECONDS", -1.0)
     patch.setattr(Follower, "_renew", lambda self: True)
-    patch.setattr(Replayer, "_restore", lambda self: self._engine.upkeep.manifest and self._engine.upkeep.manifest.end)
+    patch.setattr(
+        Replayer, "_restore", lambda self: self._engine.maintenance.manifest and self._engine.maintenance.manifest.end
+    )
 
 
 @pytest.mark.parametrize(
@@ -305,7 +307,7 @@ def test_a_writer_is_told_by_which_commit_a_reader_reads(monkeypatch: pytest.Mon
     follower = Follower(reader, place := Place(reader.log.data.size))
     assert place.stands_on == [0], "nothing was ever committed"
     writer.create_table("t", ("f4", 2)).put([1], [[1, 2]])
-    list(writer.upkeep.checkpoint())
+    list(writer.maintenance.checkpoint())
     reading = reader.log.lease  # as a reader holds it that has looked something up
     follower.refresh()
     assert place.stands_on == [0, 1], "somebody may still read by the earlier one"
@@ -329,10 +331,10 @@ def test_segments_are_used_again_beside_a_reader_that_goes_on(honest: bool, monk
 
     def run() -> None:
         for number in range(300):
-            writer.upkeep.cleaner.recycle()
+            writer.maintenance.cleaner.recycle()
             if writer.pool.free < 12:
-                list(writer.upkeep.checkpoint())
-                list(writer.upkeep.clean())
+                list(writer.maintenance.checkpoint())
+                list(writer.maintenance.clean())
             table.put(ids, np.full((100, 16), number))
             used.update(writer.pool.reused.items())
             if number % 7 == 0 or honest:

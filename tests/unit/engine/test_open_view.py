@@ -87,7 +87,7 @@ def test_after_a_failed_flush_views_are_what_is_durable() -> None:
         engine.log.flush(engine.log.lsn)
     assert table.get([1, 2, 9]).tolist() == [1, 2, 0] and space.get(b"k") is None
     assert engine.tables["t"].get([1, 2, 3]).tolist() == [1, 0, 3]
-    assert sorted(engine.views()) == ["b", "main", "s"] and engine.switches == (0, 0)
+    assert sorted(engine.views()) == ["b", "main", "s"] and engine.main_changes == (0, 0)
     with pytest.raises(UnknownViewError):
         lost.get(b"k")
     engine.check()

@@ -60,7 +60,7 @@ def test_what_is_missing_is_loaded_a_piece_at_a_time(tmp_path: Path, monkeypatch
         tables[1].get([1])
         steps = loader.load()
         next(steps)
-        rows = tables[0].chain.rows
+        rows = tables[0].stack.rows
         assert 100 <= rows.known < 300
         tables[0].put([1500], [7])
         tables[0].delete([5])
@@ -71,7 +71,7 @@ def test_what_is_missing_is_loaded_a_piece_at_a_time(tmp_path: Path, monkeypatch
         tables[0].get([1])
         for _ in loader.load():
             pass
-        assert all(table.chain.rows.is_complete for table in tables)
+        assert all(table.stack.rows.is_complete for table in tables)
         assert tables[0].get([5, 6, 1500]).tolist() == [0, 6, 7] and len(rows) == 1000
         store.check()
 
@@ -87,7 +87,7 @@ def test_a_damaged_row_is_left_to_those_who_read_it(tmp_path: Path, monkeypatch:
         table.get([1])
         for _ in RowLoader(lambda: [table], lambda: False).load():
             pass
-        assert 1800 < table.chain.rows.known < 2000
+        assert 1800 < table.stack.rows.known < 2000
         with pytest.raises(pmkv.CorruptionError):
             table.get([150])
 
@@ -116,14 +116,14 @@ def test_a_store_loads_in_the_background(tmp_path: Path) -> None:
         table = pinned(store, "t")
         store.checkpoint()
         table.get([1])
-        wait_until(lambda: table.chain.rows.is_complete)
+        wait_until(lambda: table.stack.rows.is_complete)
         store.snapshot("s")
         table.put(IDS, IDS + 1)
         store.rollback("s")
-        wait_until(lambda: table.chain.rows.is_complete)
+        wait_until(lambda: table.stack.rows.is_complete)
         assert (table.get(IDS) == IDS).all()
     with pmkv.open(tmp_path, dram="4MiB") as store:
-        rows = store.table("t").chain.rows
+        rows = store.table("t").stack.rows
         wait_until(lambda: rows.is_complete)
         assert len(rows) == 1000
 
@@ -136,11 +136,11 @@ def test_the_rows_that_were_cached_are_loaded_after_a_restart(tmp_path: Path) ->
         store.checkpoint()
         for _ in range(12):
             table.get(hot)
-        before = table.chain.rows.ids()
+        before = table.stack.rows.ids()
         assert before.size > 2500
     for damage in (False, True):
         with pmkv.open(tmp_path, dram="4MiB") as store:
-            rows = store.table("t").chain.rows
+            rows = store.table("t").stack.rows
             if damage:
                 assert len(rows) == 0 and (store.table("t").get(hot)[:, 0] == hot).all()
                 break

@@ -33,10 +33,10 @@ def filled(store: pmkv.Store, dtype: str, **how: object) -> pmkv.Table:
     table = store.create_table(dtype, (dtype, 5), **how)
     table.put(IDS, (np.random.default_rng(1).normal(size=(1000, 5)) * 50).astype(dtype))
     store.checkpoint()
-    table.chain.reads.is_cold, table.chain.reads.share = False, 0.0
+    table.stack.reads.is_cold, table.stack.reads.share = False, 0.0
     for _ in range(12):  # it grows with each
         table.get(IDS)
-    assert len(table.chain.rows) > 950
+    assert len(table.stack.rows) > 950
     table.put(IDS[:50], np.ones((50, 5), dtype))
     table.delete(IDS[60:70])
     return table
@@ -58,8 +58,8 @@ def test_in_place_gives_the_bits_of_gathered_rows(store: pmkv.Store, dtype: str,
     table, rng = filled(store, dtype), np.random.default_rng(2)
     weights = rng.normal(size=1200) if mode == "weighted" else None
     how = {"weights": weights, "mode": "sum" if mode == "weighted" else mode}
-    for rows in (table.chain.rows, None):  # a store whose pool is no file has none
-        table.chain.rows = rows
+    for rows in (table.stack.rows, None):  # a store whose pool is no file has none
+        table.stack.rows = rows
         asked = rng.integers(-20, 1020, 1200)
         expected = gathered(table, asked, OFFSETS, **how)
         assert in_place(table, asked, OFFSETS, **how).tobytes() == expected.tobytes()
@@ -92,7 +92,7 @@ def test_rows_that_leave_the_row_cache_meanwhile_are_pooled_from_the_log(store: 
 
 def test_pooled_rows_of_the_log_are_offered_to_the_row_cache(store: pmkv.Store) -> None:
     table = filled(store, "f4")
-    rows = table.chain.rows
+    rows = table.stack.rows
     rows.forget(IDS[500:520])
     before = len(rows)
     in_place(table, IDS, [0])
@@ -175,9 +175,9 @@ def test_a_walk_over_many_rows_is_admitted_to_no_cache(store: pmkv.Store) -> Non
     table.put(ids, np.ones((ids.size, 4), "f4"))
     store.checkpoint()
     for _ in range(3):
-        assert table.get(ids).all() and not len(table.chain.rows)
+        assert table.get(ids).all() and not len(table.stack.rows)
     table.get(ids[::-1])
-    assert len(table.chain.rows)
+    assert len(table.stack.rows)
     assert not row_reads.is_walk(ids[1:]) and not row_reads.is_walk(np.append(ids[1:], 7)) and row_reads.is_walk(ids)
     for _ in range(12):
         table.get(ids[::-1])

@@ -50,10 +50,10 @@ def test_it_is_kept_with_the_table(tmp_path: Path) -> None:
             table.put(ids, ids)
         store.checkpoint()
         made.get(ids)
-        assert isinstance(made.chain.rows, PinnedRows)
-        asked = made.chain.rows.hits + made.chain.rows.misses
+        assert isinstance(made.stack.rows, PinnedRows)
+        asked = made.stack.rows.hits + made.stack.rows.misses
         made.set_dram(None)
-        assert made.chain.rows.hits + made.chain.rows.misses == asked > 0, "the counters go on"
+        assert made.stack.rows.hits + made.stack.rows.misses == asked > 0, "the counters go on"
         store.snapshot("s")
         with pytest.raises(ReadOnlyError):
             store.view("s").table("made").set_dram(None)
@@ -62,7 +62,7 @@ def test_it_is_kept_with_the_table(tmp_path: Path) -> None:
         with pmkv.open(tmp_path, dram=dram) as store:
             choices = {name: table.dram for name, table in store.tables().items()}
             assert choices == {"made": 1 << 20, "told": 0.25, "neither": None}
-            rows = {name: table.chain.rows for name, table in store.tables().items()}
+            rows = {name: table.stack.rows for name, table in store.tables().items()}
             budget = store.stats().row_cache_budget
             assert rows["told"].reserved == budget // 4 and rows["neither"].reserved == 0
             assert rows["made"].reserved <= 1 << 20, "as far as there is so much"
@@ -79,16 +79,16 @@ def test_a_branch_chooses_for_main_what_it_is_promoted_with(tmp_path: Path) -> N
         table.put([1], [5])
         table.set_dram("all")
         store.checkpoint()
-        assert table.get([1]).tolist() == [5] and not isinstance(table.chain.rows, PinnedRows)
+        assert table.get([1]).tolist() == [5] and not isinstance(table.stack.rows, PinnedRows)
         store.promote("b")
-        assert isinstance(store.table("t").chain.rows, PinnedRows) and store.table("t").get([1, 2]).tolist() == [5, 0]
+        assert isinstance(store.table("t").stack.rows, PinnedRows) and store.table("t").get([1, 2]).tolist() == [5, 0]
 
 
 def test_a_store_in_memory_has_all_rows_in_dram_anyway() -> None:
     engine = small_engine()
     table = engine.create_table("t", "f4", 1 << 40, dram="all")
     table.set_dram(0.5)
-    assert table.dram == 0.5 and table.chain.rows is None
+    assert table.dram == 0.5 and table.stack.rows is None
     engine.drop_table("t")
     with pytest.raises(pmkv.UnknownNameError):
         table.set_dram(None)

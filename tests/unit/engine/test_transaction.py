@@ -224,9 +224,9 @@ def test_after_a_crash_it_is_there_whole_or_not_at_all(granularity: Granularity)
     transaction.table("t").put([2, 3], np.ones((2, 4), "f4"))
     transaction.table("t").delete([1])
     before = state(engine)
-    with engine.log.deferred() as deferral:
+    with engine.log.deferred() as durability_wait:
         transaction.commit()
-        assert deferral.lsn > engine.log.durable
+        assert durability_wait.lsn > engine.log.durable
         after = state(engine)
     seen = [state(Engine(Pool.load(image))) for image in images(engine)]
     assert len(seen) > 100

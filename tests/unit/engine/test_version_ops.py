@@ -18,7 +18,7 @@ def engine() -> Engine:
 
 def test_a_change_of_main_is_told_once_each(engine: Engine) -> None:
     told: list[tuple[int, int]] = []
-    engine.versions.on_main_changed = lambda: told.append(engine.switches)
+    engine.versions.on_main_changed = lambda: told.append(engine.main_changes)
     engine.versions.snapshot("s")
     engine.versions.branch("b").tables["t"].put([1], [2])
     engine.versions.promote("b")

@@ -29,7 +29,7 @@ def branch(engine: Engine) -> OpenView:
 
 
 def promote(engine: Engine, tables: Any = None, keys: Any = None) -> Plan:
-    return plan_promote(engine.heads, engine.heads.maps["new"], tables, keys)
+    return plan_promote(engine.view_set, engine.view_set.maps["new"], tables, keys)
 
 
 def test_a_promote_takes_what_the_branch_wrote_created_cleared_and_dropped(engine: Engine, branch: OpenView) -> None:
@@ -43,7 +43,7 @@ def test_a_promote_takes_what_the_branch_wrote_created_cleared_and_dropped(engin
     assert promote(engine, ["b"], [3]) == Plan(["keyspace/3"], ["table/2"], [])
     assert promote(engine, keys=False) == Plan(["table/1", "table/3"], ["table/2"], [])
     branch.keyspace(0).clear()
-    assert sorted(promote(engine, [], True).parts) == ["keyspace/0", "keyspace/3"]
+    assert sorted(promote(engine, [], True).collections) == ["keyspace/0", "keyspace/3"]
 
 
 @pytest.mark.parametrize(
@@ -97,8 +97,8 @@ def test_another_state_is_told(engine: Engine) -> None:
 
 
 def rollback(engine: Engine, tables: Any = None, keys: Any = None) -> Plan:
-    maps = engine.heads.maps
-    return plan_rollback(engine.heads, maps["main"], maps["before"], tables, keys)
+    maps = engine.view_set.maps
+    return plan_rollback(engine.view_set, maps["main"], maps["before"], tables, keys)
 
 
 def test_a_rollback_exchanges_what_differs(engine: Engine) -> None:
@@ -112,7 +112,7 @@ def test_a_rollback_exchanges_what_differs(engine: Engine) -> None:
     assert rollback(engine) == Plan(["keyspace/0", "table/1", "table/2"], ["table/3", "table/4"], [])
     assert rollback(engine, ["b"]) == Plan(["table/2"], ["table/4"], [])
     assert rollback(engine, ["a"], True) == Plan(["keyspace/0", "table/1"], [], [])
-    assert rollback(engine, keys=False).parts == ["table/1", "table/2"]
+    assert rollback(engine, keys=False).collections == ["table/1", "table/2"]
     with pytest.raises(UnknownNameError, match="has no table 'c'; it has: a, b"):
         rollback(engine, ["c"])
 
@@ -122,16 +122,16 @@ def test_an_undo_is_refused_only_for_what_it_would_drop(engine: Engine) -> None:
     engine.tables["a"].put([2], [2])
     engine.versions.rollback("before", ["a"])
     engine.tables["b"].put([9], [9])
-    assert plan_undo(engine.heads) == Plan(["table/1"], [], [])
+    assert plan_undo(engine.view_set) == Plan(["table/1"], [], [])
     engine.tables["a"].put([3, 4], [3, 4])
     engine.versions.snapshot("later")
     since = "since the promote or rollback that would be undone"
-    assert plan_undo(engine.heads).conflicts == [f"main has 2 writes in a {since}"]
+    assert plan_undo(engine.view_set).conflicts == [f"main has 2 writes in a {since}"]
     engine.drop_table("a")
     why = [f"main has no table a any more {since}"]
-    assert plan_undo(engine.heads) == Plan(["table/1"], [], why)
+    assert plan_undo(engine.view_set) == Plan(["table/1"], [], why)
     engine.create_table("a", "f4")
-    assert plan_undo(engine.heads) == Plan(["table/1"], ["table/3"], [*why, f"main has another table a {since}"])
+    assert plan_undo(engine.view_set) == Plan(["table/1"], ["table/3"], [*why, f"main has another table a {since}"])
 
 
 @pytest.mark.parametrize("name", ["", "a b", "-x", ".x", "x" * 129, "é", "a/b", "main", "undo", 7, b"v1"])

@@ -14,7 +14,7 @@ def test_a_block_is_durable_at_its_end_and_not_before() -> None:
     with engine.batch():
         engine.keyspaces[0].put(b"a", b"1")
         assert engine.log.durable < engine.log.lsn
-    assert engine.log.durable == engine.log.lsn and engine.log.thread.deferral is None
+    assert engine.log.durable == engine.log.lsn and engine.log.thread.durability_wait is None
 
 
 def test_a_block_that_raises_writes_nothing() -> None:
@@ -23,7 +23,7 @@ def test_a_block_that_raises_writes_nothing() -> None:
     with pytest.raises(ZeroDivisionError), engine.batch():
         engine.keyspaces[0].put(b"a", b"2")
         raise ZeroDivisionError
-    assert engine.keyspaces[0].get(b"a") == b"1" and engine.log.thread.deferral is None
+    assert engine.keyspaces[0].get(b"a") == b"1" and engine.log.thread.durability_wait is None
     engine.keyspaces[0].put(b"b", b"3")
     again = Engine.on_medium(copy_of(engine.pool.medium))
     assert again.keyspaces[0].get_many([b"a", b"b"]) == [b"1", b"3"]

@@ -14,8 +14,8 @@ NOTHING = np.empty((0, 2), np.int64)
 
 
 def test_it_grows_a_sub_table_at_a_time_within_its_budget() -> None:
-    heap = Arena()
-    index = HashTable(heap, 7)
+    arena = Arena()
+    index = HashTable(arena, 7)
     rng = np.random.default_rng(0)
     total, largest_step = 0, 0
     for _ in range(120):
@@ -25,7 +25,7 @@ def test_it_grows_a_sub_table_at_a_time_within_its_budget() -> None:
         total += ids.size
         largest_step = max(largest_step, int(slots.max()))
         if total > 20_000:
-            assert heap.used * 8 <= 40 * total, f"{heap.used * 8 / total:.1f} bytes an id at {total}"
+            assert arena.used * 8 <= 40 * total, f"{arena.used * 8 / total:.1f} bytes an id at {total}"
     assert index.live == total and len(index.subs) > 16 and index.depth >= 4
     assert largest_step <= LARGEST_SUB * 3 // 2
     assert np.count_nonzero(index.find(rng.integers(-(2**63), 2**63 - 1, 1000), NOTHING)[0]) == 0
@@ -54,8 +54,8 @@ class Watched:
 
 @pytest.mark.parametrize("size", [0, 100, 400, 20_000, 300_000])
 def test_room_is_made_while_others_read_and_then_nothing_moves(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    heap, rng = Arena(), np.random.default_rng(size)
-    index = HashTable(heap, 7)
+    arena, rng = Arena(), np.random.default_rng(size)
+    index = HashTable(arena, 7)
     there, ids = rng.permutation(size + 50_000)[:size], rng.permutation(size + 50_000)[size // 2 : size // 2 + 20_000]
     index.insert(there, np.full(size, 9, np.uint64))
     lock = Watched(index, there)
@@ -66,7 +66,7 @@ def test_room_is_made_while_others_read_and_then_nothing_moves(size: int, monkey
     assert not lock.taken, "there is room already"
     monkeypatch.setattr(index, "_enlarge", None)
     index.insert(ids, np.ones(ids.size, np.uint64))
-    assert heap.used * 8 <= 40 * index.count + (1 << 17)
+    assert arena.used * 8 <= 40 * index.count + (1 << 17)
     index.check()
 
 
@@ -104,17 +104,17 @@ def test_equal_hashes_are_only_candidates() -> None:
 
 @pytest.mark.parametrize("expected", [0, 1, 300, 12_000, 14_000, 100_000, 300_000])
 def test_what_was_expected_fits_and_more_does_too(expected: int) -> None:
-    heap = Arena()
-    index = HashTable(heap, 7, expected)
+    arena = Arena()
+    index = HashTable(arena, 7, expected)
     index.check()
     assert index.nbytes <= max(4096, 16 * 2 * expected)
-    before, ids = heap.used, np.arange(expected)
+    before, ids = arena.used, np.arange(expected)
     for some in np.array_split(ids, 10):
         index.insert(some, some.astype(np.uint64) * 64 + 8)
-    assert heap.used == before or expected < 2 * PAGE_SLOTS, "it did not grow"
+    assert arena.used == before or expected < 2 * PAGE_SLOTS, "it did not grow"
     more = np.arange(expected, 2 * expected + 500)
     index.insert(more, more.astype(np.uint64) * 64 + 8)
     assert index.find(more, NOTHING)[0].tolist() == (more * 64 + 8).tolist()
     index.check()
     index.clear()
-    assert heap.used == 0
+    assert arena.used == 0

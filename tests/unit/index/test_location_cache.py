@@ -61,18 +61,18 @@ def test_offers_are_taken_seldom_where_nothing_is_found() -> None:
 
 
 def test_it_begins_empty_and_leaves_everything() -> None:
-    heap, budget = Arena(), CacheBudget(1 << 20)
+    arena, budget = Arena(), CacheBudget(1 << 20)
     at_rest = budget.used
-    index = LocationCache(heap, budget, 7)
+    index = LocationCache(arena, budget, 7)
     found = np.array([0, 5], np.uint64)
     assert index.find(np.array([1, 2]), found) == 0 and found.tolist() == [0, 5]
     assert (index.hits, index.misses, index.nbytes, budget.used) == (0, 1, 0, at_rest)
     index.forget(np.array([1]))
     read(index, np.arange(50_000).repeat(2))
-    assert len(index) and index.nbytes == budget.used - at_rest == heap.used * 8 - budget.kept
+    assert len(index) and index.nbytes == budget.used - at_rest == arena.used * 8 - budget.kept
     index.check()
     index.clear()
-    assert (len(index), index.nbytes, budget.used, heap.used * 8) == (0, 0, at_rest, budget.kept)
+    assert (len(index), index.nbytes, budget.used, arena.used * 8) == (0, 0, at_rest, budget.kept)
     index.check()
     assert read(index, np.array([1])) == 0
 
@@ -83,14 +83,14 @@ def test_without_a_budget_nothing_is_kept() -> None:
 
 
 def test_a_budget_is_shared_and_never_overdrawn() -> None:
-    heap, budget = Arena(), CacheBudget(3 << 20)
-    indexes = [LocationCache(heap, budget, seed) for seed in range(3)]
+    arena, budget = Arena(), CacheBudget(3 << 20)
+    indexes = [LocationCache(arena, budget, seed) for seed in range(3)]
     rng = np.random.default_rng(1)
     for _ in range(60):
         for index in indexes:
             read(index, rng.integers(0, 400_000, BATCH).repeat(2))
             each = sum(index.nbytes for index in indexes)
-            assert budget.used == budget.marks.nbytes + each == budget.marks.nbytes + heap.used * 8 - budget.kept
+            assert budget.used == budget.marks.nbytes + each == budget.marks.nbytes + arena.used * 8 - budget.kept
             assert budget.used + budget.kept <= budget.size
     assert budget.used > budget.size - (1 << 18)
     for index in indexes:
@@ -98,19 +98,19 @@ def test_a_budget_is_shared_and_never_overdrawn() -> None:
 
 
 def test_what_a_large_index_left_is_used_again_or_given_back_in_steps() -> None:
-    heap, budget = Arena(), CacheBudget(32 << 20)
-    large, other = LocationCache(heap, budget, 1), LocationCache(heap, budget, 2)
+    arena, budget = Arena(), CacheBudget(32 << 20)
+    large, other = LocationCache(arena, budget, 1), LocationCache(arena, budget, 2)
     at_rest = budget.used
     for _ in range(2):
         read(large, np.arange(1_000_000))
     while large.nbytes < 20 << 20:
         read(large, np.arange(1_000_000))
     large.clear()
-    assert not large.nbytes and 20 << 20 < budget.kept == heap.used * 8 and budget.used == at_rest
-    before = heap.used * 8
+    assert not large.nbytes and 20 << 20 < budget.kept == arena.used * 8 and budget.used == at_rest
+    before = arena.used * 8
     while other.nbytes < 1 << 20:
         read(other, np.arange(100_000))
-    assert heap.used * 8 < before + BLOCK_BYTES, "blocks that were left are used"
+    assert arena.used * 8 < before + BLOCK_BYTES, "blocks that were left are used"
     other.check()
     kept = budget.kept
     for _ in range(OFFERS_PER_RELEASE):
@@ -119,15 +119,15 @@ def test_what_a_large_index_left_is_used_again_or_given_back_in_steps() -> None:
     other.clear()
     assert budget.take(budget.size - at_rest), "whoever needs it does not wait"
     budget.make_room()
-    assert not budget.kept and not heap.used
+    assert not budget.kept and not arena.used
     budget.give(budget.size - at_rest)
     read(other, np.arange(10))
-    assert budget.used - at_rest == heap.used * 8 == other.nbytes
+    assert budget.used - at_rest == arena.used * 8 == other.nbytes
 
 
 def test_an_index_that_nobody_reads_gives_way_to_one_that_is_read() -> None:
-    heap, budget = Arena(), CacheBudget(4 << 20)
-    idle, busy = LocationCache(heap, budget, 1), LocationCache(heap, budget, 2)
+    arena, budget = Arena(), CacheBudget(4 << 20)
+    idle, busy = LocationCache(arena, budget, 1), LocationCache(arena, budget, 2)
     rng, ids = np.random.default_rng(6), np.arange(300_000)
     for _ in range(4):
         read(idle, rng.permutation(ids))
@@ -143,8 +143,8 @@ def test_an_index_that_nobody_reads_gives_way_to_one_that_is_read() -> None:
 
 
 def test_equals_do_not_take_from_each_other_for_ever() -> None:
-    heap, budget = Arena(), CacheBudget(4 << 20)
-    both = [LocationCache(heap, budget, seed) for seed in (1, 2)]
+    arena, budget = Arena(), CacheBudget(4 << 20)
+    both = [LocationCache(arena, budget, seed) for seed in (1, 2)]
     rng, sizes = np.random.default_rng(6), []
     for _ in range(200):
         for index in both:

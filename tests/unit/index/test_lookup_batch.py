@@ -14,7 +14,7 @@ def test_notes_are_looked_for_in_the_order_of_places() -> None:
     seed = np.uint64(5)
     wanted = sorted_by_slot([IdBatch(np.arange(i, i + 50)) for i in (0, 50, 100)], seed)
     assert sorted(wanted.ids.tolist()) == list(range(150))
-    places = [int(place_of(word, seed)) >> 52 for word in wanted.words]
+    places = [int(place_of(word, seed)) >> 52 for word in wanted.key64s]
     assert places == sorted(places)
 
 

@@ -38,7 +38,7 @@ class World:
         return Engine(Pool.load(copy_of(medium or self.medium)), now=self.clock, files=files)
 
     def checkpoint(self) -> None:
-        exhaust(self.engine.upkeep.checkpoint())
+        exhaust(self.engine.maintenance.checkpoint())
 
 
 def copied(shelf: MemoryRunFiles) -> MemoryRunFiles:
@@ -75,7 +75,7 @@ def test_a_restart_replays_what_came_after() -> None:
 def test_what_is_written_between_the_steps_is_kept() -> None:
     world = World()
     fill(world.engine)
-    for number, _ in enumerate(world.engine.upkeep.checkpoint()):
+    for number, _ in enumerate(world.engine.maintenance.checkpoint()):
         world.engine.keyspaces[0].put(b"key 7", b"step %d" % number)
         world.engine.table("t").add([7], [1])
         assert len(world.engine.keyspaces[0]) == len(world.engine.table("t")) == 50
@@ -91,7 +91,7 @@ def test_parts_that_go_while_a_checkpoint_writes_them(change: str) -> None:
     fill(world.engine)
     world.checkpoint()
     fill(world.engine, 25)
-    steps = world.engine.upkeep.checkpoint()
+    steps = world.engine.maintenance.checkpoint()
     next(steps)
     match change:
         case "drop":
@@ -115,14 +115,14 @@ def test_abandoned_checkpoints_lose_nothing() -> None:
     world = World()
     for first in range(0, 60, 20):
         fill(world.engine, first, 20)
-        steps = world.engine.upkeep.checkpoint()
+        steps = world.engine.maintenance.checkpoint()
         next(steps)
         next(steps)
         steps.close()
         assert contents(world.reopen()) == contents(world.engine)
-    assert len(world.engine.table("t").chain.frozen) == 3
+    assert len(world.engine.table("t").stack.frozen) == 3
     world.checkpoint()
-    assert world.engine.table("t").chain.frozen == () and len(world.engine.table("t").chain.runs) == 1
+    assert world.engine.table("t").stack.frozen == () and len(world.engine.table("t").stack.runs) == 1
     assert contents(world.reopen()) == contents(world.engine)
     world.engine.check()
 
@@ -215,7 +215,7 @@ def test_a_failed_flush_goes_back_behind_the_last_checkpoint() -> None:
     catalog, shelf = MemoryCatalog(pool_id), MemoryRunFiles(pool_id)
     engine = Engine(Pool.load(medium), files=(catalog, shelf))
     fill(engine, 0, 20)
-    exhaust(engine.upkeep.checkpoint())
+    exhaust(engine.maintenance.checkpoint())
     engine.keyspaces[0].put(b"durable", b"1")
     before = contents(engine)
     medium.flush_error = eio()
@@ -223,7 +223,7 @@ def test_a_failed_flush_goes_back_behind_the_last_checkpoint() -> None:
         engine.keyspaces[0].put(b"lost", b"1")
     assert contents(engine) == before
     with pytest.raises(ReadOnlyError):
-        exhaust(engine.upkeep.checkpoint())
+        exhaust(engine.maintenance.checkpoint())
     engine.check()
 
 
@@ -248,7 +248,7 @@ def test_a_rotation_that_waited_for_a_failing_flush_is_refused() -> None:
 
     engine.log.locks.append = Late()
     with pytest.raises(ReadOnlyError):
-        exhaust(engine.upkeep.checkpoint())
+        exhaust(engine.maintenance.checkpoint())
     assert files[0].load() is None
 
 
@@ -260,12 +260,12 @@ def test_damage_of_one_index_is_not_everybodys() -> None:
     other.put([1], [1])
     world.checkpoint()
     world.engine = world.reopen()
-    damaged = world.engine.table("t").chain.runs[0]
-    files = world.engine.upkeep.run_files._files
+    damaged = world.engine.table("t").stack.runs[0]
+    files = world.engine.maintenance.run_files._files
     files[damaged.info.file].data[damaged.info.offset + 4] ^= 1
     world.engine.table("t").put([7], [70])
     world.engine.table("other").put([2], [2])
-    exhaust(world.engine.upkeep.checkpoint())
+    exhaust(world.engine.maintenance.checkpoint())
     assert world.engine.table("other").get([1, 2]).tolist() == [1, 2] and len(world.engine.table("other")) == 2
     assert world.engine.table("t").get([7]).tolist() == [70]
     for look in (lambda: world.engine.table("t").get([8]), lambda: len(world.engine.table("t"))):

@@ -34,9 +34,9 @@ def overwrite(engine: Engine, rounds: int, ids: int = 200) -> None:
 def clean(world: World, **how: Any) -> int:
     """A checkpoint and a pass; return how many segments came back."""
     world.checkpoint()
-    totals = world.engine.upkeep.cleaner.totals
+    totals = world.engine.maintenance.cleaner.totals
     before = totals.freed
-    exhaust(world.engine.upkeep.clean(**how))
+    exhaust(world.engine.maintenance.clean(**how))
     world.engine.check()
     return totals.freed - before
 
@@ -61,10 +61,10 @@ def test_with_the_newest_snapshot_what_was_written_over_since_goes() -> None:
     table.put(np.arange(400), np.zeros((400, 16)))
     world.engine.versions.delete_view("old")
     clean(world)
-    assert int(world.engine.upkeep.cleaner.live.sum()) == 400 * 64
+    assert int(world.engine.maintenance.cleaner.live.sum()) == 400 * 64
     table.delete(np.arange(400))
     clean(world)
-    assert int(world.engine.upkeep.cleaner.live.sum()) == 0
+    assert int(world.engine.maintenance.cleaner.live.sum()) == 0
     assert len(world.reopen().table("t")) == 0
 
 
@@ -78,10 +78,10 @@ def test_a_pool_is_written_many_times_over() -> None:
     again = world.reopen()
     assert contents(world.engine) == contents(again)
     overwrite(again, 3)
-    exhaust(again.upkeep.checkpoint())
+    exhaust(again.maintenance.checkpoint())
     before = contents(again)
-    exhaust(again.upkeep.clean())
-    assert again.upkeep.cleaner.totals.freed and contents(again) == before
+    exhaust(again.maintenance.clean())
+    assert again.maintenance.cleaner.totals.freed and contents(again) == before
     again.check()
 
 
@@ -128,10 +128,10 @@ def test_a_reader_under_way_keeps_what_it_looks_at() -> None:
     clean(world)
     assert pool.leases.retired
     assert read.rows(np.zeros(table.width, np.uint8))[0].tobytes() == expected.tobytes()
-    world.engine.upkeep.cleaner.recycle()
+    world.engine.maintenance.cleaner.recycle()
     assert pool.leases.retired, "its lease ends with the read"
     del read
-    world.engine.upkeep.cleaner.recycle()
+    world.engine.maintenance.cleaner.recycle()
     assert not pool.leases.retired
     pool.check()
 
@@ -140,7 +140,7 @@ def test_a_checkpoint_and_writes_beside_a_pass() -> None:
     world = World(100)
     overwrite(world.engine, 10)
     world.checkpoint()
-    for number, _ in enumerate(world.engine.upkeep.clean()):
+    for number, _ in enumerate(world.engine.maintenance.clean()):
         if number % PAUSE == 0:
             world.engine.table("t").put([number % 200], np.full((1, 16), -number))
             world.engine.keyspaces[1].delete(b"key %d" % (number % 200))
@@ -148,7 +148,7 @@ def test_a_checkpoint_and_writes_beside_a_pass() -> None:
             world.checkpoint()
         assert contents(world.reopen()) == contents(world.engine)
     world.engine.check()
-    assert world.engine.upkeep.cleaner.totals.freed and contents(world.reopen()) == contents(world.engine)
+    assert world.engine.maintenance.cleaner.totals.freed and contents(world.reopen()) == contents(world.engine)
 
 
 def test_long_values_and_copied_lists_of_their_chunks() -> None:
@@ -163,7 +163,7 @@ def test_long_values_and_copied_lists_of_their_chunks() -> None:
     assert keyspace.expire(b"long 1", FAR), "the list of its chunks stands in two layers now"
     overwrite(world.engine, 6)
     world.checkpoint()
-    steps = world.engine.upkeep.clean()
+    steps = world.engine.maintenance.clean()
     next(step for step in steps if world.engine.log.chunk_pins.emptying)
     assert keyspace.expire(b"long 2", FAR), "while its chunks are moved"
     exhaust(steps)
@@ -173,7 +173,7 @@ def test_long_values_and_copied_lists_of_their_chunks() -> None:
         for view in ("main", "before"):
             found = {key: engine.view(view).keyspaces[0].get(key) for key in long}
             assert found == long
-    assert world.engine.upkeep.cleaner.totals.freed > 10
+    assert world.engine.maintenance.cleaner.totals.freed > 10
 
 
 def test_a_value_being_written_is_not_taken_for_dead(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,9 +201,11 @@ def test_damage_is_reported_and_never_copied() -> None:
     where = int(table._look_up(IdBatch(np.array([7])))[0][0] & OFFSET_MASK)
     index = (where - pool.start(0)) // pool.segment_size
     pool.medium.data[where] ^= 1
-    exhaust(world.engine.upkeep.clean())
-    assert world.engine.upkeep.cleaner.totals.freed > 5
-    assert index in pool.taken and f"segment {index} cannot be emptied" in stats_of(world.engine, None).upkeep_error
+    exhaust(world.engine.maintenance.clean())
+    assert world.engine.maintenance.cleaner.totals.freed > 5
+    assert (
+        index in pool.taken and f"segment {index} cannot be emptied" in stats_of(world.engine, None).maintenance_error
+    )
     with pytest.raises(CorruptionError, match="row 7 of table 't'"):
         table.get([7])
     pool.medium.data[where] ^= 1
@@ -219,7 +221,7 @@ def test_a_pass_that_finds_no_room_leaves_everything_as_it_was() -> None:
         world.engine.pool.take_for_moving()
     with pytest.raises(FullError):
         for _ in range(3):
-            exhaust(world.engine.upkeep.clean())
+            exhaust(world.engine.maintenance.clean())
             world.engine.pool.take_for_moving()
     assert contents(world.engine) == before
 

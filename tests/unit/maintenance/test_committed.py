@@ -23,9 +23,9 @@ def test_a_fold_takes_no_name_of_an_earlier_process() -> None:
         world.medium, world.shelf = pool.medium, copied(world.shelf)
         world.engine = Engine(pool, now=world.clock, files=(world.catalog, world.shelf))
     before = contents(world.engine)
-    for _ in world.engine.upkeep.compact():
+    for _ in world.engine.maintenance.compact():
         assert contents(world.reopen()) == before
-    assert world.engine.upkeep.compactions == 3 and contents(world.reopen()) == before
+    assert world.engine.maintenance.compactions == 3 and contents(world.reopen()) == before
 
 
 @pytest.mark.parametrize("damage", ["gone", "cut", "flipped", "older pool"])

@@ -26,15 +26,15 @@ def test_folds_keep_runs_few_and_drop_nothing() -> None:
         world.engine.keyspaces[0].delete(b"key %d" % rng.integers(0, 100))
         world.checkpoint()
         before = contents(world.engine)
-        exhaust(world.engine.upkeep.compact())
+        exhaust(world.engine.maintenance.compact())
         assert contents(world.engine) == before
-        assert len(world.engine.table("t").chain.runs) <= MOST
-    assert world.engine.upkeep.compactions
+        assert len(world.engine.table("t").stack.runs) <= MOST
+    assert world.engine.maintenance.compactions
     world.engine.check()
     again = world.reopen()
     assert contents(again) == before and again.recovery.records == 0
     again.check()
-    assert set(world.shelf.names()) == again.upkeep.manifest.files
+    assert set(world.shelf.names()) == again.maintenance.manifest.files
 
 
 def test_a_checkpoint_beside_a_fold() -> None:
@@ -42,12 +42,12 @@ def test_a_checkpoint_beside_a_fold() -> None:
     for first in range(0, 10 * TIER, 10):
         fill(world.engine, first, 10)
         world.checkpoint()
-    fold = world.engine.upkeep.compact()
+    fold = world.engine.maintenance.compact()
     next(fold)
     fill(world.engine, 5, 10)
     world.checkpoint()
     exhaust(fold)
-    assert len(world.engine.table("t").chain.runs) == 2
+    assert len(world.engine.table("t").stack.runs) == 2
     assert contents(world.reopen()) == contents(world.engine)
 
 
@@ -57,13 +57,13 @@ def test_a_fold_within_a_fold_leaves_it_alone() -> None:
     for first in range(0, 10 * TIER, 10):
         fill(world.engine, first, 10)
         world.checkpoint()
-    fold = world.engine.upkeep.compact()
+    fold = world.engine.maintenance.compact()
     next(fold)
-    assert exhaust(world.engine.upkeep.compact()) == 0
+    assert exhaust(world.engine.maintenance.compact()) == 0
     fill(world.engine, 5, 10)
     world.checkpoint()
     exhaust(fold)
-    assert len(world.engine.table("t").chain.runs) == 2
+    assert len(world.engine.table("t").stack.runs) == 2
     assert contents(world.reopen()) == contents(world.engine)
 
 
@@ -84,7 +84,7 @@ def test_keys_that_half_a_commit_took_out_of_the_directory_enter_it_again(
         if not number:
             space.put(b"key", b"1")
         world.checkpoint()
-    fold = world.engine.upkeep.compact()
+    fold = world.engine.maintenance.compact()
     if beside:
         next(fold)
     space.delete(b"key")
@@ -92,13 +92,13 @@ def test_keys_that_half_a_commit_took_out_of_the_directory_enter_it_again(
         patch.setattr(world.catalog, "commit", half)
         world.checkpoint()
     exhaust(fold)
-    assert not world.engine.upkeep.compactions
+    assert not world.engine.maintenance.compactions
     space.put(b"key", b"2")
     again = world.reopen()
     for engine in (world.engine, again):
-        exhaust(engine.upkeep.checkpoint())
-        exhaust(engine.upkeep.compact())
-        assert dict(engine.keyspaces[0].scan())[b"key"] == b"2" and engine.upkeep.compactions
+        exhaust(engine.maintenance.checkpoint())
+        exhaust(engine.maintenance.compact())
+        assert dict(engine.keyspaces[0].scan())[b"key"] == b"2" and engine.maintenance.compactions
 
 
 def test_a_clear_between_the_choice_of_a_fold_and_its_start() -> None:
@@ -106,7 +106,7 @@ def test_a_clear_between_the_choice_of_a_fold_and_its_start() -> None:
     for first in range(0, 10 * TIER, 10):
         fill(world.engine, first, 10)
         world.checkpoint()
-    fold = world.engine.upkeep._compactor._compact(world.engine.upkeep._compactor._choose(at_rest=False))
+    fold = world.engine.maintenance._compactor._compact(world.engine.maintenance._compactor._choose(is_idle=False))
     world.engine.clear_all()
     world.engine.drop_table("t")
     expected = contents(world.engine)

@@ -16,10 +16,10 @@ class Sized:
         self.info = type("Info", (), {"count": count, "first": first})
 
 
-def chosen(*sizes: int, sealed: bool = False, at_rest: bool = False, own: int = 0) -> list[int]:
+def chosen(*sizes: int, sealed: bool = False, is_idle: bool = False, own: int = 0) -> list[int]:
     """The sizes of what is folded of runs of these sizes, of which so many were written since the layer began."""
     runs = tuple(Sized(size, first=int(number < own)) for number, size in enumerate(sizes))
-    return [run.info.count for run in compactable(LayerRecord(1, None, runs), sealed, at_rest)]
+    return [run.info.count for run in compactable(LayerRecord(1, None, runs), sealed, is_idle)]
 
 
 def test_runs_of_about_one_size_become_one() -> None:
@@ -32,14 +32,14 @@ def test_runs_of_about_one_size_become_one() -> None:
 
 def test_two_of_about_one_size_are_enough_at_rest() -> None:
     assert chosen(1, 2, 5, 100) == chosen(1, 2, 5, 100, sealed=True) == []
-    assert chosen(1, 2, 5, 100, at_rest=True) == [1, 2]
-    assert chosen(3, 7, 100, at_rest=True) == []
+    assert chosen(1, 2, 5, 100, is_idle=True) == [1, 2]
+    assert chosen(3, 7, 100, is_idle=True) == []
 
 
 def test_what_was_written_to_a_sealed_layer_becomes_one_run_at_rest_whatever_the_sizes() -> None:
-    assert chosen(1, 100, 1000, sealed=True, at_rest=True, own=2) == [1, 100]
-    assert chosen(100, 1000, sealed=True, at_rest=True, own=1) == []
-    assert chosen(1, 100, 1000, sealed=True, own=2) == chosen(1, 100, 1000, at_rest=True, own=2) == []
+    assert chosen(1, 100, 1000, sealed=True, is_idle=True, own=2) == [1, 100]
+    assert chosen(100, 1000, sealed=True, is_idle=True, own=1) == []
+    assert chosen(1, 100, 1000, sealed=True, own=2) == chosen(1, 100, 1000, is_idle=True, own=2) == []
 
 
 def test_fewer_than_a_tier_are_never_too_many(monkeypatch: pytest.MonkeyPatch) -> None:

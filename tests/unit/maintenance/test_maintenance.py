@@ -8,7 +8,7 @@ from tests.unit.maintenance.test_checkpoint import World, exhaust, fill
 
 def test_it_counts_what_was_committed() -> None:
     world = World(60)
-    maintenance = world.engine.upkeep
+    maintenance = world.engine.maintenance
     assert (maintenance.checkpoints, maintenance.compactions, maintenance.checkpointed_at) == (0, 0, 0)
     for first in range(0, 10 * TIER, 10):
         fill(world.engine, first, 10)
@@ -24,7 +24,7 @@ def test_it_need_not_be_asked_twice_while_nobody_writes() -> None:
     world = World()
     fill(world.engine)
     world.checkpoint()
-    maintenance = world.engine.upkeep
+    maintenance = world.engine.maintenance
     assert maintenance.may_compact_at_rest
     exhaust(maintenance.compact())
     assert maintenance.may_compact_at_rest != world.engine.log.is_idle

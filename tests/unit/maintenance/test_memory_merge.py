@@ -45,7 +45,7 @@ def test_what_versions_leave_is_folded(engine: Engine, kept: int) -> None:
         else:
             shown[f"s{number}"] = dict(keys), dict(rows)
         assert len(space) == len(keys) and len(table) == len(rows)
-    assert len(table.chain.frozen) < 5 * TIER + kept and engine.dram.heap.used < 1 << 18
+    assert len(table.stack.frozen) < 5 * TIER + kept and engine.dram.arena.used < 1 << 18
     for one in (engine, reopen(engine)):
         assert contents(one)[0] == keys
         assert {id: int.from_bytes(row, "little") for id, row in contents(one)["t"].items()} == rows
@@ -65,7 +65,7 @@ def test_all_memory_comes_back(engine: Engine) -> None:
     for number in range(50):
         engine.versions.delete_view(f"s{number}")
     engine.drop_table("t")
-    assert engine.dram.heap.used == 0
+    assert engine.dram.arena.used == 0
 
 
 def many_closed(engine: Engine, rounds: int = 40) -> tuple[dict[bytes, bytes], dict[int, int]]:
@@ -98,10 +98,10 @@ def test_many_small_closed_runs_are_joined(monkeypatch: pytest.MonkeyPatch, smal
     if is_above:
         world.checkpoint()
     keys, rows = many_closed(engine)
-    assert len(engine.table("t").chain.frozen) > 30
-    used = engine.dram.heap.used
+    assert len(engine.table("t").stack.frozen) > 30
+    used = engine.dram.arena.used
     world.checkpoint()
-    assert engine.dram.heap.used < used and not engine.table("t").chain.frozen
+    assert engine.dram.arena.used < used and not engine.table("t").stack.frozen
     for one in (engine, world.reopen()):
         assert len(one.keyspaces[0]) == len(keys) and len(one.table("t")) == len(rows)
         assert dict(one.keyspaces[0].scan()) == keys
@@ -130,14 +130,14 @@ def test_a_checkpoint_that_is_given_up_gives_the_memory_of_what_it_joined_back()
     world = World(100)
     fill(world.engine)
     keys, _ = many_closed(world.engine)
-    used, left = world.engine.dram.heap.used, 0
+    used, left = world.engine.dram.arena.used, 0
     while True:
-        steps = world.engine.upkeep.checkpoint()
+        steps = world.engine.maintenance.checkpoint()
         if sum(1 for _ in zip(range(left), steps)) < left:
             break
         steps.close()
         left += 1
-        assert world.engine.dram.heap.used == used
+        assert world.engine.dram.arena.used == used
         assert dict(world.engine.keyspaces[0].scan()) == keys
     assert left > 10
     assert dict(world.reopen().keyspaces[0].scan()) == keys
@@ -153,11 +153,11 @@ def test_a_damaged_record_is_met_before_an_older_one(which: str) -> None:
     space.put(b"key 7", b"damaged")
     world.engine.versions.snapshot("one")
     world.engine.versions.delete_view("one")
-    _, _, locations = next(space.chain.frozen[0].index.walk())
+    _, _, locations = next(space.stack.frozen[0].index.walk())
     at = int(locations[0] & OFFSET_MASK)
     world.engine.log.data[at + {"the length of its key": 6, "its key": 16, "its value": 21}[which]] ^= 1
     world.checkpoint()
-    assert not space.chain.frozen
+    assert not space.stack.frozen
     with pytest.raises(CorruptionError, match="damaged"):
         space.get(b"key 7")
     keys.pop(b"key 7", None)

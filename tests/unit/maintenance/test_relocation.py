@@ -15,11 +15,11 @@ def relocation(world: World, name: str, lists: bool = True) -> Relocation:
     engine = world.engine
     emptied = np.zeros(engine.pool.count, bool)
     emptied[engine.pool.taken[0]] = True
-    return Relocation(engine.log, engine.heads.trees[name], 0, 1, emptied, {}, lists)
+    return Relocation(engine.log, engine.view_set.trees[name], 0, 1, emptied, {}, lists)
 
 
 def entries(world: World, name: str) -> tuple[np.ndarray, np.ndarray]:
-    (run,) = next(iter(world.engine.heads.trees[name].layers.values())).runs
+    (run,) = next(iter(world.engine.view_set.trees[name].layers.values())).runs
     slot_hashes, locations = zip(*run.entries())
     return np.concatenate(slot_hashes), np.concatenate(locations)
 

@@ -59,7 +59,7 @@ def test_closing_does_not_wait_for_a_fold(tmp_path: Path) -> None:
         finally:
             steps.append("ended")
 
-    store._engine.upkeep.compact = endless
+    store._engine.maintenance.compact = endless
     store.checkpoint()
     while len(steps) < 10:
         time.sleep(0.001)
@@ -72,7 +72,7 @@ def test_closing_gives_up_a_commit_that_takes_long(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("pmkv.maintenance.scheduler.CLOSE_LIMIT_S", 0.05)
     store, begun = pmkv.open(tmp_path, capacity=SMALL), threading.Event()
     store.put_many({b"%d" % i: b"" for i in range(1000)})
-    commit = store._engine.upkeep.catalog.commit
+    commit = store._engine.maintenance.catalog.commit
 
     def slow(state: dict, new: object = (), dead: object = (), pause: Callable[[], None] = lambda: None) -> int:
         for _ in range(5000):
@@ -81,7 +81,7 @@ def test_closing_gives_up_a_commit_that_takes_long(tmp_path: Path, monkeypatch: 
             pause()
         return commit(state, new, dead, pause)
 
-    store._engine.upkeep.catalog.commit = slow
+    store._engine.maintenance.catalog.commit = slow
 
     def ask() -> None:
         with pytest.raises(ClosedError):
@@ -96,7 +96,7 @@ def test_closing_gives_up_a_commit_that_takes_long(tmp_path: Path, monkeypatch: 
     assert recovered(tmp_path) == 1000
 
 
-def test_upkeep_in_figures(tmp_path: Path) -> None:
+def test_maintenance_in_figures(tmp_path: Path) -> None:
     with pmkv.open(tmp_path, capacity=SMALL) as store:
         assert store.stats().checkpointed_at == store.checkpointed_at == 0
         store.put_many({b"%d" % i: b"" for i in range(1000)})
@@ -104,7 +104,7 @@ def test_upkeep_in_figures(tmp_path: Path) -> None:
         assert before.replay_records == 1000 and before.replay_seconds > 0 and before.runs == before.run_bytes == 0
         store.checkpoint()
         after = store.stats()
-        assert (after.checkpoints, after.runs, after.replay_records, after.upkeep_error) == (1, 1, 0, None)
+        assert (after.checkpoints, after.runs, after.replay_records, after.maintenance_error) == (1, 1, 0, None)
         assert after.checkpointed_at == store.checkpointed_at > 0 and not after.is_cold
         sizes = [file.stat().st_size for file in (tmp_path / "runs").iterdir()]
         assert after.run_bytes == after.run_bytes_written == sum(sizes) > 16_000
@@ -114,19 +114,19 @@ def test_upkeep_in_figures(tmp_path: Path) -> None:
 
 def test_folds_go_on_beside_checkpoints_that_are_always_due(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pmkv.open(tmp_path, capacity=SMALL) as store:
-        upkeep, steps = store._engine.upkeep, []
+        maintenance, steps = store._engine.maintenance, []
 
         def fold() -> Iterator[None]:
-            if upkeep.is_compacting:
+            if maintenance.is_compacting:
                 return
-            upkeep.is_compacting = True
+            maintenance.is_compacting = True
             while len(steps) < 100 or steps[-1] == steps[0]:
-                steps.append(upkeep.checkpoints)
+                steps.append(maintenance.checkpoints)
                 time.sleep(0.001)
                 yield
-            upkeep.is_compacting = False
+            maintenance.is_compacting = False
 
-        upkeep.compact = fold
+        maintenance.compact = fold
         monkeypatch.setattr("pmkv.maintenance.scheduler.CHECKPOINT_DUE_S", -1.0)
         store.put(b"k", b"v")
         until(lambda: len(steps) >= 100 and steps[-1] > steps[0])
@@ -168,7 +168,7 @@ def test_what_becomes_due_during_a_checkpoint_is_checkpointed_next(
         take = store._maintenance._take_checkpoint
 
         def writing_meanwhile() -> None:
-            with contextlib.closing(store._engine.upkeep.checkpoint()) as steps:
+            with contextlib.closing(store._engine.maintenance.checkpoint()) as steps:
                 next(steps)  # it stands for what was written before this
                 store._maintenance._take_checkpoint = take
                 store.put_many({b"during %d" % i: b"" for i in range(5000)})
@@ -206,16 +206,16 @@ def until(is_so: Callable[[], bool]) -> None:
 def test_a_store_at_rest_folds_what_is_left(tmp_path: Path) -> None:
     """Behind its last checkpoint, although none is due; and does not look again and again."""
     with pmkv.open(tmp_path, capacity=SMALL) as store:
-        upkeep, looks = store._engine.upkeep, []
-        choose = upkeep._compactor._choose
-        upkeep._compactor._choose = lambda at_rest: looks.append(at_rest) or choose(at_rest)
+        maintenance, looks = store._engine.maintenance, []
+        choose = maintenance._compactor._choose
+        maintenance._compactor._choose = lambda at_rest: looks.append(at_rest) or choose(at_rest)
         for number in range(TIER - 1):
             store.put(b"%d" % number, b"v")
             store.checkpoint()
         cleaning = store._maintenance.cleaning
-        until(lambda: len(store.keyspace(0).chain.runs) <= 2)  # 2 if this machine is slow: some were folded before
-        until(lambda: store._log.is_idle and upkeep.cleaner.is_possible and cleaning.due() is None)
-        until(lambda: not upkeep.may_compact_at_rest)  # behind what the cleaner committed
+        until(lambda: len(store.keyspace(0).stack.runs) <= 2)  # 2 if this machine is slow: some were folded before
+        until(lambda: store._log.is_idle and maintenance.cleaner.is_possible and cleaning.due() is None)
+        until(lambda: not maintenance.may_compact_at_rest)  # behind what the cleaner committed
         looks.clear()
         store.put(b"more", b"v")  # and a MARK again, when nobody writes
         until(lambda: store._log.is_idle)
@@ -231,7 +231,7 @@ def test_what_a_snapshot_sealed_is_folded(tmp_path: Path) -> None:
         store.snapshot("kept")
         store.put(b"more", b"v")
         store.checkpoint()
-        until(lambda: [run.info.count for run in store.keyspace(0).chain.runs] == [1, 1000])
+        until(lambda: [run.info.count for run in store.keyspace(0).stack.runs] == [1, 1000])
         assert len(store.view("kept").keyspace(0)) == 1000
 
 
@@ -249,7 +249,7 @@ def test_writers_are_held_up_only_while_checkpoints_may_catch_up(
         monkeypatch.setattr("pmkv.maintenance.scheduler.THROTTLE_ABOVE_S", 0.0)
         store.put(b"k", b"v")
         assert naps and 0 < min(naps) <= max(naps) <= MAX_THROTTLE_S
-        store._engine.upkeep.error = "there is no room"
+        store._engine.maintenance.error = "there is no room"
         naps.clear()
         store.put(b"k", b"v")
         assert not naps

@@ -14,7 +14,7 @@ from tests.unit.maintenance.test_cleaning import clean, overwrite
 def space(world: World) -> SpaceStats:
     engine = world.engine
     with engine.log.locks.append, engine.log.locks.state:
-        return space_of(engine.log, engine.heads, engine.upkeep.cleaner)
+        return space_of(engine.log, engine.view_set, engine.maintenance.cleaner)
 
 
 def test_all_bytes_are_used_reserved_or_free() -> None:
@@ -63,7 +63,7 @@ def test_a_full_pool_takes_no_writes() -> None:
 def test_the_views_that_pin_most_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     world, now = World(60), [100.0]
     monkeypatch.setattr("pmkv.maintenance.space.time.monotonic", lambda: now[0])
-    report = PinReport(world.engine.log, lambda: world.engine.heads)
+    report = PinReport(world.engine.log, lambda: world.engine.view_set)
     assert report() == ""
     table = world.engine.create_table("t", ("f4", 16))
     table.put(np.arange(100), np.ones((100, 16)))

@@ -112,10 +112,10 @@ def test_rows_are_far_and_all_else_is_near(node: str, tmp_path: Path) -> None:
                 one.put(np.arange(100), np.zeros((100, *one.shape), one.dtype))
             store.checkpoint()
             assert (table.get(np.arange(100)) == 0).all() and (pinned.get(np.arange(100)) == 0).all()
-            rows, meta = table.chain.rows.rows, table.chain.rows.meta
+            rows, meta = table.stack.rows.rows, table.stack.rows.meta
             sizes = {size for size, nodes in asked if nodes == far}
             assert sizes == {mmap.PAGESIZE, rows.nbytes}, "one page to try, and the rows"
-            for array in (meta, pinned.chain.rows.rows, pinned.chain.rows.words, store._engine.dram.heap.words):
+            for array in (meta, pinned.stack.rows.rows, pinned.stack.rows.words, store._engine.dram.arena.words):
                 assert (array.nbytes, near) in asked
     assert row_cache.RowBudget(1 << 20).nodes is module.ANYWHERE
 

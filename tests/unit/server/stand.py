@@ -239,6 +239,6 @@ def dispatching(server: Server, executor: Any) -> Dispatcher:
     """Give a server its dispatcher, on the running loop."""
     server.loop = asyncio.get_running_loop()
     server._stopping = asyncio.Event()
-    server.switches.attach(server.store, server.loop, server.durable)
+    server.version_events.attach(server.store, server.loop, server.durable)
     server.dispatcher = Dispatcher(server, server.loop, executor)
     return server.dispatcher

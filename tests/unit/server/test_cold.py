@@ -133,7 +133,7 @@ async def test_who_went_away_meanwhile(connect: Any, disk: Disk, server: Stub) -
 
 
 async def test_a_damaged_index_is_told_to_who_needs_it(connect: Any, store: pmkv.Store, disk: Disk) -> None:
-    run = store.keyspace(0).chain.runs[0]
+    run = store.keyspace(0).stack.runs[0]
     run._checks = run._checks + np.uint64(1)
     (said,) = await connect().answers("GET k1")
     assert "corruption" in said and "is damaged" in said
@@ -152,22 +152,22 @@ async def test_once_all_are_read_the_loop_looks_itself(connect: Any, store: pmkv
 async def test_rows_that_may_be_on_disk_are_read_by_a_worker(connect: Any, store: pmkv.Store, disk: Disk) -> None:
     store.warm()
     wire, get, pool = connect(), f"TABLE.GET t {IDS}", f"TABLE.MPOOL 1 t {IDS} {IDS.replace('x01', 'x00')}"
-    assert store.table("t").chain.reads.is_cold
+    assert store.table("t").stack.reads.is_cold
     await wire.answers(get, f"TABLE.EXISTS t {IDS}".replace("x01", "x02"), pool.replace("t \\x01", "t \\x03"))
     assert disk.threads and LOOP not in disk.threads
     looked = len(disk.threads)
     await wire.answers(get, f"TABLE.MGET 1 t {IDS}", pool, f"TABLE.EXISTS t {IDS}")
     assert len(disk.threads) == looked, "the row cache has the row"
-    store.table("t").chain.reads.is_cold = False
+    store.table("t").stack.reads.is_cold = False
     await wire.answers(get.replace("x01", "x04"))
     assert disk.threads[-1] is LOOP
 
 
 def test_a_damaged_index_does_not_keep_the_others_cold(store: pmkv.Store) -> None:
-    run = store.keyspace(0).chain.runs[0]
+    run = store.keyspace(0).stack.runs[0]
     run._checks = run._checks + np.uint64(1)
     store.warm()
     assert not store.is_cold and store.keyspace(0).is_cold and not store.table("t").is_cold
-    assert "is damaged" in store.stats().upkeep_error
+    assert "is damaged" in store.stats().maintenance_error
     store.checkpoint()
-    assert store.stats().upkeep_error is None
+    assert store.stats().maintenance_error is None

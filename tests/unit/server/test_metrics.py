@@ -34,7 +34,7 @@ def scraped() -> dict[str, dict[str, float]]:
         store.rollback("v1", keys=[5])
         switches = SimpleNamespace(waiting=2)
         server = SimpleNamespace(
-            store=store, stats=stats, saving=BackgroundSave(), switches=switches, sessions={1: None}
+            store=store, stats=stats, bgsave=BackgroundSave(), version_events=switches, sessions={1: None}
         )
         text = generate_latest(registry(server)).decode()
     samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]

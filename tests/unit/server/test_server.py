@@ -75,9 +75,9 @@ async def test_workers_let_the_loop_go_first(running: Server) -> None:
 async def test_durable_returns_when_it_is(running: Server, gate: Gate) -> None:
     await asyncio.wait_for(running.durable(0), 1)
     gate.shut()
-    with running.store.deferred() as deferral:
+    with running.store.deferred() as durability_wait:
         running.store.put(b"a", b"1")
-    waiting = asyncio.create_task(running.durable(deferral.lsn))
+    waiting = asyncio.create_task(running.durable(durability_wait.lsn))
     await settled()
     assert not waiting.done()
     gate.open()
@@ -86,9 +86,9 @@ async def test_durable_returns_when_it_is(running: Server, gate: Gate) -> None:
 
 async def test_durable_raises_what_the_store_failed_with(running: Server, gate: Gate) -> None:
     gate.shut()
-    with running.store.deferred() as deferral:
+    with running.store.deferred() as durability_wait:
         running.store.put(b"a", b"1")
-    waiting = asyncio.create_task(running.durable(deferral.lsn))
+    waiting = asyncio.create_task(running.durable(durability_wait.lsn))
     await settled()
     gate.break_()
     with pytest.raises(pmkv.errors.FlushError):

@@ -1,4 +1,4 @@
-"""A chain against a dict, whatever of it is open, closed or on file, and whatever is hot."""
+"""A stack against a dict, whatever of it is open, closed or on file, and whatever is hot."""
 
 from __future__ import annotations
 
@@ -32,46 +32,46 @@ GONE = int(DELETE)
 
 
 class Small:
-    """A chain of ids whose closed runs are written to a shelf in memory."""
+    """A stack of ids whose closed runs are written to a shelf in memory."""
 
     def __init__(self, hot: int = 1 << 20) -> None:
         self.dram = IndexMemory(Arena(), CacheBudget(hot))
         self.tree, self.layers = LayerTree("table/1", self.dram, 77, 8), 1
-        self.chain = IndexStack(self.tree.begin(1).acquire())
+        self.stack = IndexStack(self.tree.begin(1).acquire())
         self.shelf, self.files = MemoryRunFiles(POOL), 0
 
     def put(self, *pairs: tuple[int, int]) -> None:
         ids, locations = np.array([a for a, _ in pairs], np.int64), np.array([b for _, b in pairs], np.uint64)
-        self.chain.enter(IdBatch(ids), locations, 1)
+        self.stack.enter(IdBatch(ids), locations, 1)
 
     def get(self, *ids: int) -> list[int]:
         wanted = IdBatch(np.array(ids, np.int64))
-        found, _ = self.chain.find_in_memory(wanted, NOTHING)
-        self.chain.find_on_disk(wanted, found, self.chain.runs, Lock())
-        assert found.tolist() == self.chain.find(wanted).tolist()
+        found, _ = self.stack.find_in_memory(wanted, NOTHING)
+        self.stack.find_on_disk(wanted, found, self.stack.runs, Lock())
+        assert found.tolist() == self.stack.find(wanted).tolist()
         return found.tolist()
 
     def close(self) -> tuple[MemTable, ...]:
         """What a rotation does; returns all that is closed."""
-        self.chain.top.freeze()
+        self.stack.top.freeze()
         self.tree.invalidate_stacks()
-        return self.chain.frozen
+        return self.stack.frozen
 
     def seal(self) -> Layer:
         """What a snapshot does; returns the sealed layer."""
-        below = self.chain.top.seal()
+        below = self.stack.top.seal()
         self.layers += 1
-        self.chain.rebase(self.tree.begin(self.layers, below).acquire())
+        self.stack.rebase(self.tree.begin(self.layers, below).acquire())
         below.release()
         return below
 
     def write(self) -> None:
         """What a checkpoint does with the closed runs, from the oldest layer to the newest."""
         self.close()
-        self.chain.count(0)
-        for layer in reversed(list(self.chain.top.down())):
+        self.stack.count(0)
+        for layer in reversed(list(self.stack.top.down())):
             closed, below = layer.frozen, any(one.runs for one in layer.down())
-            live = sum(mutable.index.live - mutable.tally.covered for mutable in closed)
+            live = sum(mutable.index.live - mutable.counter.covered for mutable in closed)
             if closed:
                 layer.adopt(closed, self._run([mutable.index for mutable in closed], not below, live))
         self.tree.invalidate_stacks()
@@ -86,7 +86,7 @@ class Small:
     def _run(self, sources: list, bottom: bool, live: int) -> Run | None:
         self.files += 1
         out, none = self.shelf.create(f"{self.files}.runs"), np.empty(0, np.int64)
-        steps = write_run(out, sources, pool_data=DATA, width=8, seed=self.chain.seed, segments=(4096, 1 << 18),
+        steps = write_run(out, sources, pool_data=DATA, width=8, seed=self.stack.seed, segments=(4096, 1 << 18),
                           bottom=bottom, live=live, added=none, gone=none, first=1, last=2)  # fmt: skip
         while True:
             try:
@@ -110,7 +110,7 @@ def test_the_newest_word_counts_wherever_it_stands() -> None:
     small.close()
     small.put((1, 9100))
     assert small.get(1, 2, 3, 4) == [9100, 9000, 9008 | GONE, 0]
-    assert small.chain.count(0) == 2
+    assert small.stack.count(0) == 2
 
 
 def test_pending_is_told_of_closed_runs_too() -> None:
@@ -118,7 +118,7 @@ def test_pending_is_told_of_closed_runs_too() -> None:
     small.put((1, 8192))
     small.close()
     small.put((2, 9000))
-    _, waiting = small.chain.find_in_memory(IdBatch(np.array([1, 2, 3])), np.array([[8192, 8200], [9000, 9001]]))
+    _, waiting = small.stack.find_in_memory(IdBatch(np.array([1, 2, 3])), np.array([[8192, 8200], [9000, 9001]]))
     assert waiting == 2
 
 
@@ -129,7 +129,7 @@ def test_what_is_hot_is_forgotten_when_it_is_written(rounds: int) -> None:
     small.write()
     for _ in range(4):
         small.get(*range(100))
-    assert small.chain.cache is not None and small.chain.cache.hits > 0
+    assert small.stack.cache is not None and small.stack.cache.hits > 0
     for _ in range(rounds):
         small.put((7, 20_000))
         assert small.get(7) == [20_000]
@@ -150,27 +150,27 @@ def test_what_the_runs_say_beside_a_batch_does_not_stay_hot(asked: str, offered:
         def enter(self, *arguments: Any) -> np.ndarray:
             nonlocal found
             if asked == "within":
-                found, _ = small.chain.find_in_memory(both, NOTHING)
+                found, _ = small.stack.find_in_memory(both, NOTHING)
             return super().enter(*arguments)
 
     if asked == "before":
-        found, _ = small.chain.find_in_memory(both, NOTHING)
+        found, _ = small.stack.find_in_memory(both, NOTHING)
     for ids, locations in ([9], [20_000]), ([7, 8], [20_008, 20_016]):
         batch, there = Entered(np.array(ids)), np.array(locations, np.uint64)
-        before = small.chain.insert(batch, there)
+        before = small.stack.insert(batch, there)
         if offered == "before":
-            small.chain.find_on_disk(both, found, small.chain.runs, Lock())
-        small.chain.finish_insert(batch, new_keys(batch, there, before))
+            small.stack.find_on_disk(both, found, small.stack.runs, Lock())
+        small.stack.finish_insert(batch, new_keys(batch, there, before))
     if offered == "behind":
-        small.chain.find_on_disk(both, found, small.chain.runs, Lock())
+        small.stack.find_on_disk(both, found, small.stack.runs, Lock())
     assert found.tolist() == [8192, 8200], "whoever asked before is shown what was there"
     small.write()
     assert small.get(7, 8, 9) == [20_008, 20_016, 20_000]
-    assert small.chain.count(0) == 3
+    assert small.stack.count(0) == 3
 
 
 class Exchanged(Small):
-    """A chain with some words on file, hot, that stands on one branch or another."""
+    """A stack with some words on file, hot, that stands on one branch or another."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -191,28 +191,28 @@ class Exchanged(Small):
     @property
     def is_hot(self) -> list[bool]:
         found, ids = np.zeros(20, np.uint64), np.arange(20)
-        self.chain.cache.find(ids, found)
+        self.stack.cache.find(ids, found)
         return lives(found).tolist()
 
 
 @pytest.mark.parametrize("written", [False, True])
 def test_what_two_chains_have_in_common_stays_hot(written: bool) -> None:
     small = Exchanged()
-    main, branch = small.chain.top, small.branch()
+    main, branch = small.stack.top, small.branch()
     assert all(small.is_hot)
-    assert small.chain.rebase(branch) and all(small.is_hot)
+    assert small.stack.rebase(branch) and all(small.is_hot)
     small.put((7, 20_000))
     if written:
         small.write()
         small.look()
-    assert small.chain.rebase(main)
+    assert small.stack.rebase(main)
     assert small.is_hot == [i != 7 for i in range(20)]
     assert small.get(7, 8) == [8192 + 56, 8192 + 64]
     small.put((9, 30_000))
     if written:
         small.write()
         small.look()
-    assert small.chain.rebase(branch)
+    assert small.stack.rebase(branch)
     assert small.is_hot == [i not in (7, 9) for i in range(20)]
     assert small.get(7, 9) == [20_000, 8192 + 72]
     small.write()
@@ -223,13 +223,13 @@ def test_where_much_was_exchanged_nothing_stays_hot(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("pmkv.versions.index_stack.WALKED_ENTRIES_MAX", 3)
     small = Exchanged()
     branch, other = small.branch(), small.branch()
-    small.chain.rebase(branch)
+    small.stack.rebase(branch)
     small.put(*((i, 20_000 + 8 * i) for i in range(4)))
-    small.chain.rebase(other)
+    small.stack.rebase(other)
     assert small.is_hot == [i > 3 for i in range(20)]
     small.look()
     assert all(small.is_hot)
-    small.chain.rebase(branch)
+    small.stack.rebase(branch)
     assert not any(small.is_hot)
     assert small.get(0, 10) == [20_000, 8192 + 80]
 
@@ -237,19 +237,19 @@ def test_where_much_was_exchanged_nothing_stays_hot(monkeypatch: pytest.MonkeyPa
 def test_a_chain_whose_runs_are_not_known_forgets_all() -> None:
     small = Exchanged()
     branch = small.branch()
-    small.chain.invalidate()
-    small.chain.rebase(branch)
+    small.stack.invalidate()
+    small.stack.rebase(branch)
     assert not any(small.is_hot) and small.get(7) == [8192 + 56]
 
 
 def test_damage_in_what_was_exchanged_is_told_to_who_reads_it() -> None:
     small = Exchanged()
-    main, branch = small.chain.top, small.branch()
-    small.chain.rebase(branch)
+    main, branch = small.stack.top, small.branch()
+    small.stack.rebase(branch)
     small.put((7, 20_000))
     small.write()
     with patch.object(Run, "walk", side_effect=CorruptionError("damaged")):
-        small.chain.rebase(main)
+        small.stack.rebase(main)
     assert not any(small.is_hot) and small.get(7) == [8192 + 56]
 
 
@@ -260,10 +260,10 @@ def test_a_reader_that_was_slow_teaches_nothing_old() -> None:
     small.write()
     slow = IdBatch(np.array([7]))
     for _ in range(3):  # offered again and again: the doorkeeper would let it in
-        found, _ = small.chain.find_in_memory(slow, NOTHING)
-        runs = small.chain.runs
+        found, _ = small.stack.find_in_memory(slow, NOTHING)
+        runs = small.stack.runs
         small.put((7, 20_000))
-        small.chain.find_on_disk(slow, found, runs, Lock())
+        small.stack.find_on_disk(slow, found, runs, Lock())
         assert found.tolist() in ([8192], [20_000])
     small.write()
     assert small.get(7) == [20_000]
@@ -277,8 +277,8 @@ def test_a_fold_that_leaves_nothing_leaves_nothing_hot() -> None:
     small.write()
     for _ in range(4):
         assert small.get(7) == [9000 | GONE]
-    small.fold(small.chain.top, 0, 2)
-    assert small.chain.runs == () and small.get(7) == [0]
+    small.fold(small.stack.top, 0, 2)
+    assert small.stack.runs == () and small.get(7) == [0]
     small.put((7, 10_000))
     small.write()
     assert small.get(7) == [10_000]
@@ -288,12 +288,12 @@ def test_a_chain_that_was_discarded_learns_nothing() -> None:
     small = Small()
     small.put((7, 8192))
     small.write()
-    wanted, runs = IdBatch(np.array([7])), small.chain.runs
+    wanted, runs = IdBatch(np.array([7])), small.stack.runs
     budget = small.dram.budget
-    small.chain.close()
+    small.stack.close()
     used = budget.used
     for _ in range(4):
-        small.chain.find_on_disk(wanted, np.zeros(1, np.uint64), runs, Lock())
+        small.stack.find_on_disk(wanted, np.zeros(1, np.uint64), runs, Lock())
     assert budget.used == used
 
 
@@ -302,10 +302,10 @@ def test_memory_of_a_discarded_chain_waits_for_who_reads_it() -> None:
     small.put((1, 8192))
     (held,) = small.close()
     held.held = True
-    small.chain.top.release()
+    small.stack.top.release()
     assert held.index.count == 1
     held.release(contextlib.nullcontext())
-    assert small.dram.heap.used == 0
+    assert small.dram.arena.used == 0
 
 
 @settings(max_examples=60, deadline=None)
@@ -326,11 +326,11 @@ def test_it_is_a_dict(data: st.DataObject) -> None:
                 small.write()
             case "close":
                 small.close()
-            case "seal" if small.chain.top.writes:
+            case "seal" if small.stack.top.writes:
                 small.seal()
             case "merge":
                 small.tree.merge(set())
-            case "fold" if layers := [layer for layer in small.chain.top.down() if len(layer.runs) > 1]:
+            case "fold" if layers := [layer for layer in small.stack.top.down() if len(layer.runs) > 1]:
                 layer = data.draw(st.sampled_from(layers))
                 first = data.draw(st.integers(0, len(layer.runs) - 2))
                 small.fold(layer, first, data.draw(st.integers(first + 2, len(layer.runs))))
@@ -338,17 +338,17 @@ def test_it_is_a_dict(data: st.DataObject) -> None:
                 small.get(*range(-20, 20))
         found = small.get(*range(-22, 23))
         assert {i: a for i, a in zip(range(-22, 23), found) if a and not a & GONE} == model
-        assert small.chain.count(0) == len(model)
+        assert small.stack.count(0) == len(model)
     start = data.draw(st.integers(0, 2**64 - 1))
-    places = [int(p) for some, _, _ in small.chain.walk(start) for p in some]
+    places = [int(p) for some, _, _ in small.stack.walk(start) for p in some]
     assert places == sorted(places) and all(p >= start for p in places)
     for place in (start, *places[:3]):
-        windows = small.chain.walk(place)
+        windows = small.stack.walk(place)
         same = [int(a) for some, _, found in windows for p, a in zip(some, found) if p == place]
-        assert small.chain.at(place).tolist() == same
-    walked = {int(w) for _, words, _ in small.chain.walk() for w in words.view(np.int64)}
+        assert small.stack.at(place).tolist() == same
+    walked = {int(w) for _, words, _ in small.stack.walk() for w in words.view(np.int64)}
     assert walked >= set(model)
-    small.chain.check()
+    small.stack.check()
     small.tree.check()
 
 
@@ -359,7 +359,7 @@ def test_what_was_noted_is_counted_as_a_whole_in_pieces(monkeypatch: pytest.Monk
     small.write()
     small.put(*((i, 64 * i + 16) for i in range(400, 600)))
     closed = small.close()
-    below = RunSet(closed, small.chain.runs, small.chain.seed)
+    below = RunSet(closed, small.stack.runs, small.stack.seed)
     notes = [IdBatch(np.array(ids, np.int64)) for ids in (range(390, 410), [], [1000, 3, 3, 599])]
     breaks: list[int] = []
     covered = below.count_batch(CountBatch(0, notes), lambda: breaks.append(1))
@@ -384,21 +384,21 @@ def test_counting_asks_the_oldest_run_first_where_nothing_was_deleted(
     small.put(*((i, 64 * i + 16) for i in range(50)))
     small.put((3, GONE | 64 if deletes else 72))
     small.write()
-    newest, oldest = small.chain.runs
+    newest, oldest = small.stack.runs
     assert (newest.info.deletes, oldest.info.deletes) == (deletes or 0, 0)
     if deletes is None:  # as an earlier version left it
         monkeypatch.setattr(newest, "info", replace(newest.info, deletes=None))
     asked: list[Run] = []
     find = Run.find_slot_hashes
     monkeypatch.setattr(Run, "find_slot_hashes", lambda run, *how: (asked.append(run), find(run, *how))[1])
-    covered = RunSet((), (newest, oldest), small.chain.seed).count_batch(CountBatch(0, [IdBatch(np.arange(1, 5))]))
+    covered = RunSet((), (newest, oldest), small.stack.seed).count_batch(CountBatch(0, [IdBatch(np.arange(1, 5))]))
     assert covered.count == (3 if deletes else 4)
     assert asked == ([oldest] if deletes == 0 else [newest])
     monkeypatch.undo()
     small.put((1, GONE), (3, 80), (200, 88))
-    assert small.chain.count(0) == 100
+    assert small.stack.count(0) == 100
     small.write()
-    assert small.chain.count(0) == 100 and sum(run.info.deletes or 0 for run in small.chain.runs) == 1 + (deletes or 0)
+    assert small.stack.count(0) == 100 and sum(run.info.deletes or 0 for run in small.stack.runs) == 1 + (deletes or 0)
     small.tree.check()
 
 
@@ -407,12 +407,12 @@ def test_counting_asks_only_runs_that_may_have_what_is_counted(monkeypatch: pyte
     for first in (0, 100, 200):
         small.put(*((i, 64 * i + 8) for i in range(first, first + 100)))
         small.write()
-    newest, middle, oldest = small.chain.runs
+    newest, middle, oldest = small.stack.runs
     assert [run.info.ids for run in (newest, middle, oldest)] == [(200, 299), (100, 199), (0, 99)]
     asked: list[Run] = []
     find = Run.find_slot_hashes
     monkeypatch.setattr(Run, "find_slot_hashes", lambda run, *how: (asked.append(run), find(run, *how))[1])
-    below = RunSet((), small.chain.runs, small.chain.seed)
+    below = RunSet((), small.stack.runs, small.stack.seed)
     for ids, covered, runs in [
         ([299, 300], 1, [newest]),
         ([199], 1, [middle]),
@@ -428,9 +428,9 @@ def test_counting_asks_only_runs_that_may_have_what_is_counted(monkeypatch: pyte
     monkeypatch.setattr(oldest, "info", replace(oldest.info, ids=None))  # as an earlier version left it
     assert below.count_batch(CountBatch(0, [IdBatch(np.array([300]))])).count == 0 and asked[-1] is oldest
     small.put((300, 8), (5, GONE), (-7, 8))
-    assert small.chain.count(0) == 301
+    assert small.stack.count(0) == 301
     small.write()
-    assert small.chain.runs[0].info.ids == (-7, 300) and small.chain.count(0) == 301
+    assert small.stack.runs[0].info.ids == (-7, 300) and small.stack.count(0) == 301
     small.tree.check()
 
 

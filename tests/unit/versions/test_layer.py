@@ -60,7 +60,7 @@ def test_layers_go_in_any_order_and_take_their_memory(forest: Forest) -> None:
     held[3].release()
     assert set(forest.tree.layers.values()) == {held[0], held[1]}
     held[1].release()
-    assert not forest.tree.layers and forest.dram.heap.used == 0
+    assert not forest.tree.layers and forest.dram.arena.used == 0
 
 
 def test_two_become_one_when_nobody_tells_them_apart(forest: Forest) -> None:

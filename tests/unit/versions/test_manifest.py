@@ -32,7 +32,7 @@ def run(file: str, offset: int) -> Mapped:
 
 
 def state() -> Manifest:
-    parts = {
+    collections = {
         "keyspace/0": CollectionRecord((LayerRecord(0, None, (run("b.runs", 4096), run("a.runs", 4096)), 5, 77, 3),)),
         "keyspace/3": CollectionRecord((LayerRecord(17, None),)),
         "table/4": CollectionRecord(
@@ -46,7 +46,7 @@ def state() -> Manifest:
         "undo": ViewRecord("undo", 19, 7, "main", {"table/4": None}, {"table/4": 12}, ("table/4",), (), ("b", 9)),
         "b": ViewRecord("branch", 20, 1000, "main", {"table/4": 19}, bases={"table/4": 12, "keyspace/0": None}),
     }
-    return Manifest(END, 4, parts, views, (3, 19))
+    return Manifest(END, 4, collections, views, (3, 19))
 
 
 def test_through_json_and_back() -> None:

@@ -148,11 +148,11 @@ class TestSaving:
             BGSAVE SCHEDULE => -ERR Background save already in progress
             SAVE => -ERR Background save already in progress
         """)
-        assert client.server.saving.is_under_way and client.server.saving.seconds == 0
+        assert client.server.bgsave.is_under_way and client.server.bgsave.seconds == 0
         held.set()
-        while client.server.saving.is_under_way:
+        while client.server.bgsave.is_under_way:
             time.sleep(0.001)
-        assert client.server.store.stats().checkpoints == 1 and not client.server.saving.failed
+        assert client.server.store.stats().checkpoints == 1 and not client.server.bgsave.failed
         assert client.says("BGSAVE SCHEDULE") == "Background saving started"
 
     def test_a_transaction_may_begin_one_but_not_wait_for_it(self, client: Client) -> None:
@@ -176,10 +176,10 @@ class TestSaving:
             assert "no room on the disk" in client.says("SAVE")
             assert client.says("BGSAVE") == "Background saving started"
             assert client.says("SHUTDOWN SAVE") == "-ERR Errors trying to SHUTDOWN. Check logs."
-            assert not client.server.stopped and client.server.saving.failed
-            while client.server.saving.is_under_way:
+            assert not client.server.stopped and client.server.bgsave.failed
+            while client.server.bgsave.is_under_way:
                 time.sleep(0.001)
-        assert client.says("SAVE") == "OK" and not client.server.saving.failed
+        assert client.says("SAVE") == "OK" and not client.server.bgsave.failed
 
     @pytest.mark.parametrize(
         ("words", "taken", "at_end"), [((), 0, True), (("NOSAVE",), 0, False), (("SAVE",), 1, True)]

@@ -87,7 +87,7 @@ def test_persistence_in_redis_words(client: Client) -> None:
     assert found["aof_enabled"] == "1" and found["loading"] == found["rdb_bgsave_in_progress"] == "0"
     assert found["rdb_last_bgsave_status"] == "ok" and found["rdb_last_bgsave_time_sec"] == "-1"
     assert int(found["rdb_last_save_time"]) == int(client.server.stats.started)
-    client.server.saving.failed = True
+    client.server.bgsave.failed = True
     assert sections(client, "persistence")["Persistence"]["rdb_last_bgsave_status"] == "err"
 
 

@@ -345,14 +345,14 @@ async def test_waiting_holds_up_its_own_connection_only(connect: Any, server: St
     wire.ask("PING", "VIEW.WAIT 0 0", "PING")
     await settled()
     assert wire.replies() == ["PONG"]
-    assert server.switches.waiting == 1
+    assert server.version_events.waiting == 1
     wire.ask("ECHO later")
     assert await other.answers("SNAPSHOT.CREATE v1", "SET a 1", "SNAPSHOT.ROLLBACK v1", "GET a") == [
         "OK", "OK", "OK", "nil",
     ]  # fmt: skip
     replies: list[str] = []
     await until(lambda: replies.extend(wire.replies()) or len(replies) >= 3)
-    count, lsn = server.store.switches
+    count, lsn = server.store.main_changes
     assert (count, replies) == (1, [f"[:1, :{lsn}]", "PONG", '"later"'])
     assert await wire.answers("VIEW.WAIT 0 0") == [f"[:1, :{lsn}]"]
 
@@ -363,7 +363,7 @@ async def test_a_wait_has_an_end(connect: Any, server: Stub) -> None:
     await wire.answers("HELLO 3")
     assert await wire.answers("VIEW.WAIT 5 5") == ["null"]
     assert await wire.answers("VIEW.WAIT x 5", "PING") == ["-ERR version is not an integer or out of range", "PONG"]
-    assert server.switches.waiting == 0
+    assert server.version_events.waiting == 0
 
 
 async def test_who_goes_waits_no_longer(connect: Any, server: Stub) -> None:
@@ -373,11 +373,11 @@ async def test_who_goes_waits_no_longer(connect: Any, server: Stub) -> None:
     await settled()
     gone.connection.connection_lost(None)
     assert done.connection.eof_received()
-    await until(lambda: server.switches.waiting == 1)
+    await until(lambda: server.version_events.waiting == 1)
     assert done.replies() == ["nil", "PONG"] and not gone.transport.sent
     await until(lambda: done.transport.closed)
     last.connection.close()
-    server.switches.close()
+    server.version_events.close()
     await until(lambda: last.transport.closed)
     assert last.replies() == ["nil"]
 
@@ -397,11 +397,11 @@ async def test_a_switch_is_told_once_it_is_durable(connect: Any, gate: Gate, ser
     threading.Event().wait(0.02)
     await settled()
     assert [one.replies() for one in (waiter, follower, wire, asker)] == [[]] * 4
-    assert server.switches.latest == (0, 0)
+    assert server.version_events.latest == (0, 0)
     gate.open()
     await until(lambda: waiter.transport.sent and wire.transport.sent and len(follower.transport.sent) > 10)
     assert '"version", :1' in asker.replies()[0]
-    count, lsn = server.store.switches
+    count, lsn = server.store.main_changes
     assert (count, waiter.replies()) == (1, [f"[:1, :{lsn}]"])
     assert follower.replies() == [f'push "view.switch", :1, :{lsn}']
     assert await follower.answers("GET a") == ["null"]
@@ -418,7 +418,7 @@ async def test_tracking_ends(connect: Any, server: Stub) -> None:
     await wires[1].answers("RESET")
     await wires[2].answers("HELLO 2")
     wires[3].connection.connection_lost(None)
-    assert len(server.switches.followers) == 2
+    assert len(server.version_events.followers) == 2
     await connect().answers("SNAPSHOT.CREATE v1", "SET a 1", "SNAPSHOT.ROLLBACK v1")
     await until(lambda: wires[4].transport.sent)
     assert [wire.replies() for wire in wires[:4]] == [[]] * 4
@@ -430,11 +430,11 @@ async def test_who_does_not_read_is_told_the_last_only(connect: Any, server: Stu
     await slow.answers("HELLO 3", "VIEW.TRACK on")
     slow.connection.pause_writing()
     await wire.answers("SNAPSHOT.CREATE v1", *["SET a 1", "SNAPSHOT.ROLLBACK v1"] * 5)
-    await until(lambda: server.switches.latest[0] == 5)
+    await until(lambda: server.version_events.latest[0] == 5)
     await settled()
     assert not slow.transport.sent
     slow.connection.resume_writing()
-    assert slow.replies() == [f'push "view.switch", :5, :{server.store.switches[1]}']
+    assert slow.replies() == [f'push "view.switch", :5, :{server.store.main_changes[1]}']
 
 
 async def test_single_gets_and_sets_of_connections_on_views(connect: Any, store: Any) -> None:

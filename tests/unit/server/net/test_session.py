@@ -79,9 +79,9 @@ def test_only_resp3_is_told_of_switches(server: Stub) -> None:
     session.protocol = 3
     session.tell_switch(2, 8)
     assert said == [b">3\r\n$11\r\nview.switch\r\n:2\r\n:8\r\n"]
-    assert server.switches.followers == {session.tell_switch}
+    assert server.version_events.followers == {session.tell_switch}
     session.reset()
-    assert not server.switches.followers
+    assert not server.version_events.followers
 
 
 def test_reset_is_a_new_connection(store: Any) -> None:

@@ -25,9 +25,9 @@ class Stand:
 
     def __init__(self, store: Any, password: str = "") -> None:
         self.store, self.config = store, Config(password=password)
-        self.stats, self.saving, self.switches, self.sessions = Stats(), BackgroundSave(), VersionEvents(), {}
+        self.stats, self.bgsave, self.version_events, self.sessions = Stats(), BackgroundSave(), VersionEvents(), {}
         self.space_wait = SpaceWait(store)
-        self.switches.attach(store, asyncio.get_running_loop(), self.durable)
+        self.version_events.attach(store, asyncio.get_running_loop(), self.durable)
         self.gate = asyncio.Event()
         self.gate.set()
         self.failure: Exception | None = None

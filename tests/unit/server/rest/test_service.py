@@ -48,7 +48,7 @@ async def test_not_ready_while_the_pool_is_full(start: Start) -> None:
 async def test_one_connection_too_many_is_refused() -> None:
     with pmkv.open(None, pool=":memory:", capacity="256MiB") as store:
         server = SimpleNamespace(
-            store=store, stats=Stats(), config=SimpleNamespace(password=""), switches=VersionEvents()
+            store=store, stats=Stats(), config=SimpleNamespace(password=""), version_events=VersionEvents()
         )
         service = await start_rest(server, bind("127.0.0.1", 0, "rest-port"), 1)
         first = await asyncio.open_connection("127.0.0.1", service.port)
@@ -90,9 +90,13 @@ async def test_closing_drains() -> None:
             await gate.wait()
 
         server = SimpleNamespace(
-            store=store, stats=Stats(), config=SimpleNamespace(password=""), durable=durable, switches=VersionEvents()
+            store=store,
+            stats=Stats(),
+            config=SimpleNamespace(password=""),
+            durable=durable,
+            version_events=VersionEvents(),
         )
-        server.switches.attach(store, asyncio.get_running_loop(), durable)
+        server.version_events.attach(store, asyncio.get_running_loop(), durable)
         runner = await start_rest(server, bind("127.0.0.1", 0, "rest-port"), 10)
         url = f"http://127.0.0.1:{runner.port}/v1/keys/a"
         async with aiohttp.ClientSession() as session:

@@ -43,7 +43,10 @@ async def test_a_snapshot_and_back(rest: TestClient) -> None:
     assert await text(rest, "/v1/keys/a") == "1"
     assert (await (await rest.post("/v1/views:undo")).json())["promotions"] == 2
     assert await text(rest, "/v1/keys/a") == "2"
-    assert await (await rest.get("/v1/version")).json() == {"promotions": 2, "lsn": rest.app[SERVER].store.switches[1]}
+    assert await (await rest.get("/v1/version")).json() == {
+        "promotions": 2,
+        "lsn": rest.app[SERVER].store.main_changes[1],
+    }
 
 
 async def test_the_version_of_a_reply_is_never_ahead_of_its_data(rest: TestClient) -> None:

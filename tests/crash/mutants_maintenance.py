@@ -1,4 +1,4 @@
-"""Mutants of checkpoints, folds and what they leave: chains, catalog, files of runs. `mutants` says what one is."""
+"""Mutants of checkpoints, folds and what they leave: stacks, catalog, files of runs. `mutants` says what one is."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def _() -> list[Patch]:
     return [(CommittedState, "remove_unneeded_files", thorough)]
 
 
-# --- chains
+# --- stacks
 
 
 @mutant("what was written after the rotation goes with what was closed")
@@ -199,10 +199,10 @@ def _() -> list[Patch]:
 
 @mutant("what lies below a run is not looked at when it is counted")
 def _() -> list[Patch]:
-    def settle(self: LiveCounter, portion: CountBatch, _: CountResult) -> None:
+    def apply(self: LiveCounter, portion: CountBatch, _: CountResult) -> None:
         self._pop(portion)
 
-    return [(LiveCounter, "settle", settle)]
+    return [(LiveCounter, "apply", apply)]
 
 
 @mutant("the oldest run is asked who lives, whatever newer ones deleted")
@@ -225,13 +225,13 @@ def _() -> list[Patch]:
 
 @mutant("expiries that a run hides are counted on")
 def _() -> list[Patch]:
-    count = LiveCounter.settle
+    count = LiveCounter.apply
 
-    def settle(self: LiveCounter, *what: Any) -> None:
+    def apply(self: LiveCounter, *what: Any) -> None:
         count(self, *what)
         self.gone.clear()
 
-    return [(LiveCounter, "settle", settle)]
+    return [(LiveCounter, "apply", apply)]
 
 
 @mutant("a word that is written stays hot")
@@ -243,7 +243,7 @@ def _() -> list[Patch]:
 def _() -> list[Patch]:
     def learn(self: IndexStack, wanted: LookupBatch, found: np.ndarray, which: np.ndarray, runs: Any) -> None:
         if self.cache is not None:
-            self.cache.admit(wanted.words[which], found[which])
+            self.cache.admit(wanted.key64s[which], found[which])
 
     return [(IndexStack, "_admit_to_cache", learn)]
 
@@ -332,4 +332,4 @@ def _() -> list[Patch]:
     return [(LogEnd, "check", lambda self, pool: None)]
 
 
-UPKEEP = set(MUTANTS) - others
+MAINTENANCE = set(MUTANTS) - others

@@ -35,13 +35,13 @@ def test_spans_let_reads_skip_many_snapshots() -> None:
         world.engine.keyspaces[0].delete(b"key %d" % rng.integers(0, 70))
         if number % 3 == 0:
             world.checkpoint()
-            exhaust(world.engine.upkeep.compact())
+            exhaust(world.engine.maintenance.compact())
     world.checkpoint()
     before = shown(world.engine)
-    exhaust(world.engine.upkeep.compact())
+    exhaust(world.engine.maintenance.compact())
     assert shown(world.engine) == before
-    tree = world.engine.heads.trees["table/1"]
-    assert tree.skip_runs and len(world.engine.table("t").chain.runs) <= MOST + 2 < len(tree.layers)
+    tree = world.engine.view_set.trees["table/1"]
+    assert tree.skip_runs and len(world.engine.table("t").stack.runs) <= MOST + 2 < len(tree.layers)
     world.engine.check()
     again = world.reopen()
     assert shown(again) == before and again.recovery.records == 0
@@ -50,12 +50,12 @@ def test_spans_let_reads_skip_many_snapshots() -> None:
         again.versions.delete_view(f"s{number}")
         del before[f"s{number}"]
         if number % 7 == 0:
-            exhaust(again.upkeep.checkpoint())
-            exhaust(again.upkeep.compact())
+            exhaust(again.maintenance.checkpoint())
+            exhaust(again.maintenance.compact())
             assert shown(again) == before
             again.check()
-    again.upkeep.remove_unneeded_files()
-    assert set(again.upkeep.run_files.names()) == again.upkeep.manifest.files
+    again.maintenance.remove_unneeded_files()
+    assert set(again.maintenance.run_files.names()) == again.maintenance.manifest.files
 
 
 @pytest.mark.parametrize("step", range(6))
@@ -92,7 +92,7 @@ def test_versions_beside_the_steps_of_checkpoints_and_folds(step: int) -> None:
     for place in range(3):
         fill(world.engine, 3, 10)
         before = shown(world.engine)
-        steps = world.engine.upkeep.checkpoint() if place < 2 else world.engine.upkeep.compact()
+        steps = world.engine.maintenance.checkpoint() if place < 2 else world.engine.maintenance.compact()
         for number, _ in enumerate(steps):
             if number == place:
                 with contextlib.suppress(PmkvError):
@@ -125,13 +125,13 @@ def test_spans_go_with_their_layers() -> None:
         fill(world.engine, number, 5)
         world.engine.versions.snapshot(f"s{number}")
         world.checkpoint()
-    exhaust(world.engine.upkeep.compact())
-    assert world.engine.heads.trees["table/1"].skip_runs
+    exhaust(world.engine.maintenance.compact())
+    assert world.engine.view_set.trees["table/1"].skip_runs
     world.engine.versions.rollback("s0")
     for name in list(world.engine.views())[1:]:
         world.engine.versions.delete_view(name)
     world.engine.check()
-    assert not world.engine.heads.trees["table/1"].skip_runs
+    assert not world.engine.view_set.trees["table/1"].skip_runs
 
 
 def test_dead_keys_are_sought_only_among_hashes_that_were_deleted() -> None:
