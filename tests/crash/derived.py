@@ -15,6 +15,7 @@ from tests.crash.operations import Bare, check_scans, state_of
 
 TRIES = 12
 REFUSED = (CorruptionError, FormatError)
+UNPREPARED = "stored where nothing is prepared"
 
 
 class Counts(Protocol):
@@ -62,4 +63,10 @@ def shown(recorded: Recorded, files: Files, rng: np.random.Generator, sound: boo
     except REFUSED as error:
         counts.refused += 1
         return f"refused: {error}" if sound else None
+    except AssertionError as error:
+        # An older catalog does not know that a segment was given back, and the old header of that looks like that of a
+        # prepared one. A file would get blocks for it then, or report that the disk is full.
+        if sound or UNPREPARED not in str(error):
+            raise
+        return None
     return None if found in recorded.allowed else f"shows {found}, which is none of {recorded.allowed}"

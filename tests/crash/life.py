@@ -377,5 +377,5 @@ class Life:
 def open_engine(medium: SimulatedMedium, files: Files | None) -> Engine:
     """As the store opens one."""
     both = (files.catalog, files.shelf) if files is not None else None
-    sizes = {"hot": LOCATION_CACHE_BYTES, "rows": ROW_CACHE_BYTES if both else 0}
+    sizes = {"cache_bytes": LOCATION_CACHE_BYTES, "rows": ROW_CACHE_BYTES if both else 0}
     return Engine(Pool.load(medium), now=lambda: NOW, files=both, **sizes)
