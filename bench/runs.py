@@ -83,7 +83,8 @@ def warmed(store: pmkv.Store) -> None:
 
 def make_hot(table: pmkv.Table) -> None:
     """Read the few ids until all but one of a hundred are hot."""
-    hot = table.stack.cache
+    hot = table.stack.rows or table.stack.cache
+    assert hot is not None, "a table on file has a cache"
     for _ in range(200):
         missed = hot.misses
         for some in np.array_split(np.arange(FEW), max(1, FEW // BATCH)):
@@ -103,7 +104,7 @@ def compare(folder: Path, ids: int, rounds: int, answer: Connection) -> None:
         with opened(folder, ids, dram) as store:
             warmed(store)
             one, four = store.table("one"), store.table("four")
-            one.stack.cache = None
+            one.stack.cache = one.stack.rows = None
             assert (len(one.stack.runs), len(four.stack.runs)) == (1, 4)
             if among == FEW:
                 make_hot(four)
