@@ -49,9 +49,11 @@ lint: $(DEV)
 	$(BIN)/lint-imports --no-cache
 	$(PYTEST) -q tests/test_tidy.py
 
+# Both at once, as each keeps one core busy.
 kernel-modes: $(DEV) $(KERNELS)
-	NUMBA_DISABLE_JIT=1 $(KERNEL_TESTS)
-	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$(VENV)/boundscheck $(KERNEL_TESTS)
+	@NUMBA_DISABLE_JIT=1 $(KERNEL_TESTS) & plain=$$!; \
+	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$(VENV)/boundscheck $(KERNEL_TESTS); checked=$$?; \
+	wait $$plain && exit $$checked
 
 bench: $(DEV) $(KERNELS)
 	$(BIN)/python -m bench $(ARGS)
