@@ -109,10 +109,8 @@ class DurabilityGate:
         if lsn <= self._group.durable:
             return
         if self._durability != "commit":
-            if (
-                durability_wait is None and not self._group.caller_holds_lock
-            ):  # frames of a batch are not handed out yet
-                self._group.write_back()
+            if durability_wait is None and not self._group.caller_holds_lock:
+                self._group.write_back()  # not within a batch, whose frames are not handed out yet
         elif durability_wait is not None:
             durability_wait.lsn = max(durability_wait.lsn, lsn)
         else:

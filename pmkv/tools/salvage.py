@@ -199,10 +199,8 @@ class Copy:
         dropped = [view_set.label(collection) for collection in decision["drop"]]
         if decision["op"] == "promote":  # what the branch dropped has a name there
             names += dropped
-        elif (
-            set(dropped) - view_set.tables(view_set.maps[decision["name"]]).keys()
-        ):  # the snapshot has none of that name
-            return None, numbers
+        elif set(dropped) - view_set.tables(view_set.maps[decision["name"]]).keys():
+            return None, numbers  # the snapshot has none of that name
         return list(dict.fromkeys(names)), numbers
 
     def _records(self, frame: Frame) -> Iterator[tuple[bytes, bytes | None, int]]:

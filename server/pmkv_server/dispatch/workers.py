@@ -73,10 +73,8 @@ class Workers:
                 with self._store.deferred(may_await_space=True) as durability_wait:
                     durability_wait.min_lsn = newest_lsn
                     result = work()
-                if (
-                    writes or durability_wait.lsn > self._store.durable_lsn
-                ):  # a read, too, may write: see `note_pending`
-                    self._store.flush_soon()
+                if writes or durability_wait.lsn > self._store.durable_lsn:
+                    self._store.flush_soon()  # a read, too, may write: see `note_pending`
             except BaseException as problem:
                 self._call_threadsafe(fail, problem)
             else:
