@@ -36,7 +36,7 @@ def filled(store: pmkv.Store, dtype: str, **how: object) -> pmkv.Table:
     table.stack.reads.is_cold, table.stack.reads.share = False, 0.0
     for _ in range(12):  # it grows with each
         table.get(IDS)
-    assert len(table.stack.rows) > 950
+    assert len(table.stack.rows) > 900
     table.put(IDS[:50], np.ones((50, 5), dtype))
     table.delete(IDS[60:70])
     return table
@@ -86,7 +86,7 @@ def test_rows_that_leave_the_row_cache_meanwhile_are_pooled_from_the_log(store: 
 
     with patch.object(RowHits, "drop_changed", forget_some):
         assert table.pool(IDS, OFFSETS[:200]).tobytes() == expected.tobytes(), "as of the lookup"
-    assert 190 < overtaken[0] <= 200 and overtaken[1:] == [0]
+    assert 150 < overtaken[0] <= 200 and overtaken[1:] == [0], "all of the 200 but those whose sets were full"
     assert (table.get(IDS[100:300]) == 0).all()
 
 
