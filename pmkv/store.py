@@ -37,6 +37,7 @@ from .log.log import Log
 from .log.segments import hold_back_emptied
 from .maintenance.scheduler import MaintenanceScheduler
 from .maintenance.space import PinReport
+from .runtime.arguments import place_of
 from .runtime.background import Background
 from .runtime.memory_limit import default_dram, memory_limit
 from .runtime.memory_nodes import memory_nodes
@@ -152,7 +153,7 @@ class Store(View):
 
     def view(self, name: str) -> View:
         """Return the view of this name. UnknownViewError: there is none."""
-        return self if name == MAIN else View(self._engine, self._engine.view(name))
+        return self if isinstance(name, str) and name == MAIN else View(self._engine, self._engine.view(name))
 
     def views(self) -> dict[str, ViewInfo]:
         """Return all views by name: `main`, then branches, snapshots and `undo` by age."""
@@ -368,7 +369,7 @@ class Store(View):
             raise LockedError("a backup of this store is under way: wait for its end")
         try:
             before = since.manifest if isinstance(since, BackupReport) else since
-            earlier = Backup.open(os.fspath(before)) if before is not None else None
+            earlier = Backup.open(place_of(before, "since")) if before is not None else None
             follower = self._follower  # must not follow meanwhile: a backup is of one state
             with follower.standing_still() if follower is not None else contextlib.nullcontext():
                 return write_backup(self._engine, open_target(target), view, earlier, progress)

@@ -242,11 +242,15 @@ class AsyncClient(redis.asyncio.Redis):
 
     async def gather(self, ids: Mapping[str, ArrayLike], *, at: View = None) -> dict[str, Array]:
         """As `Client.gather`."""
-        return await self.run(requests.gather(await self.describe(list(ids), at), ids, at)) if ids else {}
+        if not requests.as_wanted(ids, "{table: ids}"):
+            return {}
+        return await self.run(requests.gather(await self.describe(list(ids), at), ids, at))
 
     async def pool(self, bags: Bags, mode: Mode = "sum", *, at: View = None) -> dict[str, Array]:
         """As `Client.pool`."""
-        return await self.run(requests.pool_many(await self.describe(list(bags), at), bags, mode, at)) if bags else {}
+        if not requests.as_wanted(bags, "{table: (ids, offsets)}"):
+            return {}
+        return await self.run(requests.pool_many(await self.describe(list(bags), at), bags, mode, at))
 
     def view(self, name: str) -> AsyncClient:
         """As `Client.view`; not awaited."""
@@ -312,6 +316,7 @@ class AsyncClient(redis.asyncio.Redis):
 
     async def describe(self, names: Sequence[str], at: View = None) -> list[TableInfo]:
         """As `Client.describe`."""
+        names = requests.as_names(names, at)
         known = {name: self._infos.get((name, at)) for name in names}
         missing = [name for name, info in known.items() if info is None]
         if missing:

@@ -11,7 +11,7 @@ of the first one.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Generic, Literal, TypeVar
 from urllib.parse import urlsplit, urlunsplit
@@ -215,9 +215,12 @@ def as_default(value: float | None) -> tuple[str, bytes] | tuple[()]:
     if value is None:
         return ()
     number = value.item() if isinstance(value, np.generic) else value
-    if not isinstance(number, int | float):
-        raise ValueError(f"default={value!r} is not a number")
-    return "DEFAULT", repr(float(number)).encode()
+    try:
+        if isinstance(number, int | float):
+            return "DEFAULT", repr(float(number)).encode()
+    except OverflowError:
+        pass
+    raise ValueError(f"default={value!r:.80} is not a number that a row can hold")
 
 
 def as_at(view: View) -> Args:
@@ -225,9 +228,28 @@ def as_at(view: View) -> Args:
     return () if view is None else ("AT", view)
 
 
+def as_names(names: Iterable[str], at: View = None) -> list[str]:
+    """Return names of tables as a list. ValueError: one of them, or that of the view, is no text."""
+    given = list(names) if isinstance(names, Iterable) else [names]
+    bad = next((name for name in (*given, at) if name is not None and not isinstance(name, str | bytes)), None)
+    if bad is not None or None in given:
+        raise ValueError(f"{bad!r:.80} is no name of a table or view: names are text")
+    return given
+
+
+def as_wanted(wanted: Mapping[str, Any], form: str) -> Mapping[str, Any]:
+    """Return what is wanted of several tables. ValueError: it is no mapping."""
+    if not isinstance(wanted, Mapping):
+        raise ValueError(f"give {form}, not {type(wanted).__name__}")
+    return wanted
+
+
 def as_weights(weights: ArrayLike, keys: Ids) -> NDArray[np.float32]:
     """Return the weights as contiguous float32 of the shape of the ids. ValueError: another shape."""
-    array = _stored(np.asarray(weights), np.dtype("<f4"), "weights")
+    given = as_array(weights, "weights")
+    if given.dtype.kind not in "fiub":
+        raise ValueError(f"weights must be numbers, not {given.dtype}")
+    array = _stored(given, np.dtype("<f4"), "weights")
     if array.shape != keys.shape:
         raise ValueError(f"weights have shape {array.shape}; {len(keys)} ids need {keys.shape}")
     return array
@@ -237,7 +259,8 @@ def as_collections(tables: Sequence[str] | None, keys: bool | None) -> Args:
     """Return the options TABLES and KEYS of a promote or rollback. ValueError: one string instead of a list."""
     if isinstance(tables, str):
         raise ValueError(f"tables={tables!r} is one word; give a list of names: [{tables!r}]")
-    named: Args = () if tables is None else ("TABLES", len(tables), *tables)
+    names = () if tables is None else as_names(tables)
+    named: Args = () if tables is None else ("TABLES", len(names), *names)
     return named if keys is None else (*named, "KEYS", "yes" if keys else "no")
 
 
@@ -256,7 +279,10 @@ def named_dtype(dtype: DTypeLike) -> np.dtype[Any]:
 
         element = np.dtype(getattr(ml_dtypes, name))
         return np.dtype((element, shape[0])) if shape else element
-    return np.dtype(dtype)
+    try:
+        return np.dtype(dtype)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{dtype!r:.80} is no NumPy dtype for rows: {error}") from error
 
 
 def dtype_name(dtype: np.dtype[Any]) -> str:
@@ -318,9 +344,11 @@ def create_table(
     else:
         args += ("DTYPE", dtype_name(element)) + (("DIM", shape[0]) if shape else ())
     if rows is not None:
+        if not isinstance(rows, int | np.integer):
+            raise ValueError(f"rows={rows!r:.80} must be an integer")
         args += ("ROWS", int(rows))
     if default is not None:
-        args += ("DEFAULT", json.dumps(default, default=_plain_value))
+        args += ("DEFAULT", _default_json(default))
     if codec is not None:
         args += ("CODEC", codec)
     if dram is not None:
@@ -331,6 +359,13 @@ def create_table(
 def set_dram(name: str, dram: int | float | str | None) -> Request[None]:
     """Build TABLE.SET name DRAM."""
     return _once("TABLE.SET", name, "DRAM", "none" if dram is None else str(dram))
+
+
+def _default_json(default: Any) -> str:
+    try:
+        return json.dumps(default, default=_plain_value)
+    except TypeError as error:
+        raise ValueError(f"default={default!r:.80}: {error}") from error
 
 
 def _plain_value(value: Any) -> Any:
@@ -528,6 +563,8 @@ def pool_many(tables: Sequence[TableInfo], bags: Bags, mode: str = "sum", at: Vi
     args: Args = ("TABLE.MPOOL", len(tables))
     sizes = {}
     for info in tables:
+        if not isinstance(bags[info.name], tuple | list) or len(bags[info.name]) != 2:
+            raise ValueError(f"bags of '{info.name}': give (ids, offsets)")
         keys, starts = bags[info.name]
         offsets = as_ids(starts, f"offsets of '{info.name}'")
         args += (info.name, blob(as_ids(keys, f"ids of '{info.name}'")), blob(offsets))
@@ -614,6 +651,8 @@ def row_of_fields(info: TableInfo, fields: Sequence[str] | None) -> np.dtype[Any
     """Return the row of a reply: the table's, or a packed structured dtype of the named fields. ValueError: unknown."""
     if fields is None:
         return info.row_dtype
+    if isinstance(fields, str) or not isinstance(fields, Sequence):
+        raise ValueError(f"fields={fields!r:.80}: give a list of names")
     known = info.dtype.fields
     if known is None:
         raise ValueError(f"table '{info.name}' holds {info.dtype}, which has no fields to choose from")

@@ -336,11 +336,15 @@ class Client(redis.Redis):
 
         ids: {name: ids of any shape}. at: another view than the client's. Returns {name: rows (*ids.shape, *shape)}.
         """
-        return self.run(requests.gather(self.describe(list(ids), at), ids, at)) if ids else {}
+        if not requests.as_wanted(ids, "{table: ids}"):
+            return {}
+        return self.run(requests.gather(self.describe(list(ids), at), ids, at))
 
     def pool(self, bags: Bags, mode: Mode = "sum", *, at: View = None) -> dict[str, Array]:
         """Reduce bags of several tables in one call: {name: (ids, offsets)} -> {name: (len(offsets), *shape)}."""
-        return self.run(requests.pool_many(self.describe(list(bags), at), bags, mode, at)) if bags else {}
+        if not requests.as_wanted(bags, "{table: (ids, offsets)}"):
+            return {}
+        return self.run(requests.pool_many(self.describe(list(bags), at), bags, mode, at))
 
     def view(self, name: str) -> Client:
         """Return a client on this view, with the same settings and its own connections: close it, or use `with`.
@@ -422,6 +426,7 @@ class Client(redis.Redis):
 
     def describe(self, names: Sequence[str], at: View = None) -> list[TableInfo]:
         """Return the layouts of these tables, in this client's view or in another. Known ones are not asked again."""
+        names = requests.as_names(names, at)
         known = {name: self._infos.get((name, at)) for name in names}
         missing = [name for name, info in known.items() if info is None]
         if missing:

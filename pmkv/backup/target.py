@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from ..catalog.lmdb_catalog import NO_ROOM
 from ..errors import CorruptionError, FullError, InvalidError
+from ..runtime.arguments import place_of
 
 
 class Target(Protocol):
@@ -37,9 +38,7 @@ class Target(Protocol):
 
 def open_target(place: str | os.PathLike[str]) -> Target:
     """Return the target at a path or URL. InvalidError: fsspec is needed and not installed, or refuses the URL."""
-    text = os.fspath(place)
-    if not isinstance(text, str) or not text:
-        raise InvalidError(f"{place!r} is no place for a backup: name a directory or a URL")
+    text = place_of(place, "the place of a backup")
     return ObjectStore(text) if "://" in text else Directory(Path(text).absolute())
 
 

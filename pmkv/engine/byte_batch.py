@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from ..kernels.records import longest_span
 from ..log.format import MAX_BATCH, MAX_KEY, MAX_VALUE, frame_size
 from ..log.large_values import chunk_size
 from ..log.log import Log
+from ..runtime.arguments import encode_advice
 
 RECORD_BYTES = 23  # of a record besides its key and value, at most: its head, and what fills it up to a multiple of 8
 STEP_ITEMS = 1 << 16  # that C looks through at once, for a millisecond or two: it keeps the interpreter meanwhile
@@ -80,11 +81,18 @@ def merge_sorted(some: list[bytes], others: list[bytes], reverse: bool, count: i
 def check_keys(keys: Sequence[bytes]) -> None:
     """Raise InvalidError if a key is no bytes, or too long."""
     if not isinstance(keys, BytesArray):
-        for kind in types_of(keys):
-            if not issubclass(kind, bytes):
-                raise InvalidError(f"a key must be bytes, not {kind.__name__}")
+        refuse_other_types(keys)
     if (longest := longest_above(keys, MAX_KEY)) > MAX_KEY:
         raise InvalidError(f"a key of {longest:,} bytes is too long: at most {MAX_KEY:,}")
+
+
+def refuse_other_types(keys: Any) -> None:
+    """Raise InvalidError if this is no sequence of keys, or one of them is no bytes."""
+    if not isinstance(keys, Collection) or (isinstance(keys, np.ndarray) and not keys.ndim):
+        raise InvalidError(f"keys must be a list of bytes, not {type(keys).__name__}")
+    for kind in types_of(keys if isinstance(keys, Sequence) else list(keys)):
+        if not issubclass(kind, bytes):
+            raise InvalidError(f"a key must be bytes, not {kind.__name__}{encode_advice(kind)}")
 
 
 def as_values(values: Sequence[bytes], limit: int = MAX_VALUE) -> tuple[Sequence[bytes], bool]:
@@ -110,23 +118,32 @@ def bytes_of(value: Any) -> bytes:
     try:
         return memoryview(value).tobytes()
     except TypeError:
-        raise InvalidError(f"a value must be bytes, not {type(value).__name__}") from None
+        raise InvalidError(f"a value must be bytes, not {type(value).__name__}{encode_advice(type(value))}") from None
 
 
 def join(items: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
-    """Concatenate byte strings; return the blob, uint8[:], and where each begins and ends, int64[n, 2]."""
+    """Concatenate byte strings; return the blob, uint8[:], and where each begins and ends, int64[n, 2].
+
+    InvalidError: these are no byte strings."""
     if isinstance(items, BytesArray):
         return items.blob, items.bounds
-    bounds = np.zeros((len(items), 2), np.int64)
-    if not len(items):
-        return np.zeros(1, np.uint8), bounds
-    steps = (items,) if len(items) <= STEP_ITEMS else tuple(in_steps(items))
-    ends, blobs = bounds[:, 1], [b"".join(some) for some in steps]
-    for i, some in enumerate(steps):
-        ends[i * STEP_ITEMS :][: len(some)] = np.fromiter(map(len, some), np.int64, len(some))
+    try:
+        bounds = np.zeros((len(items), 2), np.int64)
+        if not len(items):
+            return np.zeros(1, np.uint8), bounds
+        steps = (items,) if len(items) <= STEP_ITEMS else tuple(in_steps(items))
+        ends, blobs = bounds[:, 1], [b"".join(some) for some in steps]
+        for i, some in enumerate(steps):
+            ends[i * STEP_ITEMS :][: len(some)] = np.fromiter(map(len, some), np.int64, len(some))
+    except TypeError:
+        refuse_other_types(items)
+        raise
     ends.cumsum(out=ends)
     bounds[1:, 0] = ends[:-1]
-    return np.frombuffer((b"".join(blobs) if len(blobs) > 1 else blobs[0]) or b"\0", np.uint8), bounds
+    blob = b"".join(blobs) if len(blobs) > 1 else blobs[0]
+    if len(blob) != ends[-1]:  # views of wider items: their length is no number of bytes
+        refuse_other_types(items)
+    return np.frombuffer(blob or b"\0", np.uint8), bounds
 
 
 def cut_batches(sizes: np.ndarray, limit: int, first_limit: int) -> Iterator[list[tuple[int, int, int]]]:

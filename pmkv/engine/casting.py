@@ -44,10 +44,10 @@ def cast_default(default: Any, shape: tuple[int, ...], dtype: np.dtype, label: s
     try:
         with np.errstate(over="ignore", invalid="ignore"):
             filled[...] = default
+        given = np.broadcast_to(np.asarray(default), filled.shape) if dtype.names is None else None
     except (TypeError, ValueError, OverflowError) as error:
         raise InvalidError(f"default={default!r} does not fit {label}: {error}") from error
-    given = np.asarray(default) if dtype.names is None else None
-    if given is not None and _first_lost(np.broadcast_to(given, filled.shape), filled) is not None:
+    if given is not None and _first_lost(given, filled) is not None:
         raise InvalidError(f"default={default!r} does not fit {label}: it cannot be stored as {dtype}")
     return filled
 

@@ -29,7 +29,10 @@ def id_of(key: bytes) -> int:
 def as_keys(keys: Any, label: str) -> tuple[list[bytes], tuple[int, ...]]:
     """Return keys as bytes, and the shape that they came in. InvalidError: one is neither text nor bytes, or no key."""
     given = as_array(keys, label, object)  # an array of S would lose NULs
-    found = [key.encode() if isinstance(key, str) else key for key in given.reshape(-1).tolist()]
+    try:
+        found = [key.encode() if isinstance(key, str) else key for key in given.reshape(-1).tolist()]
+    except UnicodeEncodeError as error:
+        raise InvalidError(f"{label}: {error.object!r:.80} is no text that UTF-8 can hold") from error
     bad = next((key for key in found if not isinstance(key, bytes) or not key or key.endswith(b"\0")), None)
     if bad is not None or None in found:
         raise InvalidError(f"{label}: {bad!r} is no key: keys are text or bytes, not empty, and do not end with a NUL")

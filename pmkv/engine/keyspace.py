@@ -11,6 +11,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import compress
+from numbers import Real
 
 import numpy as np
 
@@ -38,6 +39,7 @@ from ..log.format import OWNER, Frame, Kind
 from ..log.log import Log
 from ..log.room import with_room
 from ..log.segments import Reserve
+from ..runtime.arguments import columns_of_pairs, whole_number
 from ..versions.expired_records import Record
 from ..versions.layer import Layer
 from .byte_batch import BytesArray, as_values, check_keys, cut_batches, join
@@ -246,15 +248,15 @@ class Keyspace(Collection):
     def put_many(self, items: Pairs, ttl: float | None = None, *, expire_at: int | None = None) -> None:
         """Store many values; of equal keys the last wins. Atomic up to 16 MiB; more is applied in atomic pieces, in
         order."""
-        pairs = list(items.items() if isinstance(items, Mapping) else items)
-        if pairs:
-            self._put([key for key, _ in pairs], [value for _, value in pairs], self.deadline(ttl, expire_at))
+        keys, values = columns_of_pairs(items)
+        if keys:
+            self._put(keys, values, self.deadline(ttl, expire_at))
 
     def deadline(self, ttl: float | None, expire_at: int | None) -> int:
         if ttl is not None:
             if expire_at is not None:
                 raise InvalidError(f"ttl={ttl!r} and expire_at={expire_at!r}: give one of them")
-            if isinstance(ttl, bool) or not 0 < ttl < 1e15:
+            if isinstance(ttl, bool) or not isinstance(ttl, Real) or not 0 < ttl < 1e15:
                 raise InvalidError(f"ttl={ttl!r}: seconds above 0, or None for no expiry")
             expire_at = self._log.now() + max(1, round(ttl * 1000))
         if expire_at is None:
@@ -404,7 +406,7 @@ class Keyspace(Collection):
     def expire(self, key: bytes, at_ms: int) -> bool:
         """Give a key another expiry (unix ms; 0: none). Return False if there is no such key."""
         self._guard_write()
-        deadline = stored_expiry(at_ms) if at_ms else 0
+        deadline = stored_expiry(at_ms) if whole_number(at_ms, "an expiry, unix ms,") else 0
 
         def write_again() -> bool:
             at, length, _, flags = self._look([key], counted=False)[0]
@@ -448,7 +450,7 @@ class Keyspace(Collection):
         and those that exist. The order is none in particular. As in Redis, a key that exists all the time is returned
         at least once."""
         check_cursor(cursor)
-        count = max(1, count)  # no progress is no scan
+        count = max(1, whole_number(count, "count"))  # no progress is no scan
         self._guard()
         with self._log.locks.state:
             self._guard()

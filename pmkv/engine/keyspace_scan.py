@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..catalog.lmdb_catalog import Catalog
+from ..errors import InvalidError
 from ..index.key_order import KeyOrder, after_prefix
 from ..index.lookup_batch import lives
 from ..kernels.hashing import place_of
+from ..runtime.arguments import check_bytes, whole_number
 from .byte_batch import merge_sorted
 
 if TYPE_CHECKING:
@@ -60,7 +62,12 @@ class KeyspaceScan:
         self, prefix: bytes, start: bytes | None, stop: bytes | None, reverse: bool, limit: int | None
     ) -> Iterator[list[Entry]]:
         """Scan, yielding the living entries of one page of keys at a time."""
-        low = max(prefix, start or b"")
+        for label, given in (("prefix", prefix), ("start", start), ("stop", stop)):
+            if given is not None or label == "prefix":
+                check_bytes(given, label)
+        if limit is not None and whole_number(limit, "limit") < 0:
+            raise InvalidError(f"limit={limit}: a number of entries, or None for all")
+        low, reverse = max(prefix, start or b""), bool(reverse)
         high = min((bound for bound in (stop, after_prefix(prefix)) if bound is not None), default=None)
         left = limit if limit is not None else float("inf")
         while left > 0 and (high is None or low < high):

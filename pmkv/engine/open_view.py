@@ -18,6 +18,7 @@ from ..cache.dram_choice import DramChoice
 from ..catalog.lmdb_catalog import Catalog
 from ..errors import InvalidError, PmkvError, UnknownNameError
 from ..log.log import Log
+from ..runtime.arguments import check_mapping, check_text, whole_number
 from ..versions.expired_records import Record
 from ..versions.layer import Layer, LayerTree
 from ..versions.view_set import KEYSPACES, MAIN, UNDO, ViewEntry, keyspace_name
@@ -162,7 +163,7 @@ class OpenView:
     def keyspace(self, number: int) -> Keyspace:
         """Return keyspace `number`, 0 to 15."""
         self.guard()
-        if not 0 <= number < KEYSPACES:
+        if not 0 <= whole_number(number, "the number of a keyspace") < KEYSPACES:
             raise InvalidError(f"there is no keyspace {number}: they are 0 to {KEYSPACES - 1}")
         if number not in self._keyspaces:
             with self._context.log.locks.state:
@@ -173,6 +174,7 @@ class OpenView:
     def table(self, name: str) -> Table:
         """Return the table of this name. UnknownNameError: there is none."""
         self.guard()
+        check_text(name, "the name of a table")
         tables = self.tables
         if name not in tables:
             self._context.log.wait_durable_if_free(self._context.log.lsn)  # a pending decision may be why it is missing
@@ -193,6 +195,7 @@ class OpenView:
 
     def gather(self, wanted: Mapping[str, npt.ArrayLike], default: Any = None) -> dict[str, np.ndarray]:
         """Read rows of several tables at one moment: {name: ids} to {name: rows}."""
+        check_mapping(wanted, "what is gathered must be {table: ids}")
         reads, shapes = [], []
         for name, ids in wanted.items():
             table = self.table(name)
@@ -209,10 +212,13 @@ class OpenView:
 
     def pool_many(self, wanted: Mapping[str, tuple[npt.ArrayLike, ...]], mode: str = "sum") -> dict[str, np.ndarray]:
         """Pool rows of several tables at one moment: {name: (ids, offsets[, weights])} to {name: rows}."""
+        check_mapping(wanted, "what is pooled must be {table: (ids, offsets)}")
         reads, bags = [], []
-        for name, (ids, offsets, *weights) in wanted.items():
+        for name, given in wanted.items():
             table = self.table(name)
-            bags.append(bags_of(table, ids, offsets, weights[0] if weights else None, mode))
+            if not isinstance(given, tuple | list) or len(given) not in (2, 3):
+                raise InvalidError(f"bags of table {name!r}: give (ids, offsets) or (ids, offsets, weights)")
+            bags.append(bags_of(table, given[0], given[1], given[2] if len(given) == 3 else None, mode))
             reads.append(RowRead(table, bags[-1].ids))
         found = self._at_once(reads, lambda: [read.pool(some) for read, some in zip(started_together(reads), bags)])
         return {read.table.name: rows.reshape(-1, *read.table.shape) for read, rows in zip(reads, found)}

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from ..errors import InvalidError
 from ..kernels.reduce import MODES
+from .array_forms import as_array
 from .casting import cast_values
 from .extension_dtypes import is_extension, is_float
 
@@ -47,7 +48,7 @@ def bags_of(table: Table, ids: npt.ArrayLike, offsets: npt.ArrayLike, weights: n
 
 def bag_starts(offsets: npt.ArrayLike, ids: np.ndarray) -> np.ndarray:
     """Return where the bags of ids begin, int64[n]. InvalidError: the offsets do not rise from 0 to within the ids."""
-    starts = np.asarray(offsets)
+    starts = as_array(offsets, "offsets")
     if starts.size == 0:
         starts = np.empty(0, np.int64)
     if starts.ndim != 1 or starts.dtype.kind not in "iu":
@@ -67,7 +68,7 @@ def pooled_dtype(table: Table, mode: str) -> np.dtype:
     """Return the dtype that rows are added in. InvalidError: they are no numbers, or there is no such mode."""
     if table.dtype.kind not in "fiub" and not is_extension(table.dtype):
         raise InvalidError(f"table {table.name!r} has dtype {table.dtype}: only numbers can be pooled")
-    if mode not in MODES:
+    if not isinstance(mode, str) or mode not in MODES:
         raise InvalidError(f"mode={mode!r}: choose one of {', '.join(MODES)}")
     return np.dtype(np.float32 if is_float(table.dtype) and table.dtype.itemsize <= 4 else np.float64)
 
@@ -76,7 +77,7 @@ def checked_weights(weights: npt.ArrayLike, count: int, mode: str, real: np.dtyp
     """Return weights, one for each id, in the dtype that rows are added in. InvalidError: they do not fit."""
     if mode != "sum":
         raise InvalidError(f"weights go with mode='sum' only, not {mode!r}")
-    scale = np.asarray(weights)
+    scale = as_array(weights, "weights")
     if scale.shape != (count,) or scale.dtype.kind not in "fiu":
         raise InvalidError(f"weights must be {count} numbers, one an id, not {scale.dtype} of shape {scale.shape}")
     return cast_values(scale, real, "weights")

@@ -123,6 +123,8 @@ def can_become(given: np.dtype, wanted: np.dtype) -> bool:
 
 def packed_fields(dtype: np.dtype, fields: Sequence[str], table: str) -> np.dtype:
     """Return the dtype of these fields, packed. InvalidError: there is no such field. table: its name, for that."""
+    if isinstance(fields, str) or not isinstance(fields, Sequence):
+        raise InvalidError(f"fields={fields!r:.80}: give a list of names, such as {list(dtype.names or ('name',))[:1]}")
     missing = [field for field in fields if field not in (dtype.names or ())]
     if missing:
         raise InvalidError(

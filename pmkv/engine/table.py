@@ -25,6 +25,7 @@ from ..log.format import MAX_BATCH, Flag, Frame, Kind
 from ..log.log import Log
 from ..log.room import with_room
 from ..log.segments import Reserve
+from ..runtime.arguments import whole_number
 from ..runtime.jit import FEW_ELEMENTS
 from ..runtime.scheduling import no_yield, yield_cpu
 from ..runtime.switches import is_on
@@ -543,6 +544,7 @@ class Table(Collection):
         """(next cursor, ids, rows) of about `count` rows from a cursor: 0 to begin, 0 at the end. What is there
         all the time is returned. encoded: as in `get`."""
         check_cursor(cursor)
+        count = whole_number(count, "the number of rows at once")
         self._guard()  # before: who has the lock cannot wait until a drop is durable, and tells of it
         with self._log.publisher.entry, self._log.locks.state:  # a walk would see a part of a batch
             self._guard()
@@ -587,6 +589,7 @@ class Table(Collection):
         As of `scan_from`; only what was written since is read. encoded: as in `get`. UnknownNameError: that view has no
         such table."""
         check_cursor(cursor)
+        count = whole_number(count, "the number of rows at once")
         try:
             cursor, (ids, raw, gone) = self._changes_from(since, cursor, count)
         except UnknownNameError:  # a pending decision may be why there is no such view

@@ -6,7 +6,7 @@ were watched.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy.typing as npt
 from ..errors import ConflictError
 from ..log.format import frame_size
 from ..log.room import with_room
+from ..runtime.arguments import check_text, columns_of_pairs
 from .array_forms import as_id_array, in_form, out_array
 from .byte_batch import check_keys, log_bytes
 from .casting import add_rows
@@ -50,10 +51,12 @@ class Transaction(OneProcess):
 
     def keyspace(self, number: int) -> KeyspaceWrites:
         """Keyspace `number` as this transaction sees it."""
-        return self._keyspaces.setdefault(number, KeyspaceWrites(self._open_view.keyspace(number)))
+        keyspace = self._open_view.keyspace(number)
+        return self._keyspaces.setdefault(number, KeyspaceWrites(keyspace))
 
     def table(self, name: str) -> TableWrites:
         """A table as this transaction sees it."""
+        check_text(name, "the name of a table")
         if name not in self._tables:
             self._tables[name] = TableWrites(self._open_view.table(name))
         return self._tables[name]
@@ -129,6 +132,7 @@ class KeyspaceWrites(OneProcess):
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """The values of several keys."""
+        check_keys(keys)
         stored = self._keyspace.as_writer(lambda: self._keyspace.get_many(keys))
         return [self._own(key) if key in self._writes else value for key, value in zip(keys, stored, strict=True)]
 
@@ -143,11 +147,12 @@ class KeyspaceWrites(OneProcess):
 
     def put_many(self, items: Pairs, ttl: float | None = None) -> None:
         """Write several values."""
-        for key, value in items.items() if isinstance(items, Mapping) else items:
+        for key, value in zip(*columns_of_pairs(items)):
             self.put(key, value, ttl)
 
     def delete(self, key: bytes) -> bool:
         """Delete at the end; was it there?"""
+        check_keys([key])
         if key in self._writes:
             there = self._own(key) is not None
         else:

@@ -27,6 +27,7 @@ from ..kernels.probe import (
     insert_keys,
     reinsert,
 )
+from ..runtime.arguments import whole_number
 from ..runtime.scheduling import yield_cpu
 from .arena import HELD, PAGE_WORDS, Arena
 
@@ -37,7 +38,7 @@ MAX_DEPTH = 24
 
 def check_cursor(cursor: int) -> None:
     """Raise InvalidError if a walk cannot continue at this cursor."""
-    if not 0 <= cursor < 1 << 64:
+    if not 0 <= whole_number(cursor, "a cursor") < 1 << 64:
         raise InvalidError(f"{cursor} is no cursor: begin with 0, go on with what the last call returned")
 
 

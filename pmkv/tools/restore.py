@@ -21,6 +21,7 @@ from ..backup.chain import aligned, differences, merged, paged
 from ..catalog.lmdb_catalog import sync_folder
 from ..data_directory import IDENTITY
 from ..errors import CorruptionError, InvalidError
+from ..runtime.arguments import place_of
 from ..runtime.sizes import parse_size
 from ..store import Store, open_store
 from ..versions.view_set import MAIN
@@ -55,7 +56,8 @@ def restore(
     capacity: of the pool, that of the source by default; pool: as of `pmkv.open`; progress: called with how many
     entries were written, and of how many. InvalidError: the directory is not empty. CorruptionError: the backup is
     damaged or not complete. UnknownNameError: there is no backup."""
-    begun, backup, folder = time.perf_counter(), Backup.open(os.fspath(source)), Path(path).absolute()
+    begun, backup = time.perf_counter(), Backup.open(place_of(source, "the backup"))
+    folder = Path(place_of(path, "the new directory")).absolute()
     half = prepared(folder)
     size = backup.manifest.capacity if capacity is None else parse_size(capacity)
     with open_store(half, capacity=size, pool=pool) as store:
