@@ -25,17 +25,20 @@ class FollowThread(threading.Thread):
 
     def __init__(self, store: Following) -> None:
         super().__init__(name="pmkv-follow", daemon=True)
-        self._store, self._ended = weakref.ref(store), threading.Event()
+        self._store = weakref.ref(store)
+        self._runs = threading.Lock()  # no Event: Ctrl-C may leave the lock within it taken for ever
+        self._runs.acquire()
         self._said: str | None = None  # the last failure, which is logged once
 
     def stop(self) -> None:
         """End the thread."""
-        self._ended.set()
+        if self._runs.locked():
+            self._runs.release()
         if threading.current_thread() is not self:
             self.join()
 
     def run(self) -> None:
-        while not self._ended.wait(LOOK_S):
+        while not self._runs.acquire(timeout=LOOK_S):
             store = self._store()
             if store is None:
                 return

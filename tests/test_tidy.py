@@ -297,6 +297,17 @@ def test_a_constant_means_one_thing() -> None:
     assert found.keys() >= AMBIGUOUS_CONSTANTS, f"strike off: {AMBIGUOUS_CONSTANTS - found.keys()}"
 
 
+@pytest.mark.parametrize("path", sources("pmkv"), ids=name)
+def test_no_lock_outlives_an_interrupted_wait(path: Path) -> None:
+    """Ctrl-C may come on the way into an `__exit__` that is written in Python, as those of these classes are: the lock
+    within them would stay taken for ever. Plain locks and queue.SimpleQueue are written in C."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    names = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    names |= {one.name for node in nodes if isinstance(node, ast.ImportFrom) for one in node.names}
+    wrong = names & {"Condition", "Event", "Semaphore", "BoundedSemaphore", "Barrier", "Future", "Queue"}
+    assert not wrong, f"{name(path)} waits by {wrong}"
+
+
 def names_defined(path: Path) -> Iterator[str]:
     """Names that a file defines: functions, classes, variables, attributes of `self` and `cls`."""
     for node in ast.walk(tree(path)):

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice, takewhile
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import lmdb
 
@@ -164,6 +164,10 @@ class MemoryCatalog:
         return
 
 
+T = TypeVar("T")
+Entry = tuple[bytes, bytes]  # of the directory of keys, as LMDB holds it
+
+
 class LmdbCatalog:
     """Keeps a catalog in the folder `catalog` of the directory `path`, which the first commit makes.
 
@@ -175,8 +179,8 @@ class LmdbCatalog:
         self._file = self._folder / "data.mdb"
         self._sealer = CheckedRecords(pool_id, str(self._file))
         self._root: Root | None = None  # of the last commit; None when it must be read again
-        self._writing, self._opening, self._sharing = threading.RLock(), threading.Lock(), threading.Lock()
-        self._map_lock = ReadWriteLock()
+        self._writing, self._opening = threading.RLock(), threading.Lock()
+        self._map_lock = threading.RLock()  # held by one who reads, or moves LMDB's map
         self._trees = VerifiedTrees(self._file)
         self._env: lmdb.Environment | None = None
         self._held: lmdb.Transaction | None = None
@@ -266,7 +270,7 @@ class LmdbCatalog:
                 size = self._file.stat().st_size
                 while not self._filled(half, size, number, state, names):
                     size *= 2
-                with self._map_lock.exclusive():
+                with self._map_lock:
                     os.replace(half / self._file.name, self._file)
                     if self._env is not None:
                         self._env.close()
@@ -297,10 +301,13 @@ class LmdbCatalog:
         self._guard()
         if self._absent:
             return None
-        with self._writing, self._explained("read"), self._reading() as txn:
-            records = txn.cursor(self._state)
-            state, root = self._sealer.open((name.decode(errors="replace"), bytes(one)) for name, one in records)
-            entries = txn.stat(self._keys)["entries"]
+
+        def read(txn: lmdb.Transaction) -> tuple[dict[str, Any], Root, int]:
+            records = ((name.decode(errors="replace"), bytes(one)) for name, one in txn.cursor(self._state))
+            return *self._sealer.open(records), txn.stat(self._keys)["entries"]
+
+        with self._writing, self._explained("read"):
+            state, root, entries = self._read(read)
         if entries != root.entries:
             raise CorruptionError(
                 f"the directory of keys in {self._file} has {entries:,} entries, the root record of commit "
@@ -317,7 +324,7 @@ class LmdbCatalog:
         if self._absent:
             self._absent = not self._folder.exists()
             return self.load()
-        with self._writing, self._map_lock.exclusive(), self._explained("read"):
+        with self._writing, self._map_lock, self._explained("read"):
             self._guard()
             assert self._held is not None and self._env is not None, "a writer has no use for it"
             before, trees = self._held.id(), VerifiedTrees(self._file)
@@ -365,7 +372,7 @@ class LmdbCatalog:
                     try:
                         return self._write(txn, root, changed, sums, batches)
                     except BaseException:
-                        with self._map_lock.exclusive():  # py-lmdb waits here until nobody reads: else perhaps for ever
+                        with self._map_lock:  # py-lmdb waits here until nobody reads: else perhaps for ever
                             txn.abort()
                         raise
             except lmdb.MapFullError:
@@ -397,7 +404,7 @@ class LmdbCatalog:
         return after
 
     def _grow(self) -> None:
-        with self._explained("grown"), self._map_lock.exclusive():
+        with self._explained("grown"), self._map_lock:
             size = 2 * self._file.stat().st_size
             extend_file(self._file, size)
             self._environment().set_mapsize(size)
@@ -406,7 +413,7 @@ class LmdbCatalog:
         """Close the environment after a failed commit: LMDB may not continue with it, and which state it left must be
         read again."""
         self._root = None
-        with self._map_lock.exclusive():
+        with self._map_lock:
             if self._env is not None:
                 self._env.close()
                 self._env = None
@@ -419,8 +426,17 @@ class LmdbCatalog:
     def _pull(self, first: bytes, stop: bytes, reverse: bool, limit: int | None) -> list[bytes]:
         """Return entries in order. Those just outside of the range are verified, too: an entry whose damaged key left
         the range is one of them."""
-        with self._explained("read"), self._reading() as txn, txn.cursor(self._keys) as cursor:
-            self._trees.verify_rest()
+        with self._explained("read"):
+            edges, found = self._read(lambda txn: self._entries(txn, first, stop, reverse, limit))
+        self._sealer.check_entries(edges)
+        return self._sealer.check_entries(found)
+
+    def _entries(
+        self, txn: lmdb.Transaction, first: bytes, stop: bytes, reverse: bool, limit: int | None
+    ) -> tuple[list[Entry], list[Entry]]:
+        """Return the entries just outside of a range, and those within."""
+        self._trees.verify_rest()
+        with txn.cursor(self._keys) as cursor:
             edges = [cursor.item()] if cursor.set_range(stop) else []
             if cursor.set_range(first):
                 edges += [cursor.item()] if cursor.prev() else []
@@ -432,21 +448,16 @@ class LmdbCatalog:
                 walk = cursor.iterprev() if cursor.prev() else iter(())
             else:
                 walk = cursor.iterprev()
-            found = list(takewhile(lambda pair: first <= pair[0] < stop, islice(walk, limit)))
-        self._sealer.check_entries(edges)
-        return self._sealer.check_entries(found)
+            return edges, list(takewhile(lambda pair: first <= pair[0] < stop, islice(walk, limit)))
 
     def check(self) -> None:
         self.load()
         if self._absent:
             return
         self._trees.verify_rest()
-        gil, found, root = GilYielder(), 0, self._root
-        with self._explained("read"), self._reading() as txn:
-            walk = txn.cursor(self._keys).iternext()
-            while some := list(islice(walk, CHUNK)):
-                found += len(self._sealer.check_entries(some))
-                gil.give()
+        root = self._root
+        with self._explained("read"):
+            found = self._read(self._count_checked)
         if root is not None and root is self._root and found != root.entries:
             raise CorruptionError(
                 f"a walk of the directory of keys in {self._file} finds {found:,} of its {root.entries:,} entries: "
@@ -464,17 +475,24 @@ class LmdbCatalog:
                 self._env = self._open()
             return self._env
 
-    @contextmanager
-    def _reading(self) -> Iterator[lmdb.Transaction]:
-        """Yield a read transaction: the one held, for one thread at a time, or a new one."""
-        with self._map_lock.shared():
+    def _count_checked(self, txn: lmdb.Transaction) -> int:
+        """Check all entries of the directory of keys; return how many there are."""
+        gil, found, walk = GilYielder(), 0, txn.cursor(self._keys).iternext()
+        while some := list(islice(walk, CHUNK)):
+            found += len(self._sealer.check_entries(some))
+            gil.give()
+        return found
+
+    def _read(self, body: Callable[[lmdb.Transaction], T]) -> T:
+        """Call `body` with a read transaction: the one held, or a new one. Return its result.
+
+        No context manager: an exception on the way into its `__exit__` (Ctrl-C) would leave LMDB's map locked."""
+        with self._map_lock:
             env = self._environment()
             if self._held is not None:
-                with self._sharing:
-                    yield self._held
-            else:
-                with env.begin() as txn:
-                    yield txn
+                return body(self._held)
+            with env.begin() as txn:
+                return body(txn)
 
     @contextmanager
     def _explained(self, done: str) -> Iterator[None]:
@@ -519,7 +537,7 @@ class LmdbCatalog:
         return False
 
     def close(self) -> None:
-        with self._writing, self._map_lock.exclusive():
+        with self._writing, self._map_lock:
             self._closed = True
             if self._held is not None:
                 self._held.abort()
@@ -560,39 +578,6 @@ class VerifiedTrees:
                 self._is_known, self._unverified = True, None
             if self._damage is not None:
                 raise CorruptionError(*self._damage.args)
-
-
-class ReadWriteLock:
-    """Locks many readers out while one writer is in, which it prefers: LMDB's map must not move during a read."""
-
-    def __init__(self) -> None:
-        self._inside = self._waiting = 0
-        self._changed = threading.Condition()
-
-    @contextmanager
-    def shared(self) -> Iterator[None]:
-        """Hold the lock together with others."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._waiting)
-            self._inside += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._inside -= 1
-                self._changed.notify_all()
-
-    @contextmanager
-    def exclusive(self) -> Iterator[None]:
-        """Hold the lock alone, before any that come later."""
-        with self._changed:
-            self._waiting += 1
-            try:
-                self._changed.wait_for(lambda: not self._inside)
-                yield
-            finally:
-                self._waiting -= 1
-                self._changed.notify_all()
 
 
 def extend_file(file: Path, size: int) -> None:

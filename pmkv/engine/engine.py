@@ -37,6 +37,7 @@ from ..maintenance.checkpoint import FrozenLayer, FrozenState
 from ..maintenance.maintenance import Maintenance
 from ..maintenance.memory_merge import merge_in_memory
 from ..media.base import Medium
+from ..runtime.arguments import check_text
 from ..runtime.memory_nodes import ANYWHERE, MemoryNodes
 from ..versions.expired_records import Record
 from ..versions.layer import IndexMemory, Layer, LayerTree
@@ -227,6 +228,7 @@ class Engine:
 
     def view(self, name: str) -> OpenView:
         """Return the open view of this name. UnknownViewError: no view has it."""
+        check_text(name, "the name of a view")
         self.log.guard_read()
         view = self.open_views.get(name)
         if view is None:
@@ -244,6 +246,7 @@ class Engine:
 
     def view_entry(self, name: str, *kinds: str) -> ViewEntry:
         """Return the entry of a view; InvalidError if it is not of one of these kinds. The caller holds locks.state."""
+        check_text(name, "the name of a view")
         entry = self.view_set.maps.get(name)
         if entry is None:
             raise self._unknown_view(name)
@@ -422,6 +425,8 @@ class Engine:
             self.log.access.finish_interrupted()
             if self.log.readonly:  # checked with the locks held: a flush may have failed while this waited for them
                 raise ReadOnlyError(self.log.readonly)
+            if self.maintenance:
+                self.log.change_memory(self.maintenance.catch_up)
             return self.log.change_memory(self._frozen_state)
 
     def _frozen_state(self) -> FrozenState:
@@ -434,8 +439,8 @@ class Engine:
         layers = [layer for tree in views.trees.values() for layer in tree.layers.values() if layer.frozen]
         end = self.log.end_position()
         manifest = Manifest(end, views.last_table, views.collection_records(), views.view_records(), views.main_changes)
-        frozen = [FrozenLayer.of(layer) for layer in layers]
-        return FrozenState(manifest, frozen, dead, unshared, self.log.appended, self.log.chunk_pins.freeze())
+        frozen, appended = [FrozenLayer.of(layer) for layer in layers], self.log.appended
+        return FrozenState(manifest, views.trees, frozen, dead, unshared, appended, self.log.chunk_pins.freeze())
 
     def _freeze_memtables(self) -> None:
         """Freeze all memtables, and release previous versions first: no manifest names them, so a checkpoint must not
@@ -483,6 +488,8 @@ class Engine:
     def _check(self) -> None:
         self.log.check()
         self.view_set.check()
+        if self.maintenance:
+            self.maintenance.check()
         checked: set[Layer] = set()
         for name in self.view_set.maps:
             self.view(name).check(checked)

@@ -97,6 +97,8 @@ class Replayer:
         for frame in replay:
             self.apply(frame)
         engine.adopt_open_views(replay.lsn)
+        if engine.maintenance:
+            engine.maintenance.is_ahead = False
         previous.discard()
         return replay
 

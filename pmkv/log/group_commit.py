@@ -129,12 +129,17 @@ class GroupCommit:
 
         The caller holds neither `locks.append` nor `locks.state`."""
         assert not self.caller_holds_lock, "waiting under the lock for a flush that needs it"
-        while self.durable < lsn:
-            with self._flushing:
-                if self.failed:
-                    raise self.failed
-                if self.durable < lsn:
-                    self._flush_group()
+        try:
+            while self.durable < lsn:
+                with self._flushing:
+                    if self.failed:
+                        raise self.failed
+                    if self.durable < lsn:
+                        self._flush_group()
+        except BaseException:
+            if not self.failed and self.hooks.kick is not None:
+                self.hooks.kick()  # Ctrl-C ends this wait: what was written takes effect soon, without the caller
+            raise
 
     def flush_if_free(self) -> bool:
         """Make everything durable although the caller holds `locks.append` and `locks.state`, outside a batch; return

@@ -47,7 +47,7 @@ MIN_SEGMENTS = 128  # a pool with room for fewer full segments has smaller ones 
 # Zeros are not written ahead of a log that grows faster than this: it is flushed in large groups, for which the file
 # system's metadata matters little, and half of what a bulk load writes would be zeros.
 FAST_LOG_BYTES_PER_S = 32 << 20
-NOTIFIED_S = 0.1  # who waits for a segment looks so often: an exception may have come before the notification
+PREPARED_POLL_S = 0.001  # who waits for a segment that another thread prepares looks so often
 PROBED_BYTES = 1 << 20  # at the beginning of an unfinished pool; if they are not zeros, it is a file of someone else
 
 
@@ -109,7 +109,9 @@ class Pool:
         self._free: list[int] = []  # neither taken nor prepared, the next one last
         self._ready: list[int] = []  # prepared, not taken, the next one last
         self._being_prepared: set[int] = set()
-        self._prepared = threading.Condition()  # guards the four collections above
+        # Guards the four collections above. No threading.Condition: its `__exit__` is written in Python, so that Ctrl-C
+        # may come on the way into it, and leave the lock taken for ever.
+        self._lists = threading.Lock()
         self._speed = LogSpeed()
         self.fill = True  # write zeros ahead; without a sync for every commit they gain nothing
         self.on_take: Callable[[], None] = lambda: None  # called when a segment is taken: time to prepare the next one
@@ -278,7 +280,7 @@ class Pool:
         """Free retired segments that no reader needs any more; yield the index of each. For a background thread, which
         holds no lock."""
         while True:
-            with self._prepared:
+            with self._lists:
                 segments = self.leases.released()
                 self._being_prepared.update(segments)
             if not segments:
@@ -288,10 +290,9 @@ class Pool:
                     self.medium.discard(self.start(index), self.stop(index))
                 finally:
                     self.generations.pop(index, None)
-                    with self._prepared:
+                    with self._lists:
                         self._free[:0] = [index]
                         self._being_prepared -= {index}
-                        self._prepared.notify_all()
                 yield index
 
     def make_ready(self, count: int, purpose: Reserve) -> None:
@@ -302,8 +303,7 @@ class Pool:
         while len(self._ready) < count + (purpose if self.taken else 0):
             # A writer that waits for a segment is faster than zeros should be written ahead.
             if not self._prepare_one(fill=not self.taken):  # the background thread is preparing the last one
-                with self._prepared:
-                    self._prepared.wait_for(lambda: not self._being_prepared, NOTIFIED_S)
+                time.sleep(PREPARED_POLL_S)
 
     def has_kept_back(self, purpose: Reserve) -> bool:
         """Return whether the segments kept back for `purpose` are prepared.
@@ -345,7 +345,7 @@ class Pool:
         A writer does not wait for the segment that the background thread is preparing, which may take long."""
         index, is_prepared = -1, False
         try:  # the lists are changed by no calls, in which an exception could come: no segment is lost
-            with self._prepared:
+            with self._lists:
                 if not self._free:
                     return False
                 index = self._free[-1]
@@ -366,29 +366,31 @@ class Pool:
 
     def _end_preparation(self, index: int, is_prepared: bool) -> None:
         """Put a segment into the list where it belongs, once."""
-        with self._prepared:
+        with self._lists:
             if index in self._being_prepared:
                 if is_prepared:
                     self._ready[:0] = [index]
                 else:
                     self._free += [index]
                 self._being_prepared -= {index}
-            self._prepared.notify_all()
 
     def grow(self, capacity: int) -> None:
         """Extend the medium to `capacity` bytes; the new segments are free.
 
         Waits while a segment is being prepared: its header could be stored in the old mapping and flushed from the
         new one."""
-        with self._prepared:
-            self._prepared.wait_for(lambda: not self._being_prepared)
-            self.medium.grow(capacity)
-            known = {*self.taken, *self.moved, *self.leases.retired, *self._free, *self._ready}
-            self._free = [index for index in range(self.count - 1, -1, -1) if index not in known] + self._free
+        while True:
+            with self._lists:
+                if not self._being_prepared:
+                    self.medium.grow(capacity)
+                    known = {*self.taken, *self.moved, *self.leases.retired, *self._free, *self._ready}
+                    self._free = [index for index in range(self.count - 1, -1, -1) if index not in known] + self._free
+                    return
+            time.sleep(PREPARED_POLL_S)
 
     def check(self) -> None:
         """Assert that each segment is taken, ready or free, once, and has a valid header if it is taken or ready."""
-        with self._prepared:
+        with self._lists:
             being_prepared = [index for index in self._being_prepared if index not in self.moved]
             segments = self.taken + self.moved + self._ready + self._free + self.leases.retired + being_prepared
         assert sorted(segments) == list(range(self.count)), "a segment is lost or counted twice"
@@ -431,11 +433,10 @@ def kept_back(pool: Pool, purpose: Reserve) -> int:
 def storing(pool: Pool, index: int) -> Iterator[None]:
     """Keep the medium from growing while a cleaner stores to a segment and has not flushed it: the new mapping would
     not show it."""
-    with pool._prepared:
+    with pool._lists:
         pool._being_prepared |= {index}
     try:
         yield
     finally:
-        with pool._prepared:
+        with pool._lists:
             pool._being_prepared -= {index}
-            pool._prepared.notify_all()

@@ -66,6 +66,7 @@ class FrozenState:
     """Holds the state of a store at one place of the log: the manifest without the frozen memtables, and these."""
 
     manifest: Manifest
+    trees: dict[str, LayerTree]  # of this moment: there are others once memory was rebuilt
     layers: list[FrozenLayer]
     dead_keys: list[Key]  # in the ordered directory, found dead by lookups
     main_only: set[str]  # keyspaces of which no view but main holds anything
@@ -105,8 +106,8 @@ class Checkpointer:
                 manifest = manifest.with_run(layer.tree.name, layer.layer, run)
         self._commit(frozen, manifest)
         yield_gil()
+        self._state.adopt(lambda: self._adopt(frozen, runs), frozen.trees)
         with self._log.locks.state:
-            self._log.change_memory(lambda: self._adopt(frozen, runs))
             self._log.chunk_pins.committed(frozen.pinned)
         self._state.may_clean = True
         self._state.complete_to = frozen.appended
@@ -124,7 +125,7 @@ class Checkpointer:
         self._log.locks.state.assert_held()
         for written, run in zip(frozen.layers, runs):
             layer = self._state.is_present(written.tree) and written.tree.with_frozen(written.memtables)
-            if layer:  # else it was dropped, cleared, or rebuilt after a failed flush
+            if layer:  # else it was dropped, cleared, or rebuilt
                 layer.adopt(written.memtables, run)
             for memtable in written.memtables:
                 memtable.dead = True

@@ -262,8 +262,7 @@ class Cleaner:
             moved = log.mover.end()
             uses = next_uses(log.pool, freed)
         state.commit(without_segments(manifest, freed, moved, uses))
-        with log.locks.append, log.locks.state:
-            log.change_memory(lambda: self._exchange(victims, done, freed))
+        state.adopt(lambda: self._exchange(victims, done, freed))
         self.totals.passes += 1
         self.totals.freed += len(freed)
 

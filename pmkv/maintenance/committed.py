@@ -48,6 +48,7 @@ class CommittedState:
         self._maps: dict[str, np.ndarray] = {}  # mapped run files by name
         records = catalog.load()
         self.manifest = Manifest.from_records(records, self.open_run) if records is not None else None
+        self.is_ahead = False  # of memory, which still stands on the manifest before
         self.complete_to = 0, 0, 0  # of what the log appended, a checkpoint covers so many frames, records, bytes
         self.may_clean = False  # a checkpoint was committed since the store was opened
         self.bytes_written = 0  # of run files
@@ -143,7 +144,10 @@ class CommittedState:
         out.close()
 
     def commit(self, manifest: Manifest, new: Iterable[Key] = (), dead: Iterable[Key] = ()) -> None:
-        """Make `manifest` current. new, dead: keys that enter and leave the ordered directory with it."""
+        """Make `manifest` current. new, dead: keys that enter and leave the ordered directory with it. `adopt` must
+        follow."""
+        if self.is_ahead:  # an exception came between the last commit and what had to follow in memory
+            self.adopt(self.catch_up)
         self.mend_directory()  # a large one is not verified at the start
         before = self.uncertain_files
         self.uncertain_files = before | manifest.files
@@ -153,7 +157,37 @@ class CommittedState:
             self.uncertain_files = before
             self.try_to_remove_unneeded_files()
             raise
-        self.manifest, self.uncertain_files, self.error = manifest, set(), None
+        self.manifest, self.uncertain_files, self.error, self.is_ahead = manifest, set(), None, True
+
+    def adopt(self, change: Callable[[], None], trees: dict[str, LayerTree] | None = None) -> None:
+        """Bring memory to the current manifest, by `change`.
+
+        trees: what `change` is made for, if it fits no others. Memory that was rebuilt from the manifest before, while
+        this one was being committed, is rebuilt again: it would name runs, and refer to segments, that the next
+        compaction gives up."""
+        with self.log.locks.append, self.log.locks.state:
+            self.log.access.finish_interrupted()
+            self.log.change_memory(lambda: self._adopt(change, trees))
+
+    def _adopt(self, change: Callable[[], None], trees: dict[str, LayerTree] | None) -> None:
+        if trees is not None and self.trees() is not trees:
+            self.catch_up()
+        change()
+        self.is_ahead = False
+
+    def catch_up(self) -> None:
+        """Rebuild memory if it stands on an earlier manifest. The caller holds locks.append and locks.state."""
+        if self.is_ahead and not self.log.failed and self.log.on_cut is not None:
+            self.log.on_cut()
+
+    def check(self) -> None:
+        """Assert that memory stands on the current manifest: it names no run that was given up. The caller holds
+        locks.state."""
+        if self.manifest is not None and not self.is_ahead and not self.log.failed:
+            known = {run.name for _, run in self.manifest.runs}
+            for name, tree in self.trees().items():
+                named = {run.name for layer in tree.layers.values() for run in layer.runs}
+                assert named <= known, f"{name} reads runs that the manifest does not name: {named - known}"
 
     def mend_directory(self, most: int | None = None) -> None:
         """Make the ordered directory of keys anew from the runs, if its pages are damaged (and at most so many bytes).

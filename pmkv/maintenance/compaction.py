@@ -86,8 +86,7 @@ class Compactor:
             return  # a checkpoint failed to commit meanwhile
         if done:
             state.commit(manifest)
-        with state.log.locks.state:
-            state.log.change_memory(lambda: self._adopt(done))
+            state.adopt(lambda: self._adopt(done))
         self.count += len(done)
 
     def _adopt(self, done: list[tuple[Plan, Run | None]]) -> None:

@@ -12,10 +12,8 @@ import contextlib
 import logging
 import math
 import queue
-import threading
 import time
 from collections.abc import Callable, Generator
-from concurrent.futures import Future
 
 from ..errors import ClosedError, PmkvError
 from ..log.log import Log
@@ -32,11 +30,15 @@ CLOSE_LIMIT_S = 1.5  # seconds of closing after which an unfinished checkpoint i
 MAX_SEALS = 8  # seals after which a checkpoint is due: each leaves one more frozen memtable for reads to probe
 RETRY_S = 5.0  # seconds before a failed checkpoint or compaction is tried again
 THROTTLE_ABOVE_S = 2 * CHECKPOINT_DUE_S  # seconds of replay above which each flush waits: checkpoints do not keep up
+PASS_POLL_S = 0.005  # a writer that waits for the end of a pass looks so often
 FULL_POLL_S = 0.1  # a writer that found no room tries again after so long, or after a pass of the cleaner
 THROTTLE_SHARE, MAX_THROTTLE_S = 0.5, 0.05  # a flush waits for this share of the excess, for at most so many seconds
 # Compactions have this many times the last checkpoint's duration before the next checkpoint: otherwise runs pile up,
 # and checkpoints, which probe each run, take ever longer.
 COMPACTION_TIME_RATIO = 1.0
+# Holds the answer of the background thread. No Future: the `__exit__` of its lock is written in Python, so that Ctrl-C
+# may come on the way into it, and leave the lock taken; the background thread would wait for ever.
+Request = queue.SimpleQueue[int | BaseException]
 log = logging.getLogger("pmkv")
 
 
@@ -62,9 +64,9 @@ class MaintenanceScheduler:
         self._replay_seconds, self._seals, self._releases = replay_seconds, seals, releases
         self.cleaning = CleaningSchedule(store_log, checkpointer.cleaner, since_checkpoint)
         self.is_cold = is_cold  # runs were not read since the store was opened: a read may wait for the disk
-        self._freed = threading.Event()  # a pass has ended since a writer began to wait for one
-        self._requests: queue.SimpleQueue[Future[None]] = queue.SimpleQueue()  # checkpoints that callers wait for
-        self._compact_requests: queue.SimpleQueue[Future[int]] = queue.SimpleQueue()  # likewise, passes of the cleaner
+        self._passes = 0  # passes that have ended; a writer may wait for the next one
+        self._requests: queue.SimpleQueue[Request] = queue.SimpleQueue()  # checkpoints that callers wait for
+        self._compact_requests: queue.SimpleQueue[Request] = queue.SimpleQueue()  # likewise, passes of the cleaner
         self._checkpoint_is_due = False
         self._compact_until = 0.0  # monotonic clock
         self._close_deadline = math.inf  # monotonic clock
@@ -81,27 +83,27 @@ class MaintenanceScheduler:
 
     def checkpoint(self) -> None:
         """Return once everything written before this call is checkpointed. Raises the checkpoint's error."""
-        request: Future[None] = Future()
-        self._requests.put(request)
-        self._background.submit(self._run)
-        while not request.done():
-            with contextlib.suppress(TimeoutError):
-                request.result(timeout=1)
-                return
-            self._log.guard_write()  # the store was closed meanwhile: nobody is left to grant the request
-        request.result()
+        self._ask(self._requests)
 
     def compact(self) -> int:
         """Give back all the space that passes of the cleaner can gain; return how many bytes that is. Raises the error
         of a pass."""
-        request: Future[int] = Future()
-        self._compact_requests.put(request)
+        return self._ask(self._compact_requests)
+
+    def _ask(self, requests: queue.SimpleQueue[Request]) -> int:
+        """Let the background thread grant a request; return what it answers, or raise that."""
+        request: Request = queue.SimpleQueue()
+        requests.put(request)
         self._background.submit(self._run)
-        while not request.done():
-            with contextlib.suppress(TimeoutError):
-                return request.result(timeout=1)
-            self._log.guard_write()  # the store was closed meanwhile: nobody is left to grant the request
-        return request.result()
+        while True:
+            try:
+                answer = request.get(timeout=1)
+            except queue.Empty:
+                self._log.guard_write()  # the store may have been closed: nobody is left to grant the request
+            else:
+                if isinstance(answer, BaseException):
+                    raise answer
+                return answer
 
     # when
 
@@ -118,12 +120,12 @@ class MaintenanceScheduler:
     def _await_space(self, frees: bool) -> bool:
         """Let a writer that found no room wait for the end of a pass, or a moment. Return whether there is hope: passes
         gain something, or something has become dead since. frees: the write makes something dead itself."""
-        self.cleaning.is_demanded = True
-        self._freed.clear()
+        self.cleaning.is_demanded, passes, until = True, self._passes, time.monotonic() + FULL_POLL_S
         self._background.submit(self._run)
         if not (frees or self._may_gain):
             return False
-        self._freed.wait(FULL_POLL_S)
+        while self._passes == passes and time.monotonic() < until:
+            time.sleep(PASS_POLL_S)
         self._log.guard_write()
         return frees or self._may_gain
 
@@ -193,7 +195,7 @@ class MaintenanceScheduler:
                 self._checkpoint_if_due()
             gained = self._bytes_gained - moved
             self.cleaning.note(due, gained, self._segments_gained - before, time.monotonic() - begun)
-            self._freed.set()
+            self._passes += 1
             self._checkpoint_if_due()
             if gained <= 0:
                 break  # compactions are next, even if each checkpoint makes another pass due
@@ -208,7 +210,7 @@ class MaintenanceScheduler:
         """Return how many bytes passes of the cleaner have freed beyond those that they moved."""
         return self._checkpointer.cleaner.totals.freed * self._log.pool.segment_size - self._log.mover.written
 
-    def _compact_for(self, request: Future[int]) -> None:
+    def _compact_for(self, request: Request) -> None:
         """Run passes until one gives nothing, and tell who waits for it."""
         pool, first, before = self._log.pool, self._segments_gained, -math.inf
         try:
@@ -220,11 +222,11 @@ class MaintenanceScheduler:
                         self._check_close_deadline()
                         self._checkpoint_if_due()
         except BaseException as error:
-            request.set_exception(error)
+            request.put(error)
             if not isinstance(error, PmkvError | OSError):
                 raise
         else:
-            request.set_result(max(0, self._segments_gained - first) * pool.segment_size)
+            request.put(max(0, self._segments_gained - first) * pool.segment_size)
 
     def _checkpoint_if_due(self) -> None:
         requests = []
@@ -238,17 +240,17 @@ class MaintenanceScheduler:
         try:
             self._take_checkpoint()
         except BaseException as error:
-            for request in requests:
-                request.set_exception(error)
+            answer: BaseException | int = error
             if not isinstance(error, PmkvError | OSError):
                 raise
             self._note_failure(error)
+        else:
+            answer = 0
         finally:
             self._checkpoint_is_due = False
             self._compact_until = time.monotonic() + COMPACTION_TIME_RATIO * (time.monotonic() - begun)
-        for request in requests:
-            if not request.done():
-                request.set_result(None)
+            for request in requests:
+                request.put(answer)
         self._plan()  # for writes made meanwhile: there may be no later flush to notice them
 
     def _take_checkpoint(self) -> None:

@@ -118,6 +118,7 @@ class InterruptedHistory:
         self.lengths: dict[type, int] = {}  # steps that an operation of a kind took, of late
         self.noise = np.random.default_rng(seed)
         self.issued = 0  # the highest LSN so far
+        self.is_checkpointing = False
 
     def run(self, rounds: int) -> None:
         with reproducible(self.seed):
@@ -127,9 +128,9 @@ class InterruptedHistory:
             self._reopen()
 
     def _round(self) -> None:
-        operation = self._operation()
-        if self.files is not None and self.rng.random() < 0.2:
+        if self.files is not None and not self.is_checkpointing and self.rng.random() < 0.2:
             self._checkpoint()
+        operation = self._operation()
         before, after = self.model, self.model.copy()
         results = [(operation.on_model(one), one) for one in after.possible]
         interrupter = self._interrupter(operation)
@@ -205,7 +206,8 @@ class InterruptedHistory:
             raise Violation(f"{where}: later writes of this thread would not wait")
 
     def _checkpoint(self) -> None:
-        """Take a checkpoint, perhaps one that a lack of memory ends, anywhere or while memory follows it."""
+        """Take a checkpoint, perhaps one that a lack of memory ends, anywhere or while memory follows it. Between its
+        steps, and those of compactions and of the cleaner, operations are interrupted, too."""
         maintenance = self.store.engine.maintenance
         anywhere = Interrupter([self.rng.randrange(1, 2000)] if self.rng.random() < 0.3 else [], MemoryError)
         within = Interrupter([self.rng.randrange(1, 60)] if self.rng.random() < 0.4 else [], MemoryError)
@@ -216,11 +218,20 @@ class InterruptedHistory:
 
         try:
             with anywhere.armed(), patch.object(Checkpointer, "_adopt", adopt):
-                for steps in (maintenance.checkpoint(), maintenance.compact()):
+                for steps in (maintenance.checkpoint(), maintenance.compact(), maintenance.clean()):
                     for _ in steps:
-                        pass
+                        self._look_in()
         except (MemoryError, AbortedError):
             self.outcomes.kinds["checkpoint interrupted"] += 1
+
+    def _look_in(self) -> None:
+        """Run an operation between two steps of a checkpoint, now and then."""
+        if self.rng.random() < 0.2:
+            self.is_checkpointing = True
+            try:
+                self._round()
+            finally:
+                self.is_checkpointing = False
 
     def _crash(self, found: Model, where: str) -> None:
         """What was read after an interrupt is what any crash leaves."""

@@ -10,6 +10,7 @@ from pmkv.log.appender import LogAppender
 from pmkv.log.atomic_writes import AtomicWrites
 from pmkv.log.durability import DurabilityGate, DurabilityWait
 from pmkv.log.segments import Pool
+from pmkv.maintenance.committed import CommittedState
 
 Patch = tuple[Any, str, Any]
 INTERRUPT: dict[str, Callable[[], list[Patch]]] = {}
@@ -87,3 +88,23 @@ def _() -> list[Patch]:
 @mutant("a checkpoint that is interrupted while memory follows it goes on with half of it")
 def _() -> list[Patch]:
     return [(AtomicWrites, "change_memory", lambda self, body: body())]
+
+
+@mutant("memory that was rebuilt beside a checkpoint stays on the manifest before")
+def _() -> list[Patch]:
+    def adopt(self: CommittedState, change: Callable[[], None], _: object) -> None:
+        change()
+        self.is_ahead = False
+
+    return [(CommittedState, "_adopt", adopt)]
+
+
+@mutant("an exception between a commit and memory is forgotten")
+def _() -> list[Patch]:
+    commit = CommittedState.commit
+
+    def forgetting(self: CommittedState, *how: Any) -> None:
+        commit(self, *how)
+        self.is_ahead = False
+
+    return [(CommittedState, "commit", forgetting)]

@@ -273,7 +273,7 @@ def test_a_full_disk_filled_again_after_each_opening_can_still_be_opened() -> No
 
 def test_growing_waits_for_a_segment_that_is_being_prepared() -> None:
     pool, seen = World().engine.pool, []
-    pool.medium.grow = lambda capacity: seen.append(pool._prepared._is_owned())  # type: ignore[method-assign]
+    pool.medium.grow = lambda capacity: seen.append(pool._lists.locked())  # type: ignore[method-assign]
     pool.grow(1 << 20)
     assert seen == [True]
 

@@ -7,6 +7,7 @@ import pytest
 from pmkv.engine.engine import Engine
 from pmkv.errors import CorruptionError, FullError
 from pmkv.log.segments import Pool
+from pmkv.maintenance.committed import CommittedState
 from pmkv.maintenance.compaction_policy import TIER
 from tests.engines import contents, copy_of
 from tests.unit.maintenance.test_checkpoint import World, copied, fill
@@ -64,3 +65,58 @@ def test_without_room_for_a_commit_its_file_does_not_stay(monkeypatch: pytest.Mo
         with pytest.raises(FullError):
             world.checkpoint()
     assert world.shelf.names() == []
+
+
+def interrupt_a_write(engine: Engine) -> None:
+    """Let Ctrl-C come in the middle of a write, so that memory is rebuilt from the log."""
+    with pytest.raises(KeyboardInterrupt), engine.batch():
+        engine.keyspaces[0].put(b"never", b"written")
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("step", range(4))
+def test_memory_that_is_rebuilt_beside_a_checkpoint_follows_it(step: int) -> None:
+    """It was rebuilt from the manifest before the one that the checkpoint commits. A compaction then gave up runs that
+    memory still named, and the next checkpoint named them again: the directory did not open any more."""
+    world = World(60)
+    for first in range(0, 10 * (TIER - 1), 10):
+        fill(world.engine, first, 10)
+        world.checkpoint()
+    fill(world.engine, 100, 10)
+    steps = world.engine.maintenance.checkpoint()
+    for _ in range(step):
+        next(steps)
+    interrupt_a_write(world.engine)
+    for _ in steps:
+        pass
+    before = contents(world.engine)
+    world.engine.check()
+    for _ in world.engine.maintenance.compact():
+        pass
+    fill(world.engine, 200, 10)
+    world.checkpoint()
+    world.engine.check()
+    assert world.engine.maintenance.compactions and contents(world.reopen()) == contents(world.engine) != before
+
+
+def test_what_an_exception_kept_from_following_a_commit_follows_before_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World(60)
+    for first in range(0, 10 * TIER, 10):
+        fill(world.engine, first, 10)
+        world.checkpoint()
+
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patched, pytest.raises(MemoryError):
+        patched.setattr(CommittedState, "adopt", fail)
+        for _ in world.engine.maintenance.compact():
+            pass
+    assert world.engine.maintenance.is_ahead
+    fill(world.engine, 200, 10)
+    world.checkpoint()
+    assert not world.engine.maintenance.is_ahead
+    world.engine.check()
+    assert contents(world.reopen()) == contents(world.engine)
