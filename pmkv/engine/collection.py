@@ -104,7 +104,7 @@ class Collection(OneProcess):
         previous = self._previous
         if previous is not None and (previous.lsn <= self._log.durable or top.tree is not self.stack.tree):
             self.forget_previous()  # the decision is durable, or memory went back to before it
-        self._why_gone = None  # memory may have gone back to before it was dropped
+        self._why_gone = None  # an undo may bring back what was dropped, or memory went back to before it
         if top is not self.stack.top and self.stack.rebase(top):
             self._exchanged()
 

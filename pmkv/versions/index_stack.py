@@ -143,8 +143,8 @@ class IndexStack:
             before = self.cache = self.rows = None
             self.tree.stacks.discard(self)
             self.tree = top.tree
-            self.tree.stacks.add(self)
         self.top = top
+        self.tree.stacks.add(self)  # also if it was closed
         self._gather()
         if not continues:
             self._drop_replaced(before)
@@ -237,7 +237,8 @@ class IndexStack:
         rows.reserved = min(wanted, budget.free_for(rows))
 
     def close(self) -> None:
-        """Free the memory of the cache. The stack must not be used again. The caller holds locks.state."""
+        """Free the memory of the cache. The stack must not be read before the next `rebase`. The caller holds
+        locks.state."""
         self.tree.stacks.discard(self)
         self._frozen, self._runs, self._is_known = (), (), True
         self._remove_caches()

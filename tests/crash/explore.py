@@ -194,7 +194,7 @@ class History:
             return
         pool, state = store.engine.pool, life.states[-1]
         silent: Iterator[str] = iter(())
-        if not pool.reused:  # else the log alone is not all that there is
+        if not pool.reused and max(pool.generations.values()) == 1:  # else the log alone is not all that there is
             silent = silent_damage(life.medium, state, SPACES, self.rng, DAMAGES)
         if life.files is not None:
             silent = chain(silent, silent_loss(life.medium, life.files, pool, state, SPACES, self.rng, DAMAGES))

@@ -43,6 +43,20 @@ others = set(MUTANTS)
 # --- boundaries
 
 
+@mutant("the index stack of a table that comes back is not told of new runs")
+def _() -> list[Patch]:
+    rebase = IndexStack.rebase
+
+    def forgotten(self: IndexStack, top: Layer) -> bool:
+        was_known = self in self.tree.stacks or top.tree is not self.tree
+        result = rebase(self, top)
+        if not was_known:
+            self.tree.stacks.discard(self)
+        return result
+
+    return [(IndexStack, "rebase", forgotten)]
+
+
 @mutant("what a branch is cut from, and a branch that is promoted, is not sealed")
 def _() -> list[Patch]:
     def unsealed(self: VersionOperations, source: Any, decision: dict[str, Any], head: str) -> None:

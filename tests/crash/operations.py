@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from pmkv.view import View
 from tests.crash.model import CREATED, SPACES, Model, OpenView, Rows
 from tests.crash.model import View as ModelView
 
+T = TypeVar("T")
 QUANTISED = ("<f4", (16,))  # rows of this dtype are stored in int8; all numbers of a row are equal, so it is exact
 
 
@@ -303,9 +304,16 @@ class DeleteRows(Operation):
 
 @dataclass(frozen=True)
 class Bare:
-    """An engine with the faces of a store, without its files and threads."""
+    """An engine with the faces of a store, without its files and threads. It holds every table and view that it gave,
+    as programs do: what was dropped may come back to a handle."""
 
     engine: Engine
+    held: dict[int, object] = field(default_factory=dict, repr=False)
+
+    def hold(self, given: T) -> T:
+        """Hold what is given away. Return it."""
+        self.held[id(given)] = given
+        return given
 
     def keyspace(self, number: int) -> Keyspace:
         return self.engine.keyspaces[number]
@@ -328,10 +336,10 @@ class Bare:
         self.engine.drop_table(name)
 
     def table(self, name: str) -> Table:
-        return self.engine.table(name)
+        return self.hold(self.engine.table(name))
 
     def tables(self) -> dict[str, Table]:
-        return dict(self.engine.tables)
+        return {name: self.hold(table) for name, table in self.engine.tables.items()}
 
     def gather(self, wanted: Any) -> Any:
         return self.engine.main.gather(wanted)
@@ -341,7 +349,10 @@ class Bare:
         return self.engine.main_changes[0], self.engine.log.lsn
 
     def view(self, name: str) -> View:
-        return View(self.engine, self.engine.view(name))
+        view = self.engine.view(name)
+        for table in view.tables.values():
+            self.hold(table)
+        return self.hold(View(self.engine, view))
 
     def views(self) -> Any:
         return self.engine.views()

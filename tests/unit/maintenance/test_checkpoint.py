@@ -11,7 +11,7 @@ import pytest
 
 from pmkv.catalog.lmdb_catalog import MemoryCatalog
 from pmkv.engine.engine import Engine
-from pmkv.errors import CorruptionError, FlushError, FullError, ReadOnlyError
+from pmkv.errors import CorruptionError, FlushError, FullError, ReadOnlyError, UnknownNameError
 from pmkv.index.run_files import MemoryRunFiles
 from pmkv.log.segments import Pool
 from pmkv.media.memory import MemoryMedium
@@ -309,3 +309,23 @@ def test_what_a_clear_left_in_the_directory_leaves_it_by_and_by(monkeypatch: pyt
     for _ in range(4):
         world.checkpoint()
     assert world.catalog.keys(0, b"", None, False, 1000, lambda prefix, word: []) == [b"key 5"]
+
+
+def test_a_table_that_an_undo_brings_back_is_read_on_by_its_handle() -> None:
+    """The rollback closed the index stack of the table, which then was not told of the runs that checkpoints wrote:
+    rows read by this handle, and by every other one, were absent."""
+    world = World()
+    engine = world.engine
+    engine.versions.snapshot("before")
+    table = engine.create_table("t", "i8")
+    table.put([1, 2], [10, 20])
+    engine.versions.rollback("before")
+    with pytest.raises(UnknownNameError, match="table 't' was dropped"):
+        table.get([1])
+    engine.versions.undo()
+    assert engine.table("t") is table and table.get([1, 2]).tolist() == [10, 20]
+    for number in range(3):
+        table.put([3], [number])
+        world.checkpoint()
+        assert table.get([1, 2, 3]).tolist() == [10, 20, number]
+    engine.check()
