@@ -303,10 +303,17 @@ class DataDirectory:
         if self._medium is not None:
             self._medium.close()
             self._medium = None
-        for handle in (self._pool_lock, self._lock):
-            if handle >= 0:
-                os.close(handle)
-        self._lock = self._pool_lock = -1
+        pool_lock, self._pool_lock = self._pool_lock, -1  # first: a number must not be closed twice, after an interrupt
+        if pool_lock >= 0:
+            os.close(pool_lock)
+        lock, self._lock = self._lock, -1
+        if lock >= 0:
+            os.close(lock)
+
+    @property
+    def is_open(self) -> bool:
+        """Return whether the files are open, at least in part."""
+        return self._medium is not None or self._lock >= 0 or self._pool_lock >= 0
 
 
 def granularity_named(word: str) -> Granularity:

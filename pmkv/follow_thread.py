@@ -8,6 +8,7 @@ import weakref
 from typing import Protocol
 
 from .errors import ClosedError, PmkvError
+from .runtime.worker_thread import WorkerThread
 
 LOOK_S = 0.05  # between two looks at the end of the log, of a few bytes each
 log = logging.getLogger("pmkv")
@@ -20,25 +21,24 @@ class Following(Protocol):
         """Show what is new, if anything is."""
 
 
-class FollowThread(threading.Thread):
+class FollowThread(WorkerThread):
     """Calls `follow` of a store from `start` to `stop`, or until the program has dropped the store."""
 
     def __init__(self, store: Following) -> None:
-        super().__init__(name="pmkv-follow", daemon=True)
+        super().__init__("pmkv-follow")
         self._store = weakref.ref(store)
-        self._runs = threading.Lock()  # no Event: Ctrl-C may leave the lock within it taken for ever
-        self._runs.acquire()
+        self._wanted = threading.Lock()  # no Event: Ctrl-C may leave the lock within it taken for ever
+        self._wanted.acquire()
         self._said: str | None = None  # the last failure, which is logged once
 
     def stop(self) -> None:
         """End the thread."""
-        if self._runs.locked():
-            self._runs.release()
-        if threading.current_thread() is not self:
-            self.join()
+        if self._wanted.locked():
+            self._wanted.release()
+        self.await_end()
 
-    def run(self) -> None:
-        while not self._runs.acquire(timeout=LOOK_S):
+    def work(self) -> None:
+        while not self._wanted.acquire(timeout=LOOK_S):
             store = self._store()
             if store is None:
                 return

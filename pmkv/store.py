@@ -114,7 +114,7 @@ class Store(View):
         super().__init__(engine, engine.main)
         self._place, self.dram = place, dram
         self._flusher, self._background = Flusher(self._log), (background := Background())
-        self._backing_up = threading.Lock()
+        self._backing_up, self._closing = threading.Lock(), threading.RLock()
         # nothing that threads hold refers to this object, so that it notices when a program drops it
         if place.path is not None and not engine.log.readonly:
             engine.pool.leases.may_reuse = lambda commit: not place.has_readers_before(commit)
@@ -388,32 +388,40 @@ class Store(View):
 
     def close(self, checkpoint: bool = True) -> None:
         """Make everything durable and let go of the directory. A closed store raises ClosedError; closing twice is
-        fine. checkpoint: take one, if it saves the next opening something."""
-        if self._log.closed:
+        fine, and needed after Ctrl-C: while threads use the directory, it stays locked. checkpoint: take one, if it
+        saves the next opening something."""
+        if not self._place.is_open:
             return
         if self._log.caller_holds_lock:
             raise InvalidError("a store cannot be closed within a batch")
-        with self._log.locks.append, self._log.locks.state:
-            if self._log.closed:
-                return
-            self._log.closed = "the store is closed"  # who comes later is told so; who waits is still served
-        try:
-            if self._follow_thread is not None:
-                self._follow_thread.stop()
-            if self._flusher.is_alive():
-                if self._maintenance is not None:
-                    self._maintenance.begin_closing()
-                self._flusher.stop()
-                self._background.stop()
-                self._log.flush(self._log.lsn)
-                if checkpoint and self._maintenance is not None:
-                    self._maintenance.checkpoint_at_close()
-                if checkpoint and self._engine.dram.rows is not None:
-                    self._loader.keep(now=True)
-                with contextlib.suppress(FullError):
-                    self._log.mark()
-        finally:
-            self._place.close()
+        with self._closing:
+            if not self._log.closed:
+                with self._log.locks.append, self._log.locks.state:
+                    self._log.access.finish_interrupted()  # what is closed cannot be brought back
+                    self._log.closed = "the store is closed"  # who comes later is told so; who waits is still served
+            try:
+                self._end(checkpoint)
+            finally:
+                if self._background.ident is None or (self._flusher.has_ended and self._background.has_ended):
+                    self._place.close()
+
+    def _end(self, checkpoint: bool) -> None:
+        """End the threads, and make durable what there is. May be called again after an exception."""
+        if self._follow_thread is not None:
+            self._follow_thread.stop()
+        if self._background.ident is None:
+            return  # no thread was started
+        if self._maintenance is not None:
+            self._maintenance.begin_closing()
+        self._flusher.stop()
+        self._background.stop()
+        self._log.flush(self._log.lsn)
+        if checkpoint and self._maintenance is not None:
+            self._maintenance.checkpoint_at_close()
+        if checkpoint and self._engine.dram.rows is not None:
+            self._loader.keep(now=True)
+        with contextlib.suppress(FullError):
+            self._log.mark()
 
     def forked(self) -> None:
         """Close this copy of the store in a forked child: the store belongs to the parent."""

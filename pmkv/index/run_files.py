@@ -125,9 +125,9 @@ class DiskRunFileWriter:
             sync_directory(self._path.parent)
 
     def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        fd, self._fd = self._fd, -1  # first: the number must not be closed twice, after an interrupt
+        if fd >= 0:
+            os.close(fd)
 
 
 def sync_directory(path: Path) -> None:

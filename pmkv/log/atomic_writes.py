@@ -147,6 +147,11 @@ class AtomicWrites:
     def _cut(self) -> None:
         hooks = self._group.hooks
         self._appender.cut()
+        if (
+            self._access.closed
+        ):  # memory is not needed any more, and must not be checkpointed; the next opening is whole
+            self._access.readonly = self._access.closed
+            return
         try:
             if hooks.on_cut:
                 hooks.on_cut()

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import logging
 import queue
-import threading
 
 from ..errors import FullError, PmkvError
 from ..runtime.scheduling import short_slice
+from ..runtime.worker_thread import WorkerThread
 from .log import Log
 
 log = logging.getLogger("pmkv")
@@ -20,11 +20,11 @@ IDLE_S = 0.1  # without a frame; then a MARK is due
 SYNC_INTERVAL_S = 1.0  # between syncs with durability="interval"
 
 
-class Flusher(threading.Thread):
+class Flusher(WorkerThread):
     """A thread that starts with `start` and ends with `stop`. `kick` asks for a flush of all complete frames."""
 
     def __init__(self, log: Log) -> None:
-        super().__init__(name="pmkv-flush", daemon=True)
+        super().__init__("pmkv-flush")
         self._log = log
         self._requests: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._flush_requested = self._prefault_requested = False  # in the queue already: one request is enough
@@ -47,10 +47,9 @@ class Flusher(threading.Thread):
     def stop(self) -> None:
         """End the thread. This flushes nothing."""
         self._requests.put("stop")
-        if threading.current_thread() is not self:
-            self.join()
+        self.await_end()
 
-    def run(self) -> None:
+    def work(self) -> None:
         """Serve requests until `stop`."""
         short_slice()
         while (request := self._next()) != "stop":

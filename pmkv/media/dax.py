@@ -135,9 +135,10 @@ class DaxMedium:
 
     def close(self) -> None:
         """Close the file; the memory is unmapped with the last array made from `data`, so that none can crash."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd, self.data = -1, np.zeros(0, np.uint8)
+        fd, self._fd = self._fd, -1  # first: the number must not be closed twice, after an interrupt
+        if fd >= 0:
+            os.close(fd)
+            self.data = np.zeros(0, np.uint8)
 
     def _map(self, capacity: int) -> None:
         if capacity <= 0:

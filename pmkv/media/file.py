@@ -225,6 +225,6 @@ class FileMedium:
         self._map()  # readers may hold the old mapping, which is unmapped with the last array
 
     def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        fd, self._fd = self._fd, -1  # first: the number must not be closed twice, after an interrupt
+        if fd >= 0:
+            os.close(fd)

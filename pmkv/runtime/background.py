@@ -5,21 +5,21 @@ from __future__ import annotations
 import contextlib
 import logging
 import queue
-import threading
 from collections.abc import Callable
 
 from ..errors import PmkvError
 from .scheduling import lower_priority
+from .worker_thread import WorkerThread
 
 NICE = 10  # a tenth of a serving thread's share of a core that both want
 log = logging.getLogger("pmkv")
 
 
-class Background(threading.Thread):
+class Background(WorkerThread):
     """Runs submitted functions at low priority, from `start` to `stop`."""
 
     def __init__(self) -> None:
-        super().__init__(name="pmkv-background", daemon=True)
+        super().__init__("pmkv-background")
         self._work: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._is_ending = False
 
@@ -45,9 +45,10 @@ class Background(threading.Thread):
             while True:
                 self._work.get_nowait()
         self._work.put(None)
-        self.join()
+        self.await_end()
 
-    def run(self) -> None:
+    def work(self) -> None:
+        """Run what is submitted, until `stop`."""
         lower_priority(NICE)
         while (work := self._work.get()) is not None:
             self._do(work)

@@ -1,8 +1,8 @@
 """Ctrl-C at any moment, as a signal brings it: in the middle of kernels' calls, of waits and of locks, beside the
 background thread. `test_interrupt` raises at chosen steps of one thread; here nobody chooses.
 
-After each interrupt the store holds the state before or after the operation; in the end it is closed, and opened
-again."""
+After each interrupt the store holds the state before or after the operation. Now and then it is closed, which is
+interrupted, too, and opened again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import pytest
 
 import pmkv
 
-OPERATIONS = 150
+OPERATIONS = 240
 MEAN_S = 0.0008  # from the begin of an operation to the signal
 KEYS, ROWS = 200, 500
 Change = dict[Any, Any]  # what an operation writes: key or id to value
@@ -57,10 +57,10 @@ class Interrupted:
                 self.verify()
 
     @contextlib.contextmanager
-    def alarm(self) -> Iterator[None]:
+    def alarm(self, mean: float = MEAN_S) -> Iterator[None]:
         """Raise KeyboardInterrupt in the body after some time."""
         self._is_armed = True
-        signal.setitimer(signal.ITIMER_REAL, self.rng.expovariate(1 / MEAN_S) + 1e-5)
+        signal.setitimer(signal.ITIMER_REAL, self.rng.expovariate(1 / mean) + 1e-5)
         try:
             yield
         finally:
@@ -153,7 +153,13 @@ class Interrupted:
         assert not other.is_alive(), "a lock is held"
 
     def reopen(self) -> None:
-        self.store.close()
+        """Close the store, in spite of another Ctrl-C, and open it again."""
+        try:
+            with self.alarm(5 * MEAN_S):
+                self.store.close()
+        except KeyboardInterrupt as error:
+            self.interrupts.append(error)
+        self.store.close()  # ends what was interrupted: until then the directory is locked
         self.store = pmkv.open(self.path)
         self.table = self.store.table("t")
         self.store.check()
@@ -165,8 +171,8 @@ def test_nothing_is_lost_by_ctrl_c(tmp_path: Path, seed: int) -> None:
     user = Interrupted(tmp_path / "store", seed)
     before = signal.signal(signal.SIGALRM, user.on_alarm)
     try:
-        for _ in range(2):
-            user.run(OPERATIONS)
+        for _ in range(6):
+            user.run(OPERATIONS // 6)
             user.reopen()
             user.verify()
     finally:
