@@ -351,8 +351,10 @@ class Engine:
         return self.table(name, head)
 
     def restore_table(self, decision: dict[str, Any], head: str = MAIN) -> None:
-        """Create a table by the decision of another store, with an id of this one."""
+        """Create a table by the decision of another store, with an id of this one, in this head: it may have been
+        created on a branch, and promoted."""
         self.log.guard_write()
+        decision = {key: value for key, value in decision.items() if key != "head"}
         with self.log.locks.append, self.log.locks.state:
             if decision["name"] in self.open_views[self.head_entry(head).name].tables:
                 raise ExistsError(f"there is a table {decision['name']!r} already")

@@ -103,3 +103,21 @@ def test_capacity(backup: tuple[Path, State], tmp_path: Path) -> None:
     pmkv.restore(backup[0], tmp_path / "other", pool=tmp_path / "elsewhere")
     with pmkv.open(tmp_path / "other", pool=tmp_path / "elsewhere") as store:
         assert contents(store) == backup[1]["main"]
+
+
+@pytest.mark.parametrize("view", ["main", None])
+def test_tables_that_were_created_on_a_branch_come_back_where_they_are(tmp_path: Path, view: str | None) -> None:
+    """The decision that created such a table names the branch, which a new store may not have, or has made before."""
+    with pmkv.open(tmp_path / "store", capacity="8MiB") as store:
+        for name in ("first", "second"):
+            store.branch(name).create_table(f"of {name}".replace(" ", "_"), "i8").put([1, 2], [10, 20])
+            store.promote(name)
+        store.delete_view("first")
+        store.branch("third").create_table("later", "i8").put([3], [30])
+        views = ["main"] if view else ["main", "second", "third"]
+        expected = {name: contents(store.view(name)) for name in views}
+        store.backup(tmp_path / "backup", view=view)
+    pmkv.restore(tmp_path / "backup", tmp_path / "new")
+    with pmkv.open(tmp_path / "new") as restored:
+        assert {name: contents(restored.view(name)) for name in views} == expected
+        restored.check()
