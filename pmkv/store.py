@@ -122,8 +122,6 @@ class Store(View):
         engine.pool.on_take = lambda: prepare_ahead(engine.log, background)
         kept = KeptIds(place.path / "row_ids") if place.path is not None and not engine.log.readonly else None
         self._loader = loader = RowLoader(lambda: list(engine.tables.values()), lambda: bool(engine.log.closed), kept)
-        if engine.dram.rows is not None:
-            engine.dram.rows.on_need = lambda: loader.request(background)
         self._log.hooks.what_pins_most = PinReport(self._log, lambda: engine.view_set)
         self._maintenance: MaintenanceScheduler | None = None
         if engine.maintenance is not None:
@@ -132,6 +130,11 @@ class Store(View):
                 lambda: engine.replay_cost, lambda: engine.view_set.seals, lambda: engine.view_set.releases,
                 lambda: engine.since_checkpoint, engine.is_cold,
             )  # fmt: skip
+        maintenance = self._maintenance
+        if engine.dram.rows is not None:  # rows are found by the runs, so these are read first
+            engine.dram.rows.on_need = lambda: (
+                loader.request(background) if maintenance is None or not maintenance.is_cold else None
+            )
         self._follower = Follower(engine, place) if self.readonly else None
         self._follow_thread = FollowThread(self) if self.readonly and follow else None
         if self._follow_thread is not None:
@@ -142,6 +145,8 @@ class Store(View):
             engine.pool.on_take()
             if self._maintenance is not None:
                 self._maintenance.on_checkpoint = loader.keep
+                if engine.dram.rows is not None:
+                    self._maintenance.on_warm = engine.dram.rows.need
                 self._maintenance.start()
             if engine.dram.rows is not None:
                 engine.dram.rows.need()

@@ -18,7 +18,9 @@ MEASURED_IDS = 64  # that were missing, before the average is moved
 COLD_IDS = 1 << 13  # ids whose pages are started together: those of more might be dropped before they are used
 SMOOTHING = 0.2  # share of the latest ids in the average
 COLD_SHARE, WARM_SHARE = 0.02, 0.005  # pages read from disk for each id that was missing: from, and below
-DENSE_PAGES = 4  # where one page in so many is wanted, all are read: in order, a disk reads that much faster
+STRIDE_PAGES = (
+    4  # pages of rows that are so far apart are read with those between: in order, a disk is that much faster
+)
 BLOCK_BYTES = 512  # the unit in which the system counts
 
 
@@ -61,9 +63,7 @@ def start_rows(data: np.ndarray, locations: np.ndarray, width: int) -> None:
     pages = np.empty(2 * locations.size, np.int64)
     pages = pages[: row_pages(locations, width, pages)]
     pages.sort()
-    if pages.size and pages[-1] - pages[0] < DENSE_PAGES * pages.size:
-        pages = np.arange(pages[0], pages[-1] + 1)  # such as the hot rows that are loaded after a restart
-    start_reads(address_of(data), pages)
+    start_reads(address_of(data), pages, STRIDE_PAGES)
 
 
 def start_slots(data: np.ndarray, first: int, capacity: int, slot_hashes: np.ndarray) -> None:
@@ -72,4 +72,4 @@ def start_slots(data: np.ndarray, first: int, capacity: int, slot_hashes: np.nda
     pages = np.empty(slot_hashes.size, np.int64)
     slot_pages(slot_hashes, capacity, first, pages)
     pages.sort()
-    start_reads(address_of(data), pages)
+    start_reads(address_of(data), pages, 1)

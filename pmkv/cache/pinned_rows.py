@@ -83,21 +83,23 @@ class PinnedRows:
 
     def find(self, ids: np.ndarray, found: np.ndarray, out: np.ndarray | None = None) -> PinnedHits | AllCopied:
         """Do as `RowCache.find`. Ids of which it is known that there is no row are not missed."""
-        self._budget.curve.note(ids, self)
         if out is not None and ids.size <= TAKEN_IDS and out.size <= TAKEN_BYTES:
             missed, stamps = np.empty(ids.size, np.int64), np.empty(0, np.uint64)
             hits, missing = pinned_rows.take_pinned(
                 self.words, self.rows, self.stride, self.width, self._floor, ids, found, missed, out
             )
             if hits == ids.size:
-                self.hits += hits
                 return AllCopied(hits)
         else:
             stamps, missed = np.empty(ids.size, np.uint64), np.empty(ids.size, np.int64)
             hits, missing = pinned_rows.find_pinned(self.words, self._floor, ids, found, stamps, missed)
-        self.hits += hits
-        self.misses += missing
         return PinnedHits(self, ids, stamps, missed[:missing], hits)
+
+    def note(self, ids: np.ndarray, hits: PinnedHits | AllCopied) -> None:
+        """Do as `RowCache.note`."""
+        self._budget.curve.note(ids, self)
+        self.hits += hits.count
+        self.misses += hits.missed.size
 
     @property
     def row_bytes(self) -> int:

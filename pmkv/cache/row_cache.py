@@ -345,10 +345,8 @@ class RowCache:
     def find(self, ids: np.ndarray, found: np.ndarray, out: np.ndarray | None = None) -> RowHits | AllCopied:
         """Set found (uint64), where it is 0, to CACHED if the row is here; return the hits. out: uint8[n * width], to
         which the rows of a short batch are copied at once."""
-        self._budget.curve.note(ids, self)
         if not self.sets:
             missed = np.flatnonzero(found == 0)
-            self.misses += missed.size
             return RowHits(self, missed, missed.view(np.uint64), missed, 0)
         if out is not None and ids.size <= FEW_ELEMENTS:
             slots, missed = np.empty((2, ids.size), np.int64)
@@ -356,16 +354,19 @@ class RowCache:
                 self.meta, self.rows, self.stride, self.width, *self._shape, ids, found, slots, missed, out
             )
             if hits == ids.size:
-                self.hits += hits
                 return AllCopied(hits)
             slots = stamps = missed[:0]
         else:
             slots, stamps, missed = np.empty((3, ids.size), np.int64)
             arguments = ids, found, slots, stamps.view(np.uint64), missed
             hits, missing = row_cache.find_rows(self.meta, *self._shape, *arguments)
-        self.hits += hits
-        self.misses += missing
         return RowHits(self, slots, stamps.view(np.uint64), missed[:missing], hits)
+
+    def note(self, ids: np.ndarray, hits: RowHits | AllCopied) -> None:
+        """Count what a lookup of a user found."""
+        self._budget.curve.note(ids, self)
+        self.hits += hits.count
+        self.misses += hits.missed.size
 
     def lacks(self, ids: np.ndarray, found: np.ndarray) -> bool:
         """Return whether one of the ids whose found[i] is 0 is not here. Counts nothing."""

@@ -7,10 +7,13 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from ..cache.cold_reads import start_rows
 from ..cache.kept_ids import KeptIds
 from ..cache.pinned_rows import PinnedRows
 from ..cache.row_cache import RowCache
 from ..errors import CorruptionError, PmkvError
+from ..index.lookup_batch import IdBatch
+from ..kernels import location
 from ..runtime.background import Background
 from ..runtime.scheduling import yield_cpu
 from .table import Table
@@ -18,6 +21,11 @@ from .table import Table
 NO_IDS = np.empty(0, np.int64)
 FORMER_IDS = 1 << 12  # loaded at a time
 SETS_AT_ONCE = 1 << 12  # of a row cache, whose ids are looked at under one hold of locks.state
+
+
+def pieces(count: int) -> Iterator[slice]:
+    """Yield slices of so many ids that are loaded, some thousand each."""
+    return (slice(first, first + FORMER_IDS) for first in range(0, count, FORMER_IDS))
 
 
 def cached_ids(table: Table) -> np.ndarray:
@@ -88,16 +96,26 @@ class RowLoader:
         self._kept.write({number: ids for number, ids in found.items() if ids.size})
 
     def _load_saved(self, table: Table, ids: np.ndarray) -> Iterator[None]:
-        """Load rows of a table that the row cache had before the start."""
-        out = np.empty(FORMER_IDS * table.width, np.uint8)
-        for first in range(0, ids.size, FORMER_IDS):
-            some = ids[first : first + FORMER_IDS]
+        """Load rows of a table that the row cache had before the start, in the order in which they stand in the pool,
+        while the disk reads the next ones already."""
+        out, found = np.empty(FORMER_IDS * table.width, np.uint8), np.empty(ids.size, np.uint64)
+        for piece in pieces(ids.size):
+            try:
+                found[piece] = table._look_up(IdBatch(ids[piece]))[0]
+            except PmkvError:  # the index is damaged, or the table was dropped, or the store closed
+                return
+            yield
+        order = np.argsort(found & location.OFFSET_MASK)
+        ids, found = ids[order], found[order]
+        for piece in pieces(ids.size):
+            some = ids[piece]
             with table._log.locks.state:
                 if table.is_gone or not table.stack.runs or not isinstance(table.stack.rows, RowCache):
                     return
                 table.stack.rows.expect(ids.size)
+            start_rows(table._log.data, found[piece.stop : piece.stop + FORMER_IDS], table.width)
             try:
-                table._gather(some, table._default(0), out[: some.size * table.width])
+                table._gather(some, table._default(0), out[: some.size * table.width], load=True)
             except CorruptionError:
                 pass  # a read of the damaged row tells of it
             except PmkvError:  # the table was dropped, or the store closed
@@ -116,7 +134,7 @@ class RowLoader:
                 out = out if out.size >= ids.size * table.width else np.empty(ids.size * table.width, np.uint8)
                 try:
                     table._log.wait_durable(table.stack.top.visible_since)  # until then reads show the previous version
-                    table._gather(ids, table._default(0), out[: ids.size * table.width])
+                    table._gather(ids, table._default(0), out[: ids.size * table.width], load=True)
                 except CorruptionError:
                     pass  # a read of the damaged row tells of it
                 except PmkvError:  # the table was dropped, or the store closed

@@ -275,12 +275,14 @@ class Table(Collection):
         into: np.ndarray | None = None,
         cached: bool = True,
         walk: bool = False,
+        load: bool = False,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return rows as uint8[n * width], in `into` if that is given, and found as uint8[n].
 
-        cached: whether the row cache is asked, and offered what was found on file; walk: it is offered nothing."""
+        cached: whether the row cache is asked, and offered what was found on file; walk: it is offered nothing; load:
+        as `IdBatch.is_load`."""
         read = RowRead(self, ids, np.empty(ids.size * self.width, np.uint8) if into is None else into, cached)
-        read.batch.is_walk = walk
+        read.batch.is_walk, read.batch.is_load = walk, load
         read.begin_alone()
         out, present = read.rows(default)
         self._log.wait_durable(read.lsn)

@@ -52,14 +52,17 @@ class IdBatch:
 
     cached: whether the row cache is asked: then a location may be CACHED. out: uint8[n * width], where its rows are
     copied to; None: they are not needed. cold: what is not in memory may have to be read from disk. is_walk: they are
-    part of a walk over the table, and are admitted to no cache."""
+    part of a walk over the table, and are admitted to no cache. is_load: nobody asked for them but a cache, so that
+    they count neither as hits nor as misses."""
 
     keyed = False
 
     def __init__(self, ids: np.ndarray, out: np.ndarray | None = None, cached: bool = False) -> None:
         self.ids, self.out, self.cached = ids, out, cached
         self.hits: CachedRows | None = None  # of the row cache
-        self.is_walk = self.cold = self.is_started = False  # is_started: reads of the index pages were started already
+        self.is_walk = self.is_load = self.cold = self.is_started = (
+            False  # is_started: reads of the index pages were started already
+        )
         self.pages = 0.0  # that were read from disk for this batch
         # takes (batch, locations, positions, all rows), and offers the rows at these positions to the row cache
         self.offer: Callable[[IdBatch, np.ndarray, np.ndarray, np.ndarray], None] | None = None

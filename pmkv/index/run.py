@@ -33,6 +33,7 @@ from ..kernels.runs import (
 from .run_files import PAGE, will_read
 
 PAGE_SLOTS = PAGE_WORDS // 2
+WARM_AHEAD_PAGES = 2048  # that the disk reads at once after the start, beside the reads of users
 STEP_SLOTS = 32 * PAGE_SLOTS  # slots walked, written or verified at a time: 128 KiB
 Entries = tuple[np.ndarray, np.ndarray, np.ndarray]  # slot hashes, key64s, locations
 
@@ -228,9 +229,11 @@ class Run:
 
     def warm(self) -> Iterator[None]:
         """Read and verify all pages that no probe has touched yet, in steps."""
-        for first in range(0, self.info.pages, step := STEP_SLOTS // PAGE_SLOTS):
-            start = self.info.offset + first * PAGE
-            will_read(self._data, start + step * PAGE, start + 2 * step * PAGE)
+        step, ahead = STEP_SLOTS // PAGE_SLOTS, 0
+        for first in range(0, self.info.pages, step):
+            if first >= ahead - WARM_AHEAD_PAGES // 2:
+                start, ahead = self.info.offset + ahead * PAGE, first + WARM_AHEAD_PAGES
+                will_read(self._data, start, self.info.offset + min(ahead, self.info.pages) * PAGE)
             self._refuse(verify_pages(*self._pages, first, min(first + step, self.info.pages)))
             yield
         self.is_warm = True

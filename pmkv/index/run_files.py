@@ -23,6 +23,7 @@ import numpy as np
 from xxhash import xxh3_64_intdigest
 
 from ..errors import CorruptionError, FormatError, FullError
+from ..kernels.readahead import start_reads
 from ..runtime.scheduling import yield_cpu
 
 PAGE = 4096
@@ -184,8 +185,8 @@ class DiskRunFiles:
 def will_read(data: np.ndarray, start: int, stop: int) -> None:
     """Ask the system to read a range of an opened file ahead."""
     start, stop = start // PAGE * PAGE, min(stop, data.size)
-    if isinstance(data.base, memoryview) and isinstance(data.base.obj, ctypes.Array) and start < stop:
-        libc.madvise(data.ctypes.data + start, stop - start, mmap.MADV_WILLNEED)
+    if start < stop and isinstance(getattr(data.base, "obj", data.base), ctypes.Array):  # else it is in DRAM
+        start_reads(np.uint64(data.ctypes.data), np.arange(start // PAGE, -(-stop // PAGE)), 1)
 
 
 def map_file(fd: int, size: int) -> np.ndarray:

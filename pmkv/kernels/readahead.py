@@ -19,6 +19,10 @@ U = np.uint64
 PAGE_SHIFT = 12
 PAGE_BYTES = 1 << PAGE_SHIFT
 SLOT_BITS = 4  # a slot of a run has 16 bytes
+# Of what one call asks for, the system reads no more than the larger of a device's read_ahead_kb, 128 unless somebody
+# has set it, and of the largest transfer of the device.
+CALL_PAGES = 32
+CALL_BYTES = CALL_PAGES << PAGE_SHIFT
 WILL_NEED = 3  # MADV_WILLNEED
 
 if JIT:
@@ -55,16 +59,18 @@ def slot_pages(slot_hashes, capacity, first, pages):
         pages[i] = first + (slot_of(slot_hashes[i], capacity) >> (PAGE_SHIFT - SLOT_BITS))
 
 
-@kernel(WORD, I64)
-def start_reads(base, pages):
-    """Start to read these pages, ascending, mapped at the address `base`, each once or more; return how many calls."""
+@kernel(WORD, I64, INT)
+def start_reads(base, pages, step):
+    """Start to read these pages, ascending, mapped at the address `base`, each once or more, and those between two of
+    them that are at most `step` apart. Return how many calls that took."""
     calls, first = 0, 0
     while first < pages.size:
         stop = first + 1
-        while stop < pages.size and pages[stop] <= pages[stop - 1] + 1:
+        while stop < pages.size and pages[stop] <= pages[stop - 1] + step:
             stop += 1
-        length = (pages[stop - 1] - pages[first] + 1) << PAGE_SHIFT
-        madvise(base + (U(pages[first]) << U(PAGE_SHIFT)), U(length), np.int32(WILL_NEED))
-        calls += 1
+        for begin in range(pages[first], pages[stop - 1] + 1, CALL_PAGES):
+            length = min(CALL_PAGES, pages[stop - 1] + 1 - begin) << PAGE_SHIFT
+            madvise(base + (U(begin) << U(PAGE_SHIFT)), U(length), np.int32(WILL_NEED))
+            calls += 1
         first = stop
     return calls

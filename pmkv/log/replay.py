@@ -254,6 +254,7 @@ class Replay:
     def whole_frames(self, start: int, stop: int, seed: int) -> Iterator[Frame]:
         """Yield every frame in a range whose own checksum is right, no matter which frame precedes it."""
         for first, last in self._pool.medium.written(start, stop):
+            self._pool.medium.will_read(first, last)
             for offset in self._magic(first, last):
                 frame = unpack_frame(self._view, offset, stop, seed)
                 if frame is not None:

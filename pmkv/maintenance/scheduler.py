@@ -71,6 +71,7 @@ class MaintenanceScheduler:
         self._compact_until = 0.0  # monotonic clock
         self._close_deadline = math.inf  # monotonic clock
         self.on_checkpoint: Callable[[], None] | None = None  # called after each one
+        self.on_warm: Callable[[], None] | None = None  # called once all runs were read after the start
         self._retry_at = 0.0  # monotonic clock: a failure is not repeated at every flush
 
     def start(self) -> None:
@@ -284,6 +285,8 @@ class MaintenanceScheduler:
         for _ in self._guarded(self._checkpointer.warm()):
             self._background.catch_up()
         self.is_cold = False
+        if self.on_warm is not None:
+            self.on_warm()
         self._background.submit(self._run)
 
     # the end

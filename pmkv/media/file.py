@@ -26,6 +26,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import FullError
+from ..kernels.readahead import CALL_BYTES
 from ..runtime.scheduling import yield_cpu
 from .base import Granularity, Range
 from .reservation import punch, reserve
@@ -174,14 +175,15 @@ class FileMedium:
                 yield first, min(start, stop)
 
     def will_read(self, start: int, stop: int) -> None:
-        os.posix_fadvise(self._fd, start, stop - start, os.POSIX_FADV_WILLNEED)
+        for first in range(start, stop, CALL_BYTES):
+            os.posix_fadvise(self._fd, first, min(stop - first, CALL_BYTES), os.POSIX_FADV_WILLNEED)
 
     def will_write(self, start: int, stop: int) -> None:
         """Make private copies of the pages now.
 
         A store would wait for each copy, and for the disk where the system has dropped the zeros of `prepare`."""
         with contextlib.suppress(OSError):  # another thread has closed the file
-            os.posix_fadvise(self._fd, start, stop - start, os.POSIX_FADV_WILLNEED)
+            self.will_read(start, stop)
         last = -(-stop // PAGE) * PAGE
         for at in range(start // PAGE * PAGE, last, POPULATE_PIECE_BYTES):
             with self._copying, contextlib.suppress(OSError):  # an older Linux refuses, then stores make the copies

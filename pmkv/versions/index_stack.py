@@ -304,7 +304,11 @@ class IndexStack:
         batch.stamp = self._stamp
         found, waiting = self._find_in_memtables(batch, pending)
         if isinstance(batch, IdBatch):
-            batch.hits = self.rows.find(batch.ids, found, batch.out) if self.rows is not None and batch.cached else None
+            batch.hits = None
+            if self.rows is not None and batch.cached:
+                batch.hits = self.rows.find(batch.ids, found, batch.out)
+                if not batch.is_load:
+                    self.rows.note(batch.ids, batch.hits)
             if batch.hits is not None and not batch.hits.missed.size:
                 return found, waiting
         if self.cache is not None:

@@ -10,7 +10,7 @@ import pytest
 
 import pmkv
 from pmkv.cache import cold_reads
-from pmkv.cache.cold_reads import COLD_IDS, COLD_SHARE, MEASURED_IDS, WARM_SHARE, ColdReads
+from pmkv.cache.cold_reads import COLD_IDS, COLD_SHARE, MEASURED_IDS, STRIDE_PAGES, WARM_SHARE, ColdReads
 from pmkv.kernels.readahead import PAGE_BYTES
 
 N = 100
@@ -75,12 +75,9 @@ def test_a_cold_batch_is_read_in_parts_and_is_right(store: pmkv.Store) -> None:
     assert (table.get(asked, default=-1) == np.where(asked >= 0, asked, -1)).all()
 
 
-@pytest.mark.parametrize(("pages", "started"), [([1, 3, 4, 6], [1, 2, 3, 4, 5, 6]), ([1, 30], [1, 30]), ([7], [7])])
-def test_pages_between_wanted_ones_are_read_where_they_are_few(
-    pages: list[int], started: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[list[int]] = []
-    monkeypatch.setattr(cold_reads, "start_reads", lambda base, pages: asked.append(pages.tolist()))
-    locations = np.array([page * PAGE_BYTES + 8 for page in reversed(pages)], np.uint64)
+def test_rows_are_started_in_the_order_of_their_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[list[int], int]] = []
+    monkeypatch.setattr(cold_reads, "start_reads", lambda base, pages, step: asked.append((pages.tolist(), step)))
+    locations = np.array([page * PAGE_BYTES + 8 for page in (30, 1, 7)], np.uint64)
     cold_reads.start_rows(np.empty(8, np.uint8), locations, 64)
-    assert asked == [started]
+    assert asked == [([1, 7, 30], STRIDE_PAGES)]

@@ -49,6 +49,7 @@ def look(cache: RowCache, ids: np.ndarray, salt: int = 0) -> np.ndarray:
     """Return which ids are here. Their rows must be right."""
     found, out = np.zeros(ids.size, np.uint64), np.zeros(ids.size * WIDTH, np.uint8)
     hits = cache.find(ids, found)
+    cache.note(ids, hits)
     hits.copy_to(out, found)
     here = found == location.CACHED
     assert hits.missed.tolist() == np.flatnonzero(~here).tolist()

@@ -12,6 +12,7 @@ import pytest
 import pmkv
 from pmkv.cache import pinned_rows
 from pmkv.cache.kept_ids import KeptIds
+from pmkv.engine import row_loader
 from pmkv.engine.row_loader import RowLoader, cached_ids
 from pmkv.index.lookup_batch import IdBatch
 from pmkv.kernels import location
@@ -146,8 +147,32 @@ def test_the_rows_that_were_cached_are_loaded_after_a_restart(tmp_path: Path) ->
                 break
             wait_until(lambda: rows.admitted > 0.95 * before.size)  # noqa: B023
             assert np.isin(rows.ids(), before).all()
+            assert rows.hits == rows.misses == 0, "nobody has asked for them yet"
             assert (store.table("t").get(hot)[:, 0] == hot).all() and rows.hits > 0.9 * hot.size
         (tmp_path / "row_ids").write_bytes(b"no ids")
+
+
+def test_they_are_loaded_in_the_order_of_the_pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row_loader, "FORMER_IDS", 100)
+    started: list[np.ndarray] = []
+    monkeypatch.setattr(row_loader, "start_rows", lambda data, locations, width: started.append(locations))
+    kept = KeptIds(tmp_path / "row_ids")
+    kept.write({1: IDS})
+    with pmkv.open(tmp_path / "data", capacity="64MiB", dram="4MiB") as store:
+        table = store.create_table("t", "i8")
+        ids = np.random.default_rng(1).permutation(IDS)
+        for some in np.split(ids, 20):
+            table.put(some, some)
+        store.checkpoint()
+        table.get(ids[:1])
+        steps = RowLoader(lambda: [table], lambda: False, kept).load()
+        while len(table.stack.rows) < 2:
+            next(steps)
+        assert sorted(table.stack.rows.ids().tolist()) == sorted(ids[:100].tolist()), "those that were written first"
+        assert len(started) == 1 and np.isin(started[0], table._look_up(IdBatch(ids[100:200]))[0]).all()
+        for _ in steps:
+            pass
+        assert len(table.stack.rows) > 900, "but for some whose sets are full"
 
 
 def test_ids_are_kept_once_the_former_ones_are_loaded(tmp_path: Path) -> None:

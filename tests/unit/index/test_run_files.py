@@ -51,15 +51,17 @@ def test_a_long_write_gives_way_between_its_pieces(tmp_path: Path, monkeypatch: 
     assert len(given) == 3
 
 
-def test_reading_ahead_asks_the_system_for_whole_pages(tmp_path: Path) -> None:
+def test_reading_ahead_asks_the_system_for_whole_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shelf = DiskRunFiles(tmp_path, POOL)
     write(shelf, "a.runs", bytes(8 * PAGE))
-    os.posix_fadvise(fd := os.open(tmp_path / "a.runs", os.O_RDONLY), 0, 0, os.POSIX_FADV_DONTNEED)
-    os.close(fd)
     data = shelf.open("a.runs")
+    asked: list[list[int]] = []
+    monkeypatch.setattr(module, "start_reads", lambda base, pages, step: asked.append(pages.tolist()))
     for start, stop in ((10, 1 << 20), (PAGE + 5, PAGE + 6), (1 << 20, 1 << 21)):
         will_read(data, start, stop)
-    assert not data[PAGE:].any()
+    assert asked == [list(range(9)), [1]]
+    will_read(np.zeros(PAGE, np.uint8), 0, PAGE)
+    assert len(asked) == 2, "what is in DRAM is not read ahead"
 
 
 def test_words_are_written_as_their_bytes(shelf: RunFiles) -> None:

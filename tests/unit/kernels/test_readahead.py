@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pmkv.kernels.location import CACHED, DELETE
-from pmkv.kernels.readahead import PAGE_BYTES, row_pages, slot_pages, start_reads
+from pmkv.kernels.readahead import CALL_PAGES, PAGE_BYTES, row_pages, slot_pages, start_reads
 
 U = np.uint64
 
@@ -37,11 +37,25 @@ def test_a_probe_begins_on_the_page_of_its_slot() -> None:
     assert pages.tolist() == [10, 12, 13], "1,024 slots of 16 bytes on four pages"
 
 
-@pytest.mark.parametrize(("pages", "calls"), [([], 0), ([3], 1), ([0, 1, 2, 3], 1), ([0, 2, 3, 7], 3), ([1, 1, 2], 1)])
-def test_neighbours_are_started_by_one_call(tmp_path: Path, pages: list[int], calls: int) -> None:
-    path = tmp_path / "file"
-    path.write_bytes(bytes(8 * PAGE_BYTES))
+def calls_for(folder: Path, pages: list[int], step: int) -> int:
+    (path := folder / "file").write_bytes(bytes((max(pages, default=0) + 1) * PAGE_BYTES))
     with open(path, "rb") as file:
         data = np.frombuffer(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ), np.uint8)
-    assert start_reads(U(data.ctypes.data), np.array(pages, np.int64)) == calls
+    calls = start_reads(U(data.ctypes.data), np.array(pages, np.int64), step)
     assert not data.any()
+    return calls
+
+
+@pytest.mark.parametrize(("pages", "calls"), [([], 0), ([3], 1), ([0, 1, 2, 3], 1), ([0, 2, 3, 7], 3), ([1, 1, 2], 1)])
+def test_neighbours_are_started_by_one_call(tmp_path: Path, pages: list[int], calls: int) -> None:
+    assert calls_for(tmp_path, pages, 1) == calls
+
+
+@pytest.mark.parametrize(("pages", "calls"), [([0, 4, 8], 1), ([0, 4, 9, 12], 2), ([5, 10], 2)])
+def test_pages_between_near_ones_are_read_with_them(tmp_path: Path, pages: list[int], calls: int) -> None:
+    assert calls_for(tmp_path, pages, 4) == calls
+
+
+@pytest.mark.parametrize(("count", "calls"), [(CALL_PAGES, 1), (CALL_PAGES + 1, 2), (3 * CALL_PAGES, 3)])
+def test_no_call_asks_for_more_than_the_system_reads(tmp_path: Path, count: int, calls: int) -> None:
+    assert calls_for(tmp_path, list(range(count)), 1) == calls
