@@ -25,24 +25,21 @@ from feast import Entity, FeatureView, RepoConfig, utils
 from feast.infra.online_stores.helpers import compute_versioned_name
 from feast.infra.online_stores.online_store import OnlineStore
 from feast.infra.supported_async_methods import SupportedAsyncMethods
-from feast.protos.feast.serving.ServingService_pb2 import FieldStatus, GetOnlineFeaturesResponse
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import FeastConfigBaseModel
-from google.protobuf.timestamp_pb2 import Timestamp
 from redis.exceptions import ResponseError
 
-from . import requests
+from . import feature_vectors, requests
 from .aio import AsyncClient, connect_async
+from .array_reader import ArrayReader
 from .feature_rows import (
     MICROSECONDS,
-    NULL,
     TIME,
     TOKEN,
     Encoded,
+    EntityKeys,
     Entry,
     ViewLayout,
-    entity_ids,
-    entity_keys,
     view_dtype,
 )
 from .requests import Args, Request, StaleTableError, TableInfo
@@ -88,6 +85,20 @@ class Rows:
     long: dict[int, bytes]
 
 
+def rows_of(asked: Sequence[tuple[TableInfo, np.ndarray]]) -> Request[list[np.ndarray]]:
+    """Read rows of tables, all of one version. asked: tables, one perhaps several times, and ids of each."""
+    args: Args = ("TABLE.MGET", len(asked))
+    for info, ids in asked:
+        args += (info.name, ids.tobytes())
+
+    def join(replies: list[Any]) -> list[np.ndarray]:
+        parsed = requests.parse_rows
+        return [parsed(info.name, rows, info.dtype, len(ids)) for (info, ids), rows in zip(asked, replies[0])]
+
+    reader = ArrayReader(tuple(len(ids) * info.dtype.itemsize for info, ids in asked))
+    return Request([args], join, readers=[reader])
+
+
 class FeatureTables:
     """The tables of a project's feature views, as requests to a server: it sends nothing itself."""
 
@@ -98,6 +109,7 @@ class FeatureTables:
         self._dtypes: dict[int, tuple[Any, list[int], np.dtype]] = {}  # of lists of features: these, what is in them
         self._names: dict[tuple[str, int], tuple[np.dtype, str]] = {}  # of tables, by view and dtype
         self._known: set[int] = set()
+        self.entities = EntityKeys()
 
     # names
 
@@ -218,7 +230,7 @@ class FeatureTables:
         """Write entries of a view; return how many rows were not older than those that are stored."""
         info = yield from self.opened(name, self.dtype_of(view), create=True)
         layout = self.layout_of(info)
-        encoded = layout.encode(entries, view.name)
+        encoded = layout.encode(entries, view.name, self.entities)
         yield from self._compare_keys(encoded)
         return (yield from self._put(info, layout, encoded.ids, encoded.rows, encoded.long))
 
@@ -277,25 +289,23 @@ class FeatureTables:
 
     def _read_once(self, wanted: Sequence[Wanted]) -> Work:
         """Return the rows, or None if long values were replaced between the rows and the values."""
-        infos = []
+        infos: list[TableInfo | None] = []
         for one in wanted:
-            infos.append((yield from self.opened(one.name, self.dtype_of(one.view), create=False)))
-        by_table: dict[str, list[int]] = {}
-        for at, info in enumerate(infos):
-            if info is not None and len(wanted[at].ids):
-                by_table.setdefault(info.name, []).append(at)
-        ids = {name: np.concatenate([wanted[at].ids for at in places]) for name, places in by_table.items()}
-        gathered = (yield requests.gather([self._infos[name] for name in ids], ids)) if ids else {}
-        found = [Rows(None, np.empty(0), {}) for _ in wanted]
-        for name, places in by_table.items():
-            layout, start = self.layout_of(self._infos[name]), 0
-            for at in places:
-                rows = gathered[name][start : start + len(wanted[at].ids)]
-                start += len(rows)
-                long = yield from self._long_values(self._infos[name], layout, wanted[at].ids, rows)
-                if long is None:
-                    return None
-                found[at] = Rows(layout, rows, long)
+            dtype = self.dtype_of(one.view)
+            info = self._infos.get(self.table_name(one.name, dtype))
+            infos.append(info or (yield from self.opened(one.name, dtype, create=False)))
+        asked = [(info, one.ids) for info, one in zip(infos, wanted) if info is not None and len(one.ids)]
+        gathered = iter((yield rows_of(asked)) if asked else ())
+        found = []
+        for info, one in zip(infos, wanted):
+            if info is None or not len(one.ids):
+                found.append(Rows(None, np.empty(0), {}))
+                continue
+            layout, rows = self.layout_of(info), next(gathered)
+            long = (yield from self._long_values(info, layout, one.ids, rows)) if layout.others else {}
+            if long is None:
+                return None
+            found.append(Rows(layout, rows, long))
         return found
 
     def _long_values(self, info: TableInfo, layout: ViewLayout, ids: np.ndarray, rows: np.ndarray) -> Work:
@@ -389,6 +399,11 @@ class PmkvOnlineStore(OnlineStore):
 
     # rows
 
+    def _wanted_of(
+        self, config: RepoConfig, view: FeatureView, entities: list[Any], features: list[str] | None
+    ) -> Wanted:
+        return _wanted(config, view, self._tables_of(config).entities.of(entities)[1], features)
+
     def online_write_batch(
         self, config: RepoConfig, table: FeatureView, data: list[Entry], progress: Callable[[int], Any] | None
     ) -> None:
@@ -417,7 +432,7 @@ class PmkvOnlineStore(OnlineStore):
         requested_features: list[str] | None = None,
     ) -> list[Row]:
         """Read values of entities: (time of the event, value by feature) each, (None, None) where there is none."""
-        wanted = _wanted(config, table, entity_keys, requested_features)
+        wanted = self._wanted_of(config, table, entity_keys, requested_features)
         (found,) = self._run(config, self._tables_of(config).read([wanted]))
         return _as_dicts(wanted, found)
 
@@ -429,7 +444,7 @@ class PmkvOnlineStore(OnlineStore):
         requested_features: list[str] | None = None,
     ) -> list[Row]:
         """As online_read."""
-        wanted = _wanted(config, table, entity_keys, requested_features)
+        wanted = self._wanted_of(config, table, entity_keys, requested_features)
         (found,) = await self._run_async(config, self._tables_of(config).read([wanted]))
         return _as_dicts(wanted, found)
 
@@ -445,11 +460,13 @@ class PmkvOnlineStore(OnlineStore):
         full_feature_names: bool,
         include_feature_view_version_metadata: bool,
     ) -> None:
-        wanted, places = _all_wanted(config, grouped_refs, join_key_values, entity_name_to_join_key_map)
+        wanted, orders = _all_wanted(
+            config, self._tables_of(config).entities, grouped_refs, join_key_values, entity_name_to_join_key_map
+        )
         found = self._run(config, self._tables_of(config).read(wanted))
-        for one, rows, (indexes, length) in zip(wanted, found, places):
+        for one in wanted:
             _name_features(one, online_features_response, full_feature_names, include_feature_view_version_metadata)
-            _fill(one, rows, indexes, length, online_features_response)
+        online_features_response.MergeFromString(b"".join(map(_filled, wanted, found, orders)))
 
     async def _read_features_per_fv_async(
         self,
@@ -461,11 +478,13 @@ class PmkvOnlineStore(OnlineStore):
         full_feature_names: bool,
         include_feature_view_version_metadata: bool,
     ) -> None:
-        wanted, places = _all_wanted(config, grouped_refs, join_key_values, entity_name_to_join_key_map)
+        wanted, orders = _all_wanted(
+            config, self._tables_of(config).entities, grouped_refs, join_key_values, entity_name_to_join_key_map
+        )
         found = await self._run_async(config, self._tables_of(config).read(wanted))
-        for one, rows, (indexes, length) in zip(wanted, found, places):
+        for one in wanted:
             _name_features(one, online_features_response, full_feature_names, include_feature_view_version_metadata)
-            _fill(one, rows, indexes, length, online_features_response)
+        online_features_response.MergeFromString(b"".join(map(_filled, wanted, found, orders)))
 
 
 def _driven(work: Work, run: Callable[[Request[Any]], Any]) -> Any:
@@ -531,37 +550,52 @@ def _name(view: Any, config: RepoConfig) -> str:
     return str(compute_versioned_name(view, config.registry.enable_online_feature_view_versioning))
 
 
-def _wanted(config: RepoConfig, view: Any, protos: Sequence[Any], features: list[str] | None) -> Wanted:
+def _wanted(config: RepoConfig, view: Any, ids: np.ndarray, features: list[str] | None) -> Wanted:
     names = list(features) if features else [field.name for field in view.features]
-    with_expired = config.online_store.return_expired
-    return Wanted(view, _name(view, config), names, entity_ids(entity_keys(protos)), with_expired)
+    return Wanted(view, _name(view, config), names, ids, config.online_store.return_expired)
 
 
 def _all_wanted(
-    config: RepoConfig, grouped_refs: list[Any], join_key_values: Any, join_keys: dict[str, str]
-) -> tuple[list[Wanted], list[tuple[Any, int]]]:
-    wanted, places = [], []
+    config: RepoConfig, keys: EntityKeys, grouped_refs: list[Any], join_key_values: Any, join_keys: dict[str, str]
+) -> tuple[list[Wanted], list[list[int] | None]]:
+    """Return what is read of each view, and the row of each place in the response, None where they are the same."""
+    wanted, orders = [], []
+    known: dict[Any, tuple[np.ndarray, list[int] | None]] = {}  # by what tells the entities of a view
     for view, features in grouped_refs:
-        values, indexes, length = utils._get_unique_entities(view, join_key_values, join_keys)
-        wanted.append(_wanted(config, view, utils._get_entity_key_protos(values), features))
-        places.append((indexes, length))
-    return wanted, places
+        entities = *view.entities, *view.projection.join_key_map.items()
+        if entities not in known:
+            values, indexes, length = utils._get_unique_entities(view, join_key_values, join_keys)
+            known[entities] = keys.of(utils._get_entity_key_protos(values))[1], _order(indexes, length)
+        ids, order = known[entities]
+        wanted.append(_wanted(config, view, ids, features))
+        orders.append(order)
+    return wanted, orders
 
 
-def _expired(view: Any, times: np.ndarray) -> np.ndarray:
-    """Return bool[n]: which times of events are longer ago than the view's ttl."""
+def _order(indexes: Sequence[Sequence[int]], length: int) -> list[int] | None:
+    """Return the row of each place, by the places of each row; None if they are the same."""
+    order = [-1] * length
+    for row, places in enumerate(indexes):
+        for place in places:
+            order[place] = row
+    return None if order == list(range(length)) and len(indexes) == length else order
+
+
+def _oldest(view: Any) -> int | None:
+    """Return the time of an event, in microseconds since 1970, that the view's ttl just allows; None without a ttl."""
     ttl = getattr(view, "ttl", None)
     if not ttl or ttl <= timedelta(0):
-        return np.zeros(len(times), bool)
-    oldest = int(time.time() * MICROSECONDS) - ttl // timedelta(microseconds=1)
-    return times < oldest
+        return None
+    return int(time.time() * MICROSECONDS) - ttl // timedelta(microseconds=1)
 
 
 def _as_dicts(wanted: Wanted, found: Rows) -> list[Row]:
     if found.layout is None:
         return [(None, None)] * len(wanted.ids)
-    times = found.rows[TIME]
-    shown = found.layout.found(found.rows) & (wanted.with_expired | ~_expired(wanted.view, times))
+    times, oldest = found.rows[TIME], _oldest(wanted.view)
+    shown = found.layout.found(found.rows)
+    if oldest is not None and not wanted.with_expired:
+        shown &= times >= oldest
     columns = found.layout.decode_all(found.rows, wanted.features, found.long)
     result: list[Row] = []
     for row, is_shown in enumerate(shown.tolist()):
@@ -584,33 +618,10 @@ def _name_features(wanted: Wanted, response: Any, full_names: bool, with_version
         response.metadata.feature_view_metadata.add(name=name, version=version)
 
 
-def _fill(wanted: Wanted, found: Rows, indexes: Sequence[Sequence[int]], length: int, response: Any) -> None:
-    """Add a vector of values for each feature to a response. indexes: the places of each entity among `length`."""
-    source = np.full(length, -1)
-    for row, places in enumerate(indexes):
-        source[list(places)] = row
-    order = source.tolist()
-    statuses, times = [FieldStatus.NOT_FOUND] * len(wanted.ids), [Timestamp()] * len(wanted.ids)
-    if found.layout is not None:
-        there, expired = found.layout.found(found.rows), _expired(wanted.view, found.rows[TIME])
-        statuses = np.where(
-            there, np.where(expired, FieldStatus.OUTSIDE_MAX_AGE, FieldStatus.PRESENT), FieldStatus.NOT_FOUND
-        ).tolist()
-        times = [
-            Timestamp(seconds=at // MICROSECONDS, nanos=at % MICROSECONDS * 1000) for at in found.rows[TIME].tolist()
-        ]
-    hidden = {FieldStatus.NOT_FOUND} if wanted.with_expired else {FieldStatus.NOT_FOUND, FieldStatus.OUTSIDE_MAX_AGE}
-    shown = [status not in hidden for status in statuses]
-    placed_statuses, placed_times = [statuses[row] for row in order], [times[row] for row in order]
-    are_shown = all(shown)
-    columns = [[NULL] * len(wanted.ids)] * len(wanted.features)
-    if found.layout is not None:
-        columns = found.layout.decode_all(found.rows, wanted.features, found.long)
-    for values in columns:
-        if not are_shown:
-            values = [value if is_shown else NULL for value, is_shown in zip(values, shown)]
-        response.results.append(
-            GetOnlineFeaturesResponse.FeatureVector(
-                values=[values[row] for row in order], statuses=placed_statuses, event_timestamps=placed_times
-            )
-        )
+def _filled(wanted: Wanted, found: Rows, order: list[int] | None) -> bytes:
+    """Return a vector of values for each feature, as bytes of a response. order: the row of each place."""
+    if found.layout is None:
+        told = feature_vectors.absent(len(wanted.ids))
+    else:
+        told = feature_vectors.shown(found.rows, _oldest(wanted.view), wanted.with_expired)
+    return feature_vectors.vectors(found.layout, found.rows, wanted.features, found.long, told, order)

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
+from itertools import repeat
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,8 @@ ID_MASK = (1 << 63) - 1
 LENGTH = np.dtype("<u4")  # of a value that stands elsewhere; no feature of Feast has this dtype itself
 INLINE_LIMIT_BYTES = 32 << 10  # of one row; a row of pmkv has at most 64 KiB
 MICROSECONDS = 1_000_000
+MICROSECOND, EPOCH, NAIVE_EPOCH = timedelta(microseconds=1), datetime(1970, 1, 1, tzinfo=UTC), datetime(1970, 1, 1)
+KEPT_ENTITIES = 1 << 14  # of which the keys are kept
 
 COLUMNS = {
     ValueType.INT32: "<i4", ValueType.INT64: "<i8", ValueType.FLOAT: "<f4", ValueType.DOUBLE: "<f8",
@@ -61,24 +65,37 @@ def view_dtype(features: Sequence[Any], inline_bytes: int) -> np.dtype:
     return np.dtype(descr)
 
 
-def entity_ids(keys: Sequence[bytes]) -> np.ndarray:
-    """Return ids of serialized entity keys: 63 bits of BLAKE2b (digest size 8, little-endian)."""
-    found = [int.from_bytes(blake2b(key, digest_size=8).digest(), "little") & ID_MASK for key in keys]
-    return np.array(found, np.int64)
+def entity_id(key: bytes) -> int:
+    """Return the id of a serialized entity key: 63 bits of BLAKE2b (digest size 8, little-endian)."""
+    return int.from_bytes(blake2b(key, digest_size=8).digest(), "little") & ID_MASK
 
 
-def entity_keys(protos: Sequence[Any]) -> list[bytes]:
-    """Return entity keys as Feast serializes them (version 3)."""
-    return [serialize_entity_key(proto, entity_key_serialization_version=3) for proto in protos]
+class EntityKeys:
+    """Serializes entity keys as Feast does (version 3), and keeps the latest ones, as entities come once for each
+    view."""
+
+    def __init__(self) -> None:
+        self._kept: dict[bytes, tuple[bytes, int]] = {}  # key and id, by what protocol buffers make of the entity
+
+    def of(self, protos: Sequence[Any]) -> tuple[list[bytes], np.ndarray]:
+        """Return the keys and ids of entities."""
+        raw = [proto.SerializeToString() for proto in protos]
+        kept = self._kept
+        for place, word in enumerate(raw):
+            if word not in kept:
+                key = serialize_entity_key(protos[place], entity_key_serialization_version=3)
+                kept[word] = key, entity_id(key)
+        found = [kept[word] for word in raw]
+        if len(kept) > KEPT_ENTITIES:
+            self._kept = {}
+        return [key for key, _ in found], np.array([id for _, id in found], np.int64)
 
 
 def microseconds(time: datetime | None) -> int:
     """Return a time as microseconds since 1970; a time without a zone is UTC, none is 0."""
     if time is None:
         return 0
-    aware = time if time.tzinfo is not None else time.replace(tzinfo=UTC)
-    since = aware - datetime(1970, 1, 1, tzinfo=UTC)
-    return (since.days * 86_400 + since.seconds) * MICROSECONDS + since.microseconds
+    return int((time - (EPOCH if time.tzinfo is not None else NAIVE_EPOCH)) // MICROSECOND)
 
 
 class ViewLayout:
@@ -89,29 +106,30 @@ class ViewLayout:
         self.columns = [name for name in dtype.names or () if name not in RESERVED]
         self.bits = {name: at + 1 for at, name in enumerate(self.columns)}  # of PRESENT; bit 0: there is a row
         self.others = [name for name in self.columns if dtype[name] == LENGTH]
-        self._kinds = {name: dtype[name].str for name in self.columns}
+        self.kinds = {name: dtype[name].str for name in self.columns}
+        self.offsets = {name: offset for name, (_, offset, *_) in (dtype.fields or {}).items()}
         self.inline = dtype[INLINE].shape[0] if self.others else 0
 
     # writing
 
-    def encode(self, entries: Sequence[Entry], view: str) -> Encoded:
+    def encode(self, entries: Sequence[Entry], view: str, entities: EntityKeys) -> Encoded:
         """Return the rows of entries. ValueError: a value is not of the type that the view declares."""
-        keys = entity_keys([entry[0] for entry in entries])
+        keys, ids = entities.of([entry[0] for entry in entries])
         rows = np.zeros(len(entries), self.dtype)
         rows[TIME] = [microseconds(entry[2]) for entry in entries]
         rows[CREATED] = [microseconds(entry[3]) for entry in entries]
         packed: list[list[bytes]] = [[] for _ in entries]
-        present = self._none_present(len(entries))
+        present, given = self._none_present(len(entries)), [entry[1] for entry in entries]
         for name in self.columns:
-            values = [entry[1].get(name, NULL) for entry in entries]
-            kinds = [value.WhichOneof("val") for value in values]
-            present[:, self.bits[name]] = there = [kind is not None and kind != "null_val" for kind in kinds]
+            values = [features.get(name, NULL) for features in given]
+            kinds = list(map(Value.WhichOneof, values, repeat("val")))
+            there = [kind is not None and kind != "null_val" for kind in kinds]
+            present[:, self.bits[name]] = there
             if self.dtype[name] == LENGTH:
                 _pack(rows[name], packed, values, there)
             else:
                 rows[name] = self._numbers(name, values, kinds, f"feature {name!r} of view {view!r}")
         rows[PRESENT] = np.packbits(present, axis=1, bitorder="little")
-        ids = entity_ids(keys)
         return Encoded(ids, keys, rows, self._place(ids, rows, packed))
 
     def moved(
@@ -141,12 +159,12 @@ class ViewLayout:
 
     def _numbers(self, name: str, values: Sequence[Value], kinds: Sequence[str | None], label: str) -> np.ndarray:
         attribute = ATTRIBUTES[self.dtype[name].str]
-        wrong = next((kind for kind in kinds if kind not in (attribute, None, "null_val")), None)
-        if wrong is not None:
+        wrong = set(kinds) - {attribute, None, "null_val"}
+        if wrong:
             raise ValueError(
-                f"{label} has the type of {attribute}, and was given {wrong}: change the view or the value"
+                f"{label} has the type of {attribute}, and was given {min(wrong)}: change the view or the value"
             )
-        numbers = [getattr(value, attribute) for value in values]
+        numbers = list(map(attrgetter(attribute), values))
         return np.array(numbers, "<i8" if self.dtype[name].kind == "M" else self.dtype[name]).view(self.dtype[name])
 
     def _place(self, ids: np.ndarray, rows: np.ndarray, packed: list[list[bytes]]) -> dict[tuple[int, int], bytes]:
@@ -191,9 +209,10 @@ class ViewLayout:
         ]
 
     def _decode(self, rows: np.ndarray, name: str, there: np.ndarray, long: dict[int, bytes]) -> list[Value]:
-        kind = self._kinds[name]
+        kind = self.kinds[name]
         if kind == LENGTH.str:
-            return self._decode_other(rows, name, there, long)
+            packed = zip(self.packed(rows, name, long), there.tolist())
+            return [Value.FromString(value) if is_there else NULL for value, is_there in packed]
         column = rows[name]
         numbers = (column.view("<i8") if column.dtype.kind == "M" else column).tolist()
         if kind == "<f4" and there.all():  # most features are such, and nearly always there
@@ -201,18 +220,16 @@ class ViewLayout:
         attribute = ATTRIBUTES[kind]
         return [Value(**{attribute: number}) if ok else NULL for number, ok in zip(numbers, there.tolist())]
 
-    def _decode_other(self, rows: np.ndarray, name: str, there: np.ndarray, long: dict[int, bytes]) -> list[Value]:
+    def packed(self, rows: np.ndarray, name: str, long: dict[int, bytes]) -> list[bytes]:
+        """Return the values of a feature of no fixed size as Feast serializes them; nothing where there is none."""
         before = sum(rows[other].astype(np.int64) for other in self.others[: self.others.index(name)])
-        starts = np.broadcast_to(before, (len(rows),))
-        values = []
-        for row in range(len(rows)):
-            if not there[row]:
-                values.append(NULL)
-                continue
-            packed = long[row] if row in long else rows[INLINE][row].tobytes()
-            start, size = int(starts[row]), int(rows[name][row])
-            values.append(Value.FromString(packed[start : start + size]))
-        return values
+        starts, sizes = np.broadcast_to(before, (len(rows),)).tolist(), rows[name].tolist()
+        inline, width = rows[INLINE].tobytes(), self.inline
+        found = []
+        for row, (start, size) in enumerate(zip(starts, sizes)):
+            whole, first = (long[row], start) if row in long else (inline, row * width + start)
+            found.append(whole[first : first + size])
+        return found
 
 
 def _pack(lengths: np.ndarray, packed: list[list[bytes]], values: Sequence[Value], there: Sequence[bool]) -> None:

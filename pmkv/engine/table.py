@@ -290,7 +290,8 @@ class Table(Collection):
 
     def may_wait(self, ids: np.ndarray) -> bool:
         """Return whether reading these ids (int64[n]) may have to wait for the disk, about."""
-        if not self.stack.reads.is_cold:  # nearly always, and without the lock: many tables are asked for one command
+        stack = self.stack
+        if stack.is_in_memory or not stack.reads.is_cold:  # nearly always, and without the lock: many tables are asked
             return False
         with self._log.locks.state:
             return not self.is_gone and self._shown().may_wait(ids)

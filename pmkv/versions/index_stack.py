@@ -158,6 +158,11 @@ class IndexStack:
         return self._frozen
 
     @property
+    def is_in_memory(self) -> bool:
+        """Return whether there are no runs, as far as is known without locks.state."""
+        return self._is_known and not self._runs
+
+    @property
     def runs(self) -> tuple[Run, ...]:
         """Return the runs on file, newest first, with skip runs in place of those of their layers. The caller holds
         locks.state."""
