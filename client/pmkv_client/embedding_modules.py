@@ -88,21 +88,21 @@ class ReadAhead:
     def __init__(self, source: RowSource, ids: np.ndarray, read: Callable[[], Any]) -> None:
         if ReadAhead.threads is None:
             ReadAhead.threads = ThreadPoolExecutor(2, "pmkv-prefetch")
-        source.watchers += 1
-        self.ids, self._source, self._seen = ids, source, len(source.written)
+        self.ids, self._changes, self._seen = ids, source.changes, len(source.changes.written)
+        self._changes.watchers += 1
         self._future: Future[Any] = ReadAhead.threads.submit(read)
 
     def result(self) -> tuple[Any, np.ndarray]:
         """Return what was read, and the ids that were written since it was asked for."""
-        source = self._source
+        changes = self._changes
         try:
             found = self._future.result()
-            since = source.written[self._seen :]
+            since = changes.written[self._seen :]
             return found, np.unique(np.concatenate(since)) if since else np.empty(0, np.int64)
         finally:
-            source.watchers -= 1
-            if not source.watchers:
-                source.written.clear()
+            changes.watchers -= 1
+            if not changes.watchers:
+                changes.written.clear()
 
 
 class _InTable(nn.Module):

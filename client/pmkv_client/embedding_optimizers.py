@@ -5,6 +5,7 @@ written together, so that a restart goes on from one step.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,20 @@ class TableOptimizer(Optimizer):
         self._sources |= {state.name: state for state in map(self._state_of, weights) if state is not None}
         self.steps, self.attachment = finish_step(self._store, name, self._sources)
 
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group as torch does. ValueError: another group has a weight in one of its tables."""
+        super().add_param_group(param_group)
+        groups = [
+            {one.source.changes for one in group["params"] if isinstance(one, PmkvWeight)}
+            for group in self.param_groups
+        ]
+        if any(groups[-1] & others for others in groups[:-1]):
+            self.param_groups.pop()
+            raise ValueError(
+                "two groups of parameters have weights in one table, whose gradients are summed: give all weights in a "
+                "table to one group"
+            )
+
     def _state_of(self, weight: PmkvWeight) -> RowSource | None:
         """Return the table of the optimizer's state, opened or created; None: it has none."""
         return None
@@ -72,8 +87,13 @@ class TableOptimizer(Optimizer):
         raise NotImplementedError
 
     def _gradients(self, group: dict[str, Any]) -> list[tuple[PmkvWeight, torch.Tensor]]:
-        found = [(weight, weight.grad) for weight in group["params"] if weight.grad is not None]
-        return [(weight, grad.coalesce() if grad.is_sparse else grad.to_sparse(1).coalesce()) for weight, grad in found]
+        """Return a weight of each table, and the sum of the gradients of all weights in that table."""
+        found: dict[str, list[tuple[PmkvWeight, torch.Tensor]]] = {}
+        for weight in group["params"]:
+            if weight.grad is not None:
+                grad = weight.grad if weight.grad.is_sparse else weight.grad.to_sparse(1)
+                found.setdefault(weight.source.name, []).append((weight, grad))
+        return [(some[0][0], reduce(torch.add, (grad for _, grad in some)).coalesce()) for some in found.values()]
 
 
 class SparseSGD(TableOptimizer):

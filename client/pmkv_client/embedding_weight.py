@@ -191,7 +191,7 @@ def add_to_rows(weight: PmkvWeight, change: torch.Tensor, alpha: float = 1.0) ->
     if steps.updates is None:
         apply_updates([(weight, change, alpha)])
         return
-    if any(other.source is weight.source for other, _, _ in steps.updates):
+    if any(other.source.changes is weight.source.changes for other, _, _ in steps.updates):
         apply_updates(steps.updates)
         steps.updates = []
     steps.updates.append((weight, change, alpha))
@@ -207,7 +207,8 @@ def apply_updates(updates: list[Update]) -> None:
 
 
 def changed_rows(updates: list[Update]) -> list[tuple[RowSource, np.ndarray, np.ndarray]]:
-    """Return table, ids and rows of each update of one store. What no forward has kept is read in one call."""
+    """Return table, ids and rows of each update of one store, of distinct tables. What no forward has kept is read in
+    one call."""
     changes = [(weight.source, change.coalesce(), alpha) for weight, change, alpha in updates]
     ids = {source.name: change.indices()[0].numpy() for source, change, _ in changes}
     rows = {source.name: kept for source, _, _ in changes if (kept := source.kept(ids[source.name])) is not None}

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import urlsplit
@@ -40,6 +41,26 @@ def open_store(place: Any) -> Any:
     return importlib.import_module("pmkv").open(place)
 
 
+class TableChanges:
+    """What is known of the changes of a table, in this process: all sources of one table share it.
+
+    written: ids written since somebody began to read ahead; watchers: how many read ahead; kept: distinct ids in order,
+    and their rows, which a step changes."""
+
+    _known: weakref.WeakKeyDictionary[Any, dict[str, TableChanges]] = weakref.WeakKeyDictionary()  # by store and name
+
+    def __init__(self) -> None:
+        self.written: list[np.ndarray] = []
+        self.watchers = 0
+        self.kept: tuple[np.ndarray, np.ndarray] | None = None
+
+    @classmethod
+    def of(cls, store: Any, name: str) -> TableChanges:
+        """Return those of a table of a store, or of a table that was given without its store."""
+        owner = store.table if isinstance(store, OneTable) else store
+        return cls._known.setdefault(owner, {}).setdefault(name, cls())
+
+
 class RowSource:
     """One table of rows of a fixed number of floats, dense: its ids are 0 to rows - 1; an absent row is zeros.
 
@@ -54,9 +75,7 @@ class RowSource:
             self.store = OneTable(self.store)
             self.name = self.store.table.name
         self.table = self.store.create_table(name, (np.dtype(dtype), dim), rows=rows, exist_ok=True, codec=codec)
-        self.written: list[np.ndarray] = []  # ids written since the last mark, for who read ahead
-        self.watchers = 0  # how many have read ahead
-        self._kept: tuple[np.ndarray, np.ndarray] | None = None  # distinct ids in order, and their rows, to be changed
+        self.changes = TableChanges.of(self.store, self.name)
 
     def __repr__(self) -> str:
         return f"<table {self.name!r} of {self.rows:,} rows of {self.dim} {self.dtype}>"
@@ -82,19 +101,18 @@ class RowSource:
 
     def keep(self, ids: np.ndarray, rows: np.ndarray) -> None:
         """Keep rows that were read to be changed, until something is written: who trains a table is its one writer."""
-        self._kept = ids, rows
+        self.changes.kept = ids, rows
 
     def kept(self, ids: np.ndarray) -> np.ndarray | None:
         """Return the rows that are kept of just these ids, which must not be changed in place; None: there are none."""
-        if self._kept is None or not np.array_equal(self._kept[0], ids):
-            return None
-        return self._kept[1]
+        kept = self.changes.kept
+        return kept[1] if kept is not None and np.array_equal(kept[0], ids) else None
 
     def note(self, ids: np.ndarray) -> None:
         """Remember ids that were written, so that a read made ahead of time is corrected."""
-        self._kept = None
-        if self.watchers:
-            self.written.append(ids)
+        self.changes.kept = None
+        if self.changes.watchers:
+            self.changes.written.append(ids)
 
     def batches(self) -> Iterator[tuple[int, int]]:
         """Yield (start, stop) of ranges of ids, COPY_BYTES of rows each."""

@@ -147,7 +147,7 @@ def test_what_is_read_ahead_is_what_would_have_been_read(store: pmkv.Store, kind
                 expected = None
             found = module(other)
             assert torch.equal(found, expected if expected is not None else module(other))
-    assert module.source.watchers == 0 and module.source.written == []
+    assert module.source.changes.watchers == 0 and module.source.changes.written == []
 
 
 def test_devices_and_dtypes_leave_the_table_alone(store: pmkv.Store) -> None:

@@ -43,6 +43,42 @@ def test_sgd_is_that_of_torch() -> None:
         assert torch.allclose(module.weight.read(), plain.weight, rtol=0, atol=1e-6)
 
 
+def shared_loss(first: torch.nn.Module, second: torch.nn.Module, step: int) -> torch.Tensor:
+    return (first(batch(step)) * torch.arange(1, DIM + 1)).pow(2).sum() + second(batch(step + 100)).exp().sum()
+
+
+@pytest.mark.parametrize("kind", [SparseSGD, torch.optim.SGD, Adagrad])
+def test_weights_in_one_table_are_one_weight(kind: type) -> None:
+    with pmkv.open(None, pool=":memory:", capacity="256MiB") as store:
+        modules = [module_in(store) for _ in range(2)]
+        plain = [torch.nn.Embedding(ROWS, DIM, sparse=kind is not Adagrad) for _ in range(2)]
+        plain[0].weight = plain[1].weight = torch.nn.Parameter(modules[0].weight.read())
+        optimizer = kind([module.weight for module in modules], lr=0.01)
+        theirs, sums = torch.optim.SGD([plain[0].weight], lr=0.01), torch.zeros(ROWS, 1)
+        for step in range(5):
+            for both, one in ((modules, optimizer), (plain, theirs)):
+                one.zero_grad()
+                shared_loss(*both, step).backward()
+                if kind is Adagrad and one is theirs:
+                    grad = plain[0].weight.grad
+                    sums += grad.pow(2).mean(1, keepdim=True)
+                    grad /= sums.sqrt() + 1e-10
+                one.step()
+        assert torch.allclose(modules[1].weight.read(), plain[0].weight, rtol=0, atol=1e-6)
+
+
+def test_weights_in_one_table_belong_to_one_group() -> None:
+    with pmkv.open(None, pool=":memory:", capacity="256MiB") as store:
+        first, second, other = module_in(store), module_in(store), module_in(store, "other")
+        with pytest.raises(ValueError, match="give all weights in a table to one group"):
+            SparseSGD([{"params": [first.weight]}, {"params": [second.weight]}], lr=0.1)
+        optimizer = SparseSGD([first.weight, second.weight], lr=0.1)
+        with pytest.raises(ValueError, match="two groups"):
+            optimizer.add_param_group({"params": [module_in(store).weight]})
+        optimizer.add_param_group({"params": [other.weight]})
+        assert len(optimizer.param_groups) == 2
+
+
 def test_adagrad_by_rows() -> None:
     with pmkv.open(None, pool=":memory:", capacity="256MiB") as store:
         module = module_in(store)

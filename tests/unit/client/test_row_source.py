@@ -125,10 +125,10 @@ def test_a_journal_has_a_limit(store: pmkv.Store, monkeypatch: pytest.MonkeyPatc
 def test_who_reads_ahead_is_told_what_was_written(store: pmkv.Store) -> None:
     source = RowSource(store, "t", 10, 2)
     source.put(np.array([1]), np.ones((1, 2)))
-    assert source.written == []
-    source.watchers = 1
+    assert source.changes.written == []
+    source.changes.watchers = 1
     write_step(store, [(source, np.array([4]), np.ones((1, 2)))])
-    assert [ids.tolist() for ids in source.written] == [[4]]
+    assert [ids.tolist() for ids in source.changes.written] == [[4]]
 
 
 def test_rows_are_kept_until_something_is_written(store: pmkv.Store) -> None:
