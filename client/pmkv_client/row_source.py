@@ -57,7 +57,7 @@ class TableChanges:
     @classmethod
     def of(cls, store: Any, name: str) -> TableChanges:
         """Return those of a table of a store, or of a table that was given without its store."""
-        owner = store.table if isinstance(store, OneTable) else store
+        owner = getattr(store.table, "_client", store.table) if isinstance(store, OneTable) else store
         return cls._known.setdefault(owner, {}).setdefault(name, cls())
 
 
