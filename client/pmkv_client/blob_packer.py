@@ -30,8 +30,9 @@ class BlobPacker:
 
     def pack(self, *args: Any) -> list[Buffer]:
         """Return the bytes of a command, in buffers to be sent one after another."""
-        if any(isinstance(arg, memoryview) and len(arg) > LARGE_BLOB_BYTES for arg in args):
-            return joined(self._in_place.pack(*args))
+        if any(isinstance(arg, bytes | memoryview) and len(arg) > LARGE_BLOB_BYTES for arg in args):
+            views = (memoryview(arg) if isinstance(arg, bytes) and len(arg) > LARGE_BLOB_BYTES else arg for arg in args)
+            return joined(self._in_place.pack(*views))
         return self._copying.pack(*args)
 
 

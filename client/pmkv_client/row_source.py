@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from numpy.typing import DTypeLike
 
+from . import requests
 from .requests import blob
 from .sync import Client, connect
 
@@ -155,14 +156,14 @@ def write_step(store: Any, writes: Writes, name: str | None = None, step: int = 
     if isinstance(store, OneTable):
         if name is not None:
             raise ValueError("steps are written to a store: give the store instead of a table")
-        _write_in_pieces(writes)
+        _write_in_pieces(store, writes)
         return
     items = {} if name is None else {step_key(name): b"%d\n" % step + attach}
     size = sum(ids.nbytes + rows.nbytes for _, ids, rows in writes) + len(attach)
     if size <= ATOMIC_BYTES:
         _write_at_once(store, writes, items)
     elif name is None:
-        _write_in_pieces(writes)
+        _write_in_pieces(store, writes)
     else:
         _write_by_journal(store, writes, name, items)
     for source, ids, _ in writes:
@@ -189,7 +190,11 @@ def _write_at_once(store: Any, writes: Writes, items: dict[bytes, bytes], gone: 
         pipe.execute()
 
 
-def _write_in_pieces(writes: Writes) -> None:
+def _write_in_pieces(store: Any, writes: Writes) -> None:
+    if isinstance(store, Client):  # all puts are sent before the first reply is waited for
+        puts = [requests.put(source.table._info, ids, rows) for source, ids, rows in writes]
+        store.run(requests.Request([call for put in puts for call in put.calls], lambda replies: None, stream=True))
+        return
     for source, ids, rows in writes:
         source.table.put(ids, rows)
 
@@ -203,7 +208,7 @@ def _write_by_journal(store: Any, writes: Writes, name: str, items: dict[bytes, 
             "use smaller batches"
         )
     _set(store, journal_key(name), packed)
-    _write_in_pieces(writes)
+    _write_in_pieces(store, writes)
     _write_at_once(store, [], items, journal_key(name))
 
 
@@ -214,7 +219,7 @@ def finish_step(store: Any, name: str, sources: dict[str, RowSource]) -> tuple[i
     packed = store.get(journal_key(name))
     if packed is not None:
         writes, marker = _unpacked(packed, sources)
-        _write_in_pieces(writes)
+        _write_in_pieces(store, writes)
         _write_at_once(store, [], {step_key(name): marker}, journal_key(name))
     number, _, attach = (store.get(step_key(name)) or b"0\n").partition(b"\n")
     return int(number), attach

@@ -100,7 +100,7 @@ def test_a_step_that_broke_off_is_finished(place: Any, monkeypatch: pytest.Monke
     one, two = RowSource(store, "one", 10, 2), RowSource(store, "two", 10, 2)
     writes = [(source, np.array([1]), np.full((1, 2), 5.0, "f4")) for source in (one, two)]
 
-    def breaks(some: row_source.Writes) -> None:
+    def breaks(store: object, some: row_source.Writes) -> None:
         some[0][0].put(*some[0][1:])
         raise KeyboardInterrupt
 
