@@ -54,7 +54,7 @@ INTEGERS = {
 
 @dataclass(frozen=True)
 class Shown:
-    """What a response tells of rows: whether their values are shown, and their statuses and times on the wire."""
+    """A description of rows in a response: whether their values are shown, and their statuses and times on the wire."""
 
     values: list[bool]
     statuses: list[int]

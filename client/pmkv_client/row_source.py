@@ -43,7 +43,7 @@ def open_store(place: Any) -> Any:
 
 
 class TableChanges:
-    """What is known of the changes of a table, in this process: all sources of one table share it.
+    """A record of the changes of a table in this process, which all sources of that table share.
 
     written: ids written since somebody began to read ahead; watchers: how many read ahead; kept: distinct ids in order,
     and their rows, which a step changes."""
