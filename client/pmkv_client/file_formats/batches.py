@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import pickle
+import struct
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +22,26 @@ ID_COLUMN, ROW_COLUMN = "id", "row"  # of files that pmkv writes; of a table wit
 CHECKED_BYTES = 256 << 10  # of rows whose checksum is computed at once, in the cache of a core
 
 
+# what readers of formats raise on damaged bytes: those of zip, zlib, struct, pickle, and NumPy's of its own headers
+DAMAGE = (
+    OSError, ValueError, TypeError, AttributeError, LookupError, EOFError, SyntaxError, NotImplementedError,
+    zipfile.BadZipFile, zlib.error, struct.error, tokenize.TokenError, pickle.UnpicklingError,
+)  # fmt: skip
+
+
 class FileError(ValueError):
     """A file is damaged, has another layout than was asked for, or no known one."""
+
+
+@contextlib.contextmanager
+def damage_named(path: Path, what: str) -> Iterator[None]:
+    """Raise FileError in place of what readers raise on damaged files. what: what is expected of the file."""
+    try:
+        yield
+    except FileError as error:
+        raise error if str(path) in str(error) else FileError(f"{path}: {error}") from error
+    except DAMAGE as error:
+        raise FileError(f"{path}: it is not {what}, or damaged: {error or type(error).__name__}") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import mmap
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .batches import BATCH_BYTES, Batch, FileError, chosen
+from .batches import BATCH_BYTES, DAMAGE, Batch, FileError, chosen, damage_named
 
 PAGE_BUFFER_BYTES = 1 << 20  # of a Parquet file, read ahead a column
 CSV_BLOCK_BYTES = 2 << 20
@@ -32,13 +33,11 @@ class ColumnSource:
     def __init__(self, path: Path, kind: str, id_column: str | None = None, columns: list[str] | None = None) -> None:
         self.path, self._kind = path, kind
         self.count: int | None = None
-        try:
-            with self._opened() as (schema, count, _):
-                self._id, self._columns = chosen(schema.names, columns, id_column, path)
-                self._width = sum(_width(schema.field(name).type) for name in self._names)
-                self.count = count
-        except (arrow().ArrowException, OSError) as error:
-            raise FileError(f"{path}: it is no {kind} file: {error}") from error
+        arrow()
+        with damage_named(path, f"a file of {kind.capitalize()}"), self._opened() as (schema, count, _):
+            self._id, self._columns = chosen(schema.names, columns, id_column, path)
+            self._width = sum(_width(schema.field(name).type) for name in self._names)
+            self.count = count
 
     @property
     def _names(self) -> list[str]:
@@ -54,7 +53,9 @@ class ColumnSource:
                     batch = batch.slice(max(0, skip - first))
                     for at in range(0, batch.num_rows, step := max(1, BATCH_BYTES // max(1, self._width))):
                         yield self._batch(start + at, batch.slice(at, step))
-        except (arrow().ArrowException, OSError) as error:
+        except (arrow().ArrowException, *DAMAGE) as error:
+            if isinstance(error, FileError):
+                raise
             raise FileError(f"{self.path}: it is damaged behind row {start:,}: {error}") from error
 
     def _batch(self, start: int, batch: Any) -> Batch:
@@ -97,6 +98,8 @@ class ColumnSource:
         from pyarrow import ipc
 
         with open(self.path, "rb") as raw:
+            if not raw.seek(0, os.SEEK_END):
+                raise FileError(f"{self.path}: it is empty")
             mapped = mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ)  # unmapped with the last array that shows it
         file = ipc.open_file(arrow().BufferReader(arrow().py_buffer(mapped)))
 
@@ -104,6 +107,7 @@ class ColumnSource:
             first = 0
             for number in range(file.num_record_batches):
                 batch = file.get_batch(number)
+                batch.validate(full=True)  # a damaged one may point behind the file, where a read ends the process
                 for at in range(0, batch.num_rows, step := max(1, BATCH_BYTES // max(1, self._width))):
                     if first + min(at + step, batch.num_rows) > skip:
                         yield first + at, batch.slice(at, step)

@@ -19,7 +19,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .batches import ID_COLUMN, ROW_COLUMN, Batch, Columns, FileError, chosen, rows_per_batch
+from .batches import ID_COLUMN, ROW_COLUMN, Batch, Columns, FileError, chosen, damage_named, rows_per_batch
 
 EXTENSIONS = ("bfloat16", "float8_e4m3fn", "float8_e5m2")
 SAFE_HEADER_MAX = 100 << 20  # as in the format's own library
@@ -130,12 +130,10 @@ def npy_extent(path: Path) -> Extent:
 
 def npy_header(file: IO[bytes], path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """Read the header of an array. FileError: it is none, in Fortran's order, or of Python's objects."""
-    try:
+    with damage_named(path, "an array of NumPy"):
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, is_fortran, dtype = read(file)
-    except ValueError as error:
-        raise FileError(f"{path}: it is no .npy array: {error}") from error
     if is_fortran and len(shape) > 1:
         raise FileError(f"{path}: it is in Fortran's order: save np.ascontiguousarray(array)")
     if dtype.hasobject:
@@ -148,7 +146,7 @@ class NpzSource:
 
     def __init__(self, path: Path, id_column: str | None = None, columns: list[str] | None = None) -> None:
         self.path = path
-        with zipfile.ZipFile(path) as archive:
+        with damage_named(path, "an .npz file"), zipfile.ZipFile(path) as archive:
             names = [name.removesuffix(".npy") for name in archive.namelist()]
             id_column = id_column or next((name for name in ("ids", ID_COLUMN) if name in names), None)
             self._id, self._columns = chosen(names, columns, id_column, path)
@@ -171,7 +169,7 @@ class NpzSource:
         """Yield all rows but the first `skip`."""
         widths = {name: dtype.itemsize * int(np.prod(shape[1:])) for name, (shape, dtype) in self._layouts.items()}
         step = rows_per_batch(sum(widths.values()))
-        with zipfile.ZipFile(self.path) as archive:
+        with damage_named(self.path, "an .npz file"), zipfile.ZipFile(self.path) as archive:
             files = {name: archive.open(f"{name}.npy") for name in self._names}
             for name, file in files.items():
                 npy_header(file, self.path)
@@ -194,14 +192,10 @@ def safe_extents(path: Path) -> dict[str, Extent]:
         size = struct.unpack("<Q", head)[0] if len(head) == 8 else SAFE_HEADER_MAX + 1
         if size > SAFE_HEADER_MAX:
             raise FileError(f"{path}: it is no safetensors file, or was cut off")
-        try:
+        with damage_named(path, "a safetensors file"):
             header = json.loads(file.read(size))
             entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
             return {name: _safe_extent(path, 8 + size, name, entry) for name, entry in entries.items()}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            if isinstance(error, FileError):
-                raise
-            raise FileError(f"{path}: its header is damaged: {error!r}") from error
 
 
 def _safe_extent(path: Path, start: int, name: str, entry: dict[str, Any]) -> Extent:
@@ -217,11 +211,9 @@ def _safe_extent(path: Path, start: int, name: str, entry: dict[str, Any]) -> Ex
 
 def safe_parts(path: Path) -> list[Path]:
     """Return the files that an index (`model.safetensors.index.json`) names."""
-    try:
+    with damage_named(path, "an index of safetensors files"):
         names = json.loads(path.read_text())["weight_map"]
         return [path.parent / name for name in sorted(set(names.values()))]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise FileError(f"{path}: it is no index of safetensors files: {error!r}") from error
 
 
 # state dicts of torch
@@ -276,23 +268,16 @@ class _StateUnpickler(pickle.Unpickler):
 
 def torch_extents(path: Path) -> dict[str, Extent]:
     """Return the tensors of a state dict by name; those of nested dicts have names with dots."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            pickled = next((name for name in archive.namelist() if name.endswith("data.pkl")), None)
-            if pickled is None:
-                raise FileError("it is no state dict saved by torch.save")
-            tree = _StateUnpickler(io.BytesIO(archive.read(pickled))).load()
-            folder = pickled.removesuffix("data.pkl")
-            return {
-                name: _torch_extent(path, archive, f"{folder}data/{tensor.storage.key}", tensor)
-                for name, tensor in _leaves("", tree)
-            }
-    except zipfile.BadZipFile as error:
-        raise FileError(
-            f"{path}: it is no zip archive ({error}): save it by torch.save of torch 1.6 or later"
-        ) from error
-    except (pickle.UnpicklingError, ValueError, TypeError, AttributeError, LookupError, EOFError) as error:
-        raise FileError(f"{path}: {error}") from error
+    with damage_named(path, "a state dict by torch.save of torch 1.6 or later"), zipfile.ZipFile(path) as archive:
+        pickled = next((name for name in archive.namelist() if name.endswith("data.pkl")), None)
+        if pickled is None:
+            raise FileError("it is no state dict saved by torch.save")
+        tree = _StateUnpickler(io.BytesIO(archive.read(pickled))).load()
+        folder = pickled.removesuffix("data.pkl")
+        return {
+            name: _torch_extent(path, archive, f"{folder}data/{tensor.storage.key}", tensor)
+            for name, tensor in _leaves("", tree)
+        }
 
 
 def _leaves(prefix: str, tree: Any) -> Iterator[tuple[str, _Tensor]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow
 import pyarrow.csv
+import pyarrow.feather
 import pyarrow.parquet
 import pytest
 import safetensors.numpy
@@ -223,3 +225,37 @@ def test_memory_is_bounded(server: Served, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     rows, mebibytes = map(int, done.stdout.split())
     assert rows == 1 << 20 and mebibytes < 200
+
+
+def files_of_all_formats(folder: Path) -> dict[str, bytes]:
+    """Return a small file of each format."""
+    ids, rows = np.arange(20), ROWS[:20, :2]
+    columns = pyarrow.table({"id": ids, "x": rows[:, 0], "s": [f"word {n}" for n in ids]})
+    np.save(folder / "a.npy", rows)
+    np.savez_compressed(folder / "a.npz", ids=ids, rows=rows)
+    safetensors.numpy.save_file({"emb": rows}, folder / "a.safetensors")
+    pyarrow.parquet.write_table(columns, folder / "a.parquet")
+    pyarrow.feather.write_feather(columns, folder / "a.arrow", compression="uncompressed")
+    pyarrow.csv.write_csv(columns, folder / "a.csv")
+    return {path.suffix: path.read_bytes() for path in folder.glob("a.*")}
+
+
+def read_through(path: Path, raw: bytes) -> None:
+    """Read a file from end to end; damage that nobody can notice is let through."""
+    path.write_bytes(raw)
+    with contextlib.suppress(FileError):
+        for _ in loaders.open_source(path, FileOptions()).batches(0):
+            pass
+
+
+def test_damaged_files_are_refused_with_words(tmp_path: Path) -> None:
+    random = np.random.default_rng(1)
+    for suffix, raw in files_of_all_formats(tmp_path).items():
+        for number, size in enumerate([*range(0, 70, 7), *range(70, len(raw), len(raw) // 10)]):
+            read_through(tmp_path / f"cut{number}{suffix}", raw[:size])
+        for number in range(60):
+            changed = bytearray(raw)
+            changed[random.integers(len(raw))] = random.integers(256)
+            read_through(tmp_path / f"changed{number}{suffix}", bytes(changed))
+        with pytest.raises(FileError, match="cut0"):
+            loaders.open_source(tmp_path / f"cut0{suffix}", FileOptions())
