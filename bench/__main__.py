@@ -52,7 +52,7 @@ SECTIONS = {
     "--load", default="1GiB", show_default=True, help="What is loaded into a branch at once: versions, publishing."
 )
 @click.option("--kept", default=1_000, show_default=True, help="Snapshots that are kept while main is read: versions.")
-@click.option("--pool", default="256MiB", show_default=True, help="Size of the pool: space.")
+@click.option("--pool", default="64MiB", show_default=True, help="Size of the pool: space.")
 @click.option("--limit", default="256MiB", show_default=True, help="Memory for the tables: larger_than_dram.")
 @click.option(
     "--times",

@@ -78,11 +78,20 @@ def overwrite(store: pmkv.Store, table: pmkv.Table, draw: Draw, batches: int, co
         except pmkv.FullError:
             return batches - number
         course.seconds.append(time.perf_counter() - begun)
+        if number % max(1, batches // TENTHS) == 0 and number:
+            tell(course, number / batches, store.stats().space.write_amplification)
         if number % max(1, batches // 200) == 0:
             space = store.stats().space
             course.used.append(space.used / space.capacity)
             course.amplification.append(space.write_amplification)
     return 0
+
+
+def tell(course: Course, done: float, amplification: float) -> None:
+    """Print how far a case is: it takes minutes."""
+    last = course.seconds[-max(1, len(course.seconds) // TENTHS) :]
+    rate = BATCH * len(last) / sum(last)
+    print(f"{course.name}: {done:.0%} written, {rate:,.0f} rows/s, {amplification:.2f} bytes for each", flush=True)
 
 
 def rest(store: pmkv.Store, live: int) -> float:
@@ -139,7 +148,7 @@ def one_case(folder: Path, kind: str, percent: int, pool: int) -> Iterator[Compa
 
 
 def section(
-    folder: Path, rounds: int, pool: int = 256 << 20, cases: tuple[tuple[str, int], ...] = tuple(BARS)
+    folder: Path, rounds: int, pool: int = 64 << 20, cases: tuple[tuple[str, int], ...] = tuple(BARS)
 ) -> list[Comparison | Figure]:
     """Run every case once: each lasts for many thousand batches."""
     found: list[Comparison | Figure] = []

@@ -9,14 +9,15 @@ threads may read a run at the same time, and need no lock. `run_writer` writes r
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from copy import copy
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from ..cache.cold_reads import COLD_IDS, start_slots
 from ..errors import CorruptionError
-from ..kernels.location import DELETE
+from ..kernels.location import DELETE, OFFSET_MASK
 from ..kernels.runs import (
     FREE,
     PAGE_WORDS,
@@ -52,7 +53,8 @@ class RunInfo:
     below kept that from being counted. added, gone: counts of expiries. nonce: seeds the page checksums. segments:
     bytes that the run refers to, by segment of the pool. first, last: the LSNs that it covers. deletes: how many
     entries are deletes; None: written by an earlier version, which did not count them. ids: lowest and highest id of
-    a table; None: not known, or a keyspace."""
+    a table; None: not known, or a keyspace. emptied: segments that a cleaner has emptied since: entries that point
+    there count for nothing, as a newer run of the layer has all that lived there."""
 
     file: str
     offset: int
@@ -69,6 +71,12 @@ class RunInfo:
     deletes: int | None = None
     ids: tuple[int, int] | None = None
     lists: int | None = None
+    emptied: tuple[int, ...] = ()
+
+    @property
+    def is_empty(self) -> bool:
+        """Return whether nothing would change without the run: it has no entry, and counts nothing."""
+        return not (self.count or self.live or self.added or self.gone)
 
     def may_have(self, low: int, high: int) -> bool:
         """Return whether the run may hold an id in [low, high]."""
@@ -88,19 +96,29 @@ class RunInfo:
         return (self.pages + pages_of(self.pages)) * PAGE
 
     def asdict(self) -> dict[str, Any]:
-        return asdict(self) | {"segments": {str(index): size for index, size in self.segments.items()}}
+        values = asdict(self) | {"segments": {str(index): size for index, size in self.segments.items()}}
+        emptied = values.pop("emptied")
+        return values | ({"emptied": emptied} if emptied else {})
+
+    def without(self, segments: set[int]) -> RunInfo:
+        """Return the record of the run once these segments are emptied."""
+        emptied = tuple(sorted({*self.emptied, *(segments & self.segments.keys())}))
+        left = {index: size for index, size in self.segments.items() if index not in segments}
+        return replace(self, segments=left, emptied=emptied)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> RunInfo:
         ids = values.get("ids")
         segments = {int(index): size for index, size in values["segments"].items()}
-        return cls(**values | {"segments": segments, "ids": ids and tuple(ids)})
+        emptied = tuple(values.get("emptied", ()))
+        return cls(**values | {"segments": segments, "ids": ids and tuple(ids), "emptied": emptied})
 
 
 class Run:
-    """An immutable index on file. data: the bytes of the whole file; name: what error messages call the run."""
+    """An immutable index on file. data: the bytes of the whole file; name: what error messages call the run; segments:
+    pool offset of the first segment, and bytes of a segment (0: entries of emptied segments are shown, too)."""
 
-    def __init__(self, info: RunInfo, data: np.ndarray, name: str) -> None:
+    def __init__(self, info: RunInfo, data: np.ndarray, name: str, segments: tuple[int, int] = (0, 0)) -> None:
         self.info, self.name, self._data = info, name, data
         end = info.offset + info.nbytes
         if data.size < end:
@@ -110,7 +128,15 @@ class Run:
         words = data[info.offset : end].view(np.uint64)
         self._words, self._checks = words[: info.pages * PAGE_WORDS], words[info.pages * PAGE_WORDS :][: info.pages]
         self._nonce, self._verified = np.uint64(info.nonce), np.zeros(info.pages, np.uint8)
-        self.is_warm = False
+        self.is_warm, self._segments = False, segments
+        self._emptied = flags_of(info.emptied if segments[1] else ())
+
+    def without(self, segments: set[int]) -> Run:
+        """Return the run as it is once these segments are emptied. It shares everything else with this one."""
+        run = copy(self)
+        run.info = self.info.without(segments)
+        run._emptied = flags_of(run.info.emptied)
+        return run
 
     @property
     def nbytes(self) -> int:
@@ -156,14 +182,13 @@ class Run:
         found: np.ndarray,
     ) -> None:
         """Do as `find` for byte keys. data: the bytes of the pool; the other arguments as of `HashTable.find_keys`."""
-        self._refuse(
-            find_keys_in_run(*self._pages, self.info.capacity, seed, data, key64s, keys, bounds, owner, verify, found)
-        )
+        what = self.info.capacity, seed, data, key64s, keys, bounds, owner, verify
+        self._refuse(find_keys_in_run(*self._pages, *what, self._emptied, *self._segments, found))
 
     # walking
 
     def entries(self, slot_hash: int = 0, step: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield (slot hashes, locations) in ascending order, beginning at `slot_hash`.
+        """Yield (slot hashes, locations) in ascending order, beginning at `slot_hash`; none of emptied segments.
 
         A window covers about `step` slots, STEP_SLOTS by default; entries of one slot hash are never separated."""
         step = step or STEP_SLOTS
@@ -174,8 +199,19 @@ class Run:
             self._refuse(verify_pages(*self._pages, first // PAGE_SLOTS, -(-stop // PAGE_SLOTS)))
             slot_hashes, locations = np.empty(stop - first, np.uint64), np.empty(stop - first, np.uint64)
             count = collect_run(self._words, first, stop, np.uint64(slot_hash), slot_hashes, locations)
-            yield slot_hashes[:count], locations[:count]
+            slot_hashes, locations = slot_hashes[:count], locations[:count]
+            if self._emptied.size:
+                which = self._stay(locations)
+                slot_hashes, locations = slot_hashes[which], locations[which]
+            yield slot_hashes, locations
             first = stop
+
+    def _stay(self, locations: np.ndarray) -> np.ndarray:
+        """Return bool for each location: whether it lies in no emptied segment."""
+        first, size = self._segments
+        segments = ((locations & OFFSET_MASK).astype(np.int64) - first) // size
+        known = (segments >= 0) & (segments < self._emptied.size)
+        return ~(known & (self._emptied[segments.clip(0, self._emptied.size - 1)] != 0))
 
     def _group_end(self, stop: int) -> int:
         """Return the first slot at or after `stop` that does not continue the slot hash of the slot before."""
@@ -241,7 +277,9 @@ class Run:
     def check(self, seed: int | np.uint64) -> None:
         """Assert that pages are whole, entries ascend, probes find each entry, counts agree and expiries ascend."""
         count, deletes, free = 0, 0, 0
-        for slot_hashes, key64s, locations in self.walk(0, seed):
+        written = copy(self)
+        written._emptied = flags_of(())  # entries of emptied segments have their slots
+        for slot_hashes, key64s, locations in written.walk(0, seed):
             assert locations.all()
             assert self.info.ids is None or not slot_hashes.size or within(key64s.view(np.int64), self.info.ids)
             count += slot_hashes.size
@@ -261,6 +299,13 @@ class Run:
         assert (slots[slots[:, 1] == 0, 0] == FREE).all() and not slots[-SPARE:, 1].any()
         for expiries in (self.added, self.gone):
             assert (np.diff(expiries) >= 0).all()
+
+
+def flags_of(segments: tuple[int, ...]) -> np.ndarray:
+    """Return uint8 flags of segments by index, up to the last of these."""
+    flags = np.zeros(max(segments, default=-1) + 1, np.uint8)
+    flags[list(segments)] = 1
+    return flags
 
 
 def within(ids: np.ndarray, bounds: tuple[int, int]) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..kernels.location import DELETE
+from ..kernels.location import DELETE, OFFSET_MASK
 from ..kernels.runs import FREE, PAGE_WORDS, SPARE, check_pages, choose, fill_slots, key64s_of, merge_entries, weigh
 from ..log.format import PART_SIZE
 from .hash_table import HashTable
@@ -149,6 +149,39 @@ class Compaction:
         return weights
 
 
+@dataclass(frozen=True)
+class MovedEntries(Compaction):
+    """Selects, of the needed entries, those that point into segments which a cleaner empties. moving: bool for each
+    segment; expected: how many entries there are, about."""
+
+    moving: np.ndarray
+    expected: int
+
+    def windows(self) -> Iterator[tuple[MarkedEntries, np.ndarray, int]]:
+        """Yield as a compaction does, the selected entries alone, marked as those of no run."""
+        first, size = self.segments
+        for (slot_hashes, locations, _), keep, _ in super().windows():
+            places = ((locations & OFFSET_MASK).astype(np.int64) - first) // size
+            known = (places >= 0) & (places < self.moving.size)
+            which = np.flatnonzero((keep != 0) & known & self.moving[places.clip(0, self.moving.size - 1)])
+            entries = slot_hashes[which], locations[which], np.zeros(which.size, np.uint8)
+            yield entries, np.ones(which.size, np.uint8), which.size
+
+    def estimate(self) -> Generator[None, None, int]:
+        """Return what the cleaner expects: it has counted what lives, and looking twice would take long."""
+        yield
+        return self.expected
+
+    def weights(self) -> np.ndarray:
+        """Return zeros: what the run refers to is added as it is written."""
+        return np.zeros_like(super().weights())
+
+    @property
+    def lists(self) -> int | None:
+        """Return 0, as a layer with lists is always written anew."""
+        return 0
+
+
 class _PageWriter:
     """Writes the pages of a run in order: slots, expiries, and at the end the checksums of these pages."""
 
@@ -231,19 +264,20 @@ def write_run(
     first: int,
     last: int,
     relocate: Relocate = stay,
+    moving: tuple[np.ndarray, int] | None = None,
 ) -> Generator[None, None, RunInfo]:
     """Write one run that holds what the sources (newest first) say together, in steps; return its `RunInfo`.
 
     width: bytes of a row, 0 for a keyspace, where only entries of the same key replace each other. seed: of the slot
     hashes. segments: pool offset of the first segment, and bytes of a segment. bottom: nothing older lies below, so
     deletes are dropped. added, gone: expiries, ascending. live, first, last: see `RunInfo`. relocate: moves records and
-    returns their new locations. If no entry is left, the count is 0 and nothing is written."""
-    compaction = Compaction(sources, pool_data, width, seed, segments, bottom)
+    returns their new locations. moving: of `MovedEntries`, which alone are written. Without any, the run `is_empty`."""
+    how = sources, pool_data, width, seed, segments, bottom
+    compaction = MovedEntries(*how, *moving) if moving else Compaction(*how)
     offset, expected, nonce = out.size, (yield from compaction.estimate()), secrets.randbits(63)
     writer, weights = _PageWriter(out, max(expected * 5 // 4, 1), nonce), np.empty(0, np.int64)
-    count, deletes, lists = 0, 0, compaction.lists
-    ids: tuple[int, int] | None = None
-    if expected:
+    count, deletes, lists, ids = 0, 0, compaction.lists, None
+    if expected or live or added.size or gone.size:  # entries may have moved to a run above, and be counted here
         weights = compaction.weights()
         for entries, keep, needed in compaction.windows():
             more = compaction.weigh(entries, keep, weights)

@@ -175,8 +175,17 @@ def find_in_run(words, checks, nonce, verified, capacity, slot_hashes, positions
     return left, WHOLE
 
 
-@kernel(WORDS, U8, INT, WORD, BYTES, WORDS, BYTES, I64_2D, WORD, BOOL, U64, INT)
-def find_keys_verified(words, verified, capacity, seed, data, key64s, keys, bounds, owner, verify, found, start):
+@njit(inline="always")
+def is_emptied(offset, emptied, first, size):
+    """Return whether a segment that was emptied since the run was written has this pool offset."""
+    segment = (offset - first) // max(size, 1)
+    return 0 <= segment < emptied.size and emptied[segment] != 0
+
+
+@kernel(WORDS, U8, INT, WORD, BYTES, WORDS, BYTES, I64_2D, WORD, BOOL, U8, INT, INT, U64, INT)
+def find_keys_verified(
+    words, verified, capacity, seed, data, key64s, keys, bounds, owner, verify, emptied, first, size, found, start
+):
     """Continue `find_keys_in_run` at key64s[start].
 
     Return (how many are done, page to verify before the next, or WHOLE)."""
@@ -189,8 +198,9 @@ def find_keys_verified(words, verified, capacity, seed, data, key64s, keys, boun
         at, page = seek(words, verified, 2 * slot_of(slot_hash, capacity), slot_hash)
         while page == WHOLE and words[at] == slot_hash and words[at + 1] != U(0):
             record = location.offset_of(words[at + 1])
-            if same_key(data, record, keys, bounds[i, 0], bounds[i, 1] - bounds[i, 0]) or (
-                verify and is_damaged(data, words[at + 1], owner)
+            if not is_emptied(record, emptied, first, size) and (
+                same_key(data, record, keys, bounds[i, 0], bounds[i, 1] - bounds[i, 0])
+                or (verify and is_damaged(data, words[at + 1], owner))
             ):
                 found[i] = words[at + 1]
                 break
@@ -213,23 +223,29 @@ def find_keys_verified(words, verified, capacity, seed, data, key64s, keys, boun
     I64_2D,
     WORD,
     BOOL,
+    U8,
+    INT,
+    INT,
     U64,
     size_argument=7,
     hold_gil_below=None,
 )
-def find_keys_in_run(words, checks, nonce, verified, capacity, seed, data, key64s, keys, bounds, owner, verify, found):
+def find_keys_in_run(
+    words, checks, nonce, verified, capacity, seed, data, key64s, keys, bounds, owner, verify, freed, first, size, found
+):
     """Set found[i], where it is 0, to the location of the key keys[bounds[i, 0] : bounds[i, 1]] with hash key64s[i].
 
-    verify: a damaged record that may be the one asked for is found instead of an older one. Return the damaged page or
-    WHOLE."""
+    verify: a damaged record that may be the one asked for is found instead of an older one. freed: flags of the
+    segments whose entries count for nothing; these have `size` bytes and begin at pool offset `first`. Return the
+    damaged page or WHOLE."""
     done, page = find_keys_verified(
-        words, verified, capacity, seed, data, key64s, keys, bounds, owner, verify, found, 0
+        words, verified, capacity, seed, data, key64s, keys, bounds, owner, verify, freed, first, size, found, 0
     )
     while page != WHOLE:
         if not is_whole(words, checks, nonce, verified, page):
             return page
         done, page = find_keys_verified(
-            words, verified, capacity, seed, data, key64s, keys, bounds, owner, verify, found, done
+            words, verified, capacity, seed, data, key64s, keys, bounds, owner, verify, freed, first, size, found, done
         )
     return WHOLE
 

@@ -56,6 +56,7 @@ class LogHooks:
     on_cut: brings memory back to what the log holds since `cut`; called under the same locks.
     on_aborted: called under the same locks when an epoch has begun after that; every read must wait for it.
     on_group: called after a group has left this process, by any thread.
+    pace: called by a thread that is about to flush, without locks: waits while the log grows too fast.
     on_busy: called when the first frame after a MARK has been appended.
     kick: asks another thread to flush what has been appended.
     look_ahead: asks another thread to call `prefault_pages`.
@@ -69,6 +70,7 @@ class LogHooks:
     on_cut: Callable[[], None] | None = None
     on_aborted: Callable[[], None] | None = None
     on_group: Callable[[], None] | None = None
+    pace: Callable[[], None] | None = None
     on_busy: Callable[[], None] | None = None
     kick: Callable[[], None] | None = None
     look_ahead: Callable[[], None] | None = None

@@ -130,6 +130,8 @@ class GroupCommit:
         The caller holds neither `locks.append` nor `locks.state`."""
         assert not self.caller_holds_lock, "waiting under the lock for a flush that needs it"
         try:
+            if self.durable < lsn:
+                self.announce(self.hooks.pace)
             while self.durable < lsn:
                 with self._flushing:
                     if self.failed:

@@ -43,7 +43,7 @@ from .leases import ReadLeases
 
 SEGMENT_SIZE = 64 << 20  # bytes
 MIN_SEGMENT_SIZE = 256 << 10  # bytes
-MIN_SEGMENTS = 128  # a pool with room for fewer full segments has smaller ones instead
+MIN_SEGMENTS = 256  # a pool with room for fewer full segments has smaller ones instead
 # Zeros are not written ahead of a log that grows faster than this: it is flushed in large groups, for which the file
 # system's metadata matters little, and half of what a bulk load writes would be zeros.
 FAST_LOG_BYTES_PER_S = 32 << 20
@@ -61,7 +61,7 @@ class Reserve(enum.IntEnum):
 
 
 def segment_size_for(capacity: int) -> int:
-    """Return 64 MiB, or less if the pool would have fewer than 128 such segments: a cleaner needs some to be free."""
+    """Return 64 MiB, or less if the pool would have fewer than 256 such segments: a cleaner needs some to be free."""
     size = (capacity - HEADER_PAGE) // MIN_SEGMENTS // HEADER_PAGE * HEADER_PAGE
     return min(SEGMENT_SIZE, max(MIN_SEGMENT_SIZE, size))
 
@@ -73,11 +73,12 @@ def head_of(medium: Medium) -> bytes:
 
 
 class LogSpeed:
-    """Tells whether the log grows faster than FAST_LOG_BYTES_PER_S. is_fast: the last segment was filled so fast."""
+    """Tells whether the log grows faster than FAST_LOG_BYTES_PER_S. is_fast: the last segment was filled so fast;
+    is_paced: writers wait for the cleaner, which needs the disk for what it moves."""
 
     def __init__(self) -> None:
         self._taken_at = -math.inf  # when the last segment was taken, by the monotonic clock, in seconds
-        self.is_fast = False
+        self.is_fast = self.is_paced = False
 
     def note(self, segment_size: int) -> None:
         """Note that the log takes another segment now."""
@@ -112,7 +113,7 @@ class Pool:
         # Guards the four collections above. No threading.Condition: its `__exit__` is written in Python, so that Ctrl-C
         # may come on the way into it, and leave the lock taken for ever.
         self._lists = threading.Lock()
-        self._speed = LogSpeed()
+        self.speed = LogSpeed()
         self.fill = True  # write zeros ahead; without a sync for every commit they gain nothing
         self.on_take: Callable[[], None] = lambda: None  # called when a segment is taken: time to prepare the next one
 
@@ -241,7 +242,7 @@ class Pool:
         index = self._ready[-1]
         self.taken += [index]  # by no call, in which an exception could come
         del self._ready[-1]
-        self._speed.note(self.segment_size)
+        self.speed.note(self.segment_size)
         self.on_take()
         return index
 
@@ -343,7 +344,7 @@ class Pool:
         """Prepare a free segment; return False if there is none.
 
         A writer does not wait for the segment that the background thread is preparing, which may take long."""
-        index, is_prepared = -1, False
+        index, is_prepared, speed = -1, False, self.speed
         try:  # the lists are changed by no calls, in which an exception could come: no segment is lost
             with self._lists:
                 if not self._free:
@@ -351,7 +352,7 @@ class Pool:
                 index = self._free[-1]
                 self._being_prepared |= {index}
                 del self._free[-1]
-            generation, fill = self.reused.get(index, 1), fill and self.fill and not self._speed.is_fast
+            generation, fill = self.reused.get(index, 1), fill and self.fill and not (speed.is_fast or speed.is_paced)
             if generation > 1 and not self.medium.discard(self.start(index), self.stop(index)):
                 fill = True  # it may hold bytes of an earlier use
             self.medium.prepare(self.start(index), self.stop(index), fill=fill)

@@ -1,8 +1,11 @@
 """Cleaning: move what lives in some segments to others, so that the space of what is dead comes back.
 
-A pass counts what lives in each closed segment, chooses some, verifies their frames, and writes the runs of every layer
-that names them anew, moving records on the way. The commit of the manifest with these runs, and without the emptied
-segments, is the switch. Then the index stacks exchange their runs, and the segments are freed once no reader is left.
+A pass counts what lives in each closed segment, chooses some, verifies their frames, and moves the records. Over the
+runs of every layer that names them it puts a *relocation run* of the moved records, and marks the segments as emptied
+in the runs below: entries there that point into them count for nothing from then on. Where that would leave too many
+runs, or most of a layer moves, or values are lists of chunks, the runs of the layer are written anew instead, as one.
+The commit of the manifest with these runs, and without the emptied segments, is the switch. Then the index stacks
+exchange their runs, and the segments are freed once no reader is left.
 
 A pass is a generator of steps, like a compaction: a checkpoint may go between its steps.
 """
@@ -21,7 +24,7 @@ from ..index.run_writer import Compaction
 from ..kernels.location import CHECK_SHIFT, OFFSET_MASK
 from ..kernels.probe import hash_keys
 from ..kernels.records import key_bounds
-from ..log.format import ALIGN, WORTH_SHARE, Kind, frame_size, unpack_frame
+from ..log.format import ALIGN, FRAME_HEADER, WORTH_SHARE, Kind, frame_size, unpack_frame
 from ..log.replay import MovedEnd
 from ..log.segments import Reserve, next_uses
 from ..versions.layer import LayerTree
@@ -32,10 +35,11 @@ from .compaction import write_output
 from .compaction_policy import CompactionPlan
 from .relocation import Relocation
 
-Done = list[tuple[CompactionPlan, Run | None]]  # what was written in place of what
 VERIFIED_FRAMES = 16  # between two steps
 FRAMING = 1.05  # bytes of the log for each byte moved: headers of frames
 ID_BYTES = 8  # moved with each row
+MOST_RUNS = 16  # of a layer, with which it still gets a relocation run: reads probe each
+MOST_MOVED = 0.5  # of a layer's live bytes: beyond that its runs are written anew
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,23 @@ class LiveLayer:
     plan: CompactionPlan
     live: np.ndarray
     lsn: int
+
+    def live_in(self, segments: np.ndarray) -> int:
+        """Return the live bytes in these segments (bool for each)."""
+        size = min(self.live.size, segments.size)  # the pool may have grown, and has a rest at its end
+        return int(self.live[:size][segments[:size]].sum())
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """Describes what stands in place of the inputs of a plan: a run, None if nothing is left, and below it `kept`."""
+
+    plan: CompactionPlan
+    run: Run | None
+    kept: tuple[Run, ...] = ()
+
+
+Done = list[Rewritten]
 
 
 @dataclass
@@ -63,6 +84,7 @@ class Cleaner:
     def __init__(self, state: CommittedState) -> None:
         self._state = state
         self._known: dict[tuple[str, ...], np.ndarray] = {}  # live bytes by segment, of the runs with these names
+        self._times: dict[tuple[int, int], int] = {}  # of segments in a generation: see `_filled_at`
         self.damaged: dict[int, str] = {}  # segments that cannot be emptied, and why
         self.totals = CleaningTotals()
         self.live: np.ndarray | None = None  # bytes that live in each segment, by the last count
@@ -150,12 +172,22 @@ class Cleaner:
             if id(run) not in surveyed:
                 kept |= run.info.segments.keys()  # its table was dropped since: the next checkpoint forgets it
         moved = [index for index, *_ in manifest.end.moved.segments]
-        order = [*moved, *(index for index, _ in manifest.end.segments)]
+        order = sorted([*moved, *(index for index, _ in manifest.end.segments)], key=self._filled_at)
         return [
             Candidate(index, int(live[index]), len(order) - place)
             for place, index in enumerate(order)
             if index not in kept
         ]
+
+    def _filled_at(self, index: int) -> int:
+        """Return when the first frame of a segment was written, in unix ms: what lies in a segment of moved records is
+        as old as its last move."""
+        pool = self._state.log.pool
+        key = index, pool.generations.get(index, 0)
+        if key not in self._times:
+            at = pool.start(index) + ALIGN
+            self._times[key] = int(pool.medium.data[at : at + FRAME_HEADER.itemsize].view(FRAME_HEADER)["time"][0])
+        return self._times[key]
 
     def _room(self, layers: list[LiveLayer]) -> int:
         """Return how many bytes may be moved, and promise the segments for them: the one that is kept back for this,
@@ -212,7 +244,7 @@ class Cleaner:
         return False
 
     def _empty(self, victims: set[int], layers: list[LiveLayer]) -> Steps:
-        """Write the runs that name these segments anew, commit, and retire the segments."""
+        """Move what lives in these segments, write runs that say where, commit, and retire the segments."""
         state, log = self._state, self._state.log
         emptied, chunks = np.zeros(log.pool.count, bool), dict[int, int]()
         emptied[list(victims)] = True
@@ -220,32 +252,56 @@ class Cleaner:
         done: Done = []
         if naming:
             infos, last = [], max(one.plan.inputs[0].info.last for one in naming)
+            partly = [self._moves_part(one, emptied) for one in naming]
             with state.new_file(last) as out:
-                for layer in naming:
+                for layer, is_part in zip(naming, partly):
                     try:
-                        infos.append((yield from self._write(out, layer, emptied, chunks)))
+                        infos.append((yield from self._write(out, layer, emptied, chunks, is_part)))
                     except CorruptionError as error:
                         self.damaged |= dict.fromkeys(self._damaged_by(layer.plan, victims), str(error))
                         raise
                 log.mover.seal(last)
                 yield
-            done = [(layer.plan, state.open_new_run(info)) for layer, info in zip(naming, infos)]
+            done = [
+                Rewritten(one.plan, state.open_new_run(info), emptied_runs(one.plan, victims) if is_part else ())
+                for one, info, is_part in zip(naming, infos, partly)
+            ]
         self._commit(victims, done)
+
+    def _moves_part(self, layer: LiveLayer, emptied: np.ndarray) -> bool:
+        """Return whether a layer gets a relocation run, and its runs stay.
+
+        Not if that is not worth it; nor with lists of chunks, which a run below would go on naming; nor if deletes of
+        keys at the bottom, which are not counted as live, would be moved."""
+        plan = layer.plan
+        if plan.tree.keyed:
+            deletes = plan.bottom and any(run.info.deletes != 0 for run in plan.inputs)
+            if deletes or self._compaction(plan).lists != 0:
+                return False
+        return len(plan.inputs) <= MOST_RUNS and layer.live_in(emptied) <= MOST_MOVED * layer.live.sum()
 
     def _damaged_by(self, plan: CompactionPlan, victims: set[int]) -> set[int]:
         """Return the segments that are given up because a record of a layer is damaged."""
         return {index for run in plan.inputs for index in run.info.segments} & victims
 
     def _write(
-        self, out: RunFileWriter, layer: LiveLayer, emptied: np.ndarray, chunks: dict[int, int]
+        self, out: RunFileWriter, layer: LiveLayer, emptied: np.ndarray, chunks: dict[int, int], is_part: bool
     ) -> Generator[None, None, RunInfo]:
-        """Write one run in place of all runs of a layer, with the new locations of what was moved."""
+        """Write one run in place of all runs of a layer, with the new locations of what was moved; is_part: one of what
+        was moved alone."""
         plan, log = layer.plan, self._state.log
+        moving = (emptied, self._expected(layer, emptied)) if is_part else None
         tree, lists = plan.tree, self._compaction(plan).lists != 0
         relocation = Relocation(log, tree, plan.layer, layer.lsn, emptied, chunks, lists)
-        info = yield from write_output(self._state, out, plan, relocation)
+        info = yield from write_output(self._state, out, plan, relocation, moving)
         self.totals.records += relocation.records
         return info
+
+    def _expected(self, layer: LiveLayer, emptied: np.ndarray) -> int:
+        """Return how many records of a layer live in these segments, about; at least 1."""
+        infos, width = [run.info for run in layer.plan.inputs], layer.plan.tree.width
+        mean = sum(sum(info.segments.values()) for info in infos) // max(1, sum(info.count for info in infos))
+        return 1 + layer.live_in(emptied) // max(1, width or mean)
 
     def _commit(self, victims: set[int], done: Done) -> None:
         """Commit the manifest without the emptied segments, exchange the runs, and retire the segments."""
@@ -254,8 +310,8 @@ class Cleaner:
         assert manifest is not None
         if state.uncertain_files or log.failed:
             return  # a checkpoint failed to commit meanwhile
-        for plan, run in done:
-            manifest = plan.in_manifest(manifest, run) or manifest  # None: its table was dropped meanwhile
+        for one in done:  # None: its table was dropped meanwhile
+            manifest = one.plan.in_manifest(manifest, one.run, one.kept) or manifest
         manifest = self._with_moved_expiries(without_skip_runs(manifest, victims), victims, done)
         freed = victims - {index for _, run in manifest.runs for index in run.info.segments}
         with log.locks.append, log.locks.state:
@@ -287,7 +343,7 @@ class Cleaner:
         readable = bounds[:, 1] <= log.data.size
         old, bounds = old[readable], bounds[readable]
         hash_keys(log.data, bounds, *log.pool.hash_words, key64s := np.empty(old.size, np.uint64))
-        for plan, run in done:
+        for plan, run in ((one.plan, one.run) for one in done):
             if run is not None and plan.tree.name == tree.name and old.size:
                 found = np.zeros(old.size, np.uint64)
                 seed, owner = np.uint64(tree.seed), np.uint64(tree.owner)
@@ -299,10 +355,10 @@ class Cleaner:
     def _exchange(self, victims: set[int], done: Done, freed: set[int]) -> None:
         """Exchange the runs in memory for those of the manifest. The caller holds locks.append and locks.state."""
         trees = self._state.trees()
-        for plan, run in done:
-            tree = trees.get(plan.tree.name)  # not always that of the plan: memory may have been rebuilt meanwhile
+        for one in done:
+            tree = trees.get(one.plan.tree.name)  # not always that of the plan: memory may have been rebuilt meanwhile
             if tree is not None:
-                plan.in_tree(tree, run)
+                one.plan.in_tree(tree, one.run, one.kept)
                 for stack in tree.stacks:
                     stack.clear_cache()
         for tree in trees.values():
@@ -323,6 +379,11 @@ class Cleaner:
 def names(run: Run, segments: set[int]) -> bool:
     """Return whether a run refers to one of these segments."""
     return not segments.isdisjoint(run.info.segments)
+
+
+def emptied_runs(plan: CompactionPlan, segments: set[int]) -> tuple[Run, ...]:
+    """Return the inputs of a plan as they are once these segments are emptied."""
+    return tuple(run.without(segments) if names(run, segments) else run for run in plan.inputs)
 
 
 def without_skip_runs(manifest: Manifest, segments: set[int]) -> Manifest:

@@ -10,6 +10,7 @@ rate that falls with the free space to what the cleaner gains. So latency bends 
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,16 +20,18 @@ from ..log.segments import Reserve
 from .cleaning import Cleaner
 from .cleaning_policy import MIN_WIN
 
-SHORT_SHARE = 4  # space is short when less than one segment in so many of those that nobody needs is free
+SHORT_SHARE = 6  # space is short when less than one segment in so many of those that nobody needs is free
 MIN_SHORT = 2  # segments
-STALE_SHARE = 4  # a checkpoint goes before a pass if more than one slack segment in so many may be dead without it
+STALE_SHARE = 32  # a checkpoint goes before a pass if more than one slack segment in so many may be dead without it
 REST_WIN = 0.2  # of a segment: at rest, segments are emptied that are dead to at least this part
 VAIN_FACTOR = 10  # after a pass in vain, so many times its duration go by before the next one
 MIN_VAIN_S = 0.2  # at least
+MAX_DEBT_S = 2.0  # seconds of waiting that are remembered, where a group waits for less
 MAX_PACE_S = 0.5  # a group of writes waits no longer, when no segment is left; the more there are, the less
 # Writers may be so many times as fast as the cleaner when no segment is left, and so many more when space begins to be
-# short. The least is below 1, so that free segments come back: a pass that may fill more gains more for each index.
-LEAST_FACTOR, SPARE_FACTOR = 0.5, 4.0
+# short. They are as fast when more than half of the short segments are left: a pass that may fill some gains more for
+# what each pass costs, so that writers who leave it none are slower in the end.
+LEAST_FACTOR, SPARE_FACTOR = 0.25, 1.25
 FIRST_GAIN = 16 << 20  # bytes a second that the cleaner is thought to gain before the first pass
 
 
@@ -52,7 +55,8 @@ class CleaningSchedule:
         self._not_before = 0.0  # by the monotonic clock
         self._clean_at_rest: object = None  # the manifest that left nothing to do at rest
         self._gain_rate = float(FIRST_GAIN)  # bytes a second
-        self._written, self._debt_s = 0, 0.0
+        self._short_since: float | None = None  # the end of the last pass, if space was still short then
+        self._written, self._paced_until, self._pacing = 0, 0.0, threading.Lock()
         self.is_demanded = False  # a writer has found no room since the last pass
         self._vain = 0  # passes in vain since the last that gave something
 
@@ -89,7 +93,7 @@ class CleaningSchedule:
     def needs_checkpoint(self) -> bool:
         """Return whether a checkpoint should go before the next pass, which else does not know what is dead by now."""
         stale = self._unaccounted // self._log.pool.segment_size
-        return self._vain > 0 or self.spare < self.short // 2 or stale > max(MIN_SHORT, self._slack // STALE_SHARE)
+        return self._vain > 0 or self.spare < self.short // 2 or stale > self._slack // STALE_SHARE
 
     @property
     def is_pressing(self) -> bool:
@@ -131,24 +135,28 @@ class CleaningSchedule:
         is_gain = gained >= MIN_WIN * self._log.pool.segment_size  # less is lost again at the ends of segments
         self._vain, self.is_demanded = 0 if is_gain else self._vain + 1, False
         if is_gain:
-            self._gain_rate += (gained / max(seconds, 1e-3) - self._gain_rate) / 2
+            busy = seconds if self._short_since is None else now - self._short_since
+            self._gain_rate += (gained / max(busy, 1e-3) - self._gain_rate) / 2
             self._not_before = now + seconds * (1 / self.share - 1)
         else:
             self._not_before = now + max(MIN_VAIN_S, VAIN_FACTOR * seconds)
+        self._short_since = now if self.spare < self.short else None
         if segments <= 0 and due.wanted is None:  # records that fill segments badly would be moved again and again
             self._clean_at_rest = self._cleaner.manifest
 
     # pacing
 
     def pace(self) -> float:
-        """Return how many seconds the thread that flushes waits now, so that writers do not outrun the cleaner."""
-        written = self._log.appended[2]
-        new, self._written = written - self._written, written
-        if self.spare >= self.short or self.is_vain:
-            self._debt_s = 0.0
-            return 0.0
-        rate = self._gain_rate * (LEAST_FACTOR + SPARE_FACTOR * self.spare / self.short)
-        self._debt_s += new / rate
-        wait = min(self._debt_s, MAX_PACE_S * (1 - self.spare / self.short))
-        self._debt_s -= wait
-        return wait
+        """Return how many seconds a thread that flushes waits now, so that writers do not outrun the cleaner. All that
+        flush at a time wait until the same moment."""
+        now, spare, short = time.monotonic(), self.spare, self.short
+        with self._pacing:
+            written = self._log.appended[2]
+            new, self._written = written - self._written, written
+            self._log.pool.speed.is_paced = spare < short and not self.is_vain
+            if not self._log.pool.speed.is_paced:
+                self._paced_until = now
+                return 0.0
+            rate = self._gain_rate * (LEAST_FACTOR + SPARE_FACTOR * spare / short)
+            self._paced_until = min(max(self._paced_until, now) + new / rate, now + MAX_DEBT_S)
+            return min(self._paced_until - now, MAX_PACE_S * (1 - spare / short))

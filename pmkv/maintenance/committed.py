@@ -75,11 +75,11 @@ class CommittedState:
                     f"the catalog names {info.file} among the runs, and there is no such file: restore it, or move "
                     "`catalog` and `runs` away: the log holds everything, and is replayed from its beginning then"
                 ) from error
-        return Run(info, self._maps[info.file], run_name(info))
+        return Run(info, self._maps[info.file], run_name(info), self.segments)
 
     def open_new_run(self, info: RunInfo) -> Run | None:
         """Map a run that was just written, whose pages are in the page cache. Return None for an empty one."""
-        if not info.count:
+        if info.is_empty:
             return None
         run = self.open_run(info)
         run.is_warm = True

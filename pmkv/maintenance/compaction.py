@@ -98,10 +98,15 @@ class Compactor:
 
 
 def write_output(
-    state: CommittedState, out: RunFileWriter, plan: Plan, relocate: Relocate = stay
+    state: CommittedState,
+    out: RunFileWriter,
+    plan: Plan,
+    relocate: Relocate = stay,
+    moving: tuple[np.ndarray, int] | None = None,
 ) -> Generator[None, None, RunInfo]:
-    """Write the output of one plan, in steps. relocate: as of `write_run`."""
+    """Write the output of one plan, in steps. relocate, moving: as of `write_run`; what only moves changes no count."""
     inputs, tree = plan.inputs, plan.tree
+    nothing = np.empty(0, np.int64)
     added, gone = (np.concatenate([getattr(run, which) for run in inputs]) for which in ("added", "gone"))
     added, gone = net_expiries(added, gone)
     return (
@@ -112,12 +117,13 @@ def write_output(
             width=tree.width,
             seed=np.uint64(tree.seed),
             segments=state.segments,
-            bottom=plan.bottom,
-            live=live_of(inputs),
-            added=added,
-            gone=gone,
-            first=inputs[-1].info.first,
+            bottom=plan.bottom and moving is None,
+            live=live_of(inputs) if moving is None else 0,
+            added=added if moving is None else nothing,
+            gone=gone if moving is None else nothing,
+            first=inputs[-1 if moving is None else 0].info.first,
             last=inputs[0].info.last,
             relocate=relocate,
+            moving=moving,
         )
     )

@@ -40,21 +40,21 @@ class CompactionPlan:
         """Return the number of entries to read."""
         return entries_of(self.inputs)
 
-    def in_manifest(self, manifest: Manifest, run: Run | None) -> Manifest | None:
-        """Return the manifest with `run` in place of the inputs, in whichever layer has them (None: nothing of them is
-        left). Return None if they were dropped meanwhile."""
+    def in_manifest(self, manifest: Manifest, run: Run | None, kept: tuple[Run, ...] = ()) -> Manifest | None:
+        """Return the manifest with `run` (None: nothing of them is left) and below it `kept` in place of the inputs, in
+        whichever layer has them. Return None if they were dropped meanwhile."""
         collection = manifest.collections.get(self.tree.name)
         for layer in collection.layers if collection is not None else ():
             if set(self.inputs) <= set(layer.runs):
-                changed = collection.with_runs(layer.id, replaced(layer.runs, self.inputs, run))
+                changed = collection.with_runs(layer.id, replaced(layer.runs, self.inputs, run, kept))
                 return manifest.with_collection(self.tree.name, changed)
         return None
 
-    def in_tree(self, tree: LayerTree, run: Run | None) -> None:
-        """Put the run in place of its inputs in memory. The caller holds locks.state."""
+    def in_tree(self, tree: LayerTree, run: Run | None, kept: tuple[Run, ...] = ()) -> None:
+        """Put the run, and `kept`, in place of the inputs in memory. The caller holds locks.state."""
         layer = tree.with_runs(self.inputs)
         if layer is not None:
-            layer.runs = replaced(layer.runs, self.inputs, run)
+            layer.runs = replaced(layer.runs, self.inputs, run, kept)
             tree.invalidate_stacks()
 
 

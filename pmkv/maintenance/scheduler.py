@@ -12,6 +12,7 @@ import contextlib
 import logging
 import math
 import queue
+import threading
 import time
 from collections.abc import Callable, Generator
 
@@ -77,7 +78,7 @@ class MaintenanceScheduler:
     def start(self) -> None:
         """Begin: warm the runs up, and take a checkpoint if the replay at opening was long."""
         self._checkpointer.pause = self._check_close_deadline
-        self._log.on_group = self._after_flush
+        self._log.on_group, self._log.hooks.pace = self._plan, self._pace
         self._log.hooks.await_space = self._await_space
         self._background.submit(self._warm)
         self._plan()
@@ -108,15 +109,16 @@ class MaintenanceScheduler:
 
     # when
 
-    def _after_flush(self) -> None:
-        """Slow writers down if checkpoints or the cleaner do not keep up, and plan the next of these.
+    def _pace(self) -> None:
+        """Slow writers down if checkpoints or the cleaner do not keep up.
 
-        Runs in the thread that flushes, which writers wait for, and never in a server's event loop."""
-        if self._log.durability == "commit" and not self._log.pool.medium.inline:
+        Runs in the thread that is about to flush, which writers wait for, and never in a server's event loop; nor in
+        the background thread, for which they wait. It holds no lock, as a checkpoint may have to flush meanwhile."""
+        is_paced = self._log.durability == "commit" and not self._log.pool.medium.inline
+        if is_paced and threading.current_thread() is not self._background:
             wait = max(min(self._excess * THROTTLE_SHARE, MAX_THROTTLE_S), self.cleaning.pace())
             if wait > 0:
                 time.sleep(wait)
-        self._plan()
 
     def _await_space(self, frees: bool) -> bool:
         """Let a writer that found no room wait for the end of a pass, or a moment. Return whether there is hope: passes

@@ -261,8 +261,8 @@ def live_of(runs: tuple[Run, ...]) -> int | None:
     return None if None in counts else sum(counts)
 
 
-def replaced(runs: tuple[T, ...], inputs: tuple[T, ...], run: T | None) -> tuple[T, ...]:
-    """Return `runs` with `run`, if any, in place of the consecutive `inputs`."""
+def replaced(runs: tuple[T, ...], inputs: tuple[T, ...], run: T | None, kept: tuple[T, ...] = ()) -> tuple[T, ...]:
+    """Return `runs` with `run`, if any, and below it `kept` in place of the consecutive `inputs`."""
     at = runs.index(inputs[0])
     assert runs[at : at + len(inputs)] == inputs, "the runs to be replaced are not consecutive any more"
-    return (*runs[:at], *((run,) if run is not None else ()), *runs[at + len(inputs) :])
+    return (*runs[:at], *((run,) if run is not None else ()), *kept, *runs[at + len(inputs) :])

@@ -43,8 +43,8 @@ from pmkv.index.run_files import SUFFIX
 from pmkv.log import appender as log_appender
 from pmkv.log.format import VERSION
 from pmkv.log.segments import Pool
+from pmkv.maintenance import cleaning, memory_merge
 from pmkv.maintenance import compaction_policy as fold_module
-from pmkv.maintenance import memory_merge
 from pmkv.media.base import Granularity
 from pmkv.media.simulated import SimulatedMedium
 from pmkv.versions import view_set as heads
@@ -342,6 +342,7 @@ def reproducible(seed: int, tier: int = 2) -> Iterator[None]:
             (table, "FEW_ELEMENTS", 1),
             (fold_module, "MOST", 4),
             (memory_merge, "MANY_MEMTABLES", 1 if seed % 2 else 8),
+            (cleaning, "MOST_MOVED", 1.0 if seed % 4 > 1 else 0.5),  # of small layers mostly much is moved
         ):
             stack.enter_context(patch.object(target, attribute, value))
         yield

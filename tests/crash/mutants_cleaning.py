@@ -3,9 +3,11 @@ is."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
+from pmkv.index.run import RunInfo
 from pmkv.log import segments as segments_module
 from pmkv.log.appender import LogAppender
 from pmkv.log.group_commit import GroupCommit
@@ -13,11 +15,13 @@ from pmkv.log.leases import ReadLeases
 from pmkv.log.moving import MoveWriter
 from pmkv.log.segments import Pool
 from pmkv.maintenance import cleaning as cleaning_module
+from pmkv.maintenance import compaction_policy
 from pmkv.maintenance.committed import CommittedState
+from pmkv.versions.layer import replaced
 from pmkv.versions.manifest import Manifest
 from tests.crash.mutants import MUTANTS, Patch, mutant
 
-commit, grow = CommittedState.commit, GroupCommit.grow
+without, commit, grow = RunInfo.without, CommittedState.commit, GroupCommit.grow
 others = set(MUTANTS)
 
 
@@ -53,6 +57,22 @@ def _() -> list[Patch]:
         return {index: pool.generations[index] for index in some}
 
     return [(segments_module, "next_uses", same), (cleaning_module, "next_uses", same)]
+
+
+@mutant("entries that point into emptied segments count on")
+def _() -> list[Patch]:
+    def trusting(self: RunInfo, segments: set[int]) -> RunInfo:
+        return replace(without(self, segments), emptied=())
+
+    return [(RunInfo, "without", trusting)]
+
+
+@mutant("what was moved lies below the runs that named it before")
+def _() -> list[Patch]:
+    def below(runs: tuple[Any, ...], inputs: tuple[Any, ...], run: Any, kept: tuple[Any, ...] = ()) -> tuple[Any, ...]:
+        return replaced(runs, inputs, *((kept[0], (*kept[1:], run)) if kept and run is not None else (run, kept)))
+
+    return [(compaction_policy, "replaced", below)]
 
 
 @mutant("growing drops what was appended and not flushed")

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 # Commands that make something dead: waiting may help them although the cleaner has found nothing to gain.
 FREEING = frozenset(("del", "unlink", "getdel", "flushdb", "flushall", "table.del", "table.drop", "view.delete"))
 
+# Of these, the ones that go to pieces in a full pool, with a wait between pieces, which the loop cannot have.
+IN_PIECES = frozenset(("del", "unlink", "table.del"))
+
 
 class Retries:
     """Owns the commands that wait for room; their connections are blocked. Runs on the loop's thread."""

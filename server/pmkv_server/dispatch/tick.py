@@ -29,7 +29,7 @@ from pmkv_server.commands.registry import Command
 from pmkv_server.dispatch import fast_path
 from pmkv_server.dispatch.gathered_rows import GatheredRows
 from pmkv_server.dispatch.held_replies import HeldReplies
-from pmkv_server.dispatch.retries import Retries
+from pmkv_server.dispatch.retries import IN_PIECES, Retries
 from pmkv_server.dispatch.wave_serving import WaveServing
 from pmkv_server.dispatch.workers import Workers
 from pmkv_server.net.inbox import WINDOW_BYTES
@@ -236,7 +236,8 @@ class Dispatcher:
             try:
                 outbox.add(run(session, entry, words, may_wait=True), 1, self.durability_wait.lsn)
             except FullError:
-                self.retries.add(connection, entry, words)
+                again = self.workers.run_command if entry.name in IN_PIECES else self.retries.add
+                again(connection, entry, words)
             self.note_pending()
 
     def execute_again(self, connection: Connection, entry: Command, words: list[bytes], is_last: bool) -> bool:

@@ -53,7 +53,7 @@ class Maker:
 
     def run(self, sources: list[HashTable | Run], **other: Any) -> Run:
         info = self.info(sources, **other)
-        return Run(info, self.shelf.open(info.file), f"run {info.file}")
+        return Run(info, self.shelf.open(info.file), f"run {info.file}", (FIRST, SEGMENT))
 
 
 def index_of(ids: np.ndarray, locations: np.ndarray) -> HashTable:

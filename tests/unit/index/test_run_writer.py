@@ -140,3 +140,25 @@ def test_writing_is_in_short_steps() -> None:
             break
         times.append(time.thread_time() - before)
     assert len(times) > 40 and sorted(times)[len(times) // 2] < 0.01
+
+
+def test_a_run_of_moved_entries_has_those_of_emptied_segments_alone() -> None:
+    maker, ids = Maker(), np.arange(3000)
+    below = maker.run([index_of(ids, (FIRST + 64 * ids).astype(np.uint64))], bottom=True)
+    moving = np.array([False, True, False])
+
+    def relocate(_: np.ndarray, locations: np.ndarray, keep: np.ndarray, weights: np.ndarray) -> tuple:
+        return locations + np.uint64(1 << 19), weights
+
+    run = maker.run([below], moving=(moving, 1000), relocate=relocate)
+    inside = (64 * ids >= SEGMENT) & (64 * ids < 2 * SEGMENT)
+    assert entries_of(run) == {int(i): FIRST + 64 * int(i) + (1 << 19) for i in ids[inside]}
+    assert run.info.ids == (int(ids[inside][0]), int(ids[inside][-1])) and run.info.lists == 0
+    run.check(SEED)
+    emptied = below.without({1, 77})
+    assert entries_of(emptied) == {int(i): FIRST + 64 * int(i) for i in ids[~inside]}
+    assert emptied.info.emptied == (1,) and 1 not in emptied.info.segments and 1 in below.info.segments
+    assert RunInfo.from_dict(emptied.info.asdict()) == emptied.info
+    emptied.check(SEED)
+    merged = maker.run([run, emptied], bottom=True)
+    assert entries_of(merged) == entries_of(emptied) | entries_of(run)

@@ -258,9 +258,11 @@ def write(keys: list[bytes], values: list[bytes], flags: list[int], size: int = 
 KEYS = [b"", b"a", b"b", b"aaaaaaaa", b"aaaaaaab", b"aaaaaaaab", b"\0", b"\0\0"]
 
 
-def find_keys(slots: Slots, data: np.ndarray, hashes: np.ndarray, columns: tuple, verify: bool) -> tuple[int, list]:
-    found = np.zeros(hashes.size, np.uint64)
-    page = find_keys_in_run(*slots.pages, slots.capacity, SEED, data, hashes, *columns, OWNER, verify, found)
+def find_keys(
+    slots: Slots, data: np.ndarray, hashes: np.ndarray, columns: tuple, verify: bool, emptied: tuple[int, ...] = ()
+) -> tuple[int, list]:
+    found, segments = np.zeros(hashes.size, np.uint64), (np.array(emptied, np.uint8), 64, 24)
+    page = find_keys_in_run(*slots.pages, slots.capacity, SEED, data, hashes, *columns, OWNER, verify, *segments, found)
     return page, found.tolist()
 
 
@@ -366,3 +368,13 @@ def test_a_damaged_record_weighs_its_header_and_touches_nothing_else() -> None:
     out = np.zeros(4, np.int64)
     weigh(data, locations, np.zeros(1, np.uint8), np.ones(1, np.uint8), 0, 64, 1024, 64, out)
     assert out.tolist() == [16, 0, 0, 0]
+
+
+def test_a_record_in_an_emptied_segment_is_not_looked_at() -> None:
+    """Something else may stand there by now, even another record of the key."""
+    data, locations, columns = write([b"key", b"key"], [b"new", b"old"], [0, 0])
+    hashes = np.full(2, 42, np.uint64)
+    slots = Slots([int(place_of(U(42), SEED))] * 2, locations.tolist(), 4)
+    assert int(locations[1]) & 0xFFFF == 64 + 24, "in the second segment of 24 bytes"
+    for emptied, expected in (((0, 1), locations[0]), ((1,), locations[1]), ((1, 1), 0), ((0, 0), locations[0])):
+        assert find_keys(slots, data, hashes, columns, True, emptied) == (WHOLE, [int(expected)] * 2)

@@ -31,7 +31,7 @@ def pool() -> Pool:
 
 @pytest.mark.parametrize(
     ("capacity", "size"),
-    [(1 << 40, SEGMENT_SIZE), (1 << 33, (1 << 26) - 4096), (1 << 30, (1 << 23) - 4096), (1 << 21, MIN_SEGMENT_SIZE)],
+    [(1 << 40, SEGMENT_SIZE), (1 << 34, (1 << 26) - 4096), (1 << 30, (1 << 22) - 4096), (1 << 21, MIN_SEGMENT_SIZE)],
 )
 def test_a_small_pool_has_smaller_segments(capacity: int, size: int) -> None:
     assert segment_size_for(capacity) == size

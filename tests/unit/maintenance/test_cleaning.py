@@ -13,6 +13,7 @@ from pmkv.errors import CorruptionError, FullError
 from pmkv.index.lookup_batch import IdBatch
 from pmkv.kernels.location import OFFSET_MASK
 from pmkv.log.segments import Reserve
+from pmkv.maintenance.compaction_policy import CompactionPlan
 from pmkv.stats import stats_of
 from tests.engines import contents
 from tests.unit.maintenance.test_checkpoint import FAR, World, exhaust
@@ -241,3 +242,102 @@ def test_a_full_pool_is_emptied_by_deletes() -> None:
     clean(world)
     assert len(table) == 0 and engine.pool.used <= 5
     table.put([1], np.ones((1, 64)))
+
+
+def test_what_moves_gets_a_run_of_its_own_and_other_runs_stay() -> None:
+    """A pass writes as much of the index as it moves, not the table's whole index anew."""
+    world = World(100)
+    engine = world.engine
+    table = engine.create_table("t", ("f4", 16))
+    for first in range(0, 1200, 200):
+        table.put(np.arange(first, first + 200), np.full((200, 16), first))
+    keyspace = engine.keyspaces[1]
+    keyspace.put_many({b"key %d" % i: b"%d" % i for i in range(600)})
+    world.checkpoint()
+    some = np.flatnonzero(np.arange(200) % 10)
+    table.put(some, np.full((some.size, 16), -1))
+    keyspace.put_many({b"key %d" % i: b"new" for i in some.tolist()})
+    world.checkpoint()
+    before = contents(engine)
+    exhaust(engine.maintenance.clean(None, 0.3))
+    cleaner = engine.maintenance.cleaner
+    assert cleaner.totals.freed and contents(engine) == before
+    for name in ("table/1", "keyspace/1"):
+        runs = [run for layer in cleaner.manifest.collections[name].layers for run in layer.runs]
+        assert len(runs) == 3 and 0 < runs[0].info.count < 300 and runs[0].info.live == 0
+        assert not runs[0].info.emptied and runs[-1].info.emptied
+    again = world.reopen()
+    assert contents(again) == before and len(again.table("t")) == 1200
+    assert list(again.keyspaces[1].scan()) == list(keyspace.scan())
+    for one in (engine, again):
+        exhaust(one.maintenance.checkpoint())
+        exhaust(one.maintenance.clean(None, 0.01))
+        exhaust(one.maintenance.compact())
+        one.check()
+        assert contents(one) == before
+
+
+def test_moved_deletes_hide_what_they_deleted() -> None:
+    """Also where the segment of the delete is emptied, and that of what it deleted is not."""
+    world = World(100)
+    world.engine.versions.snapshot("first")
+    keyspace, table = world.engine.keyspaces[1], world.engine.create_table("t", ("f4", 16))
+    keyspace.put_many({b"%d" % i: bytes(100) for i in range(200)})
+    table.put(np.arange(300), np.ones((300, 16)))
+    world.checkpoint()
+    for i in range(0, 40, 4):
+        keyspace.delete(b"%d" % i)
+    table.delete(np.arange(0, 40, 4))
+    for number in range(8):
+        keyspace.put_many({b"%d" % i: bytes([number]) * 100 for i in range(100, 110)})
+        table.put(np.arange(100, 140), np.full((40, 16), number))
+    before = contents(world.engine)
+    for _ in range(6):
+        clean(world, wanted=2, min_win=0.01)
+        assert contents(world.engine) == before == contents(world.reopen())
+        keyspace.put(b"another", bytes(2000))
+        before = contents(world.engine)
+
+
+def test_the_age_of_a_segment_is_when_it_was_filled() -> None:
+    """What was moved long ago is not older than what was written before it."""
+    world = World(100)
+    overwrite(world.engine, 10)
+    world.clock.now += 5000
+    clean(world)
+    cleaner = world.engine.maintenance.cleaner
+    moved = world.engine.pool.moved[0]
+    assert cleaner._filled_at(moved) == cleaner._filled_at(world.engine.pool.taken[0]) + 5000
+
+
+def test_counts_outlive_the_entries_that_they_came_from() -> None:
+    """All that two runs name has moved to a run above them, and they are merged without it."""
+    world = World(100)
+    keyspace = world.engine.keyspaces[1]
+    for number in range(2):
+        keyspace.put_many({b"%d %d" % (number, i): bytes(60) for i in range(50)}, FAR)
+        world.checkpoint()
+    keyspace.put_many({b"last %d" % i: bytes(60) for i in range(300)})
+    world.checkpoint()
+    cleaner, state = world.engine.maintenance.cleaner, world.engine.maintenance
+    runs = cleaner.manifest.collections["keyspace/1"].layers[0].runs
+    victims = {index for run in runs[1:] for index in run.info.segments}
+    layers = [one for one in values_of(cleaner._survey(cleaner.manifest)) if one.plan.tree.keyed]
+    exhaust(cleaner._empty(victims - {index for index, _ in cleaner.manifest.end.segments[-1:]}, layers))
+    runs = cleaner.manifest.collections["keyspace/1"].layers[0].runs
+    assert len(runs) == 4 and not any(locations.size for _, locations in runs[3].entries())
+    layer = cleaner.manifest.collections["keyspace/1"].layers[0]
+    plan = CompactionPlan(cleaner._state.trees()["keyspace/1"], layer.id, runs[2:], True)
+    exhaust(state._compactor._compact([plan]))
+    assert len(cleaner.manifest.collections["keyspace/1"].layers[0].runs) == 3
+    assert len(keyspace) == 400 == len(world.reopen().keyspaces[1])
+    world.engine.check()
+
+
+def values_of(steps: Any) -> Any:
+    """What a generator of steps returns."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value

@@ -80,6 +80,23 @@ async def test_a_delete_says_that_it_frees(connect: Any, full: FullPool) -> None
     assert wire.replies() == [":1"] and full.asked == [True]
 
 
+async def test_a_long_delete_goes_to_pieces(
+    connect: Any, store: Any, full: FullPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its names may be longer than what is kept back for deletes: a worker waits between the pieces."""
+    monkeypatch.setattr("pmkv.engine.deletion.PIECES_OF_SEGMENT", 1 << 30)
+    full.is_full = False
+    store.put_many({b"a": b"", b"b": b"", b"c": b""})
+    full.is_full, before = True, store._log.lsn
+    wire, other = connect(), connect()
+    wire.ask("DEL a b nothing c")
+    await until(lambda: full.asked)
+    assert await other.answers("GET n") == ['"1"'], "others are not held up"
+    full.end()
+    await until(lambda: wire.transport.sent)
+    assert wire.replies() == [":3"] and store._log.lsn == before + 3
+
+
 async def test_a_transaction_waits_with_all_its_commands(connect: Any, full: FullPool) -> None:
     wire, other = connect(), connect()
     assert await wire.answers("MULTI", "SET a 1", "INCR n") == ["OK", "QUEUED", "QUEUED"]
