@@ -57,8 +57,13 @@ class MissCurve:
             keys = np.zeros(2 * numbers, np.uint64), np.zeros(2 * numbers, np.int64)
             last = np.zeros(numbers, np.uint64), np.zeros(numbers, np.int64), np.zeros(numbers + 1, np.int64)
             self._arrays = (*keys, *last, np.zeros(2, np.int64))
-        for ids, rows in gathered:
-            seed = int(rows.owner) * SEED_FACTOR % (1 << 64)  # else id 2 of table 1 would be id 1 of table 2
+        # of one table together: what is looked up between is few beside any cache whose hits are told
+        by_table: dict[int, tuple[CachedTable, list[np.ndarray]]] = {}
+        for some, rows in gathered:
+            by_table.setdefault(int(rows.owner), (rows, []))[1].append(some)
+        for owner, (rows, parts) in by_table.items():
+            ids = np.concatenate(parts)
+            seed = owner * SEED_FACTOR % (1 << 64)  # else id 2 of table 1 would be id 1 of table 2
             self._noted += ids.size
             note_ids(ids, seed, rows.row_bytes, self.bits, *self._arrays, self._edges, self._counts)
         if self._counts.sum() > SAMPLES_MAX:

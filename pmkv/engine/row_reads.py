@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..cache.cold_reads import COLD_IDS, pages_read, start_rows
+from ..cache.row_cache import AllCopied
 from ..errors import CorruptionError
 from ..index.lookup_batch import IdBatch, lives
 from ..index.run import Run
@@ -94,6 +95,8 @@ class RowRead:
         """Return rows as uint8[n * width], `default` where there is none, and found as uint8[n]."""
         batch = self.batch
         assert batch.out is not None
+        if isinstance(batch.hits, AllCopied):  # mostly, of short reads of hot rows
+            return batch.out, np.ones(self.found.size, np.uint8)
         if (batch.hits is not None and batch.hits.copy_to(batch.out, self.found)) or not self._is_located:
             self._find_on_disk()
         return self._gather(batch.out, default)
