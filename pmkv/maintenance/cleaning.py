@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..errors import CorruptionError
+from ..errors import CorruptionError, FullError
 from ..index.run import Run, RunInfo
 from ..index.run_files import RunFileWriter
 from ..index.run_writer import Compaction
@@ -38,6 +38,7 @@ from .relocation import Relocation
 VERIFIED_FRAMES = 16  # between two steps
 FRAMING = 1.05  # bytes of the log for each byte moved: headers of frames
 ID_BYTES = 8  # moved with each row
+USUAL_FACTOR = 2  # records are hardly longer than so many mean ones, where a segment ends
 MOST_RUNS = 16  # of a layer, with which it still gets a relocation run: reads probe each
 MOST_MOVED = 0.5  # of a layer's live bytes: beyond that its runs are written anew
 
@@ -87,6 +88,7 @@ class Cleaner:
         self._times: dict[tuple[int, int], int] = {}  # of segments in a generation: see `_filled_at`
         self.damaged: dict[int, str] = {}  # segments that cannot be emptied, and why
         self.totals = CleaningTotals()
+        self._found_no_room = False  # the last pass was given up, as segments had less room than it seemed
         self.live: np.ndarray | None = None  # bytes that live in each segment, by the last count
 
     @property
@@ -118,6 +120,10 @@ class Cleaner:
         state.is_compacting = True
         try:
             yield from self._pass(state.manifest, wanted, min_win)
+            self._found_no_room = False
+        except FullError:
+            self._found_no_room = True
+            raise
         finally:
             state.is_compacting = False
             state.log.chunk_pins.emptying, state.log.pool.promised = frozenset(), 0
@@ -191,17 +197,27 @@ class Cleaner:
 
     def _room(self, layers: list[LiveLayer]) -> int:
         """Return how many bytes may be moved, and promise the segments for them: the one that is kept back for this,
-        and most of what is left to writers. At the end of each segment less than a frame is left over; rows fill it
-        but for a rest that is not worth a frame.
+        and most of what is left to writers. At the end of each segment a rest is left over that is not worth a frame,
+        or in which the next record has no place: after a pass that found too little room, as long as one may be.
 
         The caller holds locks.append."""
         log = self._state.log
         log.pool.promised = max(0, log.pool.free - Reserve.WRITE) * 3 // 4
         widths = [one.plan.tree.width for one in layers if one.plan.tree.width]
-        filled = all(not one.plan.tree.keyed for one in layers)
-        waste = frame_size(log.frame_limit // WORTH_SHARE + max(widths, default=0) if filled else log.frame_limit)
+        longest = log.frame_limit if self._found_no_room else USUAL_FACTOR * self._mean_record(layers)
+        waste = frame_size(min(log.frame_limit, log.frame_limit // WORTH_SHARE + max([longest, *widths])))
         room = (1 + log.pool.promised) * (log.pool.segment_size - waste) + max(0, log.mover.room - waste)
         return int(room / max([FRAMING, *(FRAMING * (ID_BYTES + width) / width for width in widths)]))
+
+    def _mean_record(self, layers: list[LiveLayer]) -> int:
+        """Return the mean length of a record in the keyspace where it is longest; 0 if there are tables alone."""
+        means = [
+            sum(sum(run.info.segments.values()) for run in one.plan.inputs)
+            // max(1, sum(run.info.count for run in one.plan.inputs))
+            for one in layers
+            if one.plan.tree.keyed
+        ]
+        return max(means, default=0)
 
     # one pass
 

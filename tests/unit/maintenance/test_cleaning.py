@@ -341,3 +341,27 @@ def values_of(steps: Any) -> Any:
             next(steps)
         except StopIteration as end:
             return end.value
+
+
+def test_small_records_fill_segments_but_for_a_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else no segment that is dead to a quarter would fit into the one that is kept back for cleaning."""
+    world = World(100)
+    overwrite(world.engine, 10)
+    world.checkpoint()
+    cleaner, pool = world.engine.maintenance.cleaner, world.engine.pool
+    layers = values_of(cleaner._survey(cleaner.manifest))
+
+    def room() -> float:
+        return cleaner._room(layers) / (1 + pool.promised) / pool.segment_size
+
+    assert 0.75 < room() < 0.9
+
+    def full(*how: Any) -> Any:
+        yield
+        raise FullError("the pool is full")
+
+    with monkeypatch.context() as patch, pytest.raises(FullError):
+        patch.setattr(cleaner, "_pass", full)
+        exhaust(cleaner.clean())
+    assert room() < 0.72, "records may be longer than they seem"
+    assert clean(world) and room() > 0.75
