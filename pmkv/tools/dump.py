@@ -6,7 +6,7 @@ from __future__ import annotations
 import datetime
 import os
 from collections.abc import Iterator
-from typing import TextIO
+from typing import Any, TextIO
 
 import numpy as np
 import orjson
@@ -20,8 +20,8 @@ from ..index.run_files import RunFiles
 from ..kernels import location
 from ..kernels.records import FLAG_DELETE, FLAG_PARTS, scan_records
 from ..log.decisions import read_control
-from ..log.format import EPOCH_SHIFT, NEXT, Flag, Frame, Kind, epoch_of
-from ..log.replay import Replay
+from ..log.format import ALIGN, EPOCH_SHIFT, NEXT, Flag, Frame, Kind, epoch_of, unpack_frame
+from ..log.replay import LogEnd, Replay
 from ..log.segments import Pool
 
 SHOWN = 64  # bytes of a key or value, and ids of a frame
@@ -36,7 +36,8 @@ def dump(path: str | os.PathLike[str], out: TextIO, pool: str | os.PathLike[str]
     try:
         opened, files = place.open_pool(), place.open_files()
         try:
-            for line in lines(opened):
+            records = files[0].load() if files else None
+            for line in lines(opened, LogEnd.from_dict(log_of(records)) if records else None):
                 print(line, file=out)
         finally:
             for line in catalog_lines(*files) if files else ():
@@ -77,17 +78,55 @@ def keys(catalog: Catalog, number: int) -> Iterator[bytes]:
         low = page[-1] + b"\0"
 
 
-def lines(pool: Pool) -> Iterator[str]:
-    """The pool, then its frames in order, each with its contents indented below."""
+def log_of(records: dict[str, Any]) -> dict[str, Any]:
+    """Return what a manifest says of the log, as `LogEnd` has it."""
+    return {key: value for key, value in records["log"].items() if key not in ("last_table", "switches")}
+
+
+def lines(pool: Pool, end: LogEnd | None = None) -> Iterator[str]:
+    """The pool, then its frames in order, each with its contents indented below. end: of the log, as of the last
+    checkpoint, None without one. If segments were emptied since the log began, those that are left come one by one up
+    to there, and behind them those with what was moved."""
     yield f"pool {pool.pool_id.hex()}: {pool.count} segments of {pool.segment_size} bytes"
-    replay, segment = Replay(pool), -1
+    is_cleaned = end is not None and bool(end.moved.reused or end.moved.segments)
+    if end is not None and is_cleaned:
+        for index, _ in end.segments:
+            yield from segment_lines(pool, index, end.position)
+        for index, _, stop in end.moved.segments:
+            yield from segment_lines(pool, index, stop, " of moved records")
+    replay = Replay(pool, start=end if is_cleaned else None)
+    segment = replay.segments[-1] if replay.segments else -1
     for frame in replay:
         if replay.segments[-1] != segment:
             segment = replay.segments[-1]
-            yield f"segment {segment} generation {pool.generations[segment]} at {pool.start(segment)}"
-        yield head(frame)
-        yield from ("    " + line for line in body(pool.medium.data, frame))
+            yield segment_head(pool, segment)
+        yield from frame_lines(pool, frame)
     yield f"end at {replay.position}, durable up to {name(replay.durable)}"
+
+
+def segment_head(pool: Pool, index: int, what: str = "") -> str:
+    """Return the line of a segment."""
+    return f"segment {index} generation {pool.generations[index]} at {pool.start(index)}{what}"
+
+
+def segment_lines(pool: Pool, index: int, stop: int, what: str = "") -> Iterator[str]:
+    """One segment, then its frames up to pool offset `stop`, if that is in it. CorruptionError: one is damaged."""
+    yield segment_head(pool, index, what)
+    at, last = pool.start(index) + ALIGN, stop if pool.start(index) < stop <= pool.stop(index) else pool.stop(index)
+    while at < last:
+        frame = unpack_frame(memoryview(pool.medium.data), at, pool.stop(index), pool.seed(index))
+        if frame is None:
+            raise CorruptionError(f"the frame at offset {at:,} of the pool is damaged: restore a backup")
+        yield from frame_lines(pool, frame)
+        if frame.kind == Kind.NEXT:
+            return
+        at = frame.end
+
+
+def frame_lines(pool: Pool, frame: Frame) -> Iterator[str]:
+    """One frame, and its contents indented below."""
+    yield head(frame)
+    yield from ("    " + line for line in body(pool.medium.data, frame))
 
 
 def name(lsn: int) -> str:
@@ -110,6 +149,8 @@ def body(data: np.ndarray, frame: Frame) -> Iterator[str]:
     match frame.kind:
         case Kind.PUT:
             yield from records(data, frame)
+        case Kind.MOVE:
+            yield f"{frame.count} moved"
         case Kind.ROWS:
             ids = data[frame.body : frame.body + 8 * frame.count].view(np.int64)
             more = f" ... {ids[-1]}" if frame.count > SHOWN else ""

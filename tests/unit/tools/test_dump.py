@@ -111,3 +111,20 @@ def test_an_lsn_is_written_as_epoch_and_number() -> None:
 )
 def test_bytes_are_shown_as_python_writes_them_and_not_too_many(raw: bytes, text: str) -> None:
     assert shown(np.frombuffer(raw, np.uint8)) == text
+
+
+def test_a_cleaned_store_is_printed_from_what_is_left(tmp_path: Path) -> None:
+    """Its log does not begin in segment 0 any more, and what was moved stands beside it."""
+    with pmkv.open(tmp_path, capacity=CAPACITY) as store:
+        table = store.create_table("items", ("u1", 1000))
+        for number in range(6):
+            table.put(np.arange(400), np.full((400, 1000), number, "u1"))
+        table.put(np.arange(0, 400, 2), np.full((200, 1000), 9, "u1"))
+        store.compact()
+        store.put(b"last", b"one")
+    found = printed(tmp_path)
+    segments = [line for line in found if line.startswith("segment ")]
+    assert any(line.endswith(" of moved records") for line in segments)
+    assert not any(line.startswith("segment 0 generation 1 ") for line in segments)
+    assert any(re.search(r" MOVE .*", line) for line in found) and "    'last' = 'one'" in found
+    assert any(line.startswith("end at ") for line in found)
