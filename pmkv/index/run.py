@@ -195,7 +195,8 @@ class Run:
         first, slots = int(slot_hash) * self.info.capacity >> 64, self.info.slot_pages * PAGE_SLOTS
         while first < slots:
             stop = self._group_end(min((first // step + 1) * step, slots))
-            will_read(self._data, self.info.offset + 16 * stop, self.info.offset + 16 * (stop + step))
+            if step > PAGE_SLOTS:  # else one group is looked for
+                will_read(self._data, self.info.offset + 16 * stop, self.info.offset + 16 * (stop + step))
             self._refuse(verify_pages(*self._pages, first // PAGE_SLOTS, -(-stop // PAGE_SLOTS)))
             slot_hashes, locations = np.empty(stop - first, np.uint64), np.empty(stop - first, np.uint64)
             count = collect_run(self._words, first, stop, np.uint64(slot_hash), slot_hashes, locations)

@@ -22,6 +22,7 @@ from ..kernels.frames import find_magic
 from .format import ALIGN, EPOCH_SHIFT, FRAME_MAGIC, NEXT, Flag, Frame, Kind, epoch_of, seed_of, unpack_frame
 from .segments import Pool
 
+LIVE_BYTES = 1 << 20  # that are read ahead beside a writer, where a replay goes on
 MORE = Flag.MORE.value  # a plain int: arithmetic on enum flags costs more than a frame's checksum
 
 
@@ -144,7 +145,9 @@ class Replay:
             start = self._pool.start(0) + ALIGN
         else:
             self._start.check(self._pool)
-            self._pool.medium.will_read(self.position, self._pool.stop(self.segments[-1]))
+            stop = self._pool.stop(self.segments[-1])
+            # a follower comes twenty times a second, and finds little that is new, mostly in the page cache
+            self._pool.medium.will_read(self.position, min(stop, self.position + LIVE_BYTES) if self._is_live else stop)
             start = self.position
         lsn, previous = self.lsn, self.previous
         while self._last is None or lsn < self._last:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pmkv.errors import CorruptionError
+from pmkv.log import replay as replay_module
 from pmkv.log.format import Frame, Kind
 from pmkv.log.log import Log
 from pmkv.log.replay import Replay
@@ -64,6 +65,18 @@ def test_a_replay_up_to_a_given_frame(acknowledged: Log) -> None:
     durable = acknowledged.lsn
     append(acknowledged)
     assert found(acknowledged.pool.medium, durable)[0] == lsns(acknowledged)[:-1]
+
+
+@pytest.mark.parametrize("is_live", [False, True])
+def test_a_replay_that_goes_on_reads_ahead_what_it_may_need(
+    acknowledged: Log, is_live: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replay_module, "LIVE_BYTES", 100)
+    pool, asked = Pool.load(acknowledged.pool.medium), []
+    end = found(acknowledged.pool.medium)[1].end()
+    monkeypatch.setattr(pool.medium, "will_read", lambda start, stop: asked.append((start, stop)), raising=False)
+    assert list(Replay(pool, start=end, is_live=is_live)) == []
+    assert asked[0] == (end.position, end.position + 100 if is_live else pool.stop(0))
 
 
 def tails(log: Log, kind: str) -> None:
