@@ -188,5 +188,11 @@ def publish_command(host: str, port: int, password: str, files: tuple[str, ...],
         return subprocess.run(command, shell=True, env={**environment, "PMKV_VIEW": view}).returncode == 0
 
     with client_of(host, port, password) as client, progress_bar(f"publishing {table}") as progress:
+        for left in publishing.branches_left(client):
+            click.echo(
+                f"branch {left} is of a publish that is under way, or was killed; of the latter, "
+                f"`pmkv delete-view {left}` frees what it wrote",
+                err=True,
+            )
         done = publishing.publish(client, plan, check if command else None, progress)
     click.echo(f"table {table}: {done.rows:,} rows, {done.verified:,} verified, main is at version {done.version}")

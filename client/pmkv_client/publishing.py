@@ -19,6 +19,7 @@ from .loaders import FileOptions, Progress, import_files, verify
 from .requests import MAIN, ConflictError
 from .sync import RAW, Client
 
+BRANCH_PREFIX = "publish-"  # of the branches that are loaded
 Check = Callable[[str], bool]  # says of a view, by its name, whether the model is good
 
 
@@ -59,7 +60,7 @@ def publish(client: Client, plan: Plan, check: Check | None = None, progress: Pr
 
     CheckFailedError: a check failed; `main` has what it had before. ConflictError: `main` wrote to the table since, and
     nothing was changed."""
-    began, branch = time.monotonic(), f"publish-{time.time_ns():x}"
+    began, branch = time.monotonic(), f"{BRANCH_PREFIX}{time.time_ns():x}"
     client.branch(branch).close()
     try:
         rows, compared = _load(client, branch, plan, progress)
@@ -78,6 +79,11 @@ def publish(client: Client, plan: Plan, check: Check | None = None, progress: Pr
     return Published(rows, compared, version, time.monotonic() - began)
 
 
+def branches_left(client: Client) -> list[str]:
+    """Return the branches of publishes that are under way, or were killed: what those wrote takes space."""
+    return [name for name, view in client.views().items() if view.kind == "branch" and name.startswith(BRANCH_PREFIX)]
+
+
 def _load(client: Client, branch: str, plan: Plan, progress: Progress | None) -> tuple[int, int]:
     """Load and verify a branch; return how many rows it has, and how many of them were compared."""
     with client.view(branch) as view:
@@ -88,6 +94,8 @@ def _load(client: Client, branch: str, plan: Plan, progress: Progress | None) ->
             )  # files are checked before they are applied
         else:
             rows = import_files(view, plan.table, plan.paths, plan.options, progress=progress).rows
+            if not rows and not plan.dense:
+                raise FileError(f"{', '.join(map(str, plan.paths))}: no rows are there, and nothing was published")
             compared = verify(view, plan.table, plan.paths, plan.options, sample=plan.verified, progress=progress)
     if plan.dense:
         _put_dense(client, branch, plan.db, plan.dense)

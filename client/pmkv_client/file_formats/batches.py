@@ -41,7 +41,7 @@ def damage_named(path: Path, what: str) -> Iterator[None]:
     except FileError as error:
         raise error if str(path) in str(error) else FileError(f"{path}: {error}") from error
     except DAMAGE as error:
-        raise FileError(f"{path}: it is not {what}, or damaged: {error or type(error).__name__}") from error
+        raise FileError(f"{path}: it is no {what}, or damaged: {error or type(error).__name__}") from error
 
 
 @dataclass(frozen=True, slots=True)

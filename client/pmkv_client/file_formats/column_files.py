@@ -34,7 +34,7 @@ class ColumnSource:
         self.path, self._kind = path, kind
         self.count: int | None = None
         arrow()
-        with damage_named(path, f"a file of {kind.capitalize()}"), self._opened() as (schema, count, _):
+        with damage_named(path, f"{kind} file"), self._opened() as (schema, count, _):
             self._id, self._columns = chosen(schema.names, columns, id_column, path)
             self._width = sum(_width(schema.field(name).type) for name in self._names)
             self.count = count

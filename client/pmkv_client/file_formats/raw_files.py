@@ -130,7 +130,7 @@ def npy_extent(path: Path) -> Extent:
 
 def npy_header(file: IO[bytes], path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """Read the header of an array. FileError: it is none, in Fortran's order, or of Python's objects."""
-    with damage_named(path, "an array of NumPy"):
+    with damage_named(path, ".npy array"):
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, is_fortran, dtype = read(file)
@@ -146,7 +146,7 @@ class NpzSource:
 
     def __init__(self, path: Path, id_column: str | None = None, columns: list[str] | None = None) -> None:
         self.path = path
-        with damage_named(path, "an .npz file"), zipfile.ZipFile(path) as archive:
+        with damage_named(path, ".npz file"), zipfile.ZipFile(path) as archive:
             names = [name.removesuffix(".npy") for name in archive.namelist()]
             id_column = id_column or next((name for name in ("ids", ID_COLUMN) if name in names), None)
             self._id, self._columns = chosen(names, columns, id_column, path)
@@ -169,7 +169,7 @@ class NpzSource:
         """Yield all rows but the first `skip`."""
         widths = {name: dtype.itemsize * int(np.prod(shape[1:])) for name, (shape, dtype) in self._layouts.items()}
         step = rows_per_batch(sum(widths.values()))
-        with damage_named(self.path, "an .npz file"), zipfile.ZipFile(self.path) as archive:
+        with damage_named(self.path, ".npz file"), zipfile.ZipFile(self.path) as archive:
             files = {name: archive.open(f"{name}.npy") for name in self._names}
             for name, file in files.items():
                 npy_header(file, self.path)
@@ -192,7 +192,7 @@ def safe_extents(path: Path) -> dict[str, Extent]:
         size = struct.unpack("<Q", head)[0] if len(head) == 8 else SAFE_HEADER_MAX + 1
         if size > SAFE_HEADER_MAX:
             raise FileError(f"{path}: it is no safetensors file, or was cut off")
-        with damage_named(path, "a safetensors file"):
+        with damage_named(path, "safetensors file"):
             header = json.loads(file.read(size))
             entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
             return {name: _safe_extent(path, 8 + size, name, entry) for name, entry in entries.items()}
@@ -211,7 +211,7 @@ def _safe_extent(path: Path, start: int, name: str, entry: dict[str, Any]) -> Ex
 
 def safe_parts(path: Path) -> list[Path]:
     """Return the files that an index (`model.safetensors.index.json`) names."""
-    with damage_named(path, "an index of safetensors files"):
+    with damage_named(path, "index of safetensors files"):
         names = json.loads(path.read_text())["weight_map"]
         return [path.parent / name for name in sorted(set(names.values()))]
 
@@ -268,7 +268,7 @@ class _StateUnpickler(pickle.Unpickler):
 
 def torch_extents(path: Path) -> dict[str, Extent]:
     """Return the tensors of a state dict by name; those of nested dicts have names with dots."""
-    with damage_named(path, "a state dict by torch.save of torch 1.6 or later"), zipfile.ZipFile(path) as archive:
+    with damage_named(path, "state dict saved by torch.save of torch 1.6 or later"), zipfile.ZipFile(path) as archive:
         pickled = next((name for name in archive.namelist() if name.endswith("data.pkl")), None)
         if pickled is None:
             raise FileError("it is no state dict saved by torch.save")

@@ -123,6 +123,20 @@ def test_a_conflict_changes_nothing(client: pmkv_client.Client, plan: Plan) -> N
     assert not is_new(client)
 
 
+def test_files_without_rows_are_no_model(client: pmkv_client.Client, tmp_path: Path) -> None:
+    np.save(tmp_path / "none.npy", OLD[:0])
+    with pytest.raises(FileError, match="no rows are there, and nothing was published"):
+        publish(client, Plan("items", [tmp_path / "none.npy"]))
+    assert set(client.views()) == {"main"}
+
+
+def test_branches_of_publishes_that_were_killed_are_known(client: pmkv_client.Client) -> None:
+    client.branch("publish-1a").close()
+    client.branch("mine").close()
+    client.snapshot("publish-of-mine")
+    assert publishing.branches_left(client) == ["publish-1a"]
+
+
 def test_deltas_are_published(client: pmkv_client.Client, plan: Plan, tmp_path: Path) -> None:
     first = export_delta(client, "items", tmp_path / "1.delta")
     client.table("items").put([3], [[9, 9]])

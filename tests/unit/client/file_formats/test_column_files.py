@@ -63,7 +63,7 @@ def test_damage_is_named(tmp_path: Path) -> None:
         list(ColumnSource(path, "parquet").batches(0))
     for kind in ("parquet", "arrow"):
         path.write_bytes(b"nothing of this kind")
-        with pytest.raises(FileError, match=f"not a file of {kind.capitalize()}"):
+        with pytest.raises(FileError, match=f"no {kind} file"):
             ColumnSource(path, kind)
 
 
