@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import redis
 from redis.exceptions import ResponseError
 
+from .interrupts import whole
 from .requests import MAIN, TableInfo, View, specific_error
 
 VIEW_WAIT_S = 2.0  # the longest single VIEW.WAIT, however long the caller waits
@@ -33,7 +34,7 @@ def connection_settings(use_view: Callable[..., Any], view: str, given: dict[str
     settings = dict(given)
     if given.keys().isdisjoint(LIBRARY_SETTINGS) and hasattr(redis, "DriverInfo"):
         settings["driver_info"] = driver_info()
-    if view != MAIN:
+    if view != MAIN or use_view is on_connect:
         settings["redis_connect_func"] = use_view(view, given.get("redis_connect_func"))
     return settings
 
@@ -45,17 +46,20 @@ def driver_info() -> Any:
 
 
 def on_connect(view: str, before: OnConnect | None) -> OnConnect:
-    """Return a redis_connect_func of redis.Redis that runs `before`, or redis-py's default, and then VIEW.USE."""
+    """Return a redis_connect_func of redis.Redis that runs `before`, or redis-py's default, and then VIEW.USE.
 
-    def use(connection: Any) -> None:
+    An interrupt closes the connection: its pool would give it out with replies that nobody has read."""
+
+    def greet(connection: Any) -> None:
         (before or type(connection).on_connect)(connection)
-        connection.send_command("VIEW.USE", view, check_health=False)
-        try:
-            connection.read_response()
-        except ResponseError as error:
-            raise specific_error(error) from None
+        if view != MAIN:
+            connection.send_command("VIEW.USE", view, check_health=False)
+            try:
+                connection.read_response()
+            except ResponseError as error:
+                raise specific_error(error) from None
 
-    return use
+    return lambda connection: whole(connection, lambda: greet(connection))
 
 
 def on_connect_async(view: str, before: OnConnect | None) -> Callable[[Any], Awaitable[None]]:

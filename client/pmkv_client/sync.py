@@ -32,6 +32,7 @@ from .connection_settings import (
     raise_errors,
     wait_step,
 )  # fmt: skip
+from .interrupts import WholePipeline, whole
 from .requests import MAIN, Args, Array, Bags, Fields, Form, Ids, Mode, Request, TableInfo, View, ViewInfo
 
 T = TypeVar("T")
@@ -445,6 +446,14 @@ class Client(redis.Redis):
             for call in request.calls:
                 pipe.execute_command(*call, **RAW)
             return request.join(raise_errors(pipe.execute(raise_on_error=False)))
+
+    def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> WholePipeline:
+        """Return a pipeline, as redis.Redis does."""
+        return WholePipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
+
+    def _send_command_parse_response(self, conn: Any, command_name: str | bytes, *args: Any, **options: Any) -> Any:
+        send = super()._send_command_parse_response
+        return whole(conn, lambda: send(conn, command_name, *args, **options))
 
     def parse_response(self, connection: Any, command_name: str | bytes, **options: Any) -> Any:
         """Read a reply as redis.Redis does, but a long reply of rows into uint8 arrays."""
