@@ -21,7 +21,7 @@ from ..errors import InvalidError, UnknownViewError
 from ..kernels import location
 from ..log.format import unpack_frame
 from ..log.replay import LogEnd
-from ..versions.view_set import MAIN
+from ..versions.view_set import MAIN, UNDO
 from .backup_manifest import CURRENT, FILE, Backup, Manifest, Part, Piece, PieceFiles, Step, current_file
 from .chain import aligned, differences, merged, nothing, paged
 from .entries import Entries
@@ -160,6 +160,7 @@ class Writer:
         maps, cuts = self._engine.view_set.maps, self._heads.cuts
         for entry in sorted(maps.values(), key=lambda entry: entry.lsn):
             base = entry.base if entry.base in maps and maps[entry.base].lsn < entry.lsn else MAIN
+            base = base if base != UNDO else MAIN  # which is in no backup
             if entry.name in cuts:
                 if maps[base].kind == "snapshot":
                     yield Step("branch", entry.name, base), []

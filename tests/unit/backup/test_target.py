@@ -41,7 +41,7 @@ def test_places_that_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(InvalidError, match=r"cannot be written.*choose another place"):
         open_target(tmp_path / "file").write("a", b"")
-    with pytest.raises(InvalidError, match="no place for a backup"):
+    with pytest.raises(InvalidError, match="the place of a backup: '' names no file"):
         open_target("")
     with pytest.raises(InvalidError, match="no place for a backup"):
         open_target("nonsense://x")

@@ -105,6 +105,20 @@ def test_capacity(backup: tuple[Path, State], tmp_path: Path) -> None:
         assert contents(store) == backup[1]["main"]
 
 
+def test_a_branch_of_what_an_undo_would_bring_back_is_restored(tmp_path: Path) -> None:
+    with pmkv.open(tmp_path / "store", capacity="8MiB") as store:
+        store.put(b"key", b"old")
+        store.snapshot("old")
+        store.put(b"key", b"new")
+        store.rollback("old")
+        store.branch("rescued", at="undo")
+        store.backup(tmp_path / "backup", view=None)
+    pmkv.restore(tmp_path / "backup", tmp_path / "new")
+    with pmkv.open(tmp_path / "new") as restored:
+        assert restored.get(b"key") == b"old" and restored.view("rescued").get(b"key") == b"new"
+        assert set(restored.views()) == {"main", "old", "rescued"}
+
+
 @pytest.mark.parametrize("view", ["main", None])
 def test_tables_that_were_created_on_a_branch_come_back_where_they_are(tmp_path: Path, view: str | None) -> None:
     """The decision that created such a table names the branch, which a new store may not have, or has made before."""
