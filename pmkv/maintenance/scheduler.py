@@ -73,6 +73,7 @@ class MaintenanceScheduler:
         self._close_deadline = math.inf  # monotonic clock
         self.on_checkpoint: Callable[[], None] | None = None  # called after each one
         self.on_warm: Callable[[], None] | None = None  # called once all runs were read after the start
+        self._silent_until = 0.0  # monotonic clock: one failure in so long is logged
         self._retry_at = 0.0  # monotonic clock: a failure is not repeated at every flush
 
     def start(self) -> None:
@@ -280,8 +281,11 @@ class MaintenanceScheduler:
 
     def _note_failure(self, error: Exception) -> None:
         self._checkpointer.error = str(error)
-        self._retry_at = time.monotonic() + RETRY_S
-        log.warning("a checkpoint, compaction or cleaning was not finished, and will be tried again: %s", error)
+        now = time.monotonic()
+        self._retry_at = now + RETRY_S
+        if now >= self._silent_until:  # writers that wait for room ask for a pass again and again
+            self._silent_until = now + RETRY_S
+            log.warning("a checkpoint, compaction or cleaning was not finished, and will be tried again: %s", error)
 
     def _warm(self) -> None:
         for _ in self._guarded(self._checkpointer.warm()):

@@ -14,7 +14,7 @@ import pytest
 import pmkv
 from pmkv.errors import ClosedError
 from pmkv.maintenance.compaction_policy import TIER
-from pmkv.maintenance.scheduler import MAX_THROTTLE_S, MaintenanceScheduler
+from pmkv.maintenance.scheduler import MAX_THROTTLE_S, RETRY_S, MaintenanceScheduler
 
 SMALL = "8MiB"
 
@@ -264,3 +264,19 @@ def test_a_long_replay_is_not_repeated(tmp_path: Path, monkeypatch: pytest.Monke
     with pmkv.open(tmp_path, capacity=SMALL) as store:
         assert nothing_is_left_to_replay(store)
     assert recovered(tmp_path) == 0
+
+
+def test_a_failure_that_comes_again_and_again_is_logged_now_and_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A writer that waits for room asks for a pass ten times a second."""
+    with pmkv.open(tmp_path, capacity=SMALL) as store:
+        scheduler, now = store._maintenance, time.monotonic() + 100
+        monkeypatch.setattr("pmkv.maintenance.scheduler.time", SimpleNamespace(monotonic=lambda: now))
+        for _ in range(9):
+            scheduler._note_failure(OSError("no room"))
+        assert caplog.text.count("no room") == 1
+        now += RETRY_S
+        scheduler._note_failure(OSError("no room"))
+        assert caplog.text.count("no room") == 2
+        monkeypatch.undo()
