@@ -280,3 +280,16 @@ def test_a_failure_that_comes_again_and_again_is_logged_now_and_then(
         scheduler._note_failure(OSError("no room"))
         assert caplog.text.count("no room") == 2
         monkeypatch.undo()
+
+
+def test_what_failed_is_tried_again_although_nobody_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pmkv.maintenance.scheduler.RETRY_S", 0.01)
+    ran = threading.Event()
+    with pmkv.open(tmp_path, capacity=SMALL) as store:
+        monkeypatch.setattr(store._maintenance, "_run", ran.set)
+        store._maintenance._note_failure(OSError("no room"))
+        assert ran.wait(10)
+        store._maintenance._note_failure(OSError("no room"))
+    assert store._maintenance._retry is not None
+    store._maintenance._retry.join(10)
+    assert not store._maintenance._retry.is_alive()
