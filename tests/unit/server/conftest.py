@@ -15,7 +15,7 @@ from tests.unit.server.stand import Client, Gate, Stub, Wire, dispatching
 
 @pytest.fixture
 def store() -> Iterator[Any]:
-    with pmkv.open(pool=":memory:", capacity="64MiB") as opened:
+    with pmkv.open(pool=":memory:", capacity="128MiB") as opened:
         yield opened
 
 

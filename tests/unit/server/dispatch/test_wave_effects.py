@@ -45,7 +45,7 @@ class Bench:
 
 @pytest.fixture
 def bench() -> Iterator[Bench]:
-    with pmkv.open(pool=":memory:", capacity="512MiB") as store:
+    with pmkv.open(pool=":memory:", capacity="1GiB") as store:
         yield Bench(store)
 
 
