@@ -31,6 +31,7 @@ class RealHistory:
         self.store = pmkv.open(path / "store", capacity="64MiB", **self.options)
         self.generator = Generator(rng, 100_000, False, rng.choice([0, 3, 3]))
         self.model, self.held, self.done = Model(), list[object](), list[str]()
+        self.backups = 0
 
     def run(self, count: int) -> None:
         for _ in range(count):
@@ -84,11 +85,13 @@ class RealHistory:
         self.store = pmkv.open(self.path / "store", **self.options)
 
     def restore(self) -> None:
-        """Back all views up, restore them elsewhere, and compare."""
-        for name in ("backup", "restored"):
-            shutil.rmtree(self.path / name, ignore_errors=True)
-        self.store.backup(self.path / "backup", view=None)
-        pmkv.restore(self.path / "backup", self.path / "restored")
+        """Back all views up, often only what changed since the last backup, restore them elsewhere, and compare."""
+        last, self.backups = self.path / f"backup {self.backups}", self.backups + 1
+        place = self.path / f"backup {self.backups}"
+        since = last if last.exists() and self.rng.random() < 0.6 else None
+        self.store.backup(place, view=None, since=since)
+        shutil.rmtree(self.path / "restored", ignore_errors=True)
+        pmkv.restore(place, self.path / "restored")
         with pmkv.open(self.path / "restored") as restored:
             assert contents(restored) == contents(self.store), self.done[-20:]
 
