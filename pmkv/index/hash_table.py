@@ -42,6 +42,14 @@ def check_cursor(cursor: int) -> None:
         raise InvalidError(f"{cursor} is no cursor: begin with 0, go on with what the last call returned")
 
 
+def half_size(slots: int, taken: int) -> int:
+    """Return the slots of one half of a sub-table that is split, which gets `taken` entries.
+
+    Hashes are uniform, so five eighths are enough; not so where key64s come in the order of their hashes, as a scan of
+    this table gives them: then all entries may go to one half."""
+    return max(slots * 5 // 8, taken * 5 // 4 + PAGE_SLOTS) // PAGE_SLOTS * PAGE_SLOTS
+
+
 class HashTable:
     """An extendible hash table. `live` counts the key64s whose location is not a delete."""
 
@@ -133,14 +141,13 @@ class HashTable:
         base, slots, _, depth = self.subs[sub].tolist()
         directory, subs, new_depth = self.directory, self.subs.copy(), self.depth
         if slots >= LARGEST_SUB and depth < MAX_DEPTH:  # split: one more bit of the slot hash selects
-            # five eighths each: hashes are uniform, so that one half never gets more of the entries
-            size = slots * 5 // 8 // PAGE_SLOTS * PAGE_SLOTS
-            subs[sub] = self._new_sub(size, depth + 1, lock)
-            subs = np.vstack([subs, [self._new_sub(size, depth + 1, lock)]])
             directory = np.repeat(directory, 2) if depth == new_depth else directory.copy()
             new_depth = max(new_depth, depth + 1)
             entries = np.flatnonzero(directory == sub)
-            directory[entries[entries.size // 2 :]] = len(subs) - 1
+            directory[entries[entries.size // 2 :]] = len(subs)
+            sizes = [half_size(slots, taken) for taken in self._halves(sub, directory, new_depth)]
+            subs[sub] = self._new_sub(sizes[0], depth + 1, lock)
+            subs = np.vstack([subs, [self._new_sub(sizes[1], depth + 1, lock)]])
         else:
             size = (slots + slots // 2) // PAGE_SLOTS * PAGE_SLOTS if slots > PAGE_SLOTS else 2 * slots
             subs[sub] = self._new_sub(size, depth, lock)
@@ -148,6 +155,15 @@ class HashTable:
         with lock:
             self.directory, self.subs, self.depth = directory, subs, new_depth
         self._arena.free(base, 2 * slots, lock)
+
+    def _halves(self, sub: int, directory: np.ndarray, depth: int) -> tuple[int, int]:
+        """Return how many entries of a sub-table stay in it, and go to the next one, by a directory of this depth."""
+        base, slots, _, _ = self.subs[sub].tolist()
+        table = self._arena.words[base : base + 2 * slots].reshape(-1, 2)
+        key64s = np.ascontiguousarray(table[table[:, 1] != 0, 0])
+        counts = np.zeros(len(self.subs) + 1, np.int64)
+        count_subs(key64s.view(np.int64), directory, depth, self.seed, counts)
+        return int(counts[sub]), int(counts[-1])
 
     def walk(self, slot_hash: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Yield (slot hashes, key64s, locations) in ascending order from `slot_hash` on, deletes included.

@@ -32,6 +32,24 @@ def test_it_grows_a_sub_table_at_a_time_within_its_budget() -> None:
     index.check()
 
 
+@pytest.mark.parametrize("order", ["up", "down", "inwards"])
+@pytest.mark.parametrize("batch", [100, 4000])
+def test_keys_may_come_in_the_order_of_their_hashes(order: str, batch: int) -> None:
+    """As of a program that writes or deletes what it scans: when a sub-table was split, all of it went to one half,
+    which was too small, so that the search for a free slot never ended."""
+    index, filled = HashTable(Arena(), 7), HashTable(Arena(), 7)
+    filled.insert(np.arange(100_000), np.full(100_000, 9, np.uint64))
+    ids = np.concatenate([key64s for _, key64s, _ in filled.walk()]).view(np.int64)
+    ids = {"up": ids, "down": ids[::-1].copy(), "inwards": np.stack([ids[:50_000], ids[:49_999:-1]], 1).reshape(-1)}[
+        order
+    ]
+    for first in range(0, ids.size, batch):
+        index.insert(ids[first : first + batch], np.full(batch, 9, np.uint64))
+    index.check()
+    assert index.count == 100_000 and index.nbytes < 28 * 100_000 * 2
+    assert (index.find(ids, NOTHING)[0] == 9).all()
+
+
 class Watched:
     """A lock; whenever somebody lets go of it, and when they take it, readers find what was there."""
 
