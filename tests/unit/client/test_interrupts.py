@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-import signal
 from collections.abc import Iterator
 from typing import Any
 from unittest.mock import Mock, patch
@@ -53,39 +51,3 @@ def test_a_reply_that_was_not_read_answers_no_other_call(client: pmkv_client.Cli
     interrupted_between(client, lambda: client.pipeline().get("k0").get("k3").execute())
     client.connection_pool.disconnect()
     interrupted_between(client, lambda: client.get("k0"))  # while it connects
-
-
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # raised where a pipeline is let go
-def test_signals_at_any_moment_mix_no_replies_up(client: pmkv_client.Client) -> None:
-    rng, interrupts, table, armed = random.Random(1), 0, client.table("t"), False
-
-    def interrupt(*_: object) -> None:
-        if armed:
-            raise KeyboardInterrupt
-
-    def pipelined(number: int) -> Any:
-        return client.pipeline(transaction=False).get(f"k{number}").get("k7").execute()
-
-    before = signal.signal(signal.SIGALRM, interrupt)
-    try:
-        for _ in range(500):
-            number, ids = rng.randrange(100), rng.sample(range(5000), rng.choice([1, 1000]))
-            call, expected = rng.choice([
-                (lambda number=number: client.get(f"k{number}"), b"v%d" % number),
-                (lambda ids=ids: table.get(ids).tolist(), [2 * id for id in ids]),
-                (lambda number=number: pipelined(number), [b"v%d" % number, b"v7"]),
-            ])  # fmt: skip
-            try:
-                armed = True
-                signal.setitimer(signal.ITIMER_REAL, rng.expovariate(1 / 0.001) + 1e-5)
-                found = call()
-                armed = False
-            except (KeyboardInterrupt, redis.RedisError, AttributeError):  # redis-py's parser, closed in part
-                interrupts += 1
-            else:
-                assert found == expected
-            armed = False
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-    assert interrupts and client.get("k1") == b"v1"
