@@ -18,9 +18,7 @@ MEASURED_IDS = 64  # that were missing, before the average is moved
 COLD_IDS = 1 << 13  # ids whose pages are started together: those of more might be dropped before they are used
 SMOOTHING = 0.2  # share of the latest ids in the average
 COLD_SHARE, WARM_SHARE = 0.02, 0.005  # pages read from disk for each id that was missing: from, and below
-STRIDE_PAGES = (
-    4  # pages of rows that are so far apart are read with those between: in order, a disk is that much faster
-)
+STRIDE_PAGES = 4  # pages of rows so far apart are read with those between: in order, a disk is that much faster
 BLOCK_BYTES = 512  # the unit in which the system counts
 
 

@@ -51,9 +51,7 @@ class RowLoader:
     ) -> None:
         """kept: the file of ids that the row cache had."""
         self._tables, self._is_closed, self._kept = tables, is_closed, kept
-        self._ids_to_load: dict[int, np.ndarray] | None = (
-            None  # ids that are still to be loaded, once the file was read
-        )
+        self._ids_to_load: dict[int, np.ndarray] | None = None  # what is still to be loaded, once the file was read
         self._is_requested = self._is_running = False
 
     def request(self, background: Background) -> None:

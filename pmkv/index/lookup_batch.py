@@ -60,9 +60,8 @@ class IdBatch:
     def __init__(self, ids: np.ndarray, out: np.ndarray | None = None, cached: bool = False) -> None:
         self.ids, self.out, self.cached = ids, out, cached
         self.hits: CachedRows | None = None  # of the row cache
-        self.is_walk = self.is_load = self.cold = self.is_started = (
-            False  # is_started: reads of the index pages were started already
-        )
+        self.is_walk = self.is_load = self.cold = False
+        self.is_started = False  # reads of the index pages were started already
         self.pages = 0.0  # that were read from disk for this batch
         # takes (batch, locations, positions, all rows), and offers the rows at these positions to the row cache
         self.offer: Callable[[IdBatch, np.ndarray, np.ndarray, np.ndarray], None] | None = None

@@ -147,9 +147,7 @@ class AtomicWrites:
     def _cut(self) -> None:
         hooks = self._group.hooks
         self._appender.cut()
-        if (
-            self._access.closed
-        ):  # memory is not needed any more, and must not be checkpointed; the next opening is whole
+        if self._access.closed:  # by a close that goes on: memory must not be checkpointed, and is made anew at opening
             self._access.readonly = self._access.closed
             return
         try:

@@ -4,7 +4,8 @@ The catalog's commit is the only switch from one manifest to the next. A crash b
 manifest names; `remove_unneeded_files` removes these at the next opening. A commit that failed may have taken effect
 nevertheless, so the files of both manifests are kept until another commit succeeds.
 
-All of it runs in the maintenance thread. Other threads only read the counters.
+All of it runs in the maintenance thread. Other threads only read the counters, and note that they have rebuilt memory
+from the present manifest (`is_ahead`), with `locks.append` and `locks.state` held.
 """
 
 from __future__ import annotations

@@ -73,7 +73,6 @@ class MaintenanceScheduler:
         self._close_deadline = math.inf  # monotonic clock
         self.on_checkpoint: Callable[[], None] | None = None  # called after each one
         self.on_warm: Callable[[], None] | None = None  # called once all runs were read after the start
-        self._retry: threading.Timer | None = None
         self._silent_until = 0.0  # monotonic clock: one failure in so long is logged
         self._retry_at = 0.0  # monotonic clock: a failure is not repeated at every flush
 
@@ -284,10 +283,7 @@ class MaintenanceScheduler:
         self._checkpointer.error = str(error)
         now = time.monotonic()
         self._retry_at = now + RETRY_S
-        if not (self._retry is not None and self._retry.is_alive()):  # there may be no later flush to try it again
-            self._retry = threading.Timer(RETRY_S + 0.1, self._background.submit, (self._run,))
-            self._retry.daemon = True
-            self._retry.start()
+        self._background.submit_later(self._run, RETRY_S + 0.1)  # there may be no later flush to try it again
         if now >= self._silent_until:  # writers that wait for room ask for a pass again and again
             self._silent_until = now + RETRY_S
             log.warning("a checkpoint, compaction or cleaning was not finished, and will be tried again: %s", error)
@@ -303,9 +299,7 @@ class MaintenanceScheduler:
     # the end
 
     def begin_closing(self) -> None:
-        """Give a checkpoint under way a deadline, and try nothing again."""
-        if self._retry is not None:
-            self._retry.cancel()
+        """Give a checkpoint under way a deadline."""
         self._close_deadline = time.monotonic() + CLOSE_LIMIT_S
 
     def _check_close_deadline(self) -> None:

@@ -289,7 +289,7 @@ def test_what_failed_is_tried_again_although_nobody_writes(tmp_path: Path, monke
         monkeypatch.setattr(store._maintenance, "_run", ran.set)
         store._maintenance._note_failure(OSError("no room"))
         assert ran.wait(10)
+        monkeypatch.setattr("pmkv.maintenance.scheduler.RETRY_S", 100.0)
+        ran.clear()
         store._maintenance._note_failure(OSError("no room"))
-    assert store._maintenance._retry is not None
-    store._maintenance._retry.join(10)
-    assert not store._maintenance._retry.is_alive()
+    assert not ran.is_set() and store._background.has_ended, "a closed store tries nothing again, and waits for nothing"

@@ -93,3 +93,15 @@ def test_it_leaves_the_processor_to_who_serves(background: Background) -> None:
     assert found.get(timeout=PATIENCE) >= max(NICE, ours)
     if platform.machine() in SCHED_SETATTR:
         assert found.get(timeout=PATIENCE) == os.SCHED_BATCH != os.sched_getscheduler(0)
+
+
+def test_work_for_later_waits_for_its_time_and_not_beyond_the_end() -> None:
+    background, done = Background(), queue.SimpleQueue[str]()
+    background.start()
+    background.submit_later(lambda: done.put("later"), 0.05)
+    background.submit_later(lambda: done.put("never"), 0.0)  # one waits already
+    background.submit(lambda: done.put("now"))
+    assert [done.get(timeout=10) for _ in range(2)] == ["now", "later"]
+    background.submit_later(lambda: done.put("too late"), 100)
+    background.stop()
+    assert background.has_ended and done.empty()
